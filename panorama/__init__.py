@@ -1,0 +1,1 @@
+"""The panorama editor: overlapping windows of one wide picture are the particles. Not written yet."""
