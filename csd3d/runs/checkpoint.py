@@ -1,0 +1,70 @@
+"""Checkpoints: named tensors and a JSON record in one safetensors file.
+
+One file, renamed into place, is what makes a checkpoint atomic: tensors, step number and random state always belong
+together. Nothing is ever pickled, so a checkpoint from a stranger can hold wrong numbers but never code.
+
+A generator's state is a plain byte tensor (`torch.Generator.get_state`) and is stored with the others.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from csd3d.runs.atomic import atomic_path
+
+_KEY = "csd3d"
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was saved: tensors by name (on the CPU) and the JSON record."""
+
+    tensors: dict[str, Tensor]
+    record: dict[str, Any]
+
+
+def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
+    """Write `tensors` and `record` to `path` atomically.
+
+    Tensors of any dtype and device; they are stored contiguous and unshared. `record` is whatever strict JSON can hold.
+
+    Raises:
+        ValueError: `record` holds NaN or Infinity.
+        TypeError: `record` holds something that JSON cannot express.
+    """
+    text = json.dumps({"format": _FORMAT, "record": dict(record)}, allow_nan=False)
+    # clone: safetensors refuses tensors that share storage, and a view must not drag its base into the file
+    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    with atomic_path(path) as part:
+        save_file(plain, part, metadata={_KEY: text})
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read what `save_checkpoint` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not a checkpoint of this project, is damaged, or is of a newer format.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint: expected a file, got {path}, which does not exist")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            header = (file.metadata() or {}).get(_KEY)
+            # clone: the tensors come memory-mapped, and the file may be replaced while they are in use
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"checkpoint: {path} is damaged or not a safetensors file ({error})") from error
+    if header is None:
+        raise ValueError(f"checkpoint: expected a checkpoint of csd3d, got other tensors in {path}")
+    content = json.loads(header)
+    if content.get("format") != _FORMAT:
+        raise ValueError(f"checkpoint: expected format {_FORMAT}, got {content.get('format')} in {path}")
+    return Checkpoint(tensors, content["record"])

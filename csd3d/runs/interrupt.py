@@ -1,0 +1,55 @@
+"""Stopping a run politely: the first Ctrl-C or SIGTERM lets the step finish, the second stops at once."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+
+class RunInterrupted(KeyboardInterrupt):
+    """A run was asked to stop and has saved its state.
+
+    `run_dir` is the folder to resume from, `exit_code` what a command should return (130 for Ctrl-C, 143 for SIGTERM).
+    """
+
+    def __init__(self, run_dir: Path, signum: int = signal.SIGINT) -> None:
+        super().__init__(f"stopped; the state is saved in {run_dir}")
+        self.run_dir = run_dir
+        self.exit_code = 128 + signum
+
+
+class StopRequest:
+    """Whether somebody asked the run to stop; `signum` is the signal, or None."""
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.signum is not None
+
+
+@contextmanager
+def stoppable() -> Iterator[StopRequest]:
+    """Within the block SIGINT and SIGTERM set the yielded request; a second one raises KeyboardInterrupt.
+
+    The handlers are restored afterwards. Outside the main thread, where Python allows no handlers, the request is
+    simply never set.
+    """
+    request = StopRequest()
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        if request:
+            raise KeyboardInterrupt
+        request.signum = signum
+
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield request
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler if handler is not None else signal.SIG_DFL)

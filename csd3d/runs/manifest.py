@@ -1,0 +1,215 @@
+"""The manifest: everything that is needed to say where a result came from, in one JSON file.
+
+It is rewritten at every phase of a run, so a run that died says how far it came.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import resource
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from fractions import Fraction
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from csd3d import __version__
+from csd3d.runs.atomic import write_json
+
+FORMAT = 1
+Status = Literal["running", "interrupted", "failed", "finished"]
+_STATUSES = ("running", "interrupted", "failed", "finished")
+_PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "decord", "av", "opencv-python-headless", "numpy")
+
+
+@dataclass
+class Manifest:
+    """A record of one run; fields are filled in while it goes on and `write` puts it on disk."""
+
+    command: str
+    """What ran: `video`, `panorama`, ..."""
+    config: dict[str, Any]
+    """The complete settings, as plain JSON values."""
+    seed: int
+    """The seed all randomness of the run descends from."""
+    inputs: list[dict[str, Any]] = field(default_factory=list)
+    """One entry an input: `path`, `sha256`, `bytes` (see `fingerprint`)."""
+    prior: dict[str, Any] = field(default_factory=dict)
+    """Which diffusion model: name as asked for, what it resolved to, kind."""
+    notes: list[str] = field(default_factory=list)
+    """Every fallback and warning of the run, in order, each once."""
+    timing_s: dict[str, float] = field(default_factory=dict)
+    """Wall-clock seconds spent in each phase, all starts of the run together."""
+    memory_bytes: dict[str, int] = field(default_factory=dict)
+    """Peak memory by kind of memory."""
+    outputs: dict[str, str] = field(default_factory=dict)
+    """What was written, by role."""
+    numbers: dict[str, float | int | str] = field(default_factory=dict)
+    """Measured results, if any were measured."""
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """Earlier runs this one starts from, oldest first."""
+    status: Status = "running"
+    """How the run stands."""
+    steps_done: int = 0
+    """Optimisation steps finished."""
+    created: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
+    """When the run was first started (UTC)."""
+    versions: dict[str, str] = field(default_factory=lambda: software_versions())
+    """Versions of this project and of what it stands on."""
+    machine: dict[str, Any] = field(default_factory=lambda: describe_machine())
+    """Operating system, processor, accelerator."""
+
+    def note(self, text: str) -> bool:
+        """Record a fallback or warning; False if this very text was recorded before."""
+        if text in self.notes:
+            return False
+        self.notes.append(text)
+        return True
+
+    def add_time(self, phase: str, seconds: float) -> None:
+        """Add `seconds` to what `phase` has taken so far."""
+        self.timing_s[phase] = round(self.timing_s.get(phase, 0.0) + seconds, 3)
+
+    def measure_memory(self) -> None:
+        """Record the peak memory of this process; a resumed run keeps the larger of its starts."""
+        for kind, value in peak_memory().items():
+            self.memory_bytes[kind] = max(value, self.memory_bytes.get(kind, 0))
+
+    def write(self, path: Path) -> None:
+        """Write the manifest to `path` atomically.
+
+        Raises:
+            ValueError: a number in it is not finite.
+        """
+        write_json(path, {"format": FORMAT, **dataclasses.asdict(self)})
+
+    @classmethod
+    def read(cls, path: Path) -> "Manifest":
+        """Read a manifest.
+
+        Raises:
+            FileNotFoundError: there is none at `path`.
+            ValueError: it is not JSON, of another format, or lacks or has unknown fields.
+        """
+        if not path.is_file():
+            raise FileNotFoundError(f"manifest: expected a run with a manifest, got no file at {path}")
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ValueError(f"manifest: {path} is not valid JSON ({error})") from error
+        found = value.pop("format", None) if isinstance(value, dict) else None
+        if found != FORMAT:
+            raise ValueError(f"manifest: expected format {FORMAT}, got {found} in {path}")
+        known = {f.name for f in dataclasses.fields(cls)}
+        if unknown := sorted(set(value) - known):
+            raise ValueError(f"manifest: unknown fields {unknown} in {path}")
+        if missing := sorted({"command", "config", "seed"} - set(value)):
+            raise ValueError(f"manifest: missing fields {missing} in {path}")
+        if value.get("status", "running") not in _STATUSES:
+            raise ValueError(f"manifest: expected a status of {_STATUSES}, got {value['status']!r} in {path}")
+        return cls(**value)
+
+
+def to_plain(value: Any) -> Any:
+    """Turn settings into what JSON can hold: dataclasses and mappings to dicts, paths and fractions to text.
+
+    Raises:
+        TypeError: a value of a kind that settings do not have.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): to_plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_plain(v) for v in value]
+    if isinstance(value, (Path, Fraction, torch.device, torch.dtype)):
+        return str(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"settings: expected a plain value, got {type(value).__name__}")
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], *, ignore: tuple[str, ...] = ()) -> list[str]:
+    """Which settings differ between two plain configs, as readable `name: old -> new` phrases, nested names dotted.
+
+    `ignore` holds dotted names that may differ.
+    """
+    a, b = _flatten(old), _flatten(new)
+    names = sorted(set(a) | set(b))
+    return [f"{n}: {a.get(n)!r} -> {b.get(n)!r}" for n in names if a.get(n) != b.get(n) and n not in ignore]
+
+
+def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            flat.update(_flatten(item, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = item
+    return flat
+
+
+def fingerprint(path: Path) -> dict[str, Any]:
+    """Path, SHA-256 and size in bytes of a file, or of all files of a folder taken in name order.
+
+    Raises:
+        FileNotFoundError: `path` does not exist.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"input: {path} does not exist")
+    folder = path.is_dir()
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if folder else [path]
+    digest, size = hashlib.sha256(), 0
+    for file in files:
+        if folder:
+            digest.update(f"{file.relative_to(path)}\0{file.stat().st_size}\0".encode())
+        size += _hash_into(digest, file)
+    return {"path": str(path.resolve()), "sha256": digest.hexdigest(), "bytes": size}
+
+
+def _hash_into(digest: Any, file: Path) -> int:
+    size = 0
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+            size += len(block)
+    return size
+
+
+def software_versions() -> dict[str, str]:
+    """Versions of this project, Python and the packages results depend on; absent packages are left out."""
+    found = {"csd3d": __version__, "python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def describe_machine() -> dict[str, Any]:
+    """Operating system, processor count and accelerator, without names of persons or hosts."""
+    cuda = torch.cuda.is_available()
+    return {
+        "system": f"{platform.system()} {platform.release()}",
+        "processor": platform.machine(),
+        "cores": os.cpu_count() or 1,
+        "torch_threads": torch.get_num_threads(),
+        "accelerator": torch.cuda.get_device_name() if cuda else "none",
+    }
+
+
+def peak_memory() -> dict[str, int]:
+    """Peak resident memory of this process and, with CUDA in use, peak allocated device memory, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts kilobytes on Linux, bytes on macOS
+    peak = {"resident": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        peak["cuda"] = torch.cuda.max_memory_allocated()
+    return peak

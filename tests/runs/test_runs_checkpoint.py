@@ -1,0 +1,79 @@
+"""Checkpoints come back bit for bit, belong together, and refuse what is not one."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from csd3d.runs.checkpoint import load_checkpoint, save_checkpoint
+
+
+def test_round_trip_is_exact_for_dtypes_views_and_random_state(tmp_path):
+    rng = torch.Generator().manual_seed(3)
+    base = torch.randn(4, 6, generator=rng)
+    tensors = {
+        "z": base,
+        "view": base.T[1:3],
+        "half": base.half(),
+        "ids": torch.arange(5),
+        "rng": rng.get_state(),
+        "empty": torch.zeros(0, 4),
+    }
+    path = tmp_path / "state.safetensors"
+    save_checkpoint(path, tensors, {"step": 7, "name": "é"})
+    loaded = load_checkpoint(path)
+    assert loaded.record == {"step": 7, "name": "é"}
+    assert set(loaded.tensors) == set(tensors)
+    for name, value in tensors.items():
+        assert loaded.tensors[name].dtype == value.dtype
+        assert torch.equal(loaded.tensors[name], value)
+    again = torch.Generator()
+    again.set_state(loaded.tensors["rng"])
+    assert torch.equal(torch.randn(9, generator=again), torch.randn(9, generator=rng))
+
+
+def test_loaded_tensors_survive_replacing_the_file(tmp_path):
+    path = tmp_path / "state.safetensors"
+    save_checkpoint(path, {"z": torch.ones(1000)}, {})
+    first = load_checkpoint(path).tensors["z"]
+    save_checkpoint(path, {"z": torch.zeros(1000)}, {})
+    assert torch.equal(first, torch.ones(1000))
+
+
+def test_failed_save_keeps_the_old_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "state.safetensors"
+    save_checkpoint(path, {"z": torch.ones(3)}, {"step": 1})
+
+    def full(tensors, filename, metadata):
+        filename.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("csd3d.runs.checkpoint.save_file", full)
+    with pytest.raises(OSError, match="No space"):
+        save_checkpoint(path, {"z": torch.zeros(3)}, {"step": 2})
+    assert load_checkpoint(path).record == {"step": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_record_must_be_strict_json(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        save_checkpoint(tmp_path / "a", {}, {"loss": float("inf")})
+    with pytest.raises(TypeError):
+        save_checkpoint(tmp_path / "a", {}, {"loss": torch.ones(1)})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_refusals_name_what_is_wrong(tmp_path):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        load_checkpoint(tmp_path / "none")
+    other = tmp_path / "other.safetensors"
+    save_file({"a": torch.ones(1)}, other)
+    with pytest.raises(ValueError, match="got other tensors"):
+        load_checkpoint(other)
+    damaged = tmp_path / "damaged.safetensors"
+    save_checkpoint(damaged, {"z": torch.ones(100)}, {})
+    damaged.write_bytes(damaged.read_bytes()[:-40])
+    with pytest.raises(ValueError, match="damaged"):
+        load_checkpoint(damaged)
+    damaged.write_bytes(b"\x80\x04text")
+    with pytest.raises(ValueError, match="damaged"):
+        load_checkpoint(damaged)
