@@ -1,0 +1,184 @@
+"""Writing a prior in the layout that diffusers reads, and making the small tokenizer that goes with it.
+
+A prior's directory holds model_index.json, vae/, unet/, text_encoder/, tokenizer/, scheduler/ (fp16 safetensors, JSON
+and text, nothing pickled) and, for a prior that knows a closed set of sentences, vocabulary.json.
+"""
+
+import copy
+import json
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from diffusers import __version__
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from torch import nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from csd3d.priors.quiet import quiet
+from csd3d.priors.resolve import PIPELINES, Kind
+from csd3d.priors.vocabulary import FILE_NAME, Vocabulary
+
+BOS, EOS, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
+
+
+def make_tokenizer(sentences: Iterable[str], *, max_length: int = 24) -> CLIPTokenizer:
+    """A CLIPTokenizer that has one token for every word of `sentences` and spells any other word in smaller pieces.
+
+    Byte-pair encoding (Sennrich et al. 2016) trained on the words until each is a single token; every byte has a token
+    of its own, so no text is lost. Same sentences, same tokenizer, whatever their order. Lower-case is CLIP's habit.
+
+    Args:
+        sentences: Everything that must be one token a word.
+        max_length: Tokens of an encoded sentence, begin and end included; shorter ones are padded with the end token.
+
+    Raises:
+        ValueError: There are no words, or a sentence does not fit in `max_length`.
+    """
+    sentences = list(sentences)
+    words = sorted({word for sentence in sentences for word in _words(sentence)})
+    if not words:
+        raise ValueError("make_tokenizer: expected sentences with words in them, got none")
+    merges = _merges_until_whole(words)
+    alphabet = sorted(_byte_symbols())
+    tokens = [*alphabet, *(a + WORD_END for a in alphabet), *(a + b for a, b in merges), BOS, EOS]
+    tokens = list(dict.fromkeys(tokens))
+    tokenizer = CLIPTokenizer(
+        vocab={token: i for i, token in enumerate(tokens)},
+        merges=merges,  # pyright: ignore[reportArgumentType]  # pairs are what the backend takes
+        model_max_length=max_length,
+    )
+    for sentence in sentences:
+        length = len(tokenizer(sentence).input_ids)
+        if length > max_length:
+            raise ValueError(f"make_tokenizer: {sentence!r} needs {length} tokens, max_length is {max_length}")
+    return tokenizer
+
+
+def _words(sentence: str) -> list[str]:
+    """The pieces that CLIP's own rules cut a sentence into, bytes written as CLIP's printable symbols."""
+    backend = CLIPTokenizer(vocab={BOS: 0, EOS: 1}, merges=[]).backend_tokenizer
+    normal = backend.normalizer.normalize_str(sentence)  # pyright: ignore[reportOptionalMemberAccess]
+    return [piece for piece, _ in backend.pre_tokenizer.pre_tokenize_str(normal)]  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def _byte_symbols() -> list[str]:
+    """The 256 printable symbols of byte-level encoding: a printable byte is itself, others follow from U+0100 on."""
+    own = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    return [chr(b) for b in sorted(own)] + [chr(256 + i) for i in range(256 - len(own))]
+
+
+def _merges_until_whole(words: list[str]) -> list[tuple[str, str]]:
+    """Merges, in order, after which each word is one symbol. Ties go to the alphabetically first pair."""
+    spelled = [[*word[:-1], word[-1] + WORD_END] for word in words]
+    merges: list[tuple[str, str]] = []
+    while True:
+        pairs = Counter(pair for symbols in spelled for pair in pairwise(symbols))
+        if not pairs:
+            return merges
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        spelled = [_join(symbols, best) for symbols in spelled]
+
+
+def _join(symbols: list[str], pair: tuple[str, str]) -> list[str]:
+    joined: list[str] = []
+    i = 0
+    while i < len(symbols):
+        step = 2 if tuple(symbols[i : i + 2]) == pair else 1
+        joined.append("".join(symbols[i : i + step]))
+        i += step
+    return joined
+
+
+def save_prior(
+    directory: str | Path,
+    vae: AutoencoderKL,
+    text_encoder: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    unet: UNet2DConditionModel,
+    scheduler: SchedulerMixin,
+    vocabulary: Vocabulary | Mapping[str, object] | None = None,
+    *,
+    kind: Kind = "instruct",
+    dtype: torch.dtype = torch.float16,
+) -> Path:
+    """Write the parts as a directory that diffusers' own pipeline class loads; an older one there is replaced.
+
+    The parts themselves are left as they are (a copy is cast to `dtype`). Files of the older directory that a prior
+    does not consist of (a model card) are kept. The new directory is complete before it takes the old one's place.
+
+    Returns:
+        The directory.
+
+    Raises:
+        ValueError: `vocabulary` is not in the form that `Vocabulary` describes.
+    """
+    directory = Path(directory)
+    if vocabulary is not None and not isinstance(vocabulary, Vocabulary):
+        vocabulary = Vocabulary.from_dict(vocabulary)
+    parts = {"vae": vae, "unet": unet, "text_encoder": text_encoder, "tokenizer": tokenizer, "scheduler": scheduler}
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as scratch:
+        new = Path(scratch) / "new"
+        new.mkdir(mode=0o755)
+        with quiet():
+            for name, part in parts.items():
+                part = _copy(part, dtype) if isinstance(part, nn.Module) else part
+                part.save_pretrained(new / name)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+        _write_bpe_files(tokenizer, new / "tokenizer")
+        for config in new.rglob("*.json"):
+            _drop_origin(config)
+        for weights in new.rglob("*.safetensors"):
+            weights.chmod(0o644)  # written for the owner alone
+        (new / "model_index.json").write_text(_model_index(kind, parts), encoding="utf-8")
+        if vocabulary is not None:
+            (new / FILE_NAME).write_text(vocabulary.to_json(), encoding="utf-8")
+        _take_place(new, directory, Path(scratch) / "old")
+    return directory
+
+
+def _copy(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    return copy.deepcopy(module).to(device="cpu", dtype=dtype)
+
+
+def _model_index(kind: Kind, parts: Mapping[str, object]) -> str:
+    """What tells diffusers which class each folder belongs to; no safety checker, no feature extractor."""
+    pipeline = next(name for name, its_kind in PIPELINES.items() if its_kind == kind)
+    library = {"text_encoder": "transformers", "tokenizer": "transformers"}
+    index: dict[str, object] = {"_class_name": pipeline, "_diffusers_version": __version__}
+    index |= {part: [library.get(part, "diffusers"), type(value).__name__] for part, value in parts.items()}
+    index |= {"feature_extractor": [None, None], "image_encoder": [None, None], "safety_checker": [None, None]}
+    index |= {"requires_safety_checker": False}
+    return json.dumps(index, indent=2) + "\n"
+
+
+def _take_place(new: Path, directory: Path, old: Path) -> None:
+    """Put `new` where `directory` was, moved to `old`, bringing along files that are no part of a prior."""
+    if directory.is_dir():
+        for extra in directory.iterdir():
+            if extra.name != FILE_NAME and not (new / extra.name).exists():
+                shutil.copytree(extra, new / extra.name) if extra.is_dir() else shutil.copy2(extra, new / extra.name)
+        directory.rename(old)
+    new.rename(directory)
+
+
+def _write_bpe_files(tokenizer: CLIPTokenizer, directory: Path) -> None:
+    """The two files that older releases of transformers read in place of tokenizer.json."""
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    (directory / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False), encoding="utf-8")
+    lines = ["#version: 0.2", *(pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"])]
+    (directory / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _drop_origin(config: Path) -> None:
+    """Remove the path that a part was once loaded from: it says nothing elsewhere."""
+    content = json.loads(config.read_text(encoding="utf-8"))
+    if isinstance(content, dict) and content.pop("_name_or_path", None) is not None:
+        config.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

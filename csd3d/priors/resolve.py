@@ -1,0 +1,161 @@
+"""Where a prior lies: "builtin", a directory, or a hub id. Looks at names and files only; loads and fetches nothing."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import csd3d
+
+Kind = Literal["instruct", "text-to-image"]
+
+PIPELINES: dict[str, Kind] = {
+    "StableDiffusionInstructPix2PixPipeline": "instruct",
+    "StableDiffusionPipeline": "text-to-image",
+}
+_BUILTIN: dict[str, tuple[str, Kind]] = {
+    "builtin": ("instruct", "instruct"),
+    "builtin:instruct": ("instruct", "instruct"),
+    "builtin:t2i": ("t2i", "text-to-image"),
+}
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_WEIGHTS = {
+    "vae": "diffusion_pytorch_model",
+    "unet": "diffusion_pytorch_model",
+    "text_encoder": "model",
+}
+PARTS = {
+    "vae": "AutoencoderKL",
+    "unet": "UNet2DConditionModel",
+    "text_encoder": "CLIPTextModel",
+    "tokenizer": "CLIPTokenizer",
+    "scheduler": "",  # any class that defines alphas_cumprod; checked when it is built
+}
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A prior that a name stands for."""
+
+    name: str
+    """As the person wrote it."""
+    path: Path | None
+    """Its directory; None for a hub id that is still to be fetched."""
+    kind: Kind | None
+    """What it is; None for a hub id, whose files are not known yet."""
+    builtin: bool
+    """It is one of the small priors that come with this package."""
+
+
+def resolve(name: str | Path) -> Resolved:
+    """What `name` stands for: "builtin" (= "builtin:instruct"), "builtin:t2i", a directory, or a hub id "owner/name".
+
+    A directory that exists goes before a hub id of the same spelling.
+
+    Raises:
+        FileNotFoundError: There is no such directory, or the built-in weights are missing.
+        ValueError: `name` is none of the above, or the directory holds no prior that can be used.
+    """
+    text = str(name).strip()
+    if text in _BUILTIN:
+        return _resolve_builtin(text)
+    if text.startswith("builtin"):
+        raise ValueError(f"prior {text!r}: the built-in priors are {', '.join(_BUILTIN)}")
+    path = Path(text).expanduser()
+    if text and path.is_dir():
+        return Resolved(text, path, check_directory(path), builtin=False)
+    if text and path.exists():
+        raise ValueError(
+            f"prior {text!r}: expected a directory in diffusers layout (with model_index.json), got a single file"
+        )
+    if isinstance(name, str) and _HUB_ID.fullmatch(text):
+        return Resolved(text, None, None, builtin=False)
+    if "/" in text or isinstance(name, Path):
+        raise FileNotFoundError(f"prior {text!r}: there is no such directory")
+    raise ValueError(f"prior {text!r}: expected 'builtin', a directory, or a hub id like 'timbrooks/instruct-pix2pix'")
+
+
+def builtin_directory(name: str = "builtin") -> Path:
+    """Where the weights of a built-in prior belong, whether they are there or not. Raises KeyError for another name."""
+    return Path(csd3d.__file__).parent / "weights" / _BUILTIN[name][0]
+
+
+def _resolve_builtin(name: str) -> Resolved:
+    path = builtin_directory(name)
+    if not (path / "model_index.json").is_file():
+        raise FileNotFoundError(
+            f"prior {name!r}: its weights are not in this installation (expected in {path}); "
+            "reinstall csd3d, train them with scripts/train_builtin.py, or name another prior"
+        )
+    kind = check_directory(path)
+    expected = _BUILTIN[name][1]
+    if kind != expected:
+        raise ValueError(f"prior {name!r}: expected {path} to hold a prior of kind {expected!r}, got {kind!r}")
+    return Resolved(name, path, kind, builtin=True)
+
+
+def check_directory(path: Path) -> Kind:
+    """The kind of the prior in `path`, after checking that all its parts are there and of a class we know.
+
+    Raises:
+        ValueError: Not a diffusers directory, a pipeline or part of another class, or weights not in safetensors form.
+    """
+    index = _read_json(path / "model_index.json", "not a prior: expected a diffusers directory with model_index.json")
+    pipeline = index.get("_class_name")
+    if not isinstance(pipeline, str) or pipeline not in PIPELINES:
+        raise ValueError(f"prior {path}: expected a pipeline of class {' or '.join(PIPELINES)}, got {pipeline!r}")
+    for part, expected in PARTS.items():
+        _check_part(path, part, expected, index.get(part))
+    return PIPELINES[pipeline]
+
+
+def _check_part(path: Path, part: str, expected: str, entry: object) -> None:
+    class_name = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
+    if not isinstance(class_name, str):
+        raise ValueError(f"prior {path}: expected model_index.json to name its {part}, got {entry!r}")
+    if expected and class_name.removesuffix("Fast") != expected:
+        raise ValueError(f"prior {path}: expected a {part} of class {expected}, got {class_name}")
+    if not (path / part).is_dir():
+        raise ValueError(f"prior {path}: its folder {part}/ is missing")
+    if part in _WEIGHTS:
+        weights_variant(path / part)
+
+
+def weights_variant(folder: Path, prefer: str | None = None) -> str | None:
+    """Which safetensors file of a part to read: None for the plain one, "fp16" for model.fp16.safetensors.
+
+    Raises:
+        ValueError: There is no safetensors file of either name.
+    """
+    stem = _WEIGHTS[folder.name]
+    variants = [v for v in (None, "fp16") if _weight_file(folder, stem, v)]
+    if variants:
+        return prefer if prefer in variants else variants[0]
+    pickled = sorted(p.name for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".ckpt"})
+    if pickled:
+        raise ValueError(
+            f"prior {folder.parent}: {folder.name}/ has its weights only as {pickled[0]}, a pickle, which can run any "
+            "program when it is read; expected safetensors (convert it, or take a revision that has them)"
+        )
+    raise ValueError(f"prior {folder.parent}: expected {folder.name}/{stem}.safetensors, found no weights")
+
+
+def _weight_file(folder: Path, stem: str, variant: str | None) -> Path | None:
+    dotted = f".{variant}" if variant else ""
+    for name in (f"{stem}{dotted}.safetensors", f"{stem}.safetensors.index{dotted}.json"):
+        if (folder / name).is_file():
+            return folder / name
+    return None
+
+
+def _read_json(path: Path, missing: str) -> dict[str, object]:
+    if not path.is_file():
+        raise ValueError(f"{path.parent} is {missing}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not readable as JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content

@@ -1,0 +1,129 @@
+"""The closed set of sentences that a small prior knows.
+
+Read from `vocabulary.json` beside the weights:
+
+    {"edits": {"snow": {"kind": "weather", "wordings": ["make it snowy", "cover everything with snow"]}, ...}}
+
+A prior without that file takes any sentence and has no Vocabulary.
+"""
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+
+FILE_NAME = "vocabulary.json"
+
+
+class UnknownPrompt(ValueError):  # noqa: N818  # what the person did, not what broke
+    """A sentence that the prior was never taught. The message names the nearest known ones, then one for every edit."""
+
+    def __init__(self, sentence: str, nearest: list[str], known: Mapping[str, list[str]]) -> None:
+        self.sentence = sentence
+        self.nearest = nearest
+        self.known = known
+        hint = f" Did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
+        groups = [f"  {kind}: {', '.join(sentences)}" for kind, sentences in known.items()]
+        super().__init__("\n".join([f"this prior does not know {sentence!r}.{hint} It knows:", *groups]))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One edit in words."""
+
+    kind: str
+    """Its group, e.g. "weather"."""
+    wordings: tuple[str, ...]
+    """Sentences that ask for it; the first one stands for the edit in lists."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The edits a prior knows, by name."""
+
+    edits: Mapping[str, Entry]
+
+    def __post_init__(self) -> None:
+        owner: dict[str, str] = {}
+        for name, entry in self.edits.items():
+            for wording in entry.wordings:
+                other = owner.setdefault(normalise(wording), name)
+                if other != name:
+                    raise ValueError(f"vocabulary: {wording!r} is a wording of both {other!r} and {name!r}")
+
+    def match(self, sentence: str) -> str:
+        """The known wording equal to `sentence` up to case, punctuation, accents and spaces, as the prior learnt it.
+
+        Raises:
+            UnknownPrompt: There is none. Similar is not enough: a guess could be another edit.
+        """
+        return self.lookup(sentence)[1]
+
+    def lookup(self, sentence: str) -> tuple[str, str]:
+        """The name of the edit that `sentence` asks for, and the matching wording. Raises as `match` does."""
+        found = self._index.get(normalise(sentence))
+        if found is None:
+            raise UnknownPrompt(sentence, self.nearest(sentence), self.known())
+        return found
+
+    def nearest(self, sentence: str, count: int = 3) -> list[str]:
+        """Up to `count` wordings of different edits that look most like `sentence`, best first; may be empty."""
+        close = get_close_matches(normalise(sentence), list(self._index), n=8 * count, cutoff=0.5)
+        best: dict[str, str] = {}
+        for name, wording in (self._index[c] for c in close):
+            best.setdefault(name, wording)
+        return list(best.values())[:count]
+
+    def known(self) -> dict[str, list[str]]:
+        """The first wording of every edit, grouped by kind."""
+        groups: dict[str, list[str]] = {}
+        for entry in self.edits.values():
+            groups.setdefault(entry.kind, []).append(entry.wordings[0])
+        return groups
+
+    @cached_property
+    def _index(self) -> dict[str, tuple[str, str]]:
+        return {normalise(w): (name, w) for name, entry in self.edits.items() for w in entry.wordings}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, object], *, origin: str = "vocabulary") -> "Vocabulary":
+        """From the content of a vocabulary.json. Raises ValueError, naming `origin`, when it is not one."""
+        edits = content.get("edits")
+        if not isinstance(edits, Mapping) or not edits:
+            raise ValueError(f'{origin}: expected {{"edits": {{name: {{"kind", "wordings"}}}}}} with one edit or more')
+        return cls({str(name): _entry(entry, f"{origin}: edit {name!r}") for name, entry in edits.items()})
+
+    @classmethod
+    def load(cls, path: Path) -> "Vocabulary":
+        """Read a vocabulary.json. Raises ValueError when it is not one."""
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path}: not readable as JSON ({error})") from None
+        if not isinstance(content, dict):
+            raise ValueError(f"{path}: expected a JSON object, got {type(content).__name__}")
+        return cls.from_dict(content, origin=str(path))
+
+    def to_json(self) -> str:
+        """The content of vocabulary.json, in a stable order."""
+        edits = {name: {"kind": e.kind, "wordings": list(e.wordings)} for name, e in self.edits.items()}
+        return json.dumps({"edits": edits}, indent=1, ensure_ascii=False) + "\n"
+
+
+def normalise(sentence: str) -> str:
+    """Lower-case ASCII words and digits with single spaces: what is left of a sentence when only wording counts."""
+    plain = unicodedata.normalize("NFKD", sentence).encode("ascii", "ignore").decode().lower()
+    return " ".join(re.findall(r"[a-z0-9]+", plain.replace("'", "")))
+
+
+def _entry(content: object, origin: str) -> Entry:
+    kind = content.get("kind") if isinstance(content, Mapping) else None
+    wordings = content.get("wordings") if isinstance(content, Mapping) else None
+    sentences = isinstance(wordings, Iterable) and not isinstance(wordings, str) and tuple(wordings)
+    if not isinstance(kind, str) or not sentences or not all(isinstance(w, str) and normalise(w) for w in sentences):
+        raise ValueError(f'{origin}: expected a "kind" and a list of "wordings" that are sentences, got {content!r}')
+    return Entry(kind, sentences)
