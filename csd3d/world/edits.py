@@ -1,0 +1,318 @@
+"""Edits: what one sentence changes. The only place where a sentence becomes an edit.
+
+An edit changes the scene (the picture is rendered again) or the pixels (a filter). Its wordings are templates; the last
+one is held out: no prior is ever trained on it, so it measures understanding rather than recall.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from functools import cache, lru_cache
+from typing import Literal, get_args
+
+from jaxtyping import Float
+from torch import Tensor
+
+from csd3d.world.filters import FILTERS
+from csd3d.world.scene import COLOURS, SIMPLE_SHAPES, Scene, Shape
+
+Kind = Literal["colour", "material", "shape", "add", "remove", "time", "weather", "ground", "sky", "style"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One edit, its words and its exact effect."""
+
+    name: str
+    """Unique, e.g. "colour ball red"."""
+    kind: Kind
+    wordings: tuple[str, ...]
+    """Sentences that ask for it, all but the last for training."""
+    on_scene: Callable[[Scene], Scene] | None = None
+    on_pixels: Callable[[Float[Tensor, "n 3 H W"]], Float[Tensor, "n 3 H W"]] | None = None
+    same_geometry: bool = True
+    """The edited scene has the same surfaces, so one cast serves before and after."""
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The wordings priors learn from."""
+        return self.wordings[:-1]
+
+    @property
+    def held_out(self) -> str:
+        """The wording no prior has seen."""
+        return self.wordings[-1]
+
+    def scene(self, before: Scene) -> Scene:
+        """The scene after the edit; pixel edits leave it as it is."""
+        return before if self.on_scene is None else self.on_scene(before)
+
+    def applies(self, scene: Scene) -> bool:
+        """Whether it would change anything there."""
+        return self.on_pixels is not None or self.scene(scene) != scene
+
+    def captions(self, scene: Scene) -> tuple[str, str]:
+        """What the picture shows before and after, for text-to-image priors."""
+        after = describe(self.scene(scene))
+        return describe(scene), f"{after}, {_STYLE_CAPTION[self.name]}" if self.on_pixels is not None else after
+
+
+def _on_thing(which: str, /, **change: object) -> Callable[[Scene], Scene]:
+    def effect(scene: Scene) -> Scene:
+        i = scene.find(which)
+        if i is None:
+            return scene
+        things = list(scene.things)
+        things[i] = replace(things[i], **change)  # pyright: ignore[reportArgumentType]
+        return replace(scene, things=tuple(things))
+
+    return effect
+
+
+def _reshape(shape: Shape, target: Shape) -> Callable[[Scene], Scene]:
+    change = _on_thing(shape, shape=target)
+    return lambda scene: scene if scene.find(target) is not None else change(scene)
+
+
+def _remove(shape: str) -> Callable[[Scene], Scene]:
+    def effect(scene: Scene) -> Scene:
+        return replace(scene, things=tuple(t for t in scene.things if t.shape != shape))
+
+    return effect
+
+
+def _on_scene(**change: object) -> Callable[[Scene], Scene]:
+    return lambda scene: replace(scene, **change)  # pyright: ignore[reportArgumentType]
+
+
+def _colour_edits() -> list[Edit]:
+    return [
+        Edit(
+            f"colour {s} {c}",
+            "colour",
+            (f"make the {s} {c}", f"turn the {s} {c}", f"paint the {s} {c}", f"color the {s} {c}", f"the {s} should be {c}"),
+            _on_thing(s, colour=c, material="matte"),
+        )
+        for s in SIMPLE_SHAPES
+        for c in COLOURS
+    ]  # fmt: skip
+
+
+def _material_edits() -> list[Edit]:
+    words = {
+        "gold": ("make the {s} golden", "turn the {s} into gold", "make the {s} out of gold", "a golden {s}"),
+        "chrome": ("make the {s} metallic", "turn the {s} into metal", "make the {s} out of metal", "a metallic {s}"),
+        "wood": ("make the {s} wooden", "turn the {s} into wood", "make the {s} out of wood", "a wooden {s}"),
+        "striped": ("make the {s} striped", "give the {s} stripes", "paint stripes on the {s}", "a striped {s}"),
+    }
+    return [
+        Edit(f"material {s} {m}", "material", tuple(t.format(s=s) for t in templates), _on_thing(s, material=m))
+        for s in SIMPLE_SHAPES
+        for m, templates in words.items()
+    ]
+
+
+def _shape_edits() -> list[Edit]:
+    templates = (
+        "turn the {s} into a {t}",
+        "replace the {s} with a {t}",
+        "make the {s} a {t}",
+        "change the {s} into a {t}",
+        "swap the {s} for a {t}",
+    )
+    return [
+        Edit(
+            f"shape {s} {t}",
+            "shape",
+            tuple(w.format(s=s, t=t) for w in templates),
+            _reshape(s, t),
+            same_geometry=False,
+        )
+        for s in SIMPLE_SHAPES
+        for t in SIMPLE_SHAPES
+        if s != t
+    ]
+
+
+def _presence_edits() -> list[Edit]:
+    hats = [
+        Edit(
+            f"hat {s}",
+            "add",
+            (f"put a hat on the {s}", f"add a hat to the {s}", f"give the {s} a hat", f"the {s} wears a hat"),
+            _on_thing(s, hat=True),
+            same_geometry=False,
+        )
+        for s in (*SIMPLE_SHAPES, "snowman")
+    ]
+    removals = [
+        Edit(
+            f"remove {s}",
+            "remove",
+            (f"remove the {s}", f"take away the {s}", f"delete the {s}", f"get rid of the {s}"),
+            _remove(s),
+            same_geometry=False,
+        )
+        for s in get_args(Shape)
+    ]
+    return hats + removals
+
+
+def _place_edits() -> list[Edit]:
+    def edit(name: str, kind: Kind, wordings: tuple[str, ...], **change: object) -> Edit:
+        return Edit(name, kind, wordings, _on_scene(**change))
+
+    return [
+        edit("day", "time", ("make it day", "make it daytime", "turn it into day", "let it be day"), time="day"),
+        edit(
+            "sunset",
+            "time",
+            ("make it sunset", "at sunset", "turn it into a sunset", "make it evening", "let it be sunset"),
+            time="sunset",
+        ),
+        edit(
+            "night",
+            "time",
+            ("make it night", "at night", "make it nighttime", "turn it into night", "let it be night"),
+            time="night",
+        ),
+        edit(
+            "clear",
+            "weather",
+            ("make it sunny", "clear the weather", "make the weather sunny", "let the sun shine"),
+            weather="clear",
+        ),
+        edit(
+            "snow",
+            "weather",
+            ("make it snowy", "make it snow", "cover it in snow", "make it winter", "turn it into winter"),
+            weather="snow",
+        ),
+        edit("fog", "weather", ("make it foggy", "add fog", "add some mist", "cover it in fog"), weather="fog"),
+        edit("rain", "weather", ("make it rainy", "make it rain", "add rain", "turn it into rain"), weather="rain"),
+        edit(
+            "clouds", "weather", ("make it cloudy", "add clouds", "cover the sky with clouds", "make the sky cloudy"),
+            weather="cloudy",
+        ),
+        edit(
+            "autumn", "weather", ("make it autumn", "make it fall", "turn it into autumn", "let it be autumn"),
+            season="autumn",
+        ),
+        edit("summer", "weather", ("make it summer", "turn it into summer", "in summer", "let it be summer"), season="summer"),
+        *(
+            edit(
+                f"ground {g}",
+                "ground",
+                tuple(
+                    t.format(g=word)
+                    for t in ("make the ground {g}", "turn the ground into {g}", "change the ground to {g}", "the ground is {g}")
+                ),
+                ground=g,
+            )
+            for g, word in (
+                ("grass", "grass"), ("sand", "sand"), ("stone", "stone"), ("lava", "lava"), ("ice", "ice"),
+                ("checkerboard", "a checkerboard"),
+            )
+        ),
+        *(
+            edit(
+                f"sky {c}",
+                "sky",
+                (f"make the sky {c}", f"turn the sky {c}", f"paint the sky {c}", f"a {c} sky"),
+                sky=c,
+            )
+            for c in ("pink", "green")
+        ),
+        edit("sky natural", "sky", ("make the sky blue", "turn the sky blue", "paint the sky blue", "a blue sky"), sky="natural"),
+    ]  # fmt: skip
+
+
+_STYLE_WORDS: dict[str, tuple[str, ...]] = {
+    "black and white": ("make it black and white", "turn it black and white", "remove the color", "a black and white photo"),
+    "sepia": ("make it sepia", "turn it sepia", "add a sepia tone", "a sepia photo"),
+    "negative": ("make it a negative", "invert the colors", "turn it into a negative", "a photo negative"),
+    "pencil sketch": ("make it a pencil sketch", "turn it into a pencil sketch", "draw it with a pencil", "a pencil drawing"),
+    "watercolour": ("make it a watercolor", "turn it into a watercolor", "paint it in watercolor", "a watercolor painting"),
+    "pixel art": ("make it pixel art", "turn it into pixel art", "make it pixelated", "a pixel art picture"),
+    "posterise": ("make it a poster", "turn it into a poster", "posterize it", "a poster with few colors"),
+    "vintage": ("make it vintage", "make it an old photo", "give it a vintage look", "a vintage photo"),
+    "blueprint": ("make it a blueprint", "turn it into a blueprint", "draw it as a blueprint", "a blueprint drawing"),
+    "thermal": ("make it a thermal image", "show it in thermal colors", "turn it into a thermal image", "a thermal photo"),
+}  # fmt: skip
+_STYLE_CAPTION = {
+    "black and white": "black and white photo",
+    "sepia": "sepia photo",
+    "negative": "photo negative",
+    "pencil sketch": "pencil sketch",
+    "watercolour": "watercolor painting",
+    "pixel art": "pixel art",
+    "posterise": "poster",
+    "vintage": "vintage photo",
+    "blueprint": "blueprint",
+    "thermal": "thermal image",
+}
+
+
+@cache
+def all_edits() -> tuple[Edit, ...]:
+    """Every edit there is, in a fixed order."""
+    styles = [Edit(name, "style", _STYLE_WORDS[name], on_pixels=f) for name, f in FILTERS.items()]
+    return tuple(
+        _colour_edits() + _material_edits() + _shape_edits() + _presence_edits() + _place_edits() + styles
+    )  # fmt: skip
+
+
+def normalise(sentence: str) -> str:
+    """Lower case, no punctuation, single spaces."""
+    return " ".join("".join(ch if ch.isalnum() else " " for ch in sentence.lower()).split())
+
+
+@lru_cache(maxsize=1)
+def _by_wording() -> dict[str, Edit]:
+    return {w: e for e in all_edits() for w in e.wordings}
+
+
+def find_edit(sentence: str) -> Edit:
+    """The edit a sentence means.
+
+    Raises ValueError, with the nearest known sentences, if it means none.
+    """
+    known = _by_wording()
+    words = normalise(sentence).replace("colour", "color")
+    if words in known:
+        return known[words]
+    near = get_close_matches(words, known, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(repr(w) for w in near)}?" if near else ""
+    raise ValueError(f"edit: expected a sentence the world knows, got {sentence!r}{hint}")
+
+
+def applicable(scene: Scene) -> list[Edit]:
+    """The edits that would change that scene."""
+    return [e for e in all_edits() if e.applies(scene)]
+
+
+def vocabulary() -> dict[str, dict[str, object]]:
+    """Name to kind and wordings of every edit: what a prior trained on this world knows."""
+    return {e.name: {"kind": e.kind, "wordings": list(e.wordings)} for e in all_edits()}
+
+
+def describe(scene: Scene) -> str:
+    """A caption: the things with colour or material, the ground, then time and weather."""
+    names = []
+    for thing in scene.things:
+        words = {"gold": "golden", "chrome": "metallic", "wood": "wooden", "striped": f"striped {thing.colour}"}
+        adjective = words.get(thing.material, thing.colour) if thing.shape in SIMPLE_SHAPES else ""
+        names.append(" ".join(w for w in ("a", adjective, thing.shape, "with a hat" if thing.hat else "") if w))
+    what = " and ".join(names) if names else "an empty place"
+    ground = {"checkerboard": "a checkerboard"}.get(scene.ground, scene.ground)
+    place = [f"{what} on {ground}"]
+    if scene.time != "day":
+        place.append(f"at {scene.time}")
+    if scene.weather != "clear":
+        place.append({"snow": "in snow", "fog": "in fog", "rain": "in rain", "cloudy": "under clouds"}[scene.weather])
+    if scene.season == "autumn":
+        place.append("in autumn")
+    if scene.sky != "natural":
+        place.append(f"under a {scene.sky} sky")
+    return ", ".join(place)

@@ -1,0 +1,163 @@
+"""The instruction editor: a small InstructPix2Pix UNet with its text encoder, trained on pairs of latents."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from jaxtyping import Float, Int
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from csd3d.world.edits import all_edits
+from scripts.training.loop import Plan, train, use_fast_norm
+from scripts.training.pairs import PairStore
+from scripts.training.pictures import KIND_WEIGHT
+
+WIDTH = 128
+MAX_TOKENS = 16
+CHANNELS = (64, 128, 192)
+IDENTITY_SHARE, UNCONDITIONAL_SHARE = 0.08, 0.06
+"""Share of samples with an empty instruction (which means: change nothing), and with no condition at all."""
+
+
+def make_scheduler() -> DDIMScheduler:
+    """Stable Diffusion's noise schedule."""
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
+def make_text_encoder(vocabulary: int, eos: int, bos: int) -> CLIPTextModel:
+    """Two layers of width 128."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=vocabulary,
+            hidden_size=WIDTH,
+            intermediate_size=4 * WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=MAX_TOKENS,
+            projection_dim=WIDTH,
+            bos_token_id=bos,
+            eos_token_id=eos,
+            pad_token_id=eos,
+        )
+    )
+
+
+def make_unet(in_channels: int = 8) -> UNet2DConditionModel:
+    """Three levels; attention at the two coarse ones; the pooled text joins the time embedding."""
+    return UNet2DConditionModel(
+        sample_size=16,
+        in_channels=in_channels,
+        out_channels=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        mid_block_type="UNetMidBlock2DCrossAttn",
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=CHANNELS,
+        layers_per_block=1,
+        norm_num_groups=16,
+        cross_attention_dim=WIDTH,
+        attention_head_dim=4,
+        resnet_time_scale_shift="scale_shift",
+        addition_embed_type="text",
+        addition_embed_type_num_heads=4,
+    )
+
+
+class Editor(nn.Module):
+    """UNet and text encoder, trained together."""
+
+    def __init__(self, vocabulary: int, eos: int, bos: int) -> None:
+        super().__init__()
+        self.unet = make_unet()
+        self.text = make_text_encoder(vocabulary, eos, bos)
+
+    def forward(
+        self, z_t: Float[Tensor, "n 4 h w"], t: Int[Tensor, " n"], s: Float[Tensor, "n 4 h w"], ids: Int[Tensor, "n l"]
+    ) -> Float[Tensor, "n 4 h w"]:
+        """Predicted noise."""
+        return self.unet(torch.cat([z_t, s], dim=1), t, self.text(ids).last_hidden_state).sample
+
+
+@dataclass(frozen=True)
+class DenoiserWork:
+    """One training run of the editor; called once in every process."""
+
+    latents: Path
+    tokens: Path
+    """`ids` [wordings, l] of every trained sentence in the order of `trained_sentences`, the empty one last."""
+    out: Path
+    plan: Plan
+    batch: int = 32
+    device: str = "cpu"
+    start_from: Path | None = None
+    """Averaged weights of an earlier run to start from."""
+
+    def __call__(self) -> None:
+        torch.manual_seed(self.plan.seed)
+        store = PairStore.load(self.latents)
+        scale = 1 / store.z.float().std()
+        tokens = load_file(self.tokens)
+        ids, (vocabulary, eos, bos) = tokens["ids"], tokens["special"].tolist()
+        first = first_sentence_of_edit()
+        model = Editor(vocabulary, eos, bos).to(self.device)
+        if self.start_from:
+            model.load_state_dict(load_file(self.start_from))
+        use_fast_norm(model)
+        alphas = make_scheduler().alphas_cumprod.to(self.device)
+        kinds = list(store.by_kind)
+        weights = torch.tensor([KIND_WEIGHT[k] for k in kinds])
+
+        def batch_of(rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+            u = torch.rand(self.batch, 3, generator=rng)
+            kind = torch.multinomial(weights, self.batch, replacement=True, generator=rng).tolist()
+            rows = torch.stack(
+                [store.by_kind[kinds[k]][int(u[i, 0] * len(store.by_kind[kinds[k]]))] for i, k in enumerate(kind)]
+            )
+            g, i, j, e = rows.T
+            z, s = store.z[g, j].float() * scale, store.z[g, i].float()
+            low, high = first[e], first[e + 1]
+            sentence = low + (u[:, 1] * (high - low)).long()
+            identity = u[:, 2] < IDENTITY_SHARE
+            nothing = u[:, 2] > 1 - UNCONDITIONAL_SHARE
+            z = torch.where(identity[:, None, None, None], s * scale, z)
+            s = torch.where(nothing[:, None, None, None], torch.zeros_like(s), s)
+            sentence = torch.where(identity | nothing, len(ids) - 1, sentence)
+            return z.to(self.device), s.to(self.device), ids[sentence].to(self.device)
+
+        def loss_of(step: int, rng: torch.Generator) -> Tensor:
+            z, s, words = batch_of(rng)
+            t = torch.randint(0, 1000, (self.batch,), generator=rng).to(self.device)
+            e = torch.randn(z.shape, generator=rng).to(self.device)
+            ab = alphas[t][:, None, None, None]
+            with torch.autocast(self.device, torch.bfloat16):
+                eps = model(ab.sqrt() * z + (1 - ab).sqrt() * e, t, s, words).float()
+            weight = ((1 - ab) / ab).sqrt().clamp(0.5, 8)
+            return (weight * (eps - e) ** 2).mean()
+
+        ema = train(model, loss_of, self.plan, self.out / "editor.state")
+        merged = model.state_dict() | ema
+        save_file(
+            {k: v.contiguous() for k, v in merged.items()} | {"scaling_factor": scale.reshape(1)},
+            self.out / "editor.safetensors",
+        )
+
+
+def trained_sentences() -> list[str]:
+    """Every wording a prior may learn from, edit by edit, then the empty instruction."""
+    return [w for e in all_edits() for w in e.trained] + [""]
+
+
+def first_sentence_of_edit() -> Int[Tensor, " m"]:
+    """Row of the first trained wording of each edit in `trained_sentences`, with the end appended."""
+    counts = torch.tensor([0, *(len(e.trained) for e in all_edits())])
+    return counts.cumsum(0)

@@ -1,0 +1,194 @@
+"""The training pictures: groups of one source and its edited versions, rendered into shards that can be resumed.
+
+A shard is one safetensors file: `images` uint8 [g, 1 + e, 3, S, S] (source first) and `edits` int64 [g, e], an index
+into `csd3d.world.edits.all_edits()`, or -1 where the slot is empty or the edit can hardly be seen.
+"""
+
+import json
+import os
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from csd3d.world.camera import Camera, camera_path
+from csd3d.world.edits import Edit, all_edits, applicable
+from csd3d.world.leaves import dead_leaves
+from csd3d.world.render import render, render_looks
+from csd3d.world.scene import Scene, SceneSampler
+
+SIZE_PX = 128
+EDITS_PER_GROUP = 9
+GROUPS_PER_SHARD = 64
+KIND_WEIGHT = {
+    "colour": 3.0, "material": 1.2, "shape": 3.0, "add": 0.9, "remove": 1.1,
+    "time": 1.0, "weather": 1.6, "ground": 1.1, "sky": 0.6, "style": 1.8,
+}  # fmt: skip
+"""How often a kind is drawn; what needs an object to be found is drawn more."""
+
+TRAIN_PHOTOS = (
+    "astronaut.png", "brick.png", "camera.png", "clock_motion.png", "coffee.png", "coins.png", "color.png", "grass.png",
+    "gravel.png", "hubble_deep_field.jpg", "ihc.png", "moon.png", "motorcycle_left.png", "page.png", "retina.jpg",
+)  # fmt: skip
+HELD_OUT_PHOTOS = ("chelsea.png", "rocket.jpg")
+"""Never trained on; together with any photograph of your own they measure the codec."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """A source picture, its edits and what they give."""
+
+    images: UInt8[Tensor, "k 3 S S"]
+    edits: Int[Tensor, " e"]
+
+
+def training_camera(seed: int, size_px: int = SIZE_PX) -> Camera:
+    """A random view of the middle of the world."""
+    rng = random.Random(f"camera-{seed}")
+    return camera_path(
+        "orbit",
+        1,
+        height_px=size_px,
+        width_px=size_px,
+        target=(rng.uniform(-0.7, 0.7), 0.0, rng.uniform(0.7, 1.05)),
+        azimuth=-90 + rng.uniform(-40, 40),
+        elevation=rng.uniform(3, 16),
+        distance=rng.uniform(3.9, 5.3),
+        fov=rng.uniform(46, 54),
+    )[0]
+
+
+def visible(source: Float[Tensor, "3 S S"], edited: Float[Tensor, "3 S S"]) -> bool:
+    """Whether at least 1.5 % of the pixels change by more than 0.06 in some channel."""
+    return bool(((edited - source).abs().amax(0) > 0.06).float().mean() > 0.015)
+
+
+def _choose(edits: list[Edit], count: int, rng: random.Random) -> list[Edit]:
+    """`count` different edits: first a kind by its weight, then one of that kind."""
+    left = list(edits)
+    chosen: list[Edit] = []
+    while left and len(chosen) < count:
+        kinds = sorted({e.kind for e in left})
+        kind = rng.choices(kinds, [KIND_WEIGHT[k] for k in kinds])[0]
+        edit = rng.choice([e for e in left if e.kind == kind])
+        left.remove(edit)
+        chosen.append(edit)
+    return chosen
+
+
+def edited_pictures(scene: Scene, camera: Camera, edits: list[Edit]) -> Float[Tensor, "k 3 S S"]:
+    """The source and its edits, casting each geometry once."""
+    looks = [scene, *(e.scene(scene) for e in edits if e.on_scene and e.same_geometry)]
+    pictures = iter(render_looks([looks], [camera]))
+    source = next(pictures)
+    out = [source]
+    for edit in edits:
+        if edit.on_pixels:
+            out.append(edit.on_pixels(source))
+        elif edit.same_geometry:
+            out.append(next(pictures))
+        else:
+            out.append(render([edit.scene(scene)], [camera]))
+    return torch.cat(out)
+
+
+def _group(pictures: Float[Tensor, "k 3 S S"], edits: list[Edit]) -> Group:
+    order = {e.name: i for i, e in enumerate(all_edits())}
+    index = [order[e.name] if visible(pictures[0], p) else -1 for e, p in zip(edits, pictures[1:], strict=True)]
+    missing = EDITS_PER_GROUP - len(edits)
+    images = (pictures * 255).round().to(torch.uint8)
+    images = torch.cat([images, images[:1].expand(missing, -1, -1, -1)])
+    return Group(images, torch.tensor(index + [-1] * missing))
+
+
+def world_group(seed: int) -> Group:
+    """Group number `seed` of the world."""
+    rng = random.Random(f"group-{seed}")
+    scene = SceneSampler().sample(seed)
+    edits = _choose(applicable(scene), EDITS_PER_GROUP, rng)
+    return _group(edited_pictures(scene, training_camera(seed), edits), edits)
+
+
+def load_photos(names: tuple[str, ...]) -> list[Image.Image]:
+    """Photographs bundled with scikit-image."""
+    import skimage
+
+    folder = Path(skimage.__file__).parent / "data"
+    return [Image.open(folder / n).convert("RGB") for n in names]
+
+
+def random_crop(photo: Image.Image, rng: random.Random, size_px: int = SIZE_PX) -> Float[Tensor, "3 S S"]:
+    """A square crop at a random scale, sometimes mirrored."""
+    side = min(photo.size)
+    crop = int(min(side, max(size_px, rng.uniform(0.25, 1.0) * side)))
+    x, y = rng.randint(0, photo.width - crop), rng.randint(0, photo.height - crop)
+    piece = photo.crop((x, y, x + crop, y + crop)).resize((size_px, size_px), Image.Resampling.LANCZOS)
+    rgb = torch.from_numpy(np.array(piece)).permute(2, 0, 1).float() / 255
+    return rgb.flip(-1) if rng.random() < 0.5 else rgb
+
+
+def photo_group(seed: int, photos: list[Image.Image]) -> Group:
+    """A crop of a photograph, or dead leaves, under the styles (the only edits with a truth there)."""
+    rng = random.Random(f"photo-{seed}")
+    if rng.random() < 0.4:
+        source = dead_leaves(1, SIZE_PX, seed=seed)
+    else:
+        source = random_crop(rng.choice(photos), rng)[None]
+        gain, tint = rng.uniform(0.7, 1.25), torch.tensor([rng.uniform(0.85, 1.15) for _ in range(3)])
+        source = (source * gain * tint[:, None, None]).clamp(0, 1)
+    edits = rng.sample([e for e in all_edits() if e.kind == "style"], EDITS_PER_GROUP)
+    pictures = torch.cat([source, *(e.on_pixels(source) for e in edits if e.on_pixels)])
+    return _group(pictures, edits)
+
+
+PHOTO_SHARE = 8
+"""Every eighth shard holds photographs and dead leaves."""
+
+
+def write_shard(folder: Path, index: int) -> Path:
+    """Render shard `index` unless it is there; it appears complete or not at all."""
+    path = folder / f"shard-{index:05d}.safetensors"
+    if path.exists():
+        return path
+    seeds = range(index * GROUPS_PER_SHARD, (index + 1) * GROUPS_PER_SHARD)
+    with torch.inference_mode():
+        if index % PHOTO_SHARE == PHOTO_SHARE - 1:
+            photos = load_photos(TRAIN_PHOTOS)
+            groups = [photo_group(s, photos) for s in seeds]
+        else:
+            groups = [world_group(s) for s in seeds]
+    tensors = {"images": torch.stack([g.images for g in groups]), "edits": torch.stack([g.edits for g in groups])}
+    partial = path.with_suffix(f".{os.getpid()}.part")
+    save_file(tensors, partial, metadata={"edits": json.dumps([e.name for e in all_edits()])})
+    os.replace(partial, path)
+    return path
+
+
+def shards(folder: Path) -> list[Path]:
+    """The finished shards, in order."""
+    return sorted(folder.glob("shard-*.safetensors"))
+
+
+def read_shard(path: Path) -> tuple[UInt8[Tensor, "g k 3 S S"], Int[Tensor, "g e"]]:
+    """Images and edit numbers. Refuses a shard that was rendered with another list of edits."""
+    with safe_open(path, "pt") as f:
+        names = json.loads(f.metadata()["edits"])
+        if names != [e.name for e in all_edits()]:
+            raise ValueError(f"{path}: rendered with another list of edits; delete the folder and render again")
+        return f.get_tensor("images"), f.get_tensor("edits")
+
+
+def render_shards(folder: Path, count: int, *, worker: int = 0, workers: int = 1) -> Iterator[int]:
+    """Write the shards below `count` that fall to this worker; yields each index when it is done."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(worker, count, workers):
+        write_shard(folder, index)
+        yield index
