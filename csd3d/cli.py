@@ -1,0 +1,156 @@
+"""The `csd3d` command: choose a room, parse, run, and answer mistakes in one line.
+
+A room's command is a module with two names: `Command`, the type that the command line fills (a frozen
+dataclass, or a union of them for a second level of commands), and `run(command) -> int`, the exit code. The
+module is imported only when its command is chosen, so that `csd3d --help` costs no torch. To add a command,
+add its line to `COMMANDS`.
+
+Exit codes: 0 done; 1 the run failed (diverged, out of memory) or `doctor` found the core broken; 2 something
+in what the person gave is wrong; 130 interrupted.
+"""
+
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, make_dataclass
+from typing import Annotated, Any, NamedTuple, Union
+
+import tyro
+
+from csd3d import __version__
+
+
+class Entry(NamedTuple):
+    """Where a command lives (module name) and the line that `csd3d --help` shows for it."""
+
+    module: str
+    help: str
+
+
+COMMANDS: Mapping[str, Entry] = {
+    "video": Entry("video.command", "Edit a clip from one sentence, steady over time."),
+    "world": Entry(
+        "csd3d.world.command", "Write sample clips, scenes, panoramas and photos whose edits are known exactly."
+    ),
+    "priors": Entry("csd3d.priors.command", "List the diffusion priors that can be used, and what each one knows."),
+    "doctor": Entry("csd3d.doctor.command", "Say what is installed and usable here, and what to do about what is not."),
+}
+
+DEBUG_VARIABLE = "CSD3D_DEBUG"
+"""Environment variable: when set and not empty, errors show their traceback (as `csd3d --debug` does)."""
+
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line (default: this process's) and return its exit code. Parses, runs, explains errors."""
+    head, rest = _split(list(sys.argv[1:] if argv is None else argv))
+    if "--version" in head:
+        print(f"csd3d {__version__}")
+        return 0
+    try:
+        top = tyro.cli(_top_level(), prog="csd3d", args=head or ["--help"])
+        debug = top.debug or bool(os.environ.get(DEBUG_VARIABLE))
+        return _guarded(type(top.command).__name__, rest, debug=debug)
+    except SystemExit as end:  # how the parser ends after --help (0) and after a mistake (2)
+        return end.code if isinstance(end.code, int) else 0
+
+
+def _split(argv: list[str]) -> tuple[list[str], list[str]]:
+    """(what belongs to `csd3d` itself, up to the command's name; what belongs to the command)."""
+    for i, word in enumerate(argv):
+        if not word.startswith("-"):
+            return argv[: i + 1], argv[i + 1 :]
+    return argv, []
+
+
+def _top_level() -> Any:
+    """The type of `csd3d [--version] [--debug] COMMAND`. The rooms stand in it as empty classes, unimported."""
+    rooms: Any = Union[  # noqa: UP007 - built at run time
+        tuple(
+            Annotated[make_dataclass(name, ()), tyro.conf.subcommand(name, description=entry.help)]
+            for name, entry in COMMANDS.items()
+        )
+    ]
+
+    @dataclass(frozen=True)
+    class Top:
+        """Edit NeRF scenes, videos, panoramas and photos from one sentence, consistently."""
+
+        command: tyro.conf.OmitSubcommandPrefixes[rooms]  # pyright: ignore[reportInvalidTypeForm]
+        """`csd3d COMMAND --help` says what each one takes."""
+        version: tyro.conf.FlagCreatePairsOff[bool] = False
+        """Print the version."""
+        debug: tyro.conf.FlagCreatePairsOff[bool] = False
+        """Show the traceback of an error instead of one line (as the environment variable CSD3D_DEBUG=1 does)."""
+
+    return Top
+
+
+def _guarded(name: str, args: list[str], *, debug: bool) -> int:
+    """Run one command; an error that a person can act on becomes one line on stderr and its exit code."""
+    try:
+        code = _run(name, args)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print(f"\ncsd3d {name}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output (head, less) went away: nothing to say, nobody to say it to
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except Exception as error:
+        explained = None if debug else explain(error)
+        if explained is None:
+            raise
+        message, code = explained
+        print(f"csd3d {name}: {message}", file=sys.stderr)
+        return code
+
+
+def _run(name: str, args: list[str]) -> int:
+    """Import the command's module, fill its `Command` from `args`, run it."""
+    module = importlib.import_module(COMMANDS[name].module)
+    return module.run(tyro.cli(module.Command, prog=f"csd3d {name}", description=COMMANDS[name].help, args=args))
+
+
+def explain(error: Exception) -> tuple[str, int] | None:
+    """(one line for a person, exit code) for an error that a person can act on, None for a fault of ours.
+
+    Packages refuse bad input with ValueError, TypeError or an OSError whose text says what was expected and
+    what arrived; here they only get their final form. A divergence (FloatingPointError) or a lack of memory is
+    a failed run (1), everything else what was asked for (2).
+    """
+    if isinstance(error, FloatingPointError):
+        return str(error) or "the run diverged", 1
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        first = (str(error).splitlines() or [""])[0]
+        return f"out of memory{': ' if first else ''}{first}", 1
+    if isinstance(error, ImportError):
+        return _explain_import(error)
+    if isinstance(error, OSError):
+        return _explain_os(error), 2
+    if isinstance(error, ValueError | TypeError):
+        return str(error).strip() or type(error).__name__, 2
+    return None
+
+
+def _explain_import(error: ImportError) -> tuple[str, int] | None:
+    """A package that is missing or broken is the person's to install; a missing module of ours is our fault."""
+    package = (error.name or "").partition(".")[0]
+    if package in ("csd3d", "video", "panorama"):
+        return None
+    return f"{package or 'a package'} cannot be imported ({error}); `csd3d doctor` says what to install", 2
+
+
+def _explain_os(error: OSError) -> str:
+    """'FILE: reason' where the system gave both, else the error's own text; a full disk says what to do."""
+    text = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+    if error.errno == errno.ENOSPC:
+        text += "; free some space, then run the same command again"
+    return text or type(error).__name__

@@ -1,0 +1,1 @@
+"""What is installed and usable on this machine: pure checks over facts that probes gather."""

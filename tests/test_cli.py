@@ -1,0 +1,156 @@
+"""The `csd3d` command: what it imports, and what a person sees after a mistake."""
+
+import errno
+import subprocess
+import sys
+import types
+from dataclasses import dataclass
+
+import pytest
+
+from csd3d import __version__, cli
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of the tests."""
+
+    steps: int = 3
+    """How many."""
+
+
+def room(monkeypatch: pytest.MonkeyPatch, run) -> None:
+    """Put a command named `try` in the table, whose `run` is the given one."""
+    module = types.ModuleType("room_of_the_tests")
+    module.Command, module.run = Command, run  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(cli, "COMMANDS", {**cli.COMMANDS, "try": cli.Entry(module.__name__, "Try.")})
+    monkeypatch.delenv(cli.DEBUG_VARIABLE, raising=False)
+
+
+def fail_with(error: BaseException):
+    def run(command: Command) -> int:
+        raise error
+
+    return run
+
+
+def test_arguments_reach_the_command_and_its_code_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    room(monkeypatch, lambda command: command.steps)
+    assert cli.main(["try"]) == 3
+    assert cli.main(["try", "--steps", "7"]) == 7
+
+
+@pytest.mark.parametrize(
+    ("error", "line", "code"),
+    [
+        (ValueError("steps: expected 1 or more, got 0"), "steps: expected 1 or more, got 0", 2),
+        (TypeError("prompt: expected a sentence, got 3"), "prompt: expected a sentence, got 3", 2),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "a.mp4"), "a.mp4: No such file or directory", 2),
+        (FileNotFoundError("clip a.mp4 does not exist"), "clip a.mp4 does not exist", 2),
+        (FileExistsError(errno.EEXIST, "File exists", "out.mp4"), "out.mp4: File exists", 2),
+        (PermissionError(errno.EACCES, "Permission denied", "/out.mp4"), "/out.mp4: Permission denied", 2),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "clips"), "clips: Is a directory", 2),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "o.mp4"),
+            "o.mp4: No space left on device; free some space",
+            2,
+        ),
+        (ModuleNotFoundError("No module named 'av'", name="av"), "av cannot be imported (No module named 'av')", 2),
+        (FloatingPointError("step 3, t 12: particles 0, 4 are not finite"), "step 3, t 12: particles 0, 4", 1),
+        (MemoryError("cannot allocate\nat 0x3"), "out of memory: cannot allocate", 1),
+        (KeyboardInterrupt(), "interrupted", 130),
+    ],
+)
+def test_a_mistake_is_one_line_and_a_code(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], error: BaseException, line: str, code: int
+) -> None:
+    room(monkeypatch, fail_with(error))
+    assert cli.main(["try"]) == code
+    out, err = capfd.readouterr()
+    assert err.strip().startswith(f"csd3d try: {line}")
+    assert len(err.strip().splitlines()) == 1
+    assert "Traceback" not in err
+    assert out == ""
+
+
+def test_an_error_without_words_still_says_something() -> None:
+    assert cli.explain(ValueError()) == ("ValueError", 2)
+    assert cli.explain(FloatingPointError()) == ("the run diverged", 1)
+
+
+def test_running_out_of_gpu_memory_is_a_failed_run() -> None:
+    oom = type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
+    assert cli.explain(oom) == ("out of memory: CUDA out of memory. Tried to allocate 2 GiB.", 1)
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("x"), AssertionError("ours"), RuntimeError("ours"), ImportError("n", name="csd3d.x")]
+)
+def test_our_own_faults_keep_their_traceback(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    room(monkeypatch, fail_with(error))
+    with pytest.raises(type(error)):
+        cli.main(["try"])
+
+
+@pytest.mark.parametrize("how", ["flag", "variable"])
+def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    room(monkeypatch, fail_with(ValueError("steps")))
+    if how == "variable":
+        monkeypatch.setenv(cli.DEBUG_VARIABLE, "1")
+    with pytest.raises(ValueError, match="steps"):
+        cli.main(["--debug", "try"] if how == "flag" else ["try"])
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["vidoe"], ["vidoe", "video"]),
+        (["--debgu", "doctor"], ["--debgu", "--debug"]),
+        (["try", "--stepz", "3"], ["--stepz", "--steps"]),
+        (["try", "--steps", "many"], ["--steps", "many"]),
+    ],
+)
+def test_parse_errors_name_the_word_and_what_was_expected(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], argv: list[str], words: list[str]
+) -> None:
+    room(monkeypatch, lambda command: 0)
+    assert cli.main(argv) == 2
+    err = capfd.readouterr().err
+    assert all(word in err for word in words), err
+    assert "Traceback" not in err
+
+
+def test_help_version_and_no_arguments(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    room(monkeypatch, lambda command: 0)
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == f"csd3d {__version__}"
+    for argv in ([], ["--help"]):
+        assert cli.main(argv) == 0
+        out = capsys.readouterr().out
+        assert all(name in out for name in cli.COMMANDS)
+    assert cli.main(["try", "--help"]) == 0
+    assert "How many" in capsys.readouterr().out
+
+
+def test_help_imports_no_room_and_nothing_heavy() -> None:
+    program = (
+        "import sys\nfrom csd3d.cli import main\nassert main(['--help']) == 0\n"
+        "heavy = {'torch', 'diffusers', 'transformers', 'numpy', 'cv2', 'av', 'decord', 'video', 'csd3d.world'}\n"
+        "print('imported', sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "imported []"
+    assert "doctor" in done.stdout
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    program = "import sys\nfrom csd3d import cli\n"
+    program += "cli._run = lambda *a: print('x' * 10**6) or 0\nsys.exit(cli.main(['doctor']))"
+    done = subprocess.run(
+        f'"{sys.executable}" -c "$PROGRAM" | head -c 1 >/dev/null; echo "${{PIPESTATUS[0]}}"',
+        shell=True, executable="/bin/bash", env={"PROGRAM": program, "PATH": "/usr/bin:/bin", "PYTHONPATH": "."},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == str(cli.BROKEN_PIPE)
+    assert done.stderr == ""
