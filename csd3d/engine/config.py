@@ -1,0 +1,131 @@
+"""The settings of the engine, the published methods as presets over them, and the published settings."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import inf
+from types import MappingProxyType
+from typing import Literal, get_args
+
+from csd3d.engine.kernels import Bandwidth, BandwidthRule
+from csd3d.engine.stein import Normalise
+
+Residual = Literal["source", "noise"]
+Coupling = Literal["svgd", "independent"]
+KernelOn = Literal["noisy", "clean"]
+Weight = Literal["variance", "one"]
+Noise = Literal["independent", "shared"]
+Optimizer = Literal["sgd", "adam"]
+
+
+@dataclass(frozen=True)
+class CsdConfig:
+    """How particles are moved. The defaults are those of `csd-edit`, with our choices where the paper leaves room."""
+
+    residual: Residual = "source"
+    """What a particle's target prediction is compared with: `source` = the prediction for its source under the same
+    noise (DDS, CDS, CSD-Edit); `noise` = the noise that was drawn (SDS, CSD)."""
+    coupling: Coupling = "svgd"
+    """`svgd`: particles mix their residuals through a kernel. `independent`: every particle goes its own way."""
+    kernel_on: KernelOn = "noisy"
+    """What the kernel compares: the `noisy` latents of the step (the paper's), or the `clean` ones."""
+    bandwidth: Bandwidth = "median"
+    """Width of the kernel exp(-gamma d^2): gamma = log(N + 1) / median of d^2, over distinct pairs (`median`) or over
+    all N^2 entries as in the published code (`paper`, needs 3 particles); or gamma itself, in 1 / latent^2 (0 =
+    everybody counts the same)."""
+    normalise: Normalise = "row-sum"
+    """Divide a coupled update by the sum of its kernel weights (`row-sum`: step size independent of N) or by N
+    (`count`, the paper's: steps about N / 2 times smaller, so its learning rates are larger)."""
+    repulsion: float = 1.0
+    """Strength of the term that keeps particles apart; 1 is the paper's, 0 turns it off."""
+    weight: Weight = "variance"
+    """Weight w(t) of a step: the `variance` of its noise, 1 - alpha_bar (SDS, CSD), or `one` (DDS, CDS)."""
+    noise: Noise = "independent"
+    """Every particle of a step gets noise of its own (`independent`), or all get the same (`shared`)."""
+    steps: int = 200
+    """Number of optimisation steps."""
+    lr: float = 0.5
+    """Learning rate of the first step."""
+    lr_decay: float = 0.9
+    """Factor on the learning rate every `lr_decay_every` steps; 1 = constant."""
+    lr_decay_every: int = 20
+    """Steps between two decays of the learning rate."""
+    optimizer: Optimizer = "sgd"
+    """Rule that turns directions into moves. Learning rates of the two are not comparable."""
+    t_min: int = 20
+    """First timestep that may be drawn, of the prior's training schedule (usually of 1000)."""
+    t_max: int = 500
+    """Timesteps are drawn below this one."""
+    s_text: float = 7.5
+    """Guidance scale of the text; 1 = none."""
+    s_image: float = 1.5
+    """Guidance scale of the source image (instruction editors only); 1 = none, larger keeps more of the source."""
+
+    def __post_init__(self) -> None:
+        for name, allowed in _WORDS.items():
+            _require(self, name, getattr(self, name) in allowed, "one of " + ", ".join(allowed))
+        for name in ("steps", "lr_decay_every", "t_min", "t_max"):
+            _require(self, name, type(getattr(self, name)) is int, "a whole number", TypeError)
+        for name in ("repulsion", "lr", "lr_decay", "s_text", "s_image"):
+            _require(self, name, type(getattr(self, name)) in (int, float), "a number", TypeError)
+            _require(self, name, -inf < getattr(self, name) < inf, "a finite number")
+        _require(self, "steps", self.steps >= 0, "0 or more")
+        _require(self, "lr", self.lr > 0, "a number above 0")
+        _require(self, "lr_decay", 0 < self.lr_decay <= 1, "a number in (0, 1]")
+        _require(self, "lr_decay_every", self.lr_decay_every >= 1, "1 or more")
+        _require(self, "repulsion", self.repulsion >= 0, "0 or more")
+        _require(self, "bandwidth", _is_bandwidth(self.bandwidth), "median, paper, or a finite gamma of 0 or more")
+        _require(self, "t_min", 0 <= self.t_min < self.t_max, f"0 or more and below t_max = {self.t_max}")
+
+
+_WORDS = {
+    "residual": get_args(Residual),
+    "coupling": get_args(Coupling),
+    "kernel_on": get_args(KernelOn),
+    "normalise": get_args(Normalise),
+    "weight": get_args(Weight),
+    "noise": get_args(Noise),
+    "optimizer": get_args(Optimizer),
+}
+
+
+def _require(
+    config: CsdConfig, name: str, good: bool, expected: str, error: type[ValueError | TypeError] = ValueError
+) -> None:
+    if not good:
+        raise error(f"{name}: expected {expected}, got {getattr(config, name)!r}")
+
+
+def _is_bandwidth(value: object) -> bool:
+    if isinstance(value, str):
+        return value in get_args(BandwidthRule)
+    return type(value) in (int, float) and 0 <= value < inf  # pyright: ignore[reportOperatorIssue]
+
+
+METHODS: Mapping[str, CsdConfig] = MappingProxyType(
+    {
+        "sds": CsdConfig(residual="noise", coupling="independent"),
+        "csd": CsdConfig(residual="noise", coupling="svgd"),
+        "dds": CsdConfig(residual="source", coupling="independent"),
+        "csd-edit": CsdConfig(residual="source", coupling="svgd"),
+    }
+)
+"""Published methods, each a point of residual x coupling, with our defaults for everything else. `csd-edit` is for
+instruction editors, the others for text-to-image priors; any other combination is as good as these four."""
+
+_PAPER = replace(METHODS["csd-edit"], bandwidth="paper", normalise="count")
+
+PAPER: Mapping[str, CsdConfig] = MappingProxyType(
+    {
+        # CSD: 24 frames at 512 px, learning rates 0.25-2 and 100-500 steps, by clip
+        "csd-edit-video": replace(_PAPER, lr=1.0, s_image=1.5),
+        # CSD: windows of 64 x 64 latents, 4-8 a step; the text of the paper has s_image 1.5, its code 5
+        "csd-edit-panorama": replace(_PAPER, lr=2.0, s_image=5.0),
+        "csd-edit-panorama-hard": replace(_PAPER, lr=4.0, s_text=15.0, s_image=5.0),
+        # DDS: lr 0.1 on 2000 <g, z> / (h w), which on its 64 x 64 latents is this learning rate
+        "dds": replace(
+            METHODS["dds"], weight="one", lr=0.1 * 2000 / 64**2, lr_decay=1.0, t_min=50, t_max=950, s_text=7.5
+        ),
+    }
+)
+"""The published settings, for reproduction: the 1/N normalisation, the all-pairs bandwidth and learning rates that
+belong to them. CSD's code draws t from [20, 500), its text says [200, 500): set `t_min` for the latter."""
