@@ -1,4 +1,4 @@
-"""The codec: a small AutoencoderKL, factor 8, four latent channels, trained on world pictures, photographs and dead leaves."""
+"""The codec: a small AutoencoderKL, factor 8, four latent channels, for world pictures and photographs alike."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -120,7 +120,7 @@ def train(
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr=plan.lr, weight_decay=plan.weight_decay, betas=(0.9, 0.99))
     ema = {k: v.detach().clone() for k, v in model.named_parameters()}
-    rank, world = rank_and_world()
+    rank, _ = rank_and_world()
     first = _load(checkpoint, model, ema, optimiser) if checkpoint.exists() else 0
     log = checkpoint.with_suffix(".jsonl").open("a") if rank == 0 else None
     begun = saved = time.monotonic()

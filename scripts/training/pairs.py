@@ -1,7 +1,7 @@
 """Latents of all training pictures and the list of pairs an instruction joins.
 
-Within a group every two pictures whose scenes are joined by some edit make a pair, not only source and edit: from "the ball
-is red" to "the ball is blue", or from the night back to the day. So a group of ten pictures teaches some thirty edits.
+Within a group every two pictures whose scenes are joined by some edit make a pair, not only source and edit: from "the
+ball is red" to "the ball is blue", or from the night back to the day. Ten pictures teach some thirty edits.
 """
 
 from dataclasses import dataclass

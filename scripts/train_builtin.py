@@ -1,0 +1,149 @@
+"""Train the built-in priors from scratch, stage by stage.
+
+    python scripts/train_builtin.py WORK [--stage all]
+
+WORK holds everything between the stages: rendered pictures, states of unfinished runs, logs. Every stage goes on where
+it was stopped, and a finished one is not repeated; delete its files to do so. On two CPU cores the default takes some
+hours (`--steps-codec` and `--steps-instruct` set how many); with `--device cuda` some minutes.
+"""
+
+import functools
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tyro
+from rich.console import Console
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from csd3d.priors.layout import make_tokenizer, save_prior
+from csd3d.world.edits import all_edits, vocabulary
+from scripts.training.codec import CodecWork, load_codec
+from scripts.training.denoiser import MAX_TOKENS, DenoiserWork, Editor, make_scheduler, trained_sentences
+from scripts.training.loop import Plan, in_parallel, rank_and_world
+from scripts.training.pairs import encode_shard
+from scripts.training.pictures import render_shards, shards
+
+Stage = Literal["pictures", "codec", "latents", "instruct", "export"]
+STAGES: tuple[Stage, ...] = ("pictures", "codec", "latents", "instruct", "export")
+WEIGHTS = Path(__file__).resolve().parents[1] / "csd3d" / "weights"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Train the built-in priors."""
+
+    work: tyro.conf.Positional[Path]
+    """Folder for everything between the stages (some gigabytes)."""
+    stage: Literal["all", "pictures", "codec", "latents", "instruct", "export"] = "all"
+    """One stage, or all of them in order."""
+    out: Path = WEIGHTS / "instruct"
+    """Where the finished prior goes."""
+    shards: int = 160
+    """Picture shards of 64 groups of 10 pictures."""
+    steps_codec: int = 11_000
+    steps_instruct: int = 20_000
+    batch_codec: int = 8
+    """Crops of 64 pixels per step and process."""
+    batch_instruct: int = 32
+    """Latents per step and process."""
+    lr_codec: float = 2e-3
+    lr_instruct: float = 6e-4
+    start_from: Path | None = None
+    """Weights (`editor.safetensors`) of an earlier run with the same codec, to go on from."""
+    processes: int = os.cpu_count() or 1
+    """CPU processes; 1 on a GPU."""
+    device: str = "cpu"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    folder: Path
+    count: int
+
+    def __call__(self) -> None:
+        rank, world = rank_and_world()
+        for _ in render_shards(self.folder, self.count, worker=rank, workers=world):
+            pass
+
+
+@dataclass(frozen=True)
+class _Latents:
+    pictures: Path
+    codec: Path
+    out: Path
+
+    def __call__(self) -> None:
+        rank, world = rank_and_world()
+        self.out.mkdir(parents=True, exist_ok=True)
+        vae = load_codec(self.codec)
+        for path in shards(self.pictures)[rank::world]:
+            encode_shard(vae, path, self.out)
+
+
+def write_tokens(path: Path) -> None:
+    """Token ids of every trained sentence, and (vocabulary size, end, begin)."""
+    tokenizer = make_tokenizer([w for e in all_edits() for w in e.wordings], max_length=MAX_TOKENS)
+    words = tokenizer(trained_sentences(), padding="max_length", max_length=MAX_TOKENS, return_tensors="pt")
+    special = torch.tensor([len(tokenizer), tokenizer.eos_token_id, tokenizer.bos_token_id])
+    save_file({"ids": words.input_ids, "special": special}, path)
+
+
+def export(settings: Settings) -> Path:
+    """Write the averaged weights in diffusers layout, fp16."""
+    with safe_open(settings.work / "tokens.safetensors", "pt") as f:
+        vocabulary_size, eos, bos = f.get_tensor("special").tolist()
+    state = load_file(settings.work / "editor.safetensors")
+    scale = state.pop("scaling_factor").item()
+    editor = Editor(vocabulary_size, eos, bos)
+    editor.load_state_dict(state)
+    return save_prior(
+        settings.out,
+        load_codec(settings.work / "codec.safetensors", scaling_factor=scale),
+        editor.text,
+        make_tokenizer([w for e in all_edits() for w in e.wordings], max_length=MAX_TOKENS),
+        editor.unet,
+        make_scheduler(),
+        {"edits": vocabulary()},
+    )
+
+
+def main(settings: Settings) -> None:
+    """Run the chosen stages."""
+    console = Console()
+    work, device = settings.work, settings.device
+    work.mkdir(parents=True, exist_ok=True)
+    parallel = functools.partial(in_parallel, 1 if device != "cpu" else settings.processes)
+    for stage in STAGES if settings.stage == "all" else (settings.stage,):
+        console.print(f"[bold]{stage}[/bold]")
+        if stage == "pictures":
+            parallel(_Pictures(work / "shards", settings.shards))
+        elif stage == "codec":
+            plan = Plan(settings.steps_codec, settings.lr_codec, ema=0.998, seed=settings.seed)
+            parallel(CodecWork(work / "shards", work, plan, batch=settings.batch_codec, device=device))
+        elif stage == "latents":
+            parallel(_Latents(work / "shards", work / "codec.safetensors", work / "latents"))
+        elif stage == "instruct":
+            write_tokens(work / "tokens.safetensors")
+            plan = Plan(settings.steps_instruct, settings.lr_instruct, seed=settings.seed)
+            parallel(
+                DenoiserWork(
+                    work / "latents",
+                    work / "tokens.safetensors",
+                    work,
+                    plan,
+                    settings.batch_instruct,
+                    device,
+                    settings.start_from,
+                )
+            )
+        else:
+            console.print(f"wrote {export(settings)}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings))
