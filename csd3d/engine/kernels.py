@@ -19,10 +19,10 @@ from torch import Tensor
 BandwidthRule = Literal["median", "paper"]
 Bandwidth = BandwidthRule | float
 
-SAME_RMS = 1e-3
-"""Latents that differ by less than this (root mean square; latents have unit scale) are the same picture, and rounding
-rules their distance. The median never counts as smaller: else repulsion, which grows as the inverse of the
-distance, would blow two equal frames apart."""
+SAME_RMS = 1e-2
+"""Latents that differ by less than this are the same picture (root mean square; latents have unit scale). The median
+counts as no smaller: repulsion grows as the inverse of the typical distance, and would tear equal frames apart along
+the rounding errors between them."""
 
 
 def sq_distances(x: Float[Tensor, "n *d"]) -> Float[Tensor, "n n"]:
@@ -36,7 +36,7 @@ def median_gamma(d2: Float[Tensor, "n n"], mode: BandwidthRule, *, floor: float 
 
     "median" is over the n (n - 1) / 2 distinct pairs, not below `floor`; gamma is 0 where there is no distance at all.
     "paper" is over all n^2 entries, the zero diagonal among them, as in the published code. There gamma is infinite
-    and the kernel NaN for n <= 2, or if half of the particles are equal: here that raises `ValueError`.
+    and the kernel NaN for n <= 2, or if most particles are equal: here that raises `ValueError`.
     """
     n = d2.shape[0]
     if mode == "paper":

@@ -75,8 +75,9 @@ class RbfKernel:
             gamma = self.bandwidth
         K = rbf(d2, gamma)
         mass = K.sum(1).view(-1, 1, 1, 1)
-        # grad_{x_j} k_ij = -2 gamma k_ij (x_j - x_i), summed over j
-        repulsion = 2 * gamma * (mass * x - mix(K, x))
+        # sum_j grad_{x_j} k_ij = sum_j -2 gamma k_ij (x_j - x_i); about the mean, where differences do not cancel
+        from_mean = x - x.mean(0)
+        repulsion = 2 * gamma * (mass * from_mean - mix(K, from_mean))
         return KernelSums(mix(K, r), repulsion, mass, K)
 
 

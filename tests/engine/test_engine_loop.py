@@ -1,0 +1,176 @@
+"""The loop: lazy, reproducible, resumable bit for bit, and safe for the particles it moves."""
+
+import copy
+import math
+from dataclasses import replace
+from itertools import islice
+
+import pytest
+import torch
+from engine_toys import SCHEDULE, FreeLatents, ToyScore, generator, latents
+from torch import Tensor
+
+from csd3d.engine import METHODS, CsdConfig, Particles, Schedule, StepInfo, csd_step, draw_noise, lr_at, run
+from csd3d.engine.loop import draw_timestep, off_diagonal_mean, rms
+
+CONFIG = CsdConfig(steps=12, lr=0.3, lr_decay_every=4)
+
+
+def finished(config: CsdConfig, seed: int = 0, score: ToyScore | None = None) -> tuple[Tensor, list[StepInfo]]:
+    particles = FreeLatents(latents(6), config, per_step=4)
+    infos = list(run(particles, score or ToyScore(), config, rng=generator(seed)))
+    return particles.z.detach(), infos
+
+
+def test_toys_are_particles() -> None:
+    assert isinstance(FreeLatents(latents(2), CONFIG), Particles)
+
+
+def test_first_step_by_hand() -> None:
+    particles, rng = FreeLatents(latents(3), CONFIG), generator(5)
+    info = next(run(particles, ToyScore(), CONFIG, rng=rng))
+
+    rng = generator(5)
+    s, index = latents(3), torch.arange(3)
+    torch.randperm(3, generator=rng)
+    t = int(torch.randint(CONFIG.t_min, CONFIG.t_max, (), generator=rng))
+    e = torch.randn(3, 4, 3, 5, generator=rng)
+    result = csd_step(ToyScore(), s, s, index, t=t, e=e, config=CONFIG)
+    torch.testing.assert_close(particles.z.detach(), s - 0.3 * result.g)
+    assert result.weights is not None
+    expected = StepInfo(
+        0, t, 0.3, (0, 1, 2), rms(result.g), rms(result.r), float(result.weights[~torch.eye(3).bool()].mean())
+    )
+    assert info == replace(expected, kernel_mean=info.kernel_mean)
+    assert info.kernel_mean == pytest.approx(expected.kernel_mean)
+
+
+def test_every_step_is_reported_once() -> None:
+    _, infos = finished(CONFIG)
+    assert [info.step for info in infos] == list(range(12))
+    assert all(CONFIG.t_min <= info.t < CONFIG.t_max for info in infos)
+    assert len({info.t for info in infos}) > 6
+    assert all(len(info.index) == 4 for info in infos)
+    assert len({info.index for info in infos}) > 1
+    assert all(info.kernel_mean is not None and 0 < info.kernel_mean < 1 for info in infos)
+
+
+def test_same_seed_same_bits_other_seed_other_bits() -> None:
+    (a, infos), (b, again), (c, _) = finished(CONFIG), finished(CONFIG), finished(CONFIG, seed=1)
+    assert torch.equal(a, b)
+    assert infos == again
+    assert not torch.equal(a, c)
+
+
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_chunks_of_the_score_change_no_bit_of_a_run(chunk: int) -> None:
+    assert torch.equal(finished(CONFIG)[0], finished(CONFIG, score=ToyScore(chunk=chunk))[0])
+
+
+@pytest.mark.parametrize("stop", [0, 1, 5, 11, 12])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("noise", ["independent", "shared"])
+def test_resumed_run_is_bit_equal(stop: int, optimizer: str, noise: str) -> None:
+    config = CsdConfig(steps=12, lr=0.1, optimizer=optimizer, noise=noise)  # type: ignore[arg-type]
+    whole, infos = finished(config)
+
+    first, rng = FreeLatents(latents(6), config, per_step=4), generator()
+    begun = list(islice(run(first, ToyScore(), config, rng=rng), stop))
+    saved, rng_state = copy.deepcopy(first.state_dict()), rng.get_state()
+
+    second, rng = FreeLatents(latents(6), config, per_step=4), generator(99)
+    second.load_state_dict(saved)
+    rng.set_state(rng_state)
+    rest = list(run(second, ToyScore(), config, rng=rng, start=stop))
+    assert torch.equal(second.z.detach(), whole)
+    assert begun + rest == infos
+
+
+def test_nothing_happens_before_it_is_asked_for() -> None:
+    particles, rng = FreeLatents(latents(2), CONFIG), generator()
+    steps, before = run(particles, ToyScore(), CONFIG, rng=rng), rng.get_state()
+    assert torch.equal(rng.get_state(), before)
+    next(steps)
+    state = rng.get_state()
+    assert not torch.equal(state, before)
+    steps.close()  # type: ignore[attr-defined]
+    assert torch.equal(rng.get_state(), state)
+
+
+def test_prior_with_fewer_timesteps_is_refused_at_once() -> None:
+    short = ToyScore(schedule=Schedule(SCHEDULE.alphas_cumprod[:100]))
+    with pytest.raises(ValueError, match="t_max: expected at most 100, the number of timesteps of this prior, got 500"):
+        run(FreeLatents(latents(2), CONFIG), short, CONFIG, rng=generator())
+
+
+class BreaksAtThird(ToyScore):
+    """NaN for particle 1 from the third evaluation on."""
+
+    def target(self, z_t, t, s, index):  # type: ignore[override]
+        e = super().target(z_t, t, s, index)
+        return e.where((index != 1).view(-1, 1, 1, 1), torch.nan) if self.calls.count("target") > 2 else e
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nan_stops_the_run_before_it_reaches_the_particles(method: str) -> None:
+    config = replace(METHODS[method], steps=12)
+    particles, good = FreeLatents(latents(3), config), FreeLatents(latents(3), config)
+    with pytest.raises(
+        FloatingPointError, match=r"residual is not finite at step 2, timestep \d+, for particles \[1\]"
+    ):
+        list(run(particles, BreaksAtThird(), config, rng=generator()))
+    list(islice(run(good, ToyScore(), config, rng=generator()), 2))
+    assert torch.equal(particles.z, good.z)
+
+
+def test_coupled_particles_agree_more_than_independent_ones() -> None:
+    """From one place, under a prior that asks something else of each."""
+    spreads = []
+    for method in ("csd", "sds"):
+        config = replace(METHODS[method], steps=60, noise="shared")
+        particles = FreeLatents(latents(1).repeat(5, 1, 1, 1), config)
+        list(run(particles, ToyScore(), config, rng=generator()))
+        spreads.append(particles.z.detach().std(0).mean().item())
+    assert spreads[0] < 0.5 * spreads[1]
+
+
+def test_noise_is_standard_normal_and_shared_on_demand() -> None:
+    z = torch.zeros(500, 4, 6, 6)
+    own = draw_noise(z, generator(), CsdConfig(noise="independent"))
+    assert abs(float(own.mean())) < 0.02
+    assert float(own.std()) == pytest.approx(1, abs=0.02)
+    assert not torch.equal(own[0], own[1])
+    shared = draw_noise(z, generator(), CsdConfig(noise="shared"))
+    assert shared.shape == z.shape
+    assert torch.equal(shared[0], shared[499])
+
+
+def test_noise_of_a_seed_does_not_depend_on_dtype() -> None:
+    one, other = (draw_noise(latents(2, 0, dtype), generator(), CONFIG) for dtype in (torch.float32, torch.float64))
+    assert other.dtype == torch.float64
+    assert torch.equal(one.double(), other)
+
+
+def test_timesteps_cover_their_range_evenly() -> None:
+    rng, config = generator(), CsdConfig(t_min=3, t_max=7)
+    drawn = torch.tensor([draw_timestep(rng, config) for _ in range(2000)])
+    assert drawn.unique().tolist() == [3, 4, 5, 6]
+    assert (drawn.bincount()[3:] / 2000 - 0.25).abs().max() < 0.05
+
+
+def test_learning_rate_decays_in_stairs() -> None:
+    config = CsdConfig(lr=2.0, lr_decay=0.9, lr_decay_every=20)
+    assert lr_at(0, config) == lr_at(19, config) == 2.0
+    assert lr_at(20, config) == pytest.approx(1.8)
+    assert lr_at(199, config) == pytest.approx(2 * 0.9**9)
+    assert lr_at(500, CsdConfig(lr_decay=1.0, lr=0.1)) == 0.1
+    assert [info.lr for info in finished(CONFIG)[1]] == [lr_at(step, CONFIG) for step in range(12)]
+
+
+def test_statistics_against_loops() -> None:
+    K = torch.tensor([[1.0, 0.2, 0.4], [0.2, 1.0, 0.6], [0.4, 0.6, 1.0]])
+    assert off_diagonal_mean(K) == pytest.approx(0.4)
+    assert off_diagonal_mean(K[:1, :1]) is None
+    assert off_diagonal_mean(None) is None
+    x = latents(2)
+    assert rms(x) == pytest.approx(math.sqrt(sum(v * v for v in x.flatten().tolist()) / x.numel()))

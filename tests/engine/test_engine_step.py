@@ -1,0 +1,207 @@
+"""The step as a whole: against one written out from the formulas, split into chunks, pure, guarded."""
+
+import math
+import statistics
+from dataclasses import replace
+
+import pytest
+import torch
+from engine_toys import SCHEDULE, ToyScore, latents
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from csd3d.engine import METHODS, PAPER, CsdConfig, StepResult, csd_step, require_finite, surrogate_loss
+
+T = 350
+
+
+def step(n: int, config: CsdConfig, score: ToyScore | None = None, dtype: torch.dtype = torch.float32) -> StepResult:
+    z, s, e = (latents(n, seed, dtype) for seed in (1, 2, 3))
+    return csd_step(score or ToyScore(), z, s, torch.arange(n), t=T, e=e, config=config)
+
+
+def written_out(n: int, config: CsdConfig) -> Tensor:
+    """DESIGN's formulas from top to bottom in float64, one particle and one pair at a time."""
+    z, s, e = (latents(n, seed, torch.float64) for seed in (1, 2, 3))
+    ab, prior, index = float(SCHEDULE.alphas_cumprod[T]), ToyScore(), torch.arange(n)
+    z_t, s_t = (ab**0.5 * x + (1 - ab) ** 0.5 * e for x in (z, s))
+    r = torch.zeros_like(z)
+    for i in range(n):
+        one = slice(i, i + 1)
+        baseline = e[one] if config.residual == "noise" else prior.source(s_t[one], T, s[one], index[one])
+        r[one] = prior.target(z_t[one], T, s[one], index[one]) - baseline
+    w = 1 - ab if config.weight == "variance" else 1.0
+    if config.coupling == "independent":
+        return w * r
+    x = z_t if config.kernel_on == "noisy" else z
+    d2 = [[float((x[i] - x[j]).square().sum()) for j in range(n)] for i in range(n)]
+    pairs = [d2[i][j] for i in range(n) for j in range(n) if config.bandwidth == "paper" or i < j]
+    gamma = math.log(n + 1) / statistics.median_low(pairs) if pairs else 0.0
+    g = torch.zeros_like(z)
+    for i in range(n):
+        k = [math.exp(-gamma * d2[j][i]) for j in range(n)]
+        c = n if config.normalise == "count" else sum(k)
+        for j in range(n):
+            grad_k = -2 * gamma * k[j] * (x[j] - x[i])
+            g[i] += w / c * (k[j] * r[j] - config.repulsion * grad_k)
+    return g
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 8])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "changes", [{}, {"kernel_on": "clean", "repulsion": 0.5}, {"normalise": "count", "weight": "one"}]
+)
+def test_against_formulas_written_out(n: int, method: str, changes: dict) -> None:
+    config = replace(METHODS[method], **changes)
+    expected = written_out(n, config)
+    torch.testing.assert_close(step(n, config, dtype=torch.float64).g, expected, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(step(n, config).g, expected.float(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("n", [3, 8, 24])
+@pytest.mark.parametrize("preset", PAPER)
+def test_published_settings_are_the_published_formula(n: int, preset: str) -> None:
+    torch.testing.assert_close(step(n, PAPER[preset]).g, written_out(n, PAPER[preset]).float(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_published_settings_refuse_what_they_cannot_do(n: int) -> None:
+    with pytest.raises(ValueError, match="3 or more different particles"):
+        step(n, PAPER["csd-edit-video"])
+
+
+@pytest.mark.parametrize("changes", [{}, {"kernel_on": "clean"}, {"normalise": "count"}, {"repulsion": 9.0}])
+def test_one_particle_is_independent_exactly(changes: dict) -> None:
+    coupled = replace(METHODS["csd-edit"], **changes)
+    assert torch.equal(step(1, coupled).g, step(1, replace(coupled, coupling="independent")).g)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 8])
+@pytest.mark.parametrize("method", METHODS)
+def test_finite_and_detached(n: int, method: str) -> None:
+    result = step(n, METHODS[method])
+    assert result.g.isfinite().all()
+    assert not result.g.requires_grad
+    assert (result.weights is None) == (METHODS[method].coupling == "independent")
+    require_finite(result, torch.arange(n), step=0, t=T)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("chunk", [1, 2, 3, 5, 7, 100])
+def test_chunks_of_the_score_change_no_bit(method: str, chunk: int) -> None:
+    whole, split = step(7, METHODS[method]), step(7, METHODS[method], ToyScore(chunk=chunk))
+    assert torch.equal(whole.g, split.g)
+    assert torch.equal(whole.r, split.r)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_order_of_particles_does_not_matter(method: str) -> None:
+    z, s, e = (latents(6, seed, torch.float64) for seed in (1, 2, 3))
+    order, index = torch.tensor([3, 5, 0, 1, 4, 2]), torch.arange(6)
+    config = METHODS[method]
+    g = csd_step(ToyScore(), z, s, index, t=T, e=e, config=config).g
+    moved = csd_step(ToyScore(), z[order], s[order], index[order], t=T, e=e[order], config=config).g
+    torch.testing.assert_close(moved, g[order])
+
+
+def test_same_arguments_same_bits_and_arguments_untouched() -> None:
+    z, s, e = (latents(4, seed) for seed in (1, 2, 3))
+    before = [x.clone() for x in (z, s, e)]
+    z.requires_grad_()
+    results = [csd_step(ToyScore(), z, s, torch.arange(4), t=T, e=e, config=CsdConfig()) for _ in range(2)]
+    assert torch.equal(results[0].g, results[1].g)
+    assert all(torch.equal(x, y) for x, y in zip((z, s, e), before, strict=True))
+    assert z.grad is None
+
+
+def pull(
+    z: Float[Tensor, "n c h w"],
+    s: Float[Tensor, "n c h w"],
+    index: Int[Tensor, " n"],
+    *,
+    t: int,
+    e: Float[Tensor, "n c h w"],
+) -> Float[Tensor, "n c h w"]:
+    """Gradient, by autograd, of half the squared distance to the source."""
+    with torch.enable_grad():
+        z = z.detach().requires_grad_()
+        return torch.autograd.grad((z - s).square().sum() / 2, z)[0]
+
+
+def test_regularisers_add_their_gradients_unweighted() -> None:
+    z, s, e = (latents(4, seed) for seed in (1, 2, 3))
+    plain = csd_step(ToyScore(), z, s, torch.arange(4), t=T, e=e, config=CsdConfig())
+    two = csd_step(ToyScore(), z, s, torch.arange(4), t=T, e=e, config=CsdConfig(), regularisers=(pull, pull))
+    torch.testing.assert_close(two.g, plain.g + 2 * (z - s))
+    assert torch.equal(two.r, plain.r)
+
+
+def test_surrogate_loss_has_gradient_g_exactly() -> None:
+    z, g = latents(4, 1).requires_grad_(), latents(4, 2)
+    surrogate_loss(z, g).backward()
+    assert z.grad is not None
+    assert torch.equal(z.grad, g)
+
+
+def test_surrogate_loss_reaches_what_the_latents_are_made_of() -> None:
+    field = latents(1, 1, torch.float64).requires_grad_()
+    g = latents(3, 2, torch.float64)
+
+    def views() -> Tensor:
+        return torch.cat([field, 2 * field, field.square()])
+
+    (by_loss,) = torch.autograd.grad(surrogate_loss(views(), g), field)
+    views().backward(g)
+    assert field.grad is not None
+    torch.testing.assert_close(by_loss, field.grad)
+    torch.testing.assert_close(by_loss[0], g[0] + 2 * g[1] + 2 * field.detach()[0] * g[2])
+
+
+class Broken(ToyScore):
+    """Predicts infinity for one particle."""
+
+    def target(self, z_t, t, s, index):  # type: ignore[override]
+        return super().target(z_t, t, s, index).where((index != 12).view(-1, 1, 1, 1), torch.inf)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_guard_names_step_timestep_and_the_culprit_alone(method: str) -> None:
+    z, s, e = (latents(3, seed) for seed in (1, 2, 3))
+    index = torch.tensor([7, 12, 9])
+    result = csd_step(Broken(), z, s, index, t=T, e=e, config=METHODS[method])
+    with pytest.raises(
+        FloatingPointError, match=r"residual is not finite at step 41, timestep 350, for particles \[12\]"
+    ):
+        require_finite(result, index, step=41, t=T)
+
+
+def test_guard_sees_a_broken_regulariser() -> None:
+    def infinite(z: Tensor, s: Tensor, index: Tensor, *, t: int, e: Tensor) -> Tensor:
+        return z / 0
+
+    z, s, e = (latents(3, seed) for seed in (1, 2, 3))
+    index = torch.arange(3)
+    result = csd_step(ToyScore(), z, s, index, t=T, e=e, config=CsdConfig(), regularisers=[infinite])
+    with pytest.raises(FloatingPointError, match=r"gradient is not finite at step 0, .* for particles \[0, 1, 2\]"):
+        require_finite(result, index, step=0, t=T)
+
+
+def test_timestep_outside_the_schedule_is_refused() -> None:
+    z = latents(2)
+    with pytest.raises(ValueError, match="t: expected a timestep"):
+        csd_step(ToyScore(), z, z, torch.arange(2), t=1000, e=z, config=CsdConfig())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("n", [1, 2, 8])
+@pytest.mark.parametrize("method", METHODS)
+def test_cuda_agrees_with_the_cpu(n: int, method: str) -> None:
+    z, s, e = (latents(n, seed) for seed in (1, 2, 3))
+    here = csd_step(ToyScore(), z, s, torch.arange(n), t=T, e=e, config=METHODS[method])
+    on = [x.cuda() for x in (z, s, torch.arange(n))]
+    there = csd_step(ToyScore(), *on, t=T, e=e.cuda(), config=METHODS[method])
+    assert there.g.is_cuda
+    torch.testing.assert_close(there.g.cpu(), here.g, rtol=1e-4, atol=1e-5)
+    require_finite(there, torch.arange(n), step=0, t=T)

@@ -1,0 +1,124 @@
+"""The plan of the house: imports point one way, and the tests check shapes at run time."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import jaxtyping
+import pytest
+import torch
+
+import csd3d.engine as engine
+
+ROOT = Path(__file__).parent.parent
+
+BELOW_EDITORS = {"csd3d.priors", "csd3d.runs", "csd3d.metrics", "csd3d.world", "csd3d.engine"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "csd3d.engine": set(),
+    "csd3d.world": set(),
+    "csd3d.priors": {"csd3d.engine"},
+    "csd3d.runs": {"csd3d.engine"},
+    "csd3d.metrics": {"csd3d.engine"},
+    "csd3d.nerf": BELOW_EDITORS,
+    "video": BELOW_EDITORS,
+    "panorama": BELOW_EDITORS,
+}
+"""Rooms that a room may enter besides itself. What is not listed (the command, scripts) may enter all of them."""
+
+ONLY_IN = {"diffusers": "csd3d.priors", "transformers": "csd3d.priors", "nerfstudio": "csd3d.nerf"}
+"""Libraries that belong to one room. Scripts, which train the priors, are no room."""
+
+MODULES = sorted(path for package in ("csd3d", "video", "panorama") for path in (ROOT / package).rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Full names of all that a file imports, anywhere in it, names in `from x import y` as x.y."""
+    package = ".".join(path.relative_to(ROOT).with_suffix("").parts[:-1]).split(".")
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def within(name: str, room: str) -> bool:
+    return name == room or name.startswith(room + ".")
+
+
+def room_of(name: str) -> str | None:
+    return next((room for room in MAY_IMPORT if within(name, room)), None)
+
+
+def violations(path: Path) -> Iterator[str]:
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    room = room_of(name)
+    for target in imports(path):
+        other, library = room_of(target), target.split(".")[0]
+        if library in ONLY_IN and room != ONLY_IN[library]:
+            yield f"{name} imports {target}, which belongs to {ONLY_IN[library]}"
+        if room and other and other != room and other not in MAY_IMPORT[room]:
+            yield f"{name} imports {target}: {room} may not enter {other}"
+        if room and (within(target, "csd3d.cli") or within(target, "scripts")):
+            yield f"{name} imports {target}, which is above every room"
+        if room == "csd3d.engine" and not other and library not in {"torch", "jaxtyping", *sys.stdlib_module_names}:
+            yield f"{name} imports {target}: the engine needs torch, jaxtyping and the standard library alone"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_one_way(path: Path) -> None:
+    assert list(violations(path)) == []
+
+
+@pytest.mark.parametrize(
+    ("where", "line"),
+    [
+        ("csd3d/engine/a.py", "import numpy"),
+        ("csd3d/engine/a.py", "from csd3d.priors import codec"),
+        ("csd3d/engine/a.py", "from csd3d import world"),
+        ("csd3d/engine/a.py", "from ..priors import codec"),
+        ("csd3d/engine/a.py", "def f():\n    import csd3d.runs"),
+        ("csd3d/priors/a.py", "from csd3d.runs import manifest"),
+        ("csd3d/world/a.py", "from csd3d.engine import run"),
+        ("csd3d/metrics/a.py", "import diffusers.models"),
+        ("csd3d/cli.py", "import transformers"),
+        ("csd3d/runs/a.py", "from csd3d.cli import main"),
+        ("video/a.py", "from panorama import windows"),
+        ("panorama/a.py", "from csd3d.nerf import views"),
+        ("csd3d/nerf/a.py", "import video"),
+        ("video/a.py", "from nerfstudio.engine import trainer"),
+    ],
+)
+def test_what_points_the_other_way_is_found(where: str, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda self: line)
+    assert len(list(violations(ROOT / where))) == 1
+
+
+@pytest.mark.parametrize(
+    ("where", "line"),
+    [
+        ("csd3d/engine/a.py", "import torch.nn\nfrom csd3d.engine.kernels import rbf\nimport math"),
+        ("csd3d/priors/a.py", "import diffusers, transformers\nfrom csd3d.engine import Schedule"),
+        ("csd3d/cli.py", "import video, panorama, csd3d.nerf, csd3d.world"),
+        ("video/a.py", "from csd3d import __version__\nfrom csd3d.runs import manifest\nfrom video import source"),
+        ("csd3d/nerf/a.py", "import nerfstudio"),
+    ],
+)
+def test_what_points_the_right_way_is_left_alone(where: str, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda self: line)
+    assert list(violations(ROOT / where)) == []
+
+
+def test_a_wrong_shape_is_an_error_in_tests() -> None:
+    """The canary: if it lives, annotations are only decoration."""
+    z = torch.zeros(2, 4, 8, 8)
+    with pytest.raises(jaxtyping.TypeCheckError):
+        engine.surrogate_loss(z, z[:1])
+    with pytest.raises(jaxtyping.TypeCheckError):
+        engine.surrogate_loss(z[0], z[0])
+    with pytest.raises(jaxtyping.TypeCheckError):
+        engine.rbf(torch.zeros(2, 3), 1.0)
+    with pytest.raises(jaxtyping.TypeCheckError):
+        engine.sq_distances(torch.zeros(2, 3, dtype=torch.long))
