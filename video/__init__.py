@@ -1,0 +1,1 @@
+"""The video editor: frames of a clip are the particles of one collaborative edit."""

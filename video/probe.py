@@ -1,0 +1,267 @@
+"""What a clip is: size, rate, timestamps and what can really be decoded, found by decoding it once with PyAV.
+
+Headers lie (a truncated file names frames it no longer holds), so frames are counted by decoding them. That costs a
+small part of what editing them costs.
+"""
+
+import itertools
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from pathlib import Path
+
+import av
+from av.container import InputContainer
+from av.error import EOFError as EndOfStream
+from av.error import FFmpegError
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from PIL import Image, UnidentifiedImageError
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+"""Suffixes taken from a folder of frames."""
+FOLDER_FPS = Fraction(25)
+"""Frame rate of a folder of frames, which knows none of its own."""
+
+_HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
+
+
+@dataclass(frozen=True)
+class ClipInfo:
+    """Facts of a clip, upright: rotation metadata is already applied to sizes and aspect."""
+
+    path: Path
+    width_px: int
+    height_px: int
+    sample_aspect: Fraction
+    """Width over height of one pixel as it is shown; 1 for square pixels."""
+    fps: Fraction
+    """Exact frame rate; the mean rate where it varies."""
+    constant_rate: bool
+    """Whether the timestamps follow `fps` to within a tick of the container's clock."""
+    pts: tuple[int, ...]
+    """Presentation time of every decodable frame, in `time_base`, counted from the start of the container."""
+    time_base: Fraction
+    """Seconds a tick."""
+    rotation: int = 0
+    """Degrees counter-clockwise by which the stored picture is turned to be upright: 0, 90, 180, 270."""
+    stream: int = 0
+    """Index of the video stream in the container."""
+    audio_streams: int = 0
+    codec: str = "pictures"
+    pixel_format: str = "rgb24"
+    damaged: bool = False
+    """Whether something in the file could not be decoded."""
+    notes: tuple[str, ...] = ()
+    """What a person should know about how the clip was read."""
+    files: tuple[Path, ...] = field(default=(), repr=False)
+    """The pictures, for a folder of frames."""
+
+    @property
+    def frames(self) -> int:
+        """Number of decodable frames."""
+        return len(self.pts)
+
+    @property
+    def has_audio(self) -> bool:
+        """Whether the container holds sound."""
+        return self.audio_streams > 0
+
+    @property
+    def display_aspect(self) -> Fraction:
+        """Width over height of the picture as it is shown."""
+        return Fraction(self.width_px, self.height_px) * self.sample_aspect
+
+    def time_s(self, frame: int) -> float:
+        """When `frame` is shown, in seconds."""
+        return float(self.pts[frame] * self.time_base)
+
+
+def probe(path: Path, *, max_frames: int | None = None) -> ClipInfo:
+    """Look at a video file or a folder of frames; at most the first `max_frames` frames are considered.
+
+    Raises:
+        FileNotFoundError: there is nothing at `path`.
+        ValueError: it is not a readable video, has no video stream, or not one frame can be decoded.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"clip: expected a video file or a folder of frames, got {path}, which does not exist")
+    if path.is_dir():
+        return _probe_folder(path, max_frames)
+    with open_video(path) as (container, stream):
+        info = _probe_stream(path, container, stream, max_frames)
+    if info.damaged:
+        with open_video(path, careful=True) as (container, stream):
+            info = _probe_stream(path, container, stream, max_frames)
+    return info
+
+
+@contextmanager
+def open_video(path: Path, *, careful: bool = False) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open the best video stream of a file with PyAV; a cover picture is not a video stream.
+
+    `careful` keeps every frame of a damaged file, and is slower.
+
+    Raises:
+        ValueError: the file is empty, no video, or audio only.
+    """
+    if path.stat().st_size == 0:
+        raise ValueError(f"clip: expected a video, got the empty file {path}")
+    try:
+        container = av.open(str(path))
+    except (FFmpegError, OSError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ValueError(f"clip: expected a readable video, got {path} ({reason})") from error
+    with container:
+        videos = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+        if not videos:
+            kinds = sorted({s.type for s in container.streams}) or ["nothing"]
+            raise ValueError(f"clip: expected a video stream, got only {', '.join(kinds)} in {path}")
+        best = container.streams.best("video")
+        stream = next((s for s in videos if best is not None and s.index == best.index), videos[0])
+        # threads over frames lose whole frames around an error; threads over slices do not
+        stream.thread_type = "SLICE" if careful else "AUTO"
+        yield container, stream
+
+
+class Damage:
+    """What `decoded_frames` did not give: broken packets, a missing end, and what an edit list hides (no damage)."""
+
+    packets = 0
+    truncated = False
+    hidden = 0
+
+    def __bool__(self) -> bool:
+        return self.packets > 0 or self.truncated
+
+
+def decoded_frames(container: InputContainer, stream: VideoStream, damage: Damage) -> Iterator[VideoFrame]:
+    """All frames that can be decoded, in presentation order; broken packets are skipped and counted in `damage`."""
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            return
+        except FFmpegError:  # the container ends in the middle of something: drain what the decoder still holds
+            damage.truncated = True
+            packet = None
+        if packet is not None:
+            damage.truncated |= packet.is_corrupt
+            damage.hidden += packet.is_discard
+        try:
+            yield from stream.decode(packet)
+        except EndOfStream:
+            return
+        except FFmpegError:
+            damage.packets += 1
+        if packet is None:
+            return
+
+
+def _probe_stream(path: Path, container: InputContainer, stream: VideoStream, max_frames: int | None) -> ClipInfo:
+    damage, raw, first, notes = Damage(), [], None, []
+    for frame in decoded_frames(container, stream, damage):
+        first = first or frame
+        if (frame.width, frame.height) != (first.width, first.height) and not any("size" in n for n in notes):
+            notes.append(f"the picture size changes at frame {len(raw)}; all frames are scaled to the first one's")
+        raw.append(frame.pts)
+        if len(raw) == max_frames:
+            break
+    if first is None:
+        raise ValueError(f"clip: expected at least one decodable frame, got none in {path}")
+    pts, base, fps, constant = _timing(raw, stream, _start(container, stream), notes)
+    if len(raw) == max_frames:
+        damage = Damage()
+    elif stream.frames - damage.hidden > len(raw):
+        damage.truncated = True
+    if damage:
+        promised = f" of {stream.frames} promised" if stream.frames > len(raw) else ""
+        notes.append(f"the file is damaged: {len(raw)} frames{promised} can be decoded, the rest is left out")
+    if int(first.color_trc) in _HDR_TRANSFERS:
+        notes.append(f"HDR ({_HDR_TRANSFERS[int(first.color_trc)]}) is read as if it were SDR")
+    turn = first.rotation % 360
+    if turn % 90:
+        notes.append(f"a rotation of {turn} degrees is not applied")
+        turn = 0
+    aspect = stream.sample_aspect_ratio or Fraction(1)
+    width, height, aspect = (
+        (first.height, first.width, 1 / aspect) if turn % 180 else (first.width, first.height, aspect)
+    )
+    return ClipInfo(
+        path, width, height, aspect, fps, constant, pts, base,
+        rotation=turn, stream=stream.index, audio_streams=len(container.streams.audio),
+        codec=stream.codec_context.name, pixel_format=first.format.name,
+        damaged=bool(damage), notes=tuple(notes),
+    )  # fmt: skip
+
+
+def _start(container: InputContainer, stream: VideoStream) -> Fraction:
+    """Seconds at which picture and sound begin: what is taken off all timestamps, never negative."""
+    kept = [stream, *container.streams.audio]
+    starts = [s.start_time * s.time_base for s in kept if s.start_time is not None and s.time_base is not None]
+    return max(min(starts, default=Fraction(0)), Fraction(0))
+
+
+def _timing(
+    raw: list[int | None], stream: VideoStream, start: Fraction, notes: list[str]
+) -> tuple[tuple[int, ...], Fraction, Fraction, bool]:
+    """(timestamps, their base, frame rate, is it constant) from what the decoder said."""
+    rates = [r for r in (stream.average_rate, stream.guessed_rate, stream.base_rate) if r]
+    if not rates:
+        notes.append(f"the file names no frame rate; {FOLDER_FPS} is assumed")
+        rates = [FOLDER_FPS]
+    base = stream.time_base
+    known = [t for t in raw if t is not None]
+    if base is None or len(known) < len(raw) or any(b <= a for a, b in itertools.pairwise(known)):
+        notes.append("timestamps are missing or out of order; frames are spaced by the frame rate")
+        return tuple(range(len(raw))), 1 / rates[0], rates[0], True
+    offset = int(start / base)
+    pts = tuple(t - offset for t in known)
+    for rate in rates:
+        tick = 1 / (rate * base)
+        if all(abs(t - pts[0] - i * tick) <= 1 for i, t in enumerate(pts)):
+            return pts, base, rate, True
+    return pts, base, rates[0], False
+
+
+def _probe_folder(path: Path, max_frames: int | None) -> ClipInfo:
+    files = sorted(
+        (p for p in path.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith(".")), key=natural
+    )
+    if not files:
+        raise ValueError(f"clip: expected pictures ({', '.join(PICTURES)}) in the folder {path}, got none")
+    files = files[:max_frames]
+    sizes = {}
+    for file in files:
+        try:
+            with Image.open(file) as picture:
+                width, height = picture.size
+                if picture.getexif().get(0x0112, 1) >= 5:  # orientations that swap the sides
+                    width, height = height, width
+        except (UnidentifiedImageError, OSError) as error:
+            raise ValueError(f"clip: expected a picture, got {file}, which cannot be read as one") from error
+        sizes.setdefault((width, height), file)
+    if len(sizes) > 1:
+        (a, first), (b, second) = list(sizes.items())[:2]
+        raise ValueError(
+            f"clip: expected frames of one size, got {a[0]}x{a[1]} in {first.name} and {b[0]}x{b[1]} in {second.name}"
+        )
+    ((width, height), _), *_ = sizes.items()
+    return ClipInfo(
+        path, width, height, Fraction(1), FOLDER_FPS, True, tuple(range(len(files))), 1 / FOLDER_FPS, files=tuple(files)
+    )
+
+
+def with_fps(info: ClipInfo, fps: Fraction) -> ClipInfo:
+    """The same frames played at another constant rate (for folders, which know none)."""
+    return replace(info, fps=fps, constant_rate=True, pts=tuple(range(info.frames)), time_base=1 / fps)
+
+
+def natural(path: Path) -> list[tuple[int, int, str]]:
+    """Sort key under which frame2 comes before frame10."""
+    parts = re.split(r"(\d+)", path.name)
+    return [(1, int(p), "") if p.isdigit() else (0, 0, p.lower()) for p in parts]
