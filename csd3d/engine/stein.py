@@ -12,7 +12,7 @@ The sign. SVGD (Liu and Wang, 2016) *ascends* along 1/n sum_j [k_ij score_j + gr
 a scaled score that points downhill, eps = -sigma score with sigma = sqrt(1 - ab_t), and `g` is a *descent* direction:
 minus sigma times that line is 1/n sum_j [k_ij eps_j - sigma grad_{x_j} k_ij]. Hence the minus, and what `lambda_rep`
 means: at sigma the particles settle at the density p_t of the noisy latents, at lambda_rep they settle at
-p_t^(sigma / lambda_rep). The published 1 is therefore a little flatter than p_t; 0 leaves only a search for the mode.
+p_t^(sigma / lambda_rep). The published 1 is thus flatter than p_t, the more the smaller t; 0 only searches the mode.
 
 The gradient is by x_j with the width of the kernel held fixed. The chain rule from x = z_t = sqrt(ab_t) z + ... to z
 would scale all of `g` by sqrt(ab_t); as in all score distillation it is left to the learning rate.
