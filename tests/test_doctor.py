@@ -142,10 +142,13 @@ def test_codecs_and_decord() -> None:
 
 
 def test_programs_for_the_nerf_extra() -> None:
-    assert checks.check_ffmpeg(nerfstudio=True, on_path="/usr/bin/ffmpeg", bundled=None).level == "ok"
-    assert checks.check_ffmpeg(nerfstudio=False, on_path=None, bundled=None).level == "absent"
-    assert "/x/ffmpeg-7" in checks.check_ffmpeg(nerfstudio=True, on_path=None, bundled="/x/ffmpeg-7").remedy
-    assert "imageio-ffmpeg" in checks.check_ffmpeg(nerfstudio=True, on_path=None, bundled=None).remedy
+    assert checks.check_ffmpeg(nerfstudio=True, on_path="/usr/bin/ffmpeg", bundled=None, programs="/p").level == "ok"
+    assert checks.check_ffmpeg(nerfstudio=False, on_path=None, bundled=None, programs="/p").level == "absent"
+    assert (
+        "ln -s /x/ffmpeg-7 /p/ffmpeg"
+        in checks.check_ffmpeg(nerfstudio=True, on_path=None, bundled="/x/ffmpeg-7", programs="/p").remedy
+    )
+    assert "imageio-ffmpeg" in checks.check_ffmpeg(nerfstudio=True, on_path=None, bundled=None, programs="/p").remedy
     assert checks.check_compiler(nerfstudio=False, compiler="/usr/bin/c++").level == "ok"
     assert "build-essential" in checks.check_compiler(nerfstudio=False, compiler=None).remedy
     assert checks.check_compiler(nerfstudio=True, compiler=None).remedy == ""

@@ -52,7 +52,11 @@ def check_package(requirement: Requirement, installed: str | None, error: str | 
         return Finding("packages", name, "problem", f"not installed, needs {wanted}", install)
     if error is not None:
         return Finding(
-            "packages", name, "problem", f"{installed} does not import: {error}", f"{install} --force-reinstall"
+            "packages",
+            name,
+            "problem",
+            f"{installed} does not import: {error}",
+            f"{install} --force-reinstall --no-deps",
         )
     if not requirement.specifier.contains(installed, prereleases=True):
         return Finding("packages", name, "problem", f"{installed}, needs {wanted}", install)
@@ -98,12 +102,12 @@ def _pair_install(torch: str | None) -> str:
 def check_cv2(distributions: Collection[str], error: str | None) -> Finding:
     """OpenCV's builds all write the same `cv2` folder: two of them overwrite each other."""
     builds = sorted(name for name in distributions if name.startswith("opencv-") and "python" in name)
-    anew = f"pip uninstall -y {' '.join(builds)}; pip install --force-reinstall opencv-python-headless"
+    anew = f"pip uninstall -y {' '.join(builds)}; pip install --force-reinstall --no-deps opencv-python-headless"
     if len(builds) > 1:
         detail = f"{' and '.join(builds)} overwrite each other's cv2"
         return Finding("packages", "cv2", "problem" if error else "warning", detail, anew)
     if error is not None:
-        remedy = "pip install --force-reinstall opencv-python-headless"
+        remedy = "pip install --force-reinstall --no-deps opencv-python-headless"
         return Finding("packages", "cv2", "problem", f"does not import: {error}", remedy)
     return Finding("packages", "cv2", "ok", f"from {builds[0] if builds else 'a build of its own'}, alone")
 
@@ -179,7 +183,7 @@ def check_cpu(capability: str, cores: int, threads: int, wait_policy: str | None
 
 def check_codecs(encoders: Collection[str], error: str | None = None) -> Finding:
     """PyAV must write H.264 (the default output); FFV1 is the lossless one."""
-    wheel = "pip install --force-reinstall --only-binary av av"
+    wheel = "pip install --force-reinstall --no-deps --only-binary av av"
     if error is not None:
         return Finding("video", "encoders", "problem", f"PyAV does not work: {error}", wheel)
     if "libx264" not in encoders:
@@ -192,17 +196,21 @@ def check_decord(frames: int | None, expected: int, error: str | None) -> Findin
     if error is None and frames == expected:
         return Finding("video", "decord", "ok", f"decodes ({frames} frames of {expected})")
     what = error or f"decoded {frames} frames of {expected}"
-    remedy = 'pip install --force-reinstall "decord>=0.6" (until then PyAV reads the clips)'
+    remedy = 'pip install --force-reinstall --no-deps "decord>=0.6" (until then PyAV reads the clips)'
     return Finding("video", "decord", "warning", f"does not decode: {what}", remedy)
 
 
-def check_ffmpeg(*, nerfstudio: bool, on_path: str | None, bundled: str | None) -> Finding:
-    """nerfstudio calls an `ffmpeg` program to write mp4. Nothing else here needs one."""
+def check_ffmpeg(*, nerfstudio: bool, on_path: str | None, bundled: str | None, programs: str) -> Finding:
+    """nerfstudio calls an `ffmpeg` program to write mp4. Nothing else here needs one. `programs`: where ours lie."""
     if on_path:
         return Finding("extras", "ffmpeg", "ok", on_path)
     if not nerfstudio:
         return Finding("extras", "ffmpeg", "absent", "not on the PATH; only nerfstudio's mp4 output needs it")
-    remedy = f"ln -s {bundled} ~/.local/bin/ffmpeg" if bundled else "pip install imageio-ffmpeg, or install ffmpeg"
+    remedy = (
+        f"ln -s {bundled} {programs}/ffmpeg (on the PATH while the environment is active)"
+        if bundled
+        else "pip install imageio-ffmpeg, or install ffmpeg"
+    )
     return Finding("extras", "ffmpeg", "warning", "not on the PATH: `ns-render` cannot write mp4", remedy)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from itertools import groupby
+from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
@@ -131,7 +132,8 @@ def examine_extras() -> Iterable[Finding]:
         yield checks.check_extra(extra, what_for, probes.unmet(extra))
     nerfstudio = probes.version("nerfstudio") is not None
     on_path, bundled = shutil.which("ffmpeg"), probes.bundled_ffmpeg()
-    yield checks.check_ffmpeg(nerfstudio=nerfstudio, on_path=on_path, bundled=bundled)
+    programs = str(Path(sys.executable).parent)
+    yield checks.check_ffmpeg(nerfstudio=nerfstudio, on_path=on_path, bundled=bundled, programs=programs)
     yield checks.check_compiler(nerfstudio=nerfstudio, compiler=probes.compiler())
 
 
