@@ -1,0 +1,30 @@
+"""What is measured, each metric with a written definition: tensors in, numbers out. Knows neither worlds nor priors.
+
+Pictures are rgb in [0, 1], a clip is its frames in order. Every metric gives one number a picture (or pair), NaN where
+there is nothing to measure; `tables` averages what is a number and says how many there were.
+
+    fidelity    how far from another picture            dB, higher is better
+    accuracy    is it the edit that was asked for       true or false
+    warp        do two frames agree where they overlap  [0, 1] units, lower is better
+    background  what changed that should not have       [0, 1] units, lower is better
+    flicker     how much a clip trembles                energy, lower is steadier
+    tables      means, counts, markdown
+"""
+
+from csd3d.metrics.accuracy import is_nearest as is_nearest
+from csd3d.metrics.accuracy import nearest as nearest
+from csd3d.metrics.accuracy import squared_distances as squared_distances
+from csd3d.metrics.background import background_change as background_change
+from csd3d.metrics.background import untouched as untouched
+from csd3d.metrics.fidelity import mean_squared_error as mean_squared_error
+from csd3d.metrics.fidelity import psnr as psnr
+from csd3d.metrics.flicker import flicker as flicker
+from csd3d.metrics.tables import Mean as Mean
+from csd3d.metrics.tables import aggregate as aggregate
+from csd3d.metrics.tables import jsonable as jsonable
+from csd3d.metrics.tables import markdown_table as markdown_table
+from csd3d.metrics.tables import mean as mean
+from csd3d.metrics.tables import ratio as ratio
+from csd3d.metrics.tables import wilson_interval as wilson_interval
+from csd3d.metrics.warp import backward_warp as backward_warp
+from csd3d.metrics.warp import warp_error as warp_error
