@@ -123,7 +123,11 @@ def camera_path(
             az += 1.2 * sweep * wobble[0] + 6.0 * p * sweep
             el += 0.8 * sweep * wobble[1]
             dist *= 1 + 0.015 * sweep * wobble[2]
-            aim = tuple(c + 0.05 * sweep * w for c, w in zip(target, wobble[3:], strict=True))
+            aim = (
+                target[0] + 0.05 * sweep * wobble[3],
+                target[1] + 0.05 * sweep * wobble[4],
+                target[2] + 0.05 * sweep * wobble[5],
+            )
         a, e = math.radians(az), math.radians(el)
         eye = (
             target[0] + dist * math.cos(e) * math.cos(a),

@@ -87,16 +87,23 @@ def _on_scene(**change: object) -> Callable[[Scene], Scene]:
 
 
 def _colour_edits() -> list[Edit]:
+    templates = (
+        "make the {s} {c}",
+        "turn the {s} {c}",
+        "paint the {s} {c}",
+        "color the {s} {c}",
+        "the {s} should be {c}",
+    )
     return [
         Edit(
             f"colour {s} {c}",
             "colour",
-            (f"make the {s} {c}", f"turn the {s} {c}", f"paint the {s} {c}", f"color the {s} {c}", f"the {s} should be {c}"),
+            tuple(w.format(s=s, c=c) for w in templates),
             _on_thing(s, colour=c, material="matte"),
         )
         for s in SIMPLE_SHAPES
         for c in COLOURS
-    ]  # fmt: skip
+    ]
 
 
 def _material_edits() -> list[Edit]:
@@ -159,86 +166,81 @@ def _presence_edits() -> list[Edit]:
     return hats + removals
 
 
-def _place_edits() -> list[Edit]:
-    def edit(name: str, kind: Kind, wordings: tuple[str, ...], **change: object) -> Edit:
-        return Edit(name, kind, wordings, _on_scene(**change))
+# Name, kind, the change of the scene, wordings.
+_PLACE: tuple[tuple[str, Kind, dict[str, str], tuple[str, ...]], ...] = (
+    ("day", "time", {"time": "day"}, ("make it day", "make it daytime", "turn it into day", "let it be day")),
+    (
+        "sunset", "time", {"time": "sunset"},
+        ("make it sunset", "at sunset", "turn it into a sunset", "make it evening", "let it be sunset"),
+    ),
+    (
+        "night", "time", {"time": "night"},
+        ("make it night", "at night", "make it nighttime", "turn it into night", "let it be night"),
+    ),
+    (
+        "clear", "weather", {"weather": "clear"},
+        ("make it sunny", "clear the weather", "make the weather sunny", "let the sun shine"),
+    ),
+    (
+        "snow", "weather", {"weather": "snow"},
+        ("make it snowy", "make it snow", "cover it in snow", "make it winter", "turn it into winter"),
+    ),
+    ("fog", "weather", {"weather": "fog"}, ("make it foggy", "add fog", "add some mist", "cover it in fog")),
+    ("rain", "weather", {"weather": "rain"}, ("make it rainy", "make it rain", "add rain", "turn it into rain")),
+    (
+        "clouds", "weather", {"weather": "cloudy"},
+        ("make it cloudy", "add clouds", "cover the sky with clouds", "make the sky cloudy"),
+    ),
+    (
+        "autumn", "weather", {"season": "autumn"},
+        ("make it autumn", "make it fall", "turn it into autumn", "let it be autumn"),
+    ),
+    (
+        "summer", "weather", {"season": "summer"},
+        ("make it summer", "turn it into summer", "in summer", "let it be summer"),
+    ),
+)  # fmt: skip
+_GROUNDS = {
+    "grass": "grass", "sand": "sand", "stone": "stone", "lava": "lava", "ice": "ice", "checkerboard": "a checkerboard",
+}  # fmt: skip
+_GROUND_WORDS = ("make the ground {}", "turn the ground into {}", "change the ground to {}", "the ground is {}")
+_SKIES = {"pink": "pink", "green": "green", "natural": "blue"}
+_SKY_WORDS = ("make the sky {}", "turn the sky {}", "paint the sky {}", "a {} sky")
 
+
+def _place_edits() -> list[Edit]:
     return [
-        edit("day", "time", ("make it day", "make it daytime", "turn it into day", "let it be day"), time="day"),
-        edit(
-            "sunset",
-            "time",
-            ("make it sunset", "at sunset", "turn it into a sunset", "make it evening", "let it be sunset"),
-            time="sunset",
-        ),
-        edit(
-            "night",
-            "time",
-            ("make it night", "at night", "make it nighttime", "turn it into night", "let it be night"),
-            time="night",
-        ),
-        edit(
-            "clear",
-            "weather",
-            ("make it sunny", "clear the weather", "make the weather sunny", "let the sun shine"),
-            weather="clear",
-        ),
-        edit(
-            "snow",
-            "weather",
-            ("make it snowy", "make it snow", "cover it in snow", "make it winter", "turn it into winter"),
-            weather="snow",
-        ),
-        edit("fog", "weather", ("make it foggy", "add fog", "add some mist", "cover it in fog"), weather="fog"),
-        edit("rain", "weather", ("make it rainy", "make it rain", "add rain", "turn it into rain"), weather="rain"),
-        edit(
-            "clouds", "weather", ("make it cloudy", "add clouds", "cover the sky with clouds", "make the sky cloudy"),
-            weather="cloudy",
-        ),
-        edit(
-            "autumn", "weather", ("make it autumn", "make it fall", "turn it into autumn", "let it be autumn"),
-            season="autumn",
-        ),
-        edit("summer", "weather", ("make it summer", "turn it into summer", "in summer", "let it be summer"), season="summer"),
+        *(Edit(name, kind, wordings, _on_scene(**change)) for name, kind, change, wordings in _PLACE),
         *(
-            edit(
-                f"ground {g}",
-                "ground",
-                tuple(
-                    t.format(g=word)
-                    for t in ("make the ground {g}", "turn the ground into {g}", "change the ground to {g}", "the ground is {g}")
-                ),
-                ground=g,
-            )
-            for g, word in (
-                ("grass", "grass"), ("sand", "sand"), ("stone", "stone"), ("lava", "lava"), ("ice", "ice"),
-                ("checkerboard", "a checkerboard"),
-            )
+            Edit(f"ground {g}", "ground", tuple(w.format(words) for w in _GROUND_WORDS), _on_scene(ground=g))
+            for g, words in _GROUNDS.items()
         ),
         *(
-            edit(
-                f"sky {c}",
-                "sky",
-                (f"make the sky {c}", f"turn the sky {c}", f"paint the sky {c}", f"a {c} sky"),
-                sky=c,
-            )
-            for c in ("pink", "green")
+            Edit(f"sky {s}", "sky", tuple(w.format(words) for w in _SKY_WORDS), _on_scene(sky=s))
+            for s, words in _SKIES.items()
         ),
-        edit("sky natural", "sky", ("make the sky blue", "turn the sky blue", "paint the sky blue", "a blue sky"), sky="natural"),
-    ]  # fmt: skip
+    ]
 
 
 _STYLE_WORDS: dict[str, tuple[str, ...]] = {
-    "black and white": ("make it black and white", "turn it black and white", "remove the color", "a black and white photo"),
+    "black and white": (
+        "make it black and white", "turn it black and white", "remove the color", "a black and white photo",
+    ),
     "sepia": ("make it sepia", "turn it sepia", "add a sepia tone", "a sepia photo"),
     "negative": ("make it a negative", "invert the colors", "turn it into a negative", "a photo negative"),
-    "pencil sketch": ("make it a pencil sketch", "turn it into a pencil sketch", "draw it with a pencil", "a pencil drawing"),
-    "watercolour": ("make it a watercolor", "turn it into a watercolor", "paint it in watercolor", "a watercolor painting"),
+    "pencil sketch": (
+        "make it a pencil sketch", "turn it into a pencil sketch", "draw it with a pencil", "a pencil drawing",
+    ),
+    "watercolour": (
+        "make it a watercolor", "turn it into a watercolor", "paint it in watercolor", "a watercolor painting",
+    ),
     "pixel art": ("make it pixel art", "turn it into pixel art", "make it pixelated", "a pixel art picture"),
     "posterise": ("make it a poster", "turn it into a poster", "posterize it", "a poster with few colors"),
     "vintage": ("make it vintage", "make it an old photo", "give it a vintage look", "a vintage photo"),
     "blueprint": ("make it a blueprint", "turn it into a blueprint", "draw it as a blueprint", "a blueprint drawing"),
-    "thermal": ("make it a thermal image", "show it in thermal colors", "turn it into a thermal image", "a thermal photo"),
+    "thermal": (
+        "make it a thermal image", "show it in thermal colors", "turn it into a thermal image", "a thermal photo",
+    ),
 }  # fmt: skip
 _STYLE_CAPTION = {
     "black and white": "black and white photo",
@@ -258,9 +260,7 @@ _STYLE_CAPTION = {
 def all_edits() -> tuple[Edit, ...]:
     """Every edit there is, in a fixed order."""
     styles = [Edit(name, "style", _STYLE_WORDS[name], on_pixels=f) for name, f in FILTERS.items()]
-    return tuple(
-        _colour_edits() + _material_edits() + _shape_edits() + _presence_edits() + _place_edits() + styles
-    )  # fmt: skip
+    return tuple(_colour_edits() + _material_edits() + _shape_edits() + _presence_edits() + _place_edits() + styles)
 
 
 def normalise(sentence: str) -> str:

@@ -1,8 +1,8 @@
 """Where rays meet the unit primitives.
 
-Every primitive lives in its own frame inside the cube [-1, 1]^3. Rays are `o + t d` in that frame; `d` need not be a unit
-vector, so that `t` stays the distance in the world. Each function returns the distance to the first hit in front of
-the ray, `inf` where there is none.
+Every primitive lives in its own frame inside the cube [-1, 1]^3. Rays are `o + t d` in that frame; `d` need not be a
+unit vector, so that `t` stays the distance in the world. Each function returns the distance to the first hit in front
+of the ray, `inf` where there is none.
 """
 
 import torch

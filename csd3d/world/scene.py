@@ -145,7 +145,7 @@ class SceneSampler:
         count = rng.randint(*self.things)
         simple = rng.sample(SIMPLE_SHAPES, min(count, len(SIMPLE_SHAPES)))
         shapes: list[Shape] = list(simple)
-        composite = [s for s in self.shapes if s not in SIMPLE_SHAPES]
+        composite: list[Shape] = [s for s in self.shapes if s not in SIMPLE_SHAPES]
         if composite and rng.random() < 0.35:
             shapes[-1] = rng.choice(composite)
         rng.shuffle(shapes)
