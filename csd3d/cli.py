@@ -96,11 +96,11 @@ def _guarded(name: str, args: list[str], *, debug: bool) -> int:
         code = _run(name, args)
         sys.stdout.flush()
         return code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:  # a run that saved its state says where, and which signal stopped it
         if debug:
             raise
-        print(f"\ncsd3d {name}: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        print(f"\ncsd3d {name}: {str(stop) or 'interrupted'}", file=sys.stderr)
+        return getattr(stop, "exit_code", INTERRUPTED)
     except BrokenPipeError:  # the reader of our output (head, less) went away: nothing to say, nobody to say it to
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
@@ -116,7 +116,9 @@ def _guarded(name: str, args: list[str], *, debug: bool) -> int:
 def _run(name: str, args: list[str]) -> int:
     """Import the command's module, fill its `Command` from `args`, run it."""
     module = importlib.import_module(COMMANDS[name].module)
-    return module.run(tyro.cli(module.Command, prog=f"csd3d {name}", description=COMMANDS[name].help, args=args))
+    # An optional setting is left out, not given as the word None; a switch has one word, the one that changes it.
+    settings = (tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff)
+    return module.run(tyro.cli(module.Command, prog=f"csd3d {name}", args=args, config=settings))
 
 
 def explain(error: Exception) -> tuple[str, int] | None:

@@ -1,14 +1,17 @@
 """The `csd3d` command: what it imports, and what a person sees after a mistake."""
 
 import errno
+import signal
 import subprocess
 import sys
 import types
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from csd3d import __version__, cli
+from csd3d.runs.interrupt import RunInterrupted
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ def test_arguments_reach_the_command_and_its_code_comes_back(monkeypatch: pytest
         (FloatingPointError("step 3, t 12: particles 0, 4 are not finite"), "step 3, t 12: particles 0, 4", 1),
         (MemoryError("cannot allocate\nat 0x3"), "out of memory: cannot allocate", 1),
         (KeyboardInterrupt(), "interrupted", 130),
+        (RunInterrupted(Path("runs/a"), signal.SIGTERM), "stopped; the state is saved in runs/a", 143),
     ],
 )
 def test_a_mistake_is_one_line_and_a_code(
