@@ -8,17 +8,21 @@ import transformers.utils.logging as transformers_logging
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Within: no progress bars and nothing below an error from diffusers and transformers. Afterwards: as before."""
+def quiet(*, hide_bars: bool = True) -> Iterator[None]:
+    """Within: nothing below an error from diffusers and transformers, and no progress bars unless `hide_bars` is False.
+
+    Afterwards all is as before.
+    """
     before = []
     for log in (diffusers_logging, transformers_logging):
         before.append((log, log.get_verbosity(), log.is_progress_bar_enabled()))
         log.set_verbosity_error()
-        log.disable_progress_bar()
+        if hide_bars:
+            log.disable_progress_bar()
     try:
         yield
     finally:
-        for log, verbosity, bars in before:
+        for log, verbosity, had_bars in before:
             log.set_verbosity(verbosity)
-            if bars:
+            if had_bars:
                 log.enable_progress_bar()

@@ -101,7 +101,7 @@ def check_directory(path: Path) -> Kind:
     Raises:
         ValueError: Not a diffusers directory, a pipeline or part of another class, or weights not in safetensors form.
     """
-    index = _read_json(path / "model_index.json", "not a prior: expected a diffusers directory with model_index.json")
+    index = read_json(path / "model_index.json", "not a prior: expected a diffusers directory with model_index.json")
     pipeline = index.get("_class_name")
     if not isinstance(pipeline, str) or pipeline not in PIPELINES:
         raise ValueError(f"prior {path}: expected a pipeline of class {' or '.join(PIPELINES)}, got {pipeline!r}")
@@ -149,7 +149,8 @@ def _weight_file(folder: Path, stem: str, variant: str | None) -> Path | None:
     return None
 
 
-def _read_json(path: Path, missing: str) -> dict[str, object]:
+def read_json(path: Path, missing: str) -> dict[str, object]:
+    """A file's JSON object. Raises ValueError, "DIRECTORY is `missing`" if there is no such file."""
     if not path.is_file():
         raise ValueError(f"{path.parent} is {missing}")
     try:

@@ -1,0 +1,78 @@
+"""Calls of the UNet: rows built a few at a time, cast, predicted, and cast back. Casts live here and in the codec only.
+
+    z_t = sqrt(ab_t) z + sqrt(1 - ab_t) e        v = sqrt(ab_t) e - sqrt(1 - ab_t) z
+
+so e = sqrt(ab_t) v + sqrt(1 - ab_t) z_t (Salimans and Ho 2022, appendix D).
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from jaxtyping import Float, Int64, Num
+from torch import Tensor
+
+from csd3d.engine.schedule import Schedule
+from csd3d.priors.chunks import Chunks
+
+if TYPE_CHECKING:
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+Prediction = Literal["epsilon", "v_prediction"]
+MakeRows = Callable[[Int64[Tensor, " r"]], tuple[Float[Tensor, "r i h w"], Float[Tensor, "r l d"]]]
+"""From row numbers (on the denoiser's device) to the UNet's input channels and text embeddings of those rows."""
+
+MAPS_ALIVE = 96
+"""Full-size feature maps, of the first block's width, that are alive at the peak of a UNet call."""
+
+
+class Denoiser:
+    """A UNet on its device. Rows are independent of each other, so any number of them may share a call."""
+
+    def __init__(self, unet: "UNet2DConditionModel", *, chunks: Chunks, compiled: bool = False) -> None:
+        self._unet = unet
+        self._chunks = chunks
+        self._dtype = unet.dtype
+        self._first_width = int(unet.config["block_out_channels"][0])
+        self._call = torch.compile(unet) if compiled else unet
+
+    @property
+    def device(self) -> torch.device:
+        """Where rows are to be built."""
+        return self._chunks.device
+
+    def predict(
+        self, make_rows: MakeRows, total: int, t: int | Num[Tensor, ""], *, size_lat: tuple[int, int]
+    ) -> Float[Tensor, "{total} c h w"]:
+        """What the UNet says of rows 0 to `total` - 1 at timestep `t`, float32, on its device.
+
+        Args:
+            make_rows: Builds the rows of one chunk.
+            size_lat: Height and width of a row.
+        """
+        t = torch.as_tensor(t, device=self.device)
+
+        def some(rows: slice) -> Tensor:
+            x, text = make_rows(torch.arange(rows.start, rows.stop, device=self.device))
+            x = x.to(self._dtype)
+            if x.is_cuda:
+                x = x.contiguous(memory_format=torch.channels_last)
+            return self._call(x, t, encoder_hidden_states=text.to(self._dtype), return_dict=False)[0].float()
+
+        row_bytes = MAPS_ALIVE * self._first_width * size_lat[0] * size_lat[1] * self._dtype.itemsize
+        return self._chunks.map(some, total, row_bytes=row_bytes)
+
+
+def to_epsilon(
+    output: Float[Tensor, "n c h w"],
+    z_t: Float[Tensor, "n c h w"],
+    t: int,
+    *,
+    schedule: Schedule,
+    prediction: Prediction,
+) -> Float[Tensor, "n c h w"]:
+    """The noise that a UNet's output means, for a model that predicts it (epsilon) or the velocity v."""
+    if prediction == "epsilon":
+        return output
+    ab = schedule.alpha_bar(t)
+    return ab**0.5 * output + (1 - ab) ** 0.5 * z_t

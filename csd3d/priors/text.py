@@ -1,0 +1,51 @@
+"""Sentences to embeddings, by a CLIP text encoder (Radford et al. 2021)."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+
+class PromptEncoder:
+    """Encodes sentences as the Stable Diffusion pipelines do: padded to the tokenizer's length, last hidden state.
+
+    Every sentence is encoded once and remembered.
+    """
+
+    def __init__(self, tokenizer: "CLIPTokenizer", text_encoder: "CLIPTextModel") -> None:
+        self._tokenizer = tokenizer
+        self._encoder = text_encoder
+        self._known: dict[str, Tensor] = {}
+        self.notes: list[str] = []
+        """One sentence for every prompt that was too long and cut."""
+        self.max_length: int = min(int(tokenizer.model_max_length), int(text_encoder.config.max_position_embeddings))
+        """Tokens of a sentence, begin and end included."""
+
+    def encode(self, sentences: Sequence[str]) -> Float[Tensor, "k l d"]:
+        """One row a sentence, on the encoder's device and in its precision. Longer ones are cut, and a note is left."""
+        return torch.stack([self._one(sentence) for sentence in sentences])
+
+    def _one(self, sentence: str) -> Float[Tensor, "l d"]:
+        if sentence not in self._known:
+            self._note_if_cut(sentence)
+            tokens = self._tokenizer(
+                sentence, padding="max_length", max_length=self.max_length, truncation=True, return_tensors="pt"
+            )
+            device = self._encoder.device
+            masked = getattr(self._encoder.config, "use_attention_mask", False)
+            mask = tokens.attention_mask.to(device) if masked else None
+            with torch.no_grad():
+                self._known[sentence] = self._encoder(tokens.input_ids.to(device), attention_mask=mask)[0][0]
+        return self._known[sentence]
+
+    def _note_if_cut(self, sentence: str) -> None:
+        length = len(self._tokenizer(sentence, truncation=False, verbose=False).input_ids)
+        if length > self.max_length:
+            self.notes.append(
+                f"the prompt {sentence!r} has {length} tokens and was cut to the {self.max_length} that the prior reads"
+            )
