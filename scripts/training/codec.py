@@ -7,7 +7,7 @@ import torch
 from diffusers import AutoencoderKL
 from jaxtyping import Float, UInt8
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from scripts.training.loop import Plan, train, use_fast_norm
 from scripts.training.pictures import PHOTO_SHARE, read_shard, shards
@@ -18,20 +18,24 @@ LATENT_NOISE = 0.05
 """Noise on the latents in training, in their standard deviations: the decoder forgives a denoiser's small errors."""
 
 
-def make_codec() -> AutoencoderKL:
+def make_codec(scaling_factor: float = 1.0) -> AutoencoderKL:
     """The untrained model."""
-    return AutoencoderKL(
-        in_channels=3,
-        out_channels=3,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=CHANNELS,
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=8,
-        sample_size=128,
-        mid_block_add_attention=False,
-    )
+    settings = {
+        "in_channels": 3,
+        "out_channels": 3,
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "block_out_channels": CHANNELS,
+        "layers_per_block": 1,
+        "latent_channels": 4,
+        "norm_num_groups": 8,
+        "sample_size": 128,
+        "mid_block_add_attention": False,
+        "scaling_factor": scaling_factor,
+    }
+    model = AutoencoderKL.from_config(settings)
+    assert isinstance(model, AutoencoderKL)
+    return model
 
 
 class PictureStore:
@@ -75,7 +79,8 @@ class CodecWork:
     def __call__(self) -> None:
         torch.manual_seed(self.plan.seed)
         store = PictureStore(self.pictures, limit=self.shard_limit)
-        model = make_codec().to(self.device)
+        model = make_codec()
+        nn.Module.to(model, self.device)
         use_fast_norm(model)
 
         def loss_of(step: int, rng: torch.Generator) -> Tensor:
@@ -94,10 +99,8 @@ class CodecWork:
         save_file({k: v.contiguous() for k, v in ema.items()}, self.out / "codec.safetensors")
 
 
-def load_codec(path: Path, *, scaling_factor: float | None = None) -> AutoencoderKL:
+def load_codec(path: Path, *, scaling_factor: float = 1.0) -> AutoencoderKL:
     """The trained codec from a `codec.safetensors`."""
-    model = make_codec()
+    model = make_codec(scaling_factor)
     model.load_state_dict(load_file(path))
-    if scaling_factor is not None:
-        model.register_to_config(scaling_factor=scaling_factor)
     return model.eval()

@@ -59,8 +59,11 @@ def encode_shard(vae: AutoencoderKL, path: Path, out: Path) -> None:
     pairs = [
         (g, i, j, e) for g in range(len(images)) for i, j, e in group_pairs(shard, g, images[g], edits[g].tolist())
     ]
-    flat = images.flatten(0, 1)
-    z = torch.cat([vae.encode(part.float() / 127.5 - 1).latent_dist.mode().half() for part in flat.split(64)])  # pyright: ignore[reportAttributeAccessIssue]
+    parts = []
+    for part in images.flatten(0, 1).split(64):
+        with torch.autocast("cpu", torch.bfloat16):
+            parts.append(vae.encode(part.float() / 127.5 - 1).latent_dist.mode())  # pyright: ignore[reportAttributeAccessIssue]
+    z = torch.cat([p.half() for p in parts])
     partial = target.with_suffix(".part")
     save_file({"z": z.view(*images.shape[:2], *z.shape[1:]), "pairs": torch.tensor(pairs)}, partial)
     partial.rename(target)
