@@ -49,7 +49,9 @@ class Hits:
         return self.origin[:, None] + self.t.clamp_max(1000.0)[..., None] * self.direction
 
 
-def geometry_of(scenes: list[Scene], *, device: torch.device | str = "cpu") -> Geometry:
+def geometry_of(
+    scenes: list[Scene], *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> Geometry:
     """Lay out the parts of every scene, in the order of its things."""
     rows: list[tuple[int, int, int, tuple[float, ...], float, tuple[float, ...]]] = []
     for b, scene in enumerate(scenes):
@@ -65,17 +67,17 @@ def geometry_of(scenes: list[Scene], *, device: torch.device | str = "cpu") -> G
                 half = tuple(thing.size * v for v in part.half)
                 rows.append((b, i, PRIMITIVES.index(part.primitive), centre, yaw, half))
     ints = torch.tensor([r[:3] for r in rows], dtype=torch.long).reshape(-1, 3)
-    yaws = torch.tensor([r[4] for r in rows])
-    axes = torch.eye(3).repeat(len(rows), 1, 1)
+    yaws = torch.tensor([r[4] for r in rows], dtype=dtype)
+    axes = torch.eye(3, dtype=dtype).repeat(len(rows), 1, 1)
     axes[:, 0, 0], axes[:, 0, 1] = yaws.cos(), -yaws.sin()
     axes[:, 1, 0], axes[:, 1, 1] = yaws.sin(), yaws.cos()
     geometry = Geometry(
         ints[:, 0],
         ints[:, 1],
         ints[:, 2],
-        torch.tensor([r[3] for r in rows]).reshape(-1, 3),
+        torch.tensor([r[3] for r in rows], dtype=dtype).reshape(-1, 3),
         axes,
-        torch.tensor([r[5] for r in rows]).reshape(-1, 3),
+        torch.tensor([r[5] for r in rows], dtype=dtype).reshape(-1, 3),
     )
     return Geometry(*(getattr(geometry, f).to(device) for f in Geometry.__dataclass_fields__))
 
@@ -142,9 +144,10 @@ def cast(
 ) -> Hits:
     """First hits of unit rays from one eye per scene, on things, the ground (z = 0) and the sky.
 
-    `shadows` also finds out which points the sun reaches (otherwise all count as lit).
+    `shadows` also finds out which points the sun reaches (otherwise all count as lit). Everything is computed in the
+    precision of the rays.
     """
-    geometry = geometry_of(scenes, device=direction.device)
+    geometry = geometry_of(scenes, device=direction.device, dtype=direction.dtype)
     b, n = direction.shape[:2]
     down = direction[..., 2].clamp_max(-1e-9)
     ground = torch.where(direction[..., 2] < -1e-6, -origin[:, None, 2] / down, torch.inf)
@@ -155,9 +158,9 @@ def cast(
     part, ray, local_pair = part[won], ray[won], local_pair[won]
     hit_part = torch.where(t < torch.inf, GROUND, SKY)
     hit_part[ray] = part
-    local = torch.zeros(b * n, 3, device=t.device)
+    local = torch.zeros(b * n, 3, device=t.device, dtype=t.dtype)
     local[ray] = local_pair
-    normal = torch.tensor([0.0, 0.0, 1.0], device=t.device).repeat(b * n, 1)
+    normal = torch.tensor([0.0, 0.0, 1.0], device=t.device, dtype=t.dtype).repeat(b * n, 1)
     for k, normal_of in enumerate(NORMAL):
         rows = geometry.kind[part] == k
         q = part[rows]
@@ -170,13 +173,13 @@ def cast(
         hit_part.reshape(b, n),
         normal.reshape(b, n, 3),
         local.reshape(b, n, 3),
-        torch.ones(b, n, device=t.device),
+        torch.ones(b, n, device=t.device, dtype=t.dtype),
     )
     if not shadows:
         return hits
-    sun = torch.tensor([sun_direction(s) for s in scenes], device=t.device)
+    sun = torch.tensor([sun_direction(s) for s in scenes], device=t.device, dtype=t.dtype)
     facing = (hits.normal * sun[:, None]).sum(-1) > 0
     alive = facing & (hits.part != SKY) & (hits.t < 30.0)
     dark = _shadowed(geometry, hits.point + 20 * NEAR * hits.normal, sun, alive)
-    lit = torch.where(dark | ~facing, 0.0, 1.0)
+    lit = torch.where(dark | ~facing, 0.0, 1.0).to(t.dtype)
     return Hits(hits.origin, hits.direction, hits.t, hits.part, hits.normal, hits.local, lit)

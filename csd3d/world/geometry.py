@@ -81,16 +81,33 @@ def torus_sdf(p: Rays) -> Distance:
 
 
 def hit_torus(o: Rays, d: Rays) -> Distance:
-    """Sphere tracing from the bounding sphere; rays still outside after `MARCH_STEPS` steps miss."""
+    """Sphere tracing from the bounding sphere; rays still outside after `MARCH_STEPS` steps miss.
+
+    That is as exact as a picture needs: the outline may be 0.002 wide. In float64, as for optical flow, the march is
+    longer and its end is polished to a root (error below 1e-8).
+    """
     a, b, c = (d * d).sum(-1), (o * d).sum(-1), (o * o).sum(-1) - 1.0
     disc = b * b - a * c
     root = disc.clamp_min(0).sqrt()
     t, leave = ((-b - root) / a).clamp_min(10 * NEAR), (-b + root) / a
-    speed = a.sqrt()
-    for _ in range(MARCH_STEPS):
+    speed, exact = a.sqrt(), o.dtype == torch.float64
+    for _ in range(MARCH_STEPS * (4 if exact else 1)):
         t = t + torus_sdf(o + t[:, None] * d) / speed
-    hit = (disc >= 0) & (t <= leave + 1e-3) & (torus_sdf(o + t[:, None] * d).abs() < 2e-3) & (t > 10 * NEAR)
+    if exact:
+        t = _polish_torus(o, d, t)
+    outside = torus_sdf(o + t[:, None] * d).abs()
+    hit = (disc >= 0) & (t <= leave + 1e-3) & (outside < (1e-9 if exact else 2e-3)) & (t > 10 * NEAR)
     return torch.where(hit, t, torch.inf)
+
+
+def _polish_torus(o: Rays, d: Rays, t: Distance) -> Distance:
+    """Newton's method on the signed distance along rays that are about to enter; the others stay where they are."""
+    for _ in range(8):
+        p = o + t[:, None] * d
+        slope = (torch.nn.functional.normalize(normal_torus(p), dim=-1) * d).sum(-1)
+        step = torch.where(slope < -1e-9, -torus_sdf(p) / slope.clamp_max(-1e-9), 0.0)
+        t = t + step.clamp(-0.05, 0.05)
+    return t
 
 
 def normal_sphere(p: Rays) -> Rays:

@@ -1,6 +1,6 @@
 """From scenes and cameras to pictures and their truth."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -13,6 +13,8 @@ from csd3d.world.shade import shade
 
 SAMPLES = 2
 """Rays per pixel along each axis (4 rays a pixel)."""
+BUDGET_RAYS = 1 << 17
+"""Rays that `render_bounded` holds at a time, some 100 MB; more are not faster on a CPU."""
 ID_SKY, ID_GROUND, ID_FIRST_THING = 0, 1, 2
 
 
@@ -69,6 +71,37 @@ def render_looks(
         to_pictures(shade(hits, [variants[k] for variants in looks]), cameras[0], samples=samples)
         for k in range(len(looks[0]))
     ]
+
+
+def render_bounded(
+    scenes: list[Scene],
+    cameras: list[Camera],
+    *,
+    samples: int = SAMPLES,
+    budget_rays: int = BUDGET_RAYS,
+    device: torch.device | str = "cpu",
+) -> Float[Tensor, "b 3 H W"]:
+    """The pictures of `render`, a few of them or a band of one at a time, so that only they themselves take memory.
+
+    Works for pictures and batches of any size; they come back on the CPU.
+    """
+    height, width = _one_size(cameras)
+    pictures = torch.empty(len(scenes), 3, height, width)
+    rays_a_row = width * samples * samples
+    if rays_a_row * height <= budget_rays:
+        step = budget_rays // (rays_a_row * height)
+        for i in range(0, len(scenes), step):
+            some = slice(i, i + step)
+            pictures[some] = render(scenes[some], cameras[some], samples=samples, device=device).cpu()
+        return pictures
+    rows = max(1, budget_rays // rays_a_row)
+    for picture, scene, camera in zip(pictures, scenes, cameras, strict=True):
+        for first in range(0, height, rows):
+            last = min(first + rows, height)
+            direction = rays(camera, samples=samples, rows=(first, last))[None].to(device)
+            colour = shade(cast([scene], camera.c2w[None, :3, 3].to(device), direction), [scene])
+            picture[:, first:last] = to_pictures(colour, replace(camera, height_px=last - first), samples=samples)[0]
+    return pictures
 
 
 def truth(scenes: list[Scene], cameras: list[Camera], *, device: torch.device | str = "cpu") -> Truth:
