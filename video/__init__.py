@@ -1,1 +1,10 @@
-"""The video editor: frames of a clip are the particles of one collaborative edit."""
+"""The video editor: frames of a clip are the particles of one collaborative edit.
+
+from video import edit_video
+edit_video("clip.mp4", "make it snowy", "snowy.mp4")
+"""
+
+from video.config import VideoConfig
+from video.edit import VideoResult, edit_video
+
+__all__ = ["VideoConfig", "VideoResult", "edit_video"]

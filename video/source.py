@@ -74,7 +74,7 @@ class Clip:
             raise ValueError(
                 f"clip: frames [{start}, {stop}) of {self.info.path} could not be read again; did it change?"
             )
-        return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(255.0)
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float().div_(255.0)
 
     def chunks(self, size: int, *, exact: bool = False) -> Iterator[tuple[range, Float[Tensor, "_n 3 H W"]]]:
         """The whole clip in order, at most `size` frames at a time, each chunk with its frame numbers."""

@@ -1,0 +1,66 @@
+"""The flags that mean the same in every editor's command."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from csd3d.engine.config import METHODS, PAPER
+from csd3d.runs.settings import load_preset
+
+Method = Literal["csd-edit", "csd", "dds", "sds"]
+
+
+@dataclass(frozen=True)
+class CommonFlags:
+    """Flags of every editor. What is left out takes the value that suits the prior."""
+
+    prompt: str | None = None
+    """The sentence that says what to change, for instance "make it snowy"."""
+    source_prompt: str | None = None
+    """What the source shows, for text-to-image priors. Instruction editors take none."""
+    output: Path | None = None
+    """File to write. Default: in the run's folder."""
+    prior: str | None = None
+    """`builtin` (small, knows a closed set of sentences; the default), a folder in diffusers layout, or a hub id such
+    as timbrooks/instruct-pix2pix."""
+    method: Method | None = None
+    """How particles are moved: `csd-edit` for instruction editors (default), the others for text-to-image priors."""
+    preset: str | None = None
+    """Settings to start from: `paper` (as published), or a JSON file of overrides. Flags go before it."""
+    steps: int | None = None
+    """How many times every frame, window or view is moved."""
+    seed: int | None = None
+    """Seed of all randomness (default 0): same seed, same result."""
+    device: str | None = None
+    """`cpu`, `cuda`, `cuda:1`, ... Default: CUDA where there is one."""
+    run_dir: Path | None = None
+    """Folder of the run: manifest, state, report. Default: a new one in `runs/`."""
+    resume: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Go on with the run in --run-dir. Whatever else is given must agree with it."""
+
+
+def preset_changes(name: str, *, editor: str) -> dict[str, object]:
+    """What a `--preset` changes: `paper` the published settings of `editor`, else a JSON file; overrides only.
+
+    Raises:
+        FileNotFoundError: no such preset or file.
+        ValueError: the file is no preset.
+    """
+    if name == "paper":
+        return {"csd": dict(vars(PAPER[f"csd-edit-{editor}"]))}
+    if not name.endswith(".json"):
+        raise ValueError(f"preset: expected `paper` or a .json file, got {name!r}")
+    return dict(load_preset(Path(name)))
+
+
+def method_changes(method: str) -> dict[str, object]:
+    """The settings that make a named method: which residual, which coupling.
+
+    Raises:
+        ValueError: no method of that name.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
+    return {"residual": METHODS[method].residual, "coupling": METHODS[method].coupling}

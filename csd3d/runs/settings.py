@@ -1,0 +1,77 @@
+"""Settings dataclasses from plain JSON values, for presets (overrides only) and for resuming a run."""
+
+import dataclasses
+import json
+import types
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+C = TypeVar("C")
+
+
+def override(config: C, changes: Mapping[str, Any], *, where: str = "settings") -> C:
+    """A copy of the dataclass `config` with `changes` put in; nested mappings change nested dataclasses.
+
+    Raises:
+        ValueError: a name that `config` does not have, or a value it refuses.
+        TypeError: a value of a kind that it refuses.
+    """
+    known = {f.name for f in dataclasses.fields(config)}  # pyright: ignore[reportArgumentType]
+    if unknown := sorted(set(changes) - known):
+        raise ValueError(f"{where}: expected names among {', '.join(sorted(known))}; got {', '.join(unknown)}")
+    hints = get_type_hints(type(config))
+    values: dict[str, Any] = {}
+    for name, value in changes.items():
+        old = getattr(config, name)
+        nested = _nested(hints[name])
+        if isinstance(value, Mapping) and nested is not None:
+            old = nested() if old is None else old
+            values[name] = override(old, value, where=f"{where}.{name}")
+        else:
+            values[name] = _typed(value, hints[name])
+    return dataclasses.replace(config, **values)  # pyright: ignore[reportArgumentType, reportReturnType]
+
+
+def load_preset(path: Path) -> dict[str, Any]:
+    """Overrides from a JSON file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it does not hold a JSON object.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"preset: expected a JSON file of settings, got {path}, which does not exist")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"preset: {path} is not valid JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"preset: expected a JSON object of settings in {path}, got {type(value).__name__}")
+    return value
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _nested(hint: Any) -> type | None:
+    """The dataclass among the types a field allows."""
+    return next((o for o in _options(hint) if isinstance(o, type) and dataclasses.is_dataclass(o)), None)
+
+
+def _typed(value: Any, hint: Any) -> Any:
+    """JSON has no paths, fractions or tuples, and does not tell 1 from 1.0: give the field its own kind of value."""
+    options = _options(hint)
+    if value is None:
+        return None
+    if isinstance(value, str) and Fraction in options:
+        return Fraction(value)
+    if isinstance(value, str) and Path in options and str not in options:
+        return Path(value)
+    if isinstance(value, list):
+        return tuple(value)
+    if type(value) is int and float in options and int not in options:
+        return float(value)
+    return value

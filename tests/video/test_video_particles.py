@@ -1,0 +1,132 @@
+"""Every frame gets its turn, moves by its own rule, and comes back from a saved state bit for bit."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from video_toys import ToyPrior
+
+from csd3d.engine.config import CsdConfig
+from csd3d.engine.loop import Particles, run
+from video.particles import FrameParticles, deal, rounds
+
+
+@pytest.mark.parametrize("draw", ["window", "stratified"])
+@pytest.mark.parametrize(("frames", "budget"), [(1, 1), (5, 8), (8, 8), (9, 8), (10, 3), (25, 24), (7, 1), (100, 24)])
+def test_a_round_moves_every_frame_once_within_the_budget(draw, frames, budget):
+    rng = torch.Generator().manual_seed(1)
+    for _ in range(5):
+        groups = deal(frames, budget, draw, rng)
+        assert len(groups) == rounds(frames, budget) == math.ceil(frames / budget)
+        assert sorted(torch.cat(groups).tolist()) == list(range(frames))
+        assert all(1 <= len(g) <= budget for g in groups)
+        assert all(g.tolist() == sorted(g.tolist()) for g in groups)
+
+
+def test_windows_are_neighbours_around_the_clip_with_moving_borders():
+    rng = torch.Generator().manual_seed(2)
+    starts = set()
+    for _ in range(30):
+        groups = deal(40, 10, "window", rng)
+        for group in groups:
+            gaps = [(b - a) % 40 for a, b in zip(group.tolist(), group.roll(-1).tolist(), strict=True)]
+            assert sorted(gaps)[:-1] == [1] * (len(group) - 1)
+        starts.add(int(groups[0][0]))
+    assert len(starts) > 10
+
+
+def test_strata_spread_each_group_over_the_clip():
+    groups = deal(100, 10, "stratified", torch.Generator().manual_seed(3))
+    for group in groups:
+        assert torch.equal(group // 10, torch.arange(10))
+    again = deal(100, 10, "stratified", torch.Generator().manual_seed(4))
+    assert [g.tolist() for g in groups] != [g.tolist() for g in again]
+
+
+def latents(frames, seed=0):
+    return torch.randn(frames, 4, 3, 5, generator=torch.Generator().manual_seed(seed))
+
+
+def test_satisfies_the_protocol_and_starts_at_the_source():
+    s = latents(3)
+    particles = FrameParticles(s, CsdConfig(), budget=8)
+    assert isinstance(particles, Particles)
+    assert torch.equal(particles.z, s)
+    particles.z += 1
+    assert torch.equal(particles.s, latents(3))
+
+
+def test_memory_layout_of_the_sources_does_not_matter():
+    """A loaded state is contiguous; kernels round differently for other layouts."""
+    wild = latents(6).to(memory_format=torch.channels_last)
+    particles = FrameParticles(wild, CsdConfig(), budget=4)
+    batch = particles.draw(torch.Generator().manual_seed(0))
+    assert all(x.is_contiguous() for x in (particles.s, particles.z, batch.s, batch.z))
+    particles.load_state_dict({**particles.state_dict(), "z": wild})
+    assert particles.z.is_contiguous()
+
+
+def test_sgd_is_plain_and_touches_only_its_group():
+    s = latents(9)
+    particles = FrameParticles(s, CsdConfig(), budget=3)
+    batch = particles.draw(torch.Generator().manual_seed(0))
+    g = torch.randn(batch.z.shape, generator=torch.Generator().manual_seed(5))
+    particles.apply(batch, g, lr=0.25)
+    expected = s.clone()
+    expected[batch.index] = s[batch.index] - 0.25 * g
+    assert torch.equal(particles.z, expected)
+
+
+def test_adam_equals_a_torch_optimiser_for_every_frame_alone():
+    s, config = latents(5), CsdConfig(optimizer="adam")
+    particles = FrameParticles(s, config, budget=2)
+    frames = [s[i].clone().requires_grad_() for i in range(5)]
+    oracles = [torch.optim.Adam([f], lr=0.1) for f in frames]
+    rng, noise = torch.Generator().manual_seed(0), torch.Generator().manual_seed(1)
+    for step in range(9):
+        batch = particles.draw(rng)
+        g = torch.randn(batch.z.shape, generator=noise)
+        lr = 0.1 * 0.9**step
+        particles.apply(batch, g, lr=lr)
+        for i, gradient in zip(batch.index.tolist(), g, strict=True):
+            frames[i].grad = gradient
+            oracles[i].param_groups[0]["lr"] = lr
+            oracles[i].step()
+    assert torch.allclose(particles.z, torch.stack([f.detach() for f in frames]), atol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("draw", ["window", "stratified"])
+def test_state_goes_on_bit_for_bit(optimizer, draw):
+    config = CsdConfig(optimizer=optimizer, steps=23, lr=0.1)
+    score = ToyPrior().score("make it dark", s_text=1, s_image=1)
+
+    def fresh():
+        return FrameParticles(latents(11), config, budget=4, draw=draw), torch.Generator().manual_seed(7)
+
+    whole, rng = fresh()
+    for _ in run(whole, score, config, rng=rng):
+        pass
+    first, rng = fresh()
+    for _ in run(first, score, replace(config, steps=13), rng=rng):
+        pass
+    state = {k: v.clone() for k, v in first.state_dict().items()}
+    assert all(isinstance(v, torch.Tensor) for v in state.values())
+    later, _ = fresh()
+    later.load_state_dict(state)
+    other = torch.Generator()
+    other.set_state(rng.get_state())
+    for _ in run(later, score, config, rng=other, start=13):
+        pass
+    assert torch.equal(later.z, whole.z)
+    assert not torch.equal(later.z, first.z)
+
+
+def test_state_of_another_clip_or_optimiser_is_refused():
+    sgd = FrameParticles(latents(3), CsdConfig(), budget=2)
+    adam = FrameParticles(latents(3), CsdConfig(optimizer="adam"), budget=2)
+    longer = FrameParticles(latents(4), CsdConfig(), budget=2)
+    for state in (adam.state_dict(), longer.state_dict(), {}):
+        with pytest.raises(ValueError, match="state: expected"):
+            sgd.load_state_dict(state)

@@ -1,0 +1,117 @@
+"""`csd3d video`: parse, build the settings, edit, say where the result is."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from csd3d.priors.resolve import resolve
+from csd3d.runs.flags import CommonFlags, method_changes, preset_changes
+from csd3d.runs.interrupt import RunInterrupted
+from csd3d.runs.manifest import Manifest
+from csd3d.runs.settings import override
+from video.config import Draw, VideoConfig, recommended
+from video.edit import edit_video
+
+
+@dataclass(frozen=True)
+class Command(CommonFlags):
+    """Edit a clip from one sentence, steady over time."""
+
+    clip: tyro.conf.Positional[Path | None] = None
+    """Video file, or a folder of frames. Only --resume can do without."""
+    size: int | None = None
+    """Shorter side in px at which the prior works. Default: what the prior was trained at."""
+    frames_per_step: int | None = None
+    """Frames moved together in a step (default 24)."""
+    draw: Draw | None = None
+    """Which frames of a longer clip share a step: spread over the clip (`stratified`, default) or neighbours."""
+    detail: float | None = None
+    """How much of the source's fine detail is put back, 0 to 1."""
+    coupling: Literal["svgd", "independent"] | None = None
+    """Whether frames move together (`svgd`, default) or each for itself."""
+    lr: float | None = None
+    """Learning rate."""
+    s_text: float | None = None
+    """How strongly the sentence is followed; 1 = no guidance."""
+    s_image: float | None = None
+    """How strongly the source is kept; 1 = no guidance."""
+    max_frames: int | None = None
+    """Edit only the first frames."""
+    fps: Fraction | None = None
+    """Frame rate of a folder of frames, such as 24 or 30000/1001 (default 25)."""
+    crf: int | None = None
+    """Quality of the output: 0 lossless, 18 default, 51 worst."""
+
+
+def run(command: Command) -> int:
+    """Edit as `command` says; returns the exit code. Mistakes raise, see `video.edit.edit_video`."""
+    if command.resume and command.run_dir is None:
+        raise ValueError("resume: expected --run-dir, the folder of the run to go on with, got none")
+    if not command.resume and (command.clip is None or command.prompt is None):
+        missing = "a clip" if command.clip is None else 'a sentence, --prompt "..."'
+        raise ValueError(f"expected {missing}, got none (--help shows an overview)")
+    try:
+        result = edit_video(
+            command.clip,
+            command.prompt,
+            command.output,
+            build_config(command),
+            run_dir=command.run_dir,
+            resume=command.resume,
+        )
+    except RunInterrupted as stop:
+        print(f"{stop}; go on with: csd3d video --resume --run-dir {stop.run_dir}", file=sys.stderr)
+        return stop.exit_code
+    print(f"clip    {result.path}")
+    print(f"report  {result.report}")
+    return 0
+
+
+def build_config(command: Command) -> VideoConfig:
+    """The settings: those that suit the prior (or those of the run to resume), then the preset, then the flags.
+
+    Raises:
+        ValueError, TypeError, FileNotFoundError: a setting that makes no sense, or that the prior cannot serve.
+    """
+    config = _start(command)
+    changes: dict[str, Any] = {k: v for k, v in vars(command).items() if k in _OWN and v is not None}
+    engine: dict[str, Any] = {k: v for k, v in vars(command).items() if k in _ENGINE and v is not None}
+    if command.preset is not None:
+        config = override(config, preset_changes(command.preset, editor="video"), where="preset")
+    if command.method is not None:
+        engine = {**method_changes(command.method), **engine}
+    _require_servable(command)
+    return override(config, {**changes, "csd": engine}, where="flags")
+
+
+_OWN = ("prior", "seed", "device", "size", "frames_per_step", "draw", "detail", "max_frames", "fps", "crf")
+_ENGINE = ("steps", "coupling", "lr", "s_text", "s_image")
+
+
+def _start(command: Command) -> VideoConfig:
+    if command.resume and command.run_dir is not None:
+        recorded: Mapping[str, Any] = Manifest.read(command.run_dir / "manifest.json").config
+        settings = {k: v for k, v in recorded.items() if k != "prompt"}
+        return override(VideoConfig(), settings, where="manifest")
+    prior = command.prior or VideoConfig().prior
+    return replace(VideoConfig(), prior=prior, csd=recommended(resolve(prior).builtin))
+
+
+def _require_servable(command: Command) -> None:
+    """Instruction editors serve csd-edit and take no source prompt.
+
+    Raises:
+        ValueError: something else was asked for.
+    """
+    if command.source_prompt is not None:
+        raise ValueError("source-prompt: expected none, an instruction editor reads the source from its picture")
+    if command.method not in (None, "csd-edit"):
+        raise ValueError(
+            f"method: expected csd-edit, which is for instruction editors; {command.method} needs a text-to-image "
+            "prior, which videos do not take yet (frames on their own: --coupling independent)"
+        )

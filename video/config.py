@@ -1,0 +1,77 @@
+"""The settings of the video editor."""
+
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Literal
+
+from csd3d.engine.config import METHODS, CsdConfig
+
+Draw = Literal["stratified", "window"]
+
+BUILTIN = replace(METHODS["csd-edit"], steps=100, lr=0.5, s_text=3.0, s_image=1.2)
+"""What suits the small built-in prior: it follows text at lower guidance than the big editors."""
+
+
+def recommended(builtin: bool) -> CsdConfig:
+    """Engine settings that suit a prior: the small built-in one, or a big instruction editor."""
+    return BUILTIN if builtin else METHODS["csd-edit"]
+
+
+@dataclass(frozen=True)
+class VideoConfig:
+    """How a clip is edited. Immutable; the manifest holds it in full."""
+
+    csd: CsdConfig | None = None
+    """Engine settings; none = those that suit the prior. `steps` counts the moves of every frame, however long the
+    clip."""
+    prior: str = "builtin"
+    """`builtin`, a folder in diffusers layout, or a hub id."""
+    size: int | None = None
+    """Shorter side in px at which the prior works; none = what the prior was trained at. Aspect is kept."""
+    frames_per_step: int = 24
+    """Frames moved together in a step (the paper's 24). Bounds memory; longer clips take turns."""
+    draw: Draw = "stratified"
+    """Which frames of a longer clip share a step: `stratified` = spread over the whole clip, `window` = neighbours.
+    With either every frame is moved equally often."""
+    detail: float = 1.0
+    """How much of the source's fine detail, which the prior's codec and working size lose, is put back: 0 = none,
+    1 = all of it."""
+    seed: int = 0
+    """Seed of all randomness."""
+    device: str | None = None
+    """`cpu`, `cuda`, ...; none = CUDA where there is one."""
+    max_frames: int | None = None
+    """Edit only the first frames; none = all."""
+    fps: Fraction | None = None
+    """Frame rate of a folder of frames (25 where not given); video files know their own."""
+    crf: int = 18
+    """Quality of the H.264 output: 0 = lossless, 18 = visually close, 51 = worst."""
+    checkpoint_every: int = 10
+    """Steps between two saved states."""
+    chunk_frames: int = 16
+    """Most full-size frames held at a time; large frames take fewer."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("size", 8, None),
+            ("frames_per_step", 1, None),
+            ("max_frames", 1, None),
+            ("crf", 0, 51),
+            ("checkpoint_every", 1, None),
+            ("chunk_frames", 1, None),
+            ("seed", 0, 2**63 - 1),
+        ):
+            value = getattr(self, name)
+            if value is None and name in ("size", "max_frames"):
+                continue
+            if type(value) is not int:
+                raise TypeError(f"{name}: expected a whole number, got {value!r}")
+            if value < low or (high is not None and value > high):
+                limits = f"{low} or more" if high is None else f"{low} to {high}"
+                raise ValueError(f"{name}: expected {limits}, got {value}")
+        if self.draw not in ("stratified", "window"):
+            raise ValueError(f"draw: expected stratified or window, got {self.draw!r}")
+        if not 0 <= self.detail <= 1:
+            raise ValueError(f"detail: expected 0 to 1, got {self.detail}")
+        if self.fps is not None and self.fps <= 0:
+            raise ValueError(f"fps: expected more than 0, got {self.fps}")

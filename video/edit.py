@@ -1,0 +1,350 @@
+"""Editing a clip from one sentence: encode, move all frames together, decode, and leave a run that can be resumed."""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from csd3d.engine.config import CsdConfig
+from csd3d.engine.loop import StepInfo, run
+from csd3d.engine.residuals import Score
+from csd3d.runs.interrupt import RunInterrupted, StopRequest, stoppable
+from csd3d.runs.manifest import Manifest, fingerprint, to_plain
+from csd3d.runs.progress import RunProgress
+from csd3d.runs.report import write_report
+from csd3d.runs.settings import override
+from csd3d.runs.sheet import contact_sheet, save_picture
+from video import rundir
+from video.config import VideoConfig, recommended
+from video.geometry import WorkingSize, to_working, working_size
+from video.particles import FrameParticles, rounds
+from video.render import Samples, chunk_frames, encode_clip, render
+from video.report import make_report
+from video.rundir import RunDir
+from video.sink import CONTAINERS
+from video.source import Clip, open_clip
+
+
+@runtime_checkable
+class Prior(Protocol):
+    """What the editor needs of a diffusion prior; `csd3d.priors.instruct.InstructPrior` is one."""
+
+    @property
+    def name(self) -> str:
+        """As it was asked for."""
+        ...
+
+    @property
+    def path(self) -> Path:
+        """The folder it was read from."""
+        ...
+
+    @property
+    def builtin(self) -> bool:
+        """Whether it is the small one that comes along."""
+        ...
+
+    @property
+    def codec(self) -> Any:
+        """Has `encode`, `decode` and `factor`, pixels along one side of a latent."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        ...
+
+    def score(self, prompt: str, *, s_text: float, s_image: float) -> Score:
+        """The engine's view of the prior under a sentence."""
+        ...
+
+
+@dataclass(frozen=True)
+class VideoResult:
+    """Where things are, and what happened."""
+
+    path: Path
+    """The edited clip."""
+    run_dir: Path
+    """Manifest, state, report."""
+    frames: int
+    steps: int
+    """Steps of the loop over all starts; longer clips take several for each move of a frame."""
+    notes: tuple[str, ...]
+    """Fallbacks and warnings."""
+
+    @property
+    def report(self) -> Path:
+        """The page to look at."""
+        return self.run_dir / "report.html"
+
+
+def edit_video(
+    clip: str | Path | None,
+    prompt: str | None,
+    output: str | Path | None = None,
+    config: VideoConfig | None = None,
+    *,
+    run_dir: str | Path | None = None,
+    resume: bool = False,
+    prior: Prior | None = None,
+    progress: RunProgress | None = None,
+) -> VideoResult:
+    """Edit a clip as `prompt` says and write it to `output`.
+
+    Args:
+        clip: a video file or a folder of frames. None only to resume.
+        prompt: the sentence. None only to resume.
+        output: .mp4, .m4v, .mov or .mkv; None puts it into the run's folder.
+        config: settings; None = the defaults, or the settings of the run that is resumed.
+        run_dir: folder of the run; None makes a new one in `runs/`.
+        resume: go on with the run in `run_dir`. On the CPU the result is bit for bit that of a run never stopped.
+        prior: a loaded prior, for callers that edit several clips; None loads `config.prior`.
+        progress: shows how far things are; None = on stderr.
+
+    Raises:
+        ValueError, TypeError, FileNotFoundError: something asked for is wrong; nothing was written.
+        FloatingPointError: the run diverged; the last saved state is still there.
+        RunInterrupted: SIGINT or SIGTERM arrived and the state is saved.
+    """
+    if resume:
+        clip, prompt, output, config = _recall(clip, prompt, output, config, run_dir)
+    if clip is None or prompt is None or not prompt.strip():
+        raise ValueError("video: expected a clip and a prompt, got none; only --resume can do without")
+    config = config or VideoConfig()
+    progress = progress or RunProgress()
+    with open_clip(Path(clip), max_frames=config.max_frames, fps=config.fps) as source:
+        prior = prior or load_prior(config)
+        config = replace(config, csd=config.csd or recommended(prior.builtin))
+        assert config.csd is not None
+        score = prior.score(prompt, s_text=config.csd.s_text, s_image=config.csd.s_image)
+        manifest = _manifest(source, prompt, config, prior)
+        path = Path(run_dir) if run_dir is not None else rundir.new_run_dir(source.info.path.stem, prompt)
+        target = _target(output, path, source.info.path)
+        if resume:
+            folder, manifest = rundir.resume(path, manifest)
+        else:
+            folder = rundir.start(path, manifest)
+        manifest.outputs["clip"] = str(target.resolve())
+        job = _Job(source, prompt, config, config.csd, prior, score, folder, manifest, target, progress)
+        with progress, stoppable() as stop:
+            return job.go(stop)
+
+
+def load_prior(config: VideoConfig) -> Prior:
+    """Load the prior that `config` names.
+
+    Raises:
+        ValueError, FileNotFoundError: there is none of that name, or it is not an instruction editor.
+    """
+    from csd3d.priors.instruct import InstructPrior  # slow to import, and a caller may bring a prior of its own
+
+    return InstructPrior.load(config.prior, device=config.device)
+
+
+@dataclass
+class _Job:
+    """One start of a run, phase by phase."""
+
+    clip: Clip
+    prompt: str
+    config: VideoConfig
+    csd: CsdConfig
+    prior: Prior
+    score: Score
+    folder: RunDir
+    manifest: Manifest
+    target: Path
+    progress: RunProgress
+
+    def go(self, stop: StopRequest) -> VideoResult:
+        """All phases; whatever ends them, the manifest says how the run stands."""
+        try:
+            self._note_circumstances()
+            size = self._size()
+            s = rundir.load_sources(self.folder)
+            if s is None:
+                s = self._encode(size, stop)
+            particles, curves = self._move(s, stop)
+            self._render(particles, size, curves, stop)
+        except BaseException as error:
+            self.manifest.status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            self.manifest.measure_memory()
+            self.manifest.write(self.folder.manifest)
+            raise
+        return VideoResult(
+            self.target, self.folder.path, self.clip.info.frames, self.manifest.steps_done, tuple(self.manifest.notes)
+        )
+
+    def _size(self) -> WorkingSize:
+        short = self.config.size or native_px(self.prior)
+        return working_size(self.clip.info.display_aspect, short, self.prior.codec.factor)
+
+    def _encode(self, size: WorkingSize, stop: StopRequest) -> Float[Tensor, "n c h w"]:
+        chunks = encode_clip(
+            self.clip,
+            self.prior.codec.encode,
+            lambda rgb: to_working(rgb, size).to(self.prior.device),
+            most_frames=self.config.chunk_frames,
+        )
+        with self._phase("encode"), closing(chunks):
+            parts = []
+            for frames, latents in self._tracked("encode", chunks):
+                parts.append(latents)
+                self._stop_if(stop, f"encoded {frames.stop} frames, which the next start does again")
+            s = torch.cat(parts)
+            rundir.save_sources(self.folder, s)
+        return s
+
+    def _move(self, s: Float[Tensor, "n c h w"], stop: StopRequest) -> tuple[FrameParticles, list[StepInfo]]:
+        """The optimisation, from the last saved state to the end."""
+        group_count = rounds(len(s), self.config.frames_per_step)
+        csd = replace(
+            self.csd, steps=self.csd.steps * group_count, lr_decay_every=self.csd.lr_decay_every * group_count
+        )
+        particles = FrameParticles(
+            s, csd, budget=self.config.frames_per_step, draw=self.config.draw, device=self.prior.device
+        )
+        rng = torch.Generator().manual_seed(self.config.seed)
+        done, curves = rundir.load_state(self.folder, particles, rng)
+        if done > csd.steps:
+            raise ValueError(f"steps: expected at least the {done} that this run has done, got {csd.steps}")
+
+        def save() -> None:
+            rundir.save_state(self.folder, particles, rng, curves, done)
+            self.manifest.steps_done = done
+
+        with self._phase("edit"):
+            steps = run(particles, self.score, csd, rng=rng, start=done)
+            for info in self.progress.track("edit", steps, total=csd.steps, start=done):
+                curves.append(info)
+                done = info.step + 1
+                if stop or done % self.config.checkpoint_every == 0 or done == csd.steps:
+                    save()
+                self._stop_if(stop, f"{done} of {csd.steps} steps are done")
+            if done == 0 or not self.folder.state.exists():
+                save()
+        self.manifest.write(self.folder.manifest)
+        return particles, curves
+
+    def _render(
+        self, particles: FrameParticles, size: WorkingSize, curves: Sequence[StepInfo], stop: StopRequest
+    ) -> None:
+        lost: list[str] = []
+        chunks = render(
+            self.clip, particles.z, particles.s, lambda z: self.prior.codec.decode(z.to(self.prior.device)), size,
+            output=self.target, media=self.folder.media, detail=self.config.detail, crf=self.config.crf,
+            most_frames=self.config.chunk_frames, notes=lost,
+        )  # fmt: skip
+        samples = Samples([])
+        with self._phase("write"), closing(chunks):
+            for frames, now in self._tracked("write", chunks):
+                samples = now
+                if frames.stop < self.clip.info.frames:
+                    self._stop_if(stop, "all steps are done, the clip is not written yet")
+        for note in [*lost, *self.clip.notes, *getattr(self.prior, "notes", ())]:
+            self._note(note)
+        times = [f"{self.clip.info.time_s(i):.2f} s" for i in samples.frames]
+        rows = {"source": torch.stack(samples.source), self.prompt: torch.stack(samples.edited)}
+        save_picture(contact_sheet(rows, columns=times), self.folder.sheet)
+        self.manifest.status = "finished"
+        self.manifest.measure_memory()
+        self.manifest.outputs |= {
+            "report": str(self.folder.report.resolve()),
+            "sheet": str(self.folder.sheet.resolve()),
+        }
+        write_report(self.folder.report, make_report(self.clip, self.prompt, self.manifest, curves))
+        self.manifest.write(self.folder.manifest)
+
+    def _note_circumstances(self) -> None:
+        for note in self.clip.notes:
+            self._note(note)
+        if self.prior.builtin:
+            self._note(
+                "the built-in prior is small and knows a closed set of sentences; "
+                "--prior timbrooks/instruct-pix2pix (or a folder) uses a big one"
+            )
+        if self.config.device is None and self.prior.device.type == "cpu":
+            self._note("no CUDA device is in use: running on the CPU")
+
+    def _note(self, text: str) -> None:
+        """Say it once and keep it in the manifest."""
+        if self.manifest.note(text):
+            self.progress.say(f"note: {text}")
+
+    def _stop_if(self, stop: StopRequest, how_far: str) -> None:
+        if stop.signum is not None:
+            self.progress.say(f"stopped: {how_far}")
+            raise RunInterrupted(self.folder.path, stop.signum)
+
+    def _tracked(self, phase: str, chunks: Iterator[tuple[range, Any]]) -> Iterator[tuple[range, Any]]:
+        """The chunks with a bar that counts frames."""
+        unit = chunk_frames(self.clip, self.config.chunk_frames)
+        return self.progress.track(phase, chunks, total=self.clip.info.frames, unit=unit)
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        """Measure a phase."""
+        since = time.monotonic()
+        try:
+            yield
+        finally:
+            self.manifest.add_time(name, time.monotonic() - since)
+
+
+def native_px(prior: Prior) -> int:
+    """Shorter side in px at which a prior was trained: its own word, its UNet's, or 512."""
+    own = getattr(prior, "working_px", None)
+    if isinstance(own, int):
+        return own
+    config = Path(prior.path) / "unet" / "config.json"
+    size = json.loads(config.read_text(encoding="utf-8")).get("sample_size") if config.is_file() else None
+    return size * prior.codec.factor if isinstance(size, int) and size > 0 else 512
+
+
+def _manifest(clip: Clip, prompt: str, config: VideoConfig, prior: Prior) -> Manifest:
+    known = {"name": prior.name, "path": str(prior.path), "builtin": prior.builtin}
+    if Path(prior.path).is_dir():
+        known["fingerprint"] = rundir.prior_fingerprint(Path(prior.path))
+    settings = to_plain(config) | {"prompt": prompt, "prior": prior.name}
+    return Manifest("video", settings, config.seed, inputs=[fingerprint(clip.info.path)], prior=known)
+
+
+def _target(output: str | Path | None, run_dir: Path, clip: Path) -> Path:
+    """Where the edited clip goes, checked before anything is done."""
+    suffix = clip.suffix.lower() if clip.suffix.lower() in CONTAINERS else ".mp4"
+    target = Path(output) if output is not None else run_dir / f"edited{suffix}"
+    if target.suffix.lower() not in CONTAINERS:
+        raise ValueError(f"output: expected a name ending in {', '.join(CONTAINERS)}, got {target}")
+    if target.is_dir():
+        raise ValueError(f"output: expected a file name, got the folder {target}")
+    if target.exists() and clip.exists() and target.samefile(clip):
+        raise ValueError(f"output: expected another file than the clip itself, got {target}")
+    return target
+
+
+def _recall(
+    clip: str | Path | None,
+    prompt: str | None,
+    output: str | Path | None,
+    config: VideoConfig | None,
+    run_dir: str | Path | None,
+) -> tuple[str | Path, str, str | Path, VideoConfig]:
+    """What was left out of a resume, from the run's manifest."""
+    if run_dir is None:
+        raise ValueError("resume: expected --run-dir, the folder of the run to go on with, got none")
+    old = Manifest.read(Path(run_dir) / "manifest.json")
+    settings = {k: v for k, v in old.config.items() if k != "prompt"}
+    return (
+        clip if clip is not None else old.inputs[0]["path"],
+        prompt if prompt is not None else old.config["prompt"],
+        output if output is not None else old.outputs.get("clip", str(Path(run_dir) / "edited.mp4")),
+        config if config is not None else override(VideoConfig(), settings, where="manifest"),
+    )
