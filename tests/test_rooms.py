@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 BELOW_EDITORS = {"csd3d.priors", "csd3d.runs", "csd3d.metrics", "csd3d.world", "csd3d.engine"}
 MAY_IMPORT: dict[str, set[str]] = {
     "csd3d.engine": set(),
-    "csd3d.world": set(),
+    "csd3d.world": {"csd3d.runs"},
     "csd3d.priors": {"csd3d.engine"},
     "csd3d.runs": {"csd3d.engine"},
     "csd3d.metrics": {"csd3d.engine"},

@@ -333,6 +333,8 @@ def _surround(sampler: SceneSampler, seed: int, camera: Camera, turn: float) -> 
     count = min(8, max(1, round(turn / 45)))
     found: dict[str, Thing] = {}
     for k in range(200):
+        if len(found) >= count:
+            break
         for thing in sampler.sample(FIRST_SEED + 1_000_000 * k + seed).things:
             found.setdefault(thing.shape, thing)
     eye = camera.c2w[:3, 3].tolist()
