@@ -129,6 +129,10 @@ def gather(bench: Bench) -> list[Source]:
         if min(found[k] for k in KINDS) >= settings.per_kind:
             break
         sources.append(world_source(seed, settings.size_px))
+    found = Counter(e.kind for s in sources for e in s.edits)
+    for kind in KINDS:
+        if found[kind] < settings.per_kind:
+            bench.progress.say(f"only {found[kind]} edits of kind {kind!r} can be seen in {len(sources)} sources")
     return sources
 
 

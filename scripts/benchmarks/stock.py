@@ -34,7 +34,7 @@ class StockEditor:
             pipeline = StableDiffusionInstructPix2PixPipeline.from_pretrained(
                 self.path, safety_checker=None, requires_safety_checker=False, use_safetensors=True
             )
-        self._pipeline = pipeline.to(chosen, dtype)
+            self._pipeline = pipeline.to(chosen, dtype)
         self._pipeline.set_progress_bar_config(disable=True)
         self._steps = steps
         self.batch = batch
