@@ -42,7 +42,7 @@ class Codec:
         def some(rows: slice) -> Tensor:
             x = self._inside(2 * rgb[rows].float() - 1)
             posterior = self._vae.encode(x).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
-            return posterior.mode().float() * self.scaling
+            return posterior.mode().float().contiguous() * self.scaling
 
         return self._chunks.map(some, len(rgb), row_bytes=self._row_bytes(height_px, width_px)).to(rgb.device)
 
@@ -53,7 +53,7 @@ class Codec:
         def some(rows: slice) -> Tensor:
             x = self._inside(z[rows].float() / self.scaling)
             decoded = self._vae.decode(x).sample  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
-            return (decoded.float() / 2 + 0.5).clamp(0, 1)
+            return (decoded.float().contiguous() / 2 + 0.5).clamp(0, 1)
 
         return self._chunks.map(some, len(z), row_bytes=self._row_bytes(height_px, width_px)).to(z.device)
 
@@ -65,7 +65,7 @@ class Codec:
 
     def _inside(self, x: Tensor) -> Tensor:
         x = x.to(self._chunks.device, self._vae.dtype)
-        return x.contiguous(memory_format=torch.channels_last) if x.is_cuda else x
+        return x.contiguous(memory_format=torch.channels_last)  # convolutions are faster so
 
     def _row_bytes(self, height_px: int, width_px: int) -> int:
         first_width = int(self._vae.config["block_out_channels"][0])

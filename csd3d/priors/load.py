@@ -162,7 +162,7 @@ def _load_model(cls: type, folder: Path, device: torch.device, dtype: torch.dtyp
             f"prior {folder.parent}: {folder.name}/ lacks {len(missing)} of its weights, {missing[0]!r} for one"
         )
     model = cast(nn.Module, model).requires_grad_(False).eval().to(device=device, dtype=dtype)
-    return model.to(memory_format=torch.channels_last) if device.type == "cuda" else model  # pyright: ignore[reportCallIssue]
+    return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 def _load_scheduler(path: Path) -> SchedulerMixin:

@@ -24,6 +24,7 @@ def test_encoding_is_the_scaled_mode_of_the_posterior(prior: InstructPrior, rgb:
     assert (codec.factor, codec.channels, codec.scaling) == (8, 4, 0.5)
     assert z.shape == (5, 4, 4, 6)
     assert z.dtype == torch.float32
+    assert z.is_contiguous()
     torch.testing.assert_close(z, moments[:, :4] * 0.5)
 
 
@@ -45,6 +46,7 @@ def test_decoding_is_the_autoencoders_in_unit_range(prior: InstructPrior) -> Non
     expected = (prior.codec._vae.decode(z / 0.5).sample / 2 + 0.5).clamp(0, 1)  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
     torch.testing.assert_close(rgb, expected)
     assert rgb.shape == (2, 3, 32, 48)
+    assert rgb.is_contiguous()
 
 
 def test_gradients_reach_the_picture_and_not_the_weights(prior: InstructPrior, rgb: torch.Tensor) -> None:

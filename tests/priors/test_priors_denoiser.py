@@ -25,6 +25,7 @@ def test_pieces_give_the_same_as_one_call(prior: InstructPrior, rows: tuple[Tens
     out = denoiser.predict(lambda r: (x[r], text[r]), 7, 321, size_lat=(8, 8))
     torch.testing.assert_close(out, expected, atol=1e-5, rtol=0)
     assert out.dtype == torch.float32
+    assert out.is_contiguous()
 
 
 def test_velocity_and_noise_say_the_same() -> None:
