@@ -42,7 +42,7 @@ class Command(CommonFlags):
     """How strongly the source is kept; 1 = no guidance."""
     max_frames: int | None = None
     """Edit only the first frames."""
-    fps: Fraction | None = None
+    fps: str | None = None
     """Frame rate of a folder of frames, such as 24 or 30000/1001 (default 25)."""
     crf: int | None = None
     """Quality of the output: 0 lossless, 18 default, 51 worst."""
@@ -85,6 +85,8 @@ def build_config(command: Command) -> VideoConfig:
         config = override(config, preset_changes(command.preset, editor="video"), where="preset")
     if command.method is not None:
         engine = {**method_changes(command.method), **engine}
+    if command.fps is not None:
+        changes["fps"] = _rate(command.fps)
     _require_servable(command)
     return override(config, {**changes, "csd": engine}, where="flags")
 
@@ -100,6 +102,18 @@ def _start(command: Command) -> VideoConfig:
         return override(VideoConfig(), settings, where="manifest")
     prior = command.prior or VideoConfig().prior
     return replace(VideoConfig(), prior=prior, csd=recommended(resolve(prior).builtin))
+
+
+def _rate(text: str) -> Fraction:
+    """A frame rate as people write it: 24, 23.976, 30000/1001.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"fps: expected a number or a fraction such as 30000/1001, got {text!r}") from None
 
 
 def _require_servable(command: Command) -> None:

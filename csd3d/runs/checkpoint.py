@@ -43,7 +43,10 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], record: Mapping[s
     # clone: safetensors refuses tensors that share storage, and a view must not drag its base into the file
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     with atomic_path(path) as part:
+        part.touch()
+        mode = part.stat().st_mode  # as any file of this person's; safetensors makes files that only the owner reads
         save_file(plain, part, metadata={_KEY: text})
+        part.chmod(mode)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

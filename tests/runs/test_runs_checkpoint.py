@@ -20,6 +20,8 @@ def test_round_trip_is_exact_for_dtypes_views_and_random_state(tmp_path):
     }
     path = tmp_path / "state.safetensors"
     save_checkpoint(path, tensors, {"step": 7, "name": "é"})
+    (tmp_path / "other").touch()
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
     loaded = load_checkpoint(path)
     assert loaded.record == {"step": 7, "name": "é"}
     assert set(loaded.tensors) == set(tensors)

@@ -89,6 +89,14 @@ def test_what_instruction_editors_cannot_serve_is_refused_with_the_reason():
     assert csd.coupling == "independent"
 
 
+def test_frame_rates_are_exact_fractions():
+    assert build_config(Command(fps="30000/1001")).fps == Fraction(30000, 1001)
+    assert build_config(Command(fps="23.976")).fps == Fraction(23976, 1000)
+    for text in ("fast", "1/0"):
+        with pytest.raises(ValueError, match="fps: expected a number"):
+            build_config(Command(fps=text))
+
+
 def test_missing_clip_prompt_or_run_dir_is_one_line():
     for command, match in (
         (Command(prompt="x"), "a clip"),
