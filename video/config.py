@@ -8,7 +8,7 @@ from csd3d.engine.config import METHODS, CsdConfig
 
 Draw = Literal["stratified", "window"]
 
-BUILTIN = replace(METHODS["csd-edit"], steps=100, lr=0.5, s_text=3.0, s_image=1.2)
+BUILTIN = replace(METHODS["csd-edit"], steps=100, lr=0.5, s_text=1.5, s_image=1.2)
 """What suits the small built-in prior: it follows text at lower guidance than the big editors."""
 
 
