@@ -22,7 +22,7 @@ from csd3d.world.edits import KINDS, Edit, Kind, applicable, describe, find_edit
 from csd3d.world.flow import Flow, flow
 from csd3d.world.render import Truth, render, render_bounded, render_looks
 from csd3d.world.render import truth as surfaces
-from csd3d.world.scene import Scene, SceneSampler, Thing
+from csd3d.world.scene import SIMPLE_SHAPES, Scene, SceneSampler, Thing
 
 FIRST_SEED = 20_000_000
 """Sample s shows scene FIRST_SEED + s: never one on which a built-in prior was trained (those are below a million)."""
@@ -327,16 +327,21 @@ def _clear(scene: Scene, duration_s: float) -> bool:
 
 
 def _surround(sampler: SceneSampler, seed: int, camera: Camera, turn: float) -> Scene:
-    """Scene `seed` with things set around the camera, one about every 45 degrees of the turn, of different shapes."""
+    """Scene `seed` with things set around the camera, one about every 45 degrees of the turn, of different shapes.
+
+    One simple shape is left out, so that another thing can turn into it.
+    """
     rng = random.Random(f"around-{seed}")
     scene = sampler.sample(FIRST_SEED + seed)
-    count = min(8, max(1, round(turn / 45)))
+    absent = rng.choice(SIMPLE_SHAPES)
+    count = min(7, max(1, round(turn / 45)))
     found: dict[str, Thing] = {}
     for k in range(200):
         if len(found) >= count:
             break
         for thing in sampler.sample(FIRST_SEED + 1_000_000 * k + seed).things:
-            found.setdefault(thing.shape, thing)
+            if thing.shape != absent:
+                found.setdefault(thing.shape, thing)
     eye = camera.c2w[:3, 3].tolist()
     things = []
     for k, thing in enumerate(list(found.values())[:count]):
