@@ -52,7 +52,7 @@ class Settings:
     """Ways of moving the camera."""
     kinds: tuple[Kind, ...] = ("weather", "time", "style", "ground", "colour", "shape")
     """One edit of each kind for every clip."""
-    s_text: float = 2.0
+    s_text: float = 1.5
     """Text guidance for sampling."""
     s_image: float = 1.2
     """Image guidance for sampling."""

@@ -50,7 +50,7 @@ class Settings:
     """Held-out world pictures, at least; up to four times as many where a kind of edit would lack samples."""
     per_kind: int = 30
     """Edits tried of every kind, each with one trained and with the held-out wording."""
-    s_text: float = 2.0
+    s_text: float = 1.5
     """Text guidance."""
     s_image: float = 1.2
     """Image guidance."""
