@@ -2,8 +2,9 @@
 
     python scripts/benchmark_world.py [--images 1000] [--size 128] [--processes 2]
 
-The bar: 1,000 pictures of 128 x 128 px, 4 rays a pixel, in under 60 s on two cores. The line also gives the processor
-time, which other programs on the machine distort less. The exit code is 1 if the bar is missed.
+The bar: 1,000 pictures of 128 x 128 px, 4 rays a pixel, in under 60 s on two cores. It is held against the processor
+time of the slower process, which is the time on idle cores; the line also says how long it took on these. The exit code
+is 1 if the bar is missed.
 """
 
 import itertools
@@ -51,20 +52,21 @@ def render_some(first: int, count: int, size_px: int) -> float:
     return time.process_time() - begun
 
 
-def _timed(jobs: list[tuple[int, int, int]]) -> tuple[float, float]:
+def _timed(jobs: list[tuple[int, int, int]]) -> tuple[float, list[float]]:
+    """Seconds that passed, and processor seconds of every job."""
     begun = time.monotonic()
-    busy = sum(render_some(*job) for job in jobs)
+    busy = [render_some(*job) for job in jobs]
     return time.monotonic() - begun, busy
 
 
-def _timed_in_parallel(jobs: list[tuple[int, int, int]]) -> tuple[float, float]:
-    """A process for each job; the clock starts when all are ready."""
+def _timed_in_parallel(jobs: list[tuple[int, int, int]]) -> tuple[float, list[float]]:
+    """The same with a process for each job; the clock starts when all are ready."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(len(jobs), mp_context=spawn, initializer=_one_thread) as pool:
         for ready in [pool.submit(render_some, 0, 1, 16) for _ in jobs]:
             ready.result()
         begun = time.monotonic()
-        busy = sum(done.result() for done in [pool.submit(render_some, *job) for job in jobs])
+        busy = [done.result() for done in [pool.submit(render_some, *job) for job in jobs]]
         return time.monotonic() - begun, busy
 
 
@@ -74,12 +76,14 @@ def main(settings: Settings) -> int:
     jobs = [(first, last - first, settings.size) for first, last in itertools.pairwise(shares)]
     wall, busy = _timed(jobs) if settings.processes == 1 else _timed_in_parallel(jobs)
     bar = BAR_S_PER_PIXEL * settings.images * settings.size**2
+    slower = max(busy)
     print(
-        f"{settings.images:,} pictures of {settings.size} x {settings.size} px, {SAMPLES**2} rays a pixel: {wall:.1f} s"
-        f" on {settings.processes} processes of one thread ({1000 * busy / settings.images:.1f} ms of processor time a "
-        f"picture); bar {bar:.1f} s: {'met' if wall < bar else 'missed'}"
+        f"{settings.images:,} pictures of {settings.size} x {settings.size} px, {SAMPLES**2} rays a pixel, on "
+        f"{settings.processes} processes of one thread: {slower:.1f} s of processor time each "
+        f"({1000 * sum(busy) / settings.images:.1f} ms a picture), {wall:.1f} s here; bar {bar:.1f} s: "
+        f"{'met' if slower < bar else 'missed'}"
     )
-    return 0 if wall < bar else 1
+    return 0 if slower < bar else 1
 
 
 if __name__ == "__main__":

@@ -36,6 +36,8 @@ _EXACT = (
     Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
 )
 """swscale flags for exact colours."""
+_BATCH_PX = 1 << 22
+"""Pixels of a clip held at a time: 50 MB of colour in float32."""
 _JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\x00"
 """Signature that marks a JPEG segment as an XMP packet."""
 
@@ -51,6 +53,8 @@ def write_clip(clip: Clip, out: Path, *, edit: Edit | None = None, crf: int = 12
     `crf` is x264's quality, 0 (best) to 51. An odd size is stored at 4:4:4, as 4:2:0 needs even sides.
     """
     _expect_suffix(out, ".mp4")
+    if not 0 <= crf <= 51:
+        raise ValueError(f"crf: expected 0 to 51, got {crf}")
     targets = _targets(clip, out, edit)
     for path, which, caption in targets:
         _encode(clip, path, which, caption, crf, tick)
@@ -167,7 +171,7 @@ def _encode(clip: Clip, out: Path, edit: Edit | None, caption: str, crf: int, ti
         codec = stream.codec_context
         codec.colorspace, codec.color_range = Colorspace.ITU709, ColorRange.MPEG
         codec.color_primaries, codec.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
-        for batch in clip.batches(edit):
+        for batch in clip.batches(edit, count=max(1, min(8, _BATCH_PX // (clip.height_px * clip.width_px)))):
             for picture in _levels(batch):
                 frame = VideoFrame.from_ndarray(picture, format="rgb24").reformat(
                     format=stream.pix_fmt, interpolation=_EXACT, dst_colorspace=Colorspace.ITU709,

@@ -125,9 +125,8 @@ class Views:
         some = range(len(self))[start:stop]
         if not some:
             raise ValueError(f"pictures: expected a range within 0 to {len(self)}, got {start} to {stop}")
-        with torch.inference_mode():
-            pictures = render_bounded([scene.at(self.seconds[i]) for i in some], [self.cameras[i] for i in some])
-        return pictures.clone()
+        with torch.no_grad():
+            return render_bounded([scene.at(self.seconds[i]) for i in some], [self.cameras[i] for i in some])
 
 
 @dataclass(frozen=True)

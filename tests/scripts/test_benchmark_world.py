@@ -10,7 +10,7 @@ def test_it_prints_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     monkeypatch.setattr(benchmark_world, "BAR_S_PER_PIXEL", 1e9)
     assert main(Settings(images=3, size=16, processes=1)) == 0
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith("3 pictures of 16 x 16 px, 4 rays a pixel: ")
+    assert line.startswith("3 pictures of 16 x 16 px, 4 rays a pixel, on 1 processes of one thread: ")
     assert line.endswith(": met")
     monkeypatch.setattr(benchmark_world, "BAR_S_PER_PIXEL", 0.0)
     assert main(Settings(images=1, size=16, processes=1)) == 1
