@@ -34,8 +34,8 @@ class VideoConfig:
     """Which frames of a longer clip share a step: `stratified` = spread over the whole clip, `window` = neighbours.
     With either every frame is moved equally often."""
     detail: float = 1.0
-    """How much of the source's fine detail, which the prior's codec and working size lose, is put back: 0 = none,
-    1 = all of it."""
+    """How much of the source's fine detail, which the prior's codec and working size lose, is put back, changed as the
+    edit changes what is around it: 0 = none, 1 = all of it."""
     seed: int = 0
     """Seed of all randomness."""
     device: str | None = None

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from csd3d.runs.sheet import evenly
+from video.detail import apply_maps, colour_maps
 from video.geometry import WorkingSize, from_working, resize
 from video.sink import even_times, write_clip
 from video.source import Clip
@@ -19,7 +20,7 @@ PREVIEW_PX = 480
 """Shorter side of the report's players."""
 SHEET_FRAMES = 6
 """Columns of the contact sheet."""
-_CHUNK_PX = 8_000_000  # full-size pixels held at a time, a few copies of each: about half a GB
+_CHUNK_PX = 4_000_000  # full-size pixels held at a time, a few copies of each: about half a GB
 
 Decode = Callable[[Float[Tensor, "n c h w"]], Float[Tensor, "n 3 H W"]]
 
@@ -47,17 +48,15 @@ def edited_frames(
     *,
     detail: float,
 ) -> Float[Tensor, "n 3 H W"]:
-    """The edited frames at the clip's own size, in [0, 1].
-
-        up(decode(z)) + detail (source - up(decode(s)))
-
-    With detail 1 this is source + up(decode(z) - decode(s)): the edit as a change of the source, so that what codec and
-    working size lose of the source is not lost; an unedited latent (z = s) gives the source back.
-    """
+    """The edited frames at the clip's own size, in [0, 1]; see `video.detail` for what `detail` puts back."""
     height, width = source.shape[-2:]
-    edited = from_working(decode(z).to(source), size, height, width)
+    small = decode(z).to(source)
+    edited = from_working(small, size, height, width)
     if detail:
-        edited = edited + detail * (source - from_working(decode(s).to(source), size, height, width))
+        plain = decode(s).to(source)
+        lost = source - from_working(plain, size, height, width)
+        maps = from_working(colour_maps(small, plain), size, height, width)
+        edited = edited + detail * apply_maps(maps, lost)
     return edited.clamp(0, 1)
 
 

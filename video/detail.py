@@ -1,0 +1,61 @@
+"""Putting back the fine detail of the source that codec and working size lose, in the way the edit would change it.
+
+With D the decoded latents at working size, up() scaling to the clip's size, x the source frame:
+
+    out = up(D(z)) + detail * up(A) (x - up(D(s)))
+
+The bracket is the detail that was lost. Added as it is (A = 1) it leaves ghosts wherever the edit changed contrast: the
+old edges beside the new ones. So around each pixel a 3 x 3 colour map A is fitted that takes the decoded source to the
+decoded edit, as in the guided filter (He, Sun and Tang 2013), and detail goes through it:
+
+    A = (cov(D(z), D(s)) + eps I) (cov(D(s), D(s)) + eps I)^-1       covariances over a window of (2 r + 1)^2 pixels
+
+An unedited latent gives A = I and the source itself, bit for bit up to rounding; a colour edit (night, grey, negative)
+gives that edit of the full-size source; where the edit has nothing to do with the source A tends to 0 and the edit
+stands alone.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, pad
+
+RADIUS = 4
+"""Half the window, in working pixels."""
+EPSILON = 3e-4
+"""Variance below which a window counts as flat and keeps its detail: 4 levels of 255, squared."""
+LIMIT = 2.0
+"""Largest entry of A, lest the codec's errors in flat places blow up."""
+
+
+def colour_maps(
+    edited: Float[Tensor, "n 3 h w"], source: Float[Tensor, "n 3 h w"], *, radius: int = RADIUS, eps: float = EPSILON
+) -> Float[Tensor, "n 9 h w"]:
+    """The maps A at working size, rows of the 3 x 3 matrix one after the other, smoothed over the same window.
+
+    `edited` and `source` are the decoded latents, rgb in [0, 1].
+    """
+    eye = eps * torch.eye(3, device=source.device, dtype=source.dtype)
+    within = _covariance(source, source, radius) + eye
+    between = _covariance(edited, source, radius) + eye
+    maps = torch.linalg.solve(within, between, left=False)
+    return _box(maps.flatten(3).permute(0, 3, 1, 2), radius).clamp(-LIMIT, LIMIT)
+
+
+def apply_maps(maps: Float[Tensor, "n 9 H W"], detail: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 H W"]:
+    """A times the detail, pixel by pixel."""
+    rows = maps.unflatten(1, (3, 3))
+    return torch.stack([(rows[:, i] * detail).sum(1) for i in range(3)], dim=1)
+
+
+def _covariance(a: Float[Tensor, "n 3 h w"], b: Float[Tensor, "n 3 h w"], radius: int) -> Float[Tensor, "n h w 3 3"]:
+    """Covariance of the colours of `a` (rows) with those of `b` (columns) in the window around each pixel."""
+    a_c, b_c = a - a.mean((2, 3), keepdim=True), b - b.mean((2, 3), keepdim=True)  # less cancellation below
+    products = _box((a_c[:, :, None] * b_c[:, None]).flatten(1, 2), radius).unflatten(1, (3, 3))
+    means = _box(a_c, radius)[:, :, None] * _box(b_c, radius)[:, None]
+    return (products - means).permute(0, 3, 4, 1, 2)
+
+
+def _box(x: Float[Tensor, "n k h w"], radius: int) -> Float[Tensor, "n k h w"]:
+    """Mean over the window; beyond the border pixels repeat."""
+    return avg_pool2d(pad(x, (radius,) * 4, mode="replicate"), 2 * radius + 1, 1)
