@@ -19,7 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
-from csd3d.priors.codec import Codec, restore_detail
+from csd3d.priors.codec import Codec
+from csd3d.priors.detail import restore_detail
 from csd3d.priors.instruct import InstructPrior
 from csd3d.runs.atomic import write_json, write_text
 from csd3d.runs.progress import RunProgress

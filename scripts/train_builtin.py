@@ -15,9 +15,12 @@ from typing import Literal
 
 import torch
 import tyro
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from csd3d.priors.layout import make_tokenizer, save_prior
 from csd3d.world.edits import all_edits, vocabulary
@@ -44,6 +47,8 @@ class Settings:
     """Where the finished prior goes."""
     shards: int = 160
     """Picture shards of 64 groups of 10 pictures."""
+    first_shard: int = 0
+    """Number of the first; other numbers are other pictures."""
     steps_codec: int = 11_000
     steps_instruct: int = 20_000
     batch_codec: int = 8
@@ -53,7 +58,7 @@ class Settings:
     lr_codec: float = 2e-3
     lr_instruct: float = 6e-4
     start_from: Path | None = None
-    """Weights (`editor.safetensors`) of an earlier run with the same codec, to go on from."""
+    """A finished prior to go on from: its encoder stays as it is, so only its decoder and its editor learn on."""
     processes: int = os.cpu_count() or 1
     """CPU processes; 1 on a GPU."""
     device: str = "cpu"
@@ -63,11 +68,11 @@ class Settings:
 @dataclass(frozen=True)
 class _Pictures:
     folder: Path
-    count: int
+    numbers: range
 
     def __call__(self) -> None:
         rank, world = rank_and_world()
-        for _ in render_shards(self.folder, self.count, worker=rank, workers=world):
+        for _ in render_shards(self.folder, self.numbers, worker=rank, workers=world):
             pass
 
 
@@ -85,12 +90,38 @@ class _Latents:
             encode_shard(vae, path, self.out)
 
 
+def world_tokenizer() -> CLIPTokenizer:
+    """One token for every word of every wording."""
+    return make_tokenizer([w for e in all_edits() for w in e.wordings], max_length=MAX_TOKENS)
+
+
 def write_tokens(path: Path) -> None:
     """Token ids of every trained sentence, and (vocabulary size, end, begin)."""
-    tokenizer = make_tokenizer([w for e in all_edits() for w in e.wordings], max_length=MAX_TOKENS)
+    tokenizer = world_tokenizer()
     words = tokenizer(trained_sentences(), padding="max_length", max_length=MAX_TOKENS, return_tensors="pt")
     special = torch.tensor([len(tokenizer), tokenizer.eos_token_id, tokenizer.bos_token_id])
     save_file({"ids": words.input_ids, "special": special}, path)
+
+
+def write_start(prior: Path, codec: Path, editor: Path) -> None:
+    """What a finished prior has learnt, as the stages start from it; words it did not know begin as its mean word."""
+    vae = AutoencoderKL.from_pretrained(prior / "vae")
+    assert isinstance(vae, AutoencoderKL)
+    save_file({k: v.float().contiguous() for k, v in vae.state_dict().items()}, codec)
+    text = CLIPTextModel.from_pretrained(prior / "text_encoder").float()
+    old, new = CLIPTokenizer.from_pretrained(prior / "tokenizer").get_vocab(), world_tokenizer().get_vocab()
+    state = {f"text.{k}": v for k, v in text.state_dict().items()}
+    name = next(k for k in state if k.endswith("token_embedding.weight"))
+    known = state[name]
+    state[name] = known.mean(dim=0).repeat(len(new), 1)
+    for word, row in new.items():
+        if word in old:
+            state[name][row] = known[old[word]]
+    unet = UNet2DConditionModel.from_pretrained(prior / "unet")
+    assert isinstance(unet, UNet2DConditionModel)
+    state |= {f"unet.{k}": v.float() for k, v in unet.state_dict().items()}
+    state["scaling_factor"] = torch.tensor([float(vae.config["scaling_factor"])])
+    save_file({k: v.contiguous() for k, v in state.items()}, editor)
 
 
 def export(settings: Settings) -> Path:
@@ -105,7 +136,7 @@ def export(settings: Settings) -> Path:
         settings.out,
         load_codec(settings.work / "codec.safetensors", scaling_factor=scale),
         editor.text,
-        make_tokenizer([w for e in all_edits() for w in e.wordings], max_length=MAX_TOKENS),
+        world_tokenizer(),
         editor.unet,
         make_scheduler(),
         {"edits": vocabulary()},
@@ -118,13 +149,19 @@ def main(settings: Settings) -> None:
     work, device = settings.work, settings.device
     work.mkdir(parents=True, exist_ok=True)
     parallel = functools.partial(in_parallel, 1 if device != "cpu" else settings.processes)
+    start_codec = start_editor = None
+    if settings.start_from:
+        start_codec, start_editor = work / "start-codec.safetensors", work / "start-editor.safetensors"
+        write_start(settings.start_from, start_codec, start_editor)
     for stage in STAGES if settings.stage == "all" else (settings.stage,):
         console.print(f"[bold]{stage}[/bold]")
         if stage == "pictures":
-            parallel(_Pictures(work / "shards", settings.shards))
+            numbers = range(settings.first_shard, settings.first_shard + settings.shards)
+            parallel(_Pictures(work / "shards", numbers))
         elif stage == "codec":
             plan = Plan(settings.steps_codec, settings.lr_codec, ema=0.998, seed=settings.seed)
-            parallel(CodecWork(work / "shards", work, plan, batch=settings.batch_codec, device=device))
+            share = 0.6 if start_codec else 0.35
+            parallel(CodecWork(work / "shards", work, plan, settings.batch_codec, share, device, start_codec))
         elif stage == "latents":
             parallel(_Latents(work / "shards", work / "codec.safetensors", work / "latents"))
         elif stage == "instruct":
@@ -138,7 +175,7 @@ def main(settings: Settings) -> None:
                     plan,
                     settings.batch_instruct,
                     device,
-                    settings.start_from,
+                    start_editor,
                 )
             )
         else:

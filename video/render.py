@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from csd3d.priors.detail import apply_maps, colour_maps
 from csd3d.runs.sheet import evenly
-from video.detail import apply_maps, colour_maps
 from video.geometry import WorkingSize, from_working, resize
 from video.sink import even_times, write_clip
 from video.source import Clip
@@ -48,7 +48,7 @@ def edited_frames(
     *,
     detail: float,
 ) -> Float[Tensor, "n 3 H W"]:
-    """The edited frames at the clip's own size, in [0, 1]; see `video.detail` for what `detail` puts back."""
+    """The edited frames at the clip's own size, in [0, 1]; see `csd3d.priors.detail` for what `detail` puts back."""
     height, width = source.shape[-2:]
     small = decode(z).to(source)
     edited = from_working(small, size, height, width)

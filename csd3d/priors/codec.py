@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from csd3d.priors.chunks import Chunks
+from csd3d.priors.detail import restore_detail
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -70,15 +71,3 @@ class Codec:
     def _row_bytes(self, height_px: int, width_px: int) -> int:
         first_width = int(self._vae.config["block_out_channels"][0])
         return MAPS_ALIVE * first_width * height_px * width_px * self._vae.dtype.itemsize
-
-
-def restore_detail(
-    source: Float[Tensor, "n 3 H W"], edited: Float[Tensor, "n 3 H W"], reconstruction: Float[Tensor, "n 3 H W"]
-) -> Float[Tensor, "n 3 H W"]:
-    """source + (edited - reconstruction), clamped to [0, 1]: the edit as a change to the real picture.
-
-    `edited` and `reconstruction` come from the same codec, `reconstruction` from the unedited source, so what the
-    codec blurs cancels: where nothing was edited the result is the source, bit for bit. Where the edit replaces an
-    object, the old one's fine texture stays faintly visible; that is its price.
-    """
-    return (source + (edited - reconstruction)).clamp(0, 1)

@@ -1,7 +1,8 @@
 """Edits: what one sentence changes. The only place where a sentence becomes an edit.
 
 An edit changes the scene (the picture is rendered again) or the pixels (a filter). Its wordings are templates; the last
-one is held out: no prior is ever trained on it, so it measures understanding rather than recall.
+one is held out: no prior is ever trained on it, so it measures understanding rather than recall. All of its words occur
+in trained wordings.
 """
 
 from collections.abc import Callable
@@ -92,7 +93,10 @@ def _colour_edits() -> list[Edit]:
         "turn the {s} {c}",
         "paint the {s} {c}",
         "color the {s} {c}",
+        "change the {s} to {c}",
+        "give the {s} a {c} color",
         "the {s} should be {c}",
+        "change the color of the {s} to {c}",
     )
     return [
         Edit(
@@ -107,12 +111,28 @@ def _colour_edits() -> list[Edit]:
 
 
 def _material_edits() -> list[Edit]:
+    nouns = {"gold": ("golden", "gold"), "chrome": ("metallic", "metal"), "wood": ("wooden", "wood")}
     words = {
-        "gold": ("make the {s} golden", "turn the {s} into gold", "make the {s} out of gold", "a golden {s}"),
-        "chrome": ("make the {s} metallic", "turn the {s} into metal", "make the {s} out of metal", "a metallic {s}"),
-        "wood": ("make the {s} wooden", "turn the {s} into wood", "make the {s} out of wood", "a wooden {s}"),
-        "striped": ("make the {s} striped", "give the {s} stripes", "paint stripes on the {s}", "a striped {s}"),
+        m: (
+            f"make the {{s}} {adjective}",
+            f"turn the {{s}} into {noun}",
+            f"make the {{s}} out of {noun}",
+            f"a {adjective} {{s}}",
+            f"change the {{s}} to {noun}",
+            f"the {{s}} should be {adjective}",
+            f"change the {{s}} into {noun}",
+        )
+        for m, (adjective, noun) in nouns.items()
     }
+    words["striped"] = (
+        "make the {s} striped",
+        "give the {s} stripes",
+        "paint stripes on the {s}",
+        "a striped {s}",
+        "add stripes to the {s}",
+        "the {s} should be striped",
+        "put stripes on the {s}",
+    )
     return [
         Edit(f"material {s} {m}", "material", tuple(t.format(s=s) for t in templates), _on_thing(s, material=m))
         for s in SIMPLE_SHAPES
@@ -127,6 +147,8 @@ def _shape_edits() -> list[Edit]:
         "make the {s} a {t}",
         "change the {s} into a {t}",
         "swap the {s} for a {t}",
+        "the {s} should be a {t}",
+        "change the {s} to a {t}",
     )
     return [
         Edit(
@@ -147,7 +169,15 @@ def _presence_edits() -> list[Edit]:
         Edit(
             f"hat {s}",
             "add",
-            (f"put a hat on the {s}", f"add a hat to the {s}", f"give the {s} a hat", f"the {s} wears a hat"),
+            (
+                f"put a hat on the {s}",
+                f"add a hat to the {s}",
+                f"give the {s} a hat",
+                f"the {s} wears a hat",
+                f"place a hat on the {s}",
+                f"add a hat on top of the {s}",
+                f"put a hat on top of the {s}",
+            ),
             _on_thing(s, hat=True),
             same_geometry=False,
         )
@@ -157,7 +187,15 @@ def _presence_edits() -> list[Edit]:
         Edit(
             f"remove {s}",
             "remove",
-            (f"remove the {s}", f"take away the {s}", f"delete the {s}", f"get rid of the {s}"),
+            (
+                f"remove the {s}",
+                f"take away the {s}",
+                f"delete the {s}",
+                f"get rid of the {s}",
+                f"erase the {s}",
+                f"make the {s} go away",
+                f"take the {s} away",
+            ),
             _remove(s),
             same_geometry=False,
         )
@@ -168,52 +206,86 @@ def _presence_edits() -> list[Edit]:
 
 # Name, kind, the change of the scene, wordings.
 _PLACE: tuple[tuple[str, Kind, dict[str, str], tuple[str, ...]], ...] = (
-    ("day", "time", {"time": "day"}, ("make it day", "make it daytime", "turn it into day", "let it be day")),
+    (
+        "day", "time", {"time": "day"},
+        ("make it day", "make it daytime", "turn it into day", "let it be day", "change it to day", "at daytime",
+         "let it be daytime"),
+    ),
     (
         "sunset", "time", {"time": "sunset"},
-        ("make it sunset", "at sunset", "turn it into a sunset", "make it evening", "let it be sunset"),
+        ("make it sunset", "at sunset", "turn it into a sunset", "make it evening", "let it be sunset",
+         "change it to sunset", "let it be evening"),
     ),
     (
         "night", "time", {"time": "night"},
-        ("make it night", "at night", "make it nighttime", "turn it into night", "let it be night"),
+        ("make it night", "at night", "make it nighttime", "turn it into night", "let it be night",
+         "change it to night", "let it be nighttime"),
     ),
     (
         "clear", "weather", {"weather": "clear"},
-        ("make it sunny", "clear the weather", "make the weather sunny", "let the sun shine"),
+        ("make it sunny", "clear the weather", "make the weather sunny", "let the sun shine", "make the weather clear",
+         "turn it sunny", "let it be sunny"),
     ),
     (
         "snow", "weather", {"weather": "snow"},
-        ("make it snowy", "make it snow", "cover it in snow", "make it winter", "turn it into winter"),
+        ("make it snowy", "make it snow", "cover it in snow", "make it winter", "turn it into winter", "add snow",
+         "let it snow", "let it be winter"),
     ),
-    ("fog", "weather", {"weather": "fog"}, ("make it foggy", "add fog", "add some mist", "cover it in fog")),
-    ("rain", "weather", {"weather": "rain"}, ("make it rainy", "make it rain", "add rain", "turn it into rain")),
+    (
+        "fog", "weather", {"weather": "fog"},
+        ("make it foggy", "add fog", "add some mist", "cover it in fog", "make it misty", "let it be foggy",
+         "cover it in mist"),
+    ),
+    (
+        "rain", "weather", {"weather": "rain"},
+        ("make it rainy", "make it rain", "add rain", "turn it into rain", "let it rain", "make the weather rainy",
+         "let it be rainy"),
+    ),
     (
         "clouds", "weather", {"weather": "cloudy"},
-        ("make it cloudy", "add clouds", "cover the sky with clouds", "make the sky cloudy"),
+        ("make it cloudy", "add clouds", "cover the sky with clouds", "make the sky cloudy", "make the weather cloudy",
+         "let it be cloudy", "add some clouds"),
     ),
     (
         "autumn", "weather", {"season": "autumn"},
-        ("make it autumn", "make it fall", "turn it into autumn", "let it be autumn"),
+        ("make it autumn", "make it fall", "turn it into autumn", "let it be autumn", "change it to autumn",
+         "turn it into fall", "let it be fall"),
     ),
     (
         "summer", "weather", {"season": "summer"},
-        ("make it summer", "turn it into summer", "in summer", "let it be summer"),
+        ("make it summer", "turn it into summer", "in summer", "let it be summer", "make it summertime",
+         "turn it into summertime", "change it to summer"),
     ),
 )  # fmt: skip
-_GROUNDS = {
-    "grass": "grass", "sand": "sand", "stone": "stone", "lava": "lava", "ice": "ice", "checkerboard": "a checkerboard",
-}  # fmt: skip
-_GROUND_WORDS = ("make the ground {}", "turn the ground into {}", "change the ground to {}", "the ground is {}")
+_GROUNDS = ("grass", "sand", "stone", "lava", "ice")
+"""A checkerboard is a ground but no edit: nothing in a picture tells where its tiles would lie, so it has no truth."""
+_GROUND_WORDS = (
+    "make the ground {}",
+    "turn the ground into {}",
+    "change the ground to {}",
+    "the ground is {}",
+    "replace the ground with {}",
+    "cover the ground with {}",
+    "change the ground into {}",
+)
 _SKIES = {"pink": "pink", "green": "green", "natural": "blue"}
-_SKY_WORDS = ("make the sky {}", "turn the sky {}", "paint the sky {}", "a {} sky")
+_SKY_WORDS = (
+    "make the sky {}",
+    "turn the sky {}",
+    "paint the sky {}",
+    "a {} sky",
+    "color the sky {}",
+    "the sky should be {}",
+    "change the sky to {}",
+)
 
 
 def _place_edits() -> list[Edit]:
     return [
         *(Edit(name, kind, wordings, _on_scene(**change)) for name, kind, change, wordings in _PLACE),
         *(
-            Edit(f"ground {g}", "ground", tuple(w.format(words) for w in _GROUND_WORDS), _on_scene(ground=g))
-            for g, words in _GROUNDS.items()
+            Edit(f"ground {g}", "ground", tuple(w.format(g) for w in _GROUND_WORDS), _on_scene(ground=g))
+            for g in _GROUNDS
         ),
         *(
             Edit(f"sky {s}", "sky", tuple(w.format(words) for w in _SKY_WORDS), _on_scene(sky=s))
@@ -225,21 +297,43 @@ def _place_edits() -> list[Edit]:
 _STYLE_WORDS: dict[str, tuple[str, ...]] = {
     "black and white": (
         "make it black and white", "turn it black and white", "remove the color", "a black and white photo",
+        "make it a black and white photo", "take away the color", "turn it into a black and white photo",
     ),
-    "sepia": ("make it sepia", "turn it sepia", "add a sepia tone", "a sepia photo"),
-    "negative": ("make it a negative", "invert the colors", "turn it into a negative", "a photo negative"),
+    "sepia": (
+        "make it sepia", "turn it sepia", "add a sepia tone", "a sepia photo", "give it a sepia tone",
+        "make it a sepia photo", "turn it into a sepia photo",
+    ),
+    "negative": (
+        "make it a negative", "invert the colors", "turn it into a negative", "a photo negative",
+        "make it a photo negative", "change it to a negative", "turn it into a photo negative",
+    ),
     "pencil sketch": (
         "make it a pencil sketch", "turn it into a pencil sketch", "draw it with a pencil", "a pencil drawing",
+        "make it a pencil drawing", "a pencil sketch", "turn it into a pencil drawing",
     ),
     "watercolour": (
         "make it a watercolor", "turn it into a watercolor", "paint it in watercolor", "a watercolor painting",
+        "make it a watercolor painting", "paint it as a watercolor", "turn it into a watercolor painting",
     ),
-    "pixel art": ("make it pixel art", "turn it into pixel art", "make it pixelated", "a pixel art picture"),
-    "posterise": ("make it a poster", "turn it into a poster", "posterize it", "a poster with few colors"),
-    "vintage": ("make it vintage", "make it an old photo", "give it a vintage look", "a vintage photo"),
-    "blueprint": ("make it a blueprint", "turn it into a blueprint", "draw it as a blueprint", "a blueprint drawing"),
+    "pixel art": (
+        "make it pixel art", "turn it into pixel art", "make it pixelated", "a pixel art picture",
+        "make it a pixel art picture", "draw it as pixel art", "turn it into a pixel art picture",
+    ),
+    "posterise": (
+        "make it a poster", "turn it into a poster", "posterize it", "a poster with few colors",
+        "paint it as a poster", "make it a poster with few colors", "turn it into a poster with few colors",
+    ),
+    "vintage": (
+        "make it vintage", "make it an old photo", "give it a vintage look", "a vintage photo",
+        "turn it into an old photo", "make it a vintage photo", "turn it into a vintage photo",
+    ),
+    "blueprint": (
+        "make it a blueprint", "turn it into a blueprint", "draw it as a blueprint", "a blueprint drawing",
+        "make it a blueprint drawing", "change it to a blueprint", "turn it into a blueprint drawing",
+    ),
     "thermal": (
         "make it a thermal image", "show it in thermal colors", "turn it into a thermal image", "a thermal photo",
+        "make it a thermal photo", "a thermal image", "turn it into a thermal photo",
     ),
 }  # fmt: skip
 _STYLE_CAPTION = {

@@ -110,7 +110,7 @@ def _material(name: str, p: Float[Tensor, "m 3"], albedo: Float[Tensor, "3"]) ->
         colour = (0.80, 0.82, 0.86) if name == "chrome" else (0.98, 0.74, 0.20)
         return torch.tensor(colour, device=p.device).expand_as(p), 0.72 if name == "chrome" else 0.45
     if name == "striped":
-        stripe = (torch.sin(3 * math.pi * p[:, 2:]) * 6).clamp(-1, 1) * 0.5 + 0.5
+        stripe = (torch.sin(2 * math.pi * p[:, 2:]) * 6).clamp(-1, 1) * 0.5 + 0.5
         other = torch.full_like(albedo, 0.10 if albedo.min() > 0.8 else 0.95)
         return _mix(albedo, other, stripe), 0.0
     grain = noise((p[:, :2] + p[:, 2:] * 0.7) * 0.16)[:, None]

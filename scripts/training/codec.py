@@ -10,9 +10,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from scripts.training.loop import Plan, train, use_fast_norm
-from scripts.training.pictures import PHOTO_SHARE, read_shard, shards
+from scripts.training.pictures import holds_photos, number_of, read_shard, shards
 
 CHANNELS = (16, 32, 96, 160)
+CROP_PX, MAX_SHARDS = 64, 120
 KL_WEIGHT = 2e-6
 LATENT_NOISE = 0.05
 """Noise on the latents in training, in their standard deviations: the decoder forgives a denoiser's small errors."""
@@ -44,10 +45,11 @@ class PictureStore:
     def __init__(self, folder: Path, *, limit: int, images_per_group: int = 4) -> None:
         self.world: list[UInt8[Tensor, "m 3 S S"]] = []
         self.photo: list[UInt8[Tensor, "m 3 S S"]] = []
-        for index, path in enumerate(shards(folder)[:limit]):
+        for path in shards(folder)[:limit]:
             images, _ = read_shard(path)
-            photo = index % PHOTO_SHARE == PHOTO_SHARE - 1
-            (self.photo if photo else self.world).append(images[:, :images_per_group].flatten(0, 1))
+            (self.photo if holds_photos(number_of(path)) else self.world).append(
+                images[:, :images_per_group].flatten(0, 1)
+            )
 
     def draw(self, count: int, crop_px: int, photo_share: float, rng: torch.Generator) -> Float[Tensor, "n 3 s s"]:
         """Crops in [0, 1] on multiples of one pixel, mirrored half the time."""
@@ -71,20 +73,24 @@ class CodecWork:
     out: Path
     plan: Plan
     batch: int = 8
-    crop_px: int = 64
     photo_share: float = 0.35
-    shard_limit: int = 120
     device: str = "cpu"
+    start_from: Path | None = None
+    """A trained codec whose decoder learns on; its encoder stays, so that latents keep their meaning."""
 
     def __call__(self) -> None:
         torch.manual_seed(self.plan.seed)
-        store = PictureStore(self.pictures, limit=self.shard_limit)
+        store = PictureStore(self.pictures, limit=MAX_SHARDS)
         model = make_codec()
         nn.Module.to(model, self.device)
         use_fast_norm(model)
+        if self.start_from:
+            model.load_state_dict(load_file(self.start_from))
+            for part in (model.encoder, model.quant_conv):
+                part.requires_grad_(False)
 
         def loss_of(step: int, rng: torch.Generator) -> Tensor:
-            rgb = store.draw(self.batch, self.crop_px, self.photo_share, rng).to(self.device) * 2 - 1
+            rgb = store.draw(self.batch, CROP_PX, self.photo_share, rng).to(self.device) * 2 - 1
             with torch.autocast(self.device, torch.bfloat16):
                 posterior = model.encode(rgb).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
                 mean = posterior.mean.float()
@@ -96,7 +102,7 @@ class CodecWork:
 
         ema = train(model, loss_of, self.plan, self.out / "codec.state")
         self.out.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.contiguous() for k, v in ema.items()}, self.out / "codec.safetensors")
+        save_file({k: v.contiguous() for k, v in (model.state_dict() | ema).items()}, self.out / "codec.safetensors")
 
 
 def load_codec(path: Path, *, scaling_factor: float = 1.0) -> AutoencoderKL:

@@ -23,6 +23,10 @@ IDENTITY_SHARE, UNCONDITIONAL_SHARE = 0.08, 0.06
 """Share of samples with an empty instruction (which means: change nothing), and with no condition at all."""
 
 
+CHANGED, CHANGED_WEIGHT = 0.3, 6.0
+"""From this difference on (in deviations of the latents) an edit changes a latent pixel, which then has this weight."""
+
+
 def make_scheduler() -> DDIMScheduler:
     """Stable Diffusion's noise schedule."""
     return DDIMScheduler(
@@ -101,18 +105,20 @@ class DenoiserWork:
     batch: int = 32
     device: str = "cpu"
     start_from: Path | None = None
-    """Averaged weights of an earlier run to start from."""
+    """Weights and `scaling_factor` of an earlier run to start from."""
 
     def __call__(self) -> None:
         torch.manual_seed(self.plan.seed)
         store = PairStore.load(self.latents)
-        scale = 1 / store.z.float().std()
         tokens = load_file(self.tokens)
         ids, (vocabulary, eos, bos) = tokens["ids"], tokens["special"].tolist()
         first = first_sentence_of_edit()
         model = Editor(vocabulary, eos, bos).to(self.device)
+        scale = 1 / store.z.float().std()
         if self.start_from:
-            model.load_state_dict(load_file(self.start_from))
+            start = load_file(self.start_from)
+            scale = start.pop("scaling_factor")[0]
+            model.load_state_dict(start)
         use_fast_norm(model)
         model.unet.set_attn_processor(AttnProcessor())  # beats the fused one at this size
         alphas = make_scheduler().alphas_cumprod.to(self.device)
@@ -120,6 +126,7 @@ class DenoiserWork:
         weights = torch.tensor([KIND_WEIGHT[k] for k in kinds])
 
         def batch_of(rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+            """Targets, sources, token ids."""
             u = torch.rand(self.batch, 3, generator=rng)
             kind = torch.multinomial(weights, self.batch, replacement=True, generator=rng).tolist()
             rows = torch.stack(
@@ -143,7 +150,7 @@ class DenoiserWork:
             ab = alphas[t][:, None, None, None]
             with torch.autocast(self.device, torch.bfloat16):
                 eps = model(ab.sqrt() * z + (1 - ab).sqrt() * e, t, s, words).float()
-            weight = ((1 - ab) / ab).sqrt().clamp(0.5, 8)
+            weight = ((1 - ab) / ab).sqrt().clamp(0.5, 8) * change_weight(z, s * scale)
             return (weight * (eps - e) ** 2).mean()
 
         ema = train(model, loss_of, self.plan, self.out / "editor.state")
@@ -152,6 +159,16 @@ class DenoiserWork:
             {k: v.contiguous() for k, v in merged.items()} | {"scaling_factor": scale.reshape(1)},
             self.out / "editor.safetensors",
         )
+
+
+def change_weight(z: Float[Tensor, "n c h w"], s: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 1 h w"]:
+    """What a latent pixel counts: more where the edit changes it, with mean 1 over each picture.
+
+    Without it an edit of one thing is learnt from the few pixels that it covers, among many that are only copied.
+    """
+    changed = ((z - s).abs().amax(dim=1, keepdim=True) > CHANGED).float()
+    weight = 1 + (CHANGED_WEIGHT - 1) * changed
+    return weight / weight.mean(dim=(2, 3), keepdim=True)
 
 
 def trained_sentences() -> list[str]:

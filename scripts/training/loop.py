@@ -118,7 +118,7 @@ def train(
     Starts from `checkpoint` if it is there, and writes it every `plan.save_seconds` and at the end.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(parameters, lr=plan.lr, weight_decay=plan.weight_decay, betas=(0.9, 0.99))
+    optimiser = torch.optim.AdamW(parameters, lr=plan.lr, weight_decay=plan.weight_decay, betas=(0.9, 0.99), fused=True)
     ema = {k: v.detach().clone() for k, v in model.named_parameters()}
     rank, _ = rank_and_world()
     first = _load(checkpoint, model, ema, optimiser) if checkpoint.exists() else 0

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from csd3d.world.edits import KINDS, all_edits, applicable
 from csd3d.world.scene import Scene, SceneSampler
-from scripts.training.pictures import GROUPS_PER_SHARD, PHOTO_SHARE, read_shard, visible
+from scripts.training.pictures import GROUPS_PER_SHARD, holds_photos, number_of, read_shard, visible
 
 
 def _scene_pairs(seed: int, images: UInt8[Tensor, "k 3 S S"], edits: list[int]) -> list[tuple[int, int, int]]:
@@ -43,7 +43,7 @@ def group_pairs(
     shard: int, group: int, images: UInt8[Tensor, "k 3 S S"], edits: list[int]
 ) -> list[tuple[int, int, int]]:
     """(from, to, edit) for any group."""
-    if shard % PHOTO_SHARE == PHOTO_SHARE - 1:
+    if holds_photos(shard):
         return [(0, k + 1, e) for k, e in enumerate(edits) if e >= 0]
     return _scene_pairs(shard * GROUPS_PER_SHARD + group, images, edits)
 
@@ -55,7 +55,7 @@ def encode_shard(vae: AutoencoderKL, path: Path, out: Path) -> None:
     if target.exists():
         return
     images, edits = read_shard(path)
-    shard = int(path.stem.split("-")[1])
+    shard = number_of(path)
     pairs = [
         (g, i, j, e) for g in range(len(images)) for i, j, e in group_pairs(shard, g, images[g], edits[g].tolist())
     ]

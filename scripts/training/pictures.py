@@ -29,8 +29,8 @@ SIZE_PX = 128
 EDITS_PER_GROUP = 9
 GROUPS_PER_SHARD = 64
 KIND_WEIGHT = {
-    "colour": 3.0, "material": 1.2, "shape": 3.0, "add": 0.9, "remove": 1.1,
-    "time": 1.0, "weather": 1.6, "ground": 1.1, "sky": 0.6, "style": 1.8,
+    "colour": 3.0, "material": 3.0, "shape": 3.0, "add": 1.2, "remove": 1.4,
+    "time": 1.0, "weather": 1.8, "ground": 1.1, "sky": 0.5, "style": 1.8,
 }  # fmt: skip
 """How often a kind is drawn; what needs an object to be found is drawn more."""
 
@@ -153,6 +153,11 @@ PHOTO_SHARE = 8
 """Every eighth shard holds photographs and dead leaves."""
 
 
+def holds_photos(shard: int) -> bool:
+    """Whether shard number `shard` holds photographs rather than the world."""
+    return shard % PHOTO_SHARE == PHOTO_SHARE - 1
+
+
 def write_shard(folder: Path, index: int) -> Path:
     """Render shard `index` unless it is there; it appears complete or not at all."""
     path = folder / f"shard-{index:05d}.safetensors"
@@ -160,7 +165,7 @@ def write_shard(folder: Path, index: int) -> Path:
         return path
     seeds = range(index * GROUPS_PER_SHARD, (index + 1) * GROUPS_PER_SHARD)
     with torch.inference_mode():
-        if index % PHOTO_SHARE == PHOTO_SHARE - 1:
+        if holds_photos(index):
             photos = load_photos(TRAIN_PHOTOS)
             groups = [photo_group(s, photos) for s in seeds]
         else:
@@ -177,6 +182,11 @@ def shards(folder: Path) -> list[Path]:
     return sorted(folder.glob("shard-*.safetensors"))
 
 
+def number_of(shard: Path) -> int:
+    """The number in a shard's name."""
+    return int(shard.stem.split("-")[1])
+
+
 def read_shard(path: Path) -> tuple[UInt8[Tensor, "g k 3 S S"], Int[Tensor, "g e"]]:
     """Images and edit numbers. Refuses a shard that was rendered with another list of edits."""
     with safe_open(path, "pt") as f:
@@ -186,9 +196,9 @@ def read_shard(path: Path) -> tuple[UInt8[Tensor, "g k 3 S S"], Int[Tensor, "g e
         return f.get_tensor("images"), f.get_tensor("edits")
 
 
-def render_shards(folder: Path, count: int, *, worker: int = 0, workers: int = 1) -> Iterator[int]:
-    """Write the shards below `count` that fall to this worker; yields each index when it is done."""
+def render_shards(folder: Path, numbers: range, *, worker: int = 0, workers: int = 1) -> Iterator[int]:
+    """Write those of the numbered shards that fall to this worker; yields each number when it is done."""
     folder.mkdir(parents=True, exist_ok=True)
-    for index in range(worker, count, workers):
+    for index in numbers[worker::workers]:
         write_shard(folder, index)
         yield index

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from csd3d.priors.chunks import Chunks
-from csd3d.priors.codec import Codec, restore_detail
+from csd3d.priors.codec import Codec
+from csd3d.priors.detail import restore_detail
 from csd3d.priors.instruct import InstructPrior
 
 

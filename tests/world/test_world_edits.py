@@ -35,15 +35,20 @@ def test_there_are_enough_edits_of_every_kind_with_names_of_their_own() -> None:
     assert all_edits() is all_edits()
 
 
-def test_wordings_are_four_or_more_unique_plain_and_all_but_the_last_are_trained() -> None:
+def test_wordings_are_six_or_more_unique_plain_and_all_but_the_last_are_trained() -> None:
     every = [w for e in all_edits() for w in e.wordings]
     assert len(every) == len(set(every))
     for edit in all_edits():
-        assert len(edit.wordings) >= 4
+        assert len(edit.wordings) >= 6
         assert edit.trained == edit.wordings[:-1]
         assert edit.held_out == edit.wordings[-1]
         assert edit.held_out not in edit.trained
         assert all(w == normalise(w) for w in edit.wordings)
+
+
+def test_held_out_wordings_are_made_of_trained_words() -> None:
+    known = {word for e in all_edits() for w in e.trained for word in w.split()}
+    assert {word for e in all_edits() for word in e.held_out.split()} <= known
 
 
 def test_every_wording_finds_its_edit_however_it_is_written() -> None:

@@ -28,6 +28,18 @@ LIMIT = 2.0
 """Largest entry of A, lest the codec's errors in flat places blow up."""
 
 
+def restore_detail(
+    source: Float[Tensor, "n 3 H W"], edited: Float[Tensor, "n 3 H W"], reconstruction: Float[Tensor, "n 3 H W"]
+) -> Float[Tensor, "n 3 H W"]:
+    """source + (edited - reconstruction), clamped to [0, 1]: the edit as a change to the real picture.
+
+    `edited` and `reconstruction` come from the same codec, `reconstruction` from the unedited source, so what the
+    codec blurs cancels: where nothing was edited the result is the source, bit for bit. Where the edit replaces an
+    object, the old one's fine texture stays faintly visible; that is its price.
+    """
+    return (source + (edited - reconstruction)).clamp(0, 1)
+
+
 def colour_maps(
     edited: Float[Tensor, "n 3 h w"], source: Float[Tensor, "n 3 h w"], *, radius: int = RADIUS, eps: float = EPSILON
 ) -> Float[Tensor, "n 9 h w"]:

@@ -3,9 +3,9 @@
 import pytest
 import torch
 from torch.nn.functional import avg_pool2d, interpolate
-from video_toys import psnr
 
-from video.detail import RADIUS, apply_maps, colour_maps
+from csd3d.metrics import psnr
+from csd3d.priors.detail import RADIUS, apply_maps, colour_maps
 
 
 def picture(height=96, width=128, seed=0):
