@@ -20,7 +20,7 @@ from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
 from csd3d.priors.codec import Codec
-from csd3d.priors.detail import restore_detail
+from csd3d.priors.detail import restore_detail, restore_mapped
 from csd3d.priors.instruct import InstructPrior
 from csd3d.runs.atomic import write_json, write_text
 from csd3d.runs.progress import RunProgress
@@ -29,7 +29,7 @@ from csd3d.world.camera import PathName
 from csd3d.world.edits import Edit, Kind
 from scripts.benchmarks.clips import Material, material, pick_edits
 from scripts.benchmarks.video_methods import Edited, Job, Method, standard, timed
-from scripts.benchmarks.video_tables import CODEC, TRUTH, UNEDITED, measure, to_json, to_markdown
+from scripts.benchmarks.video_tables import CODEC, TRUTH, UNEDITED, Detail, measure, to_json, to_markdown
 from video.config import BUILTIN
 
 SHEET_FRAMES = 6
@@ -143,7 +143,7 @@ def run_case(
     job = Job(prior, source, edit.wordings[0], settings.seed)
     records: list[dict[str, Any]] = []
 
-    def record(row: str, output: Tensor, detail: bool | None, **price: float) -> None:
+    def record(row: str, output: Tensor, detail: Detail | None, **price: float) -> None:
         moves_as = None if row == UNEDITED else edit
         pairs = found.pairs(moves_as, 1), found.pairs(moves_as, settings.gap)
         measured = measure(output, found, edit, truth, *pairs)
@@ -157,10 +157,11 @@ def run_case(
     for name, method in methods.items():
         edited: Edited = timed(method, job)
         price = {"seconds": edited.seconds, "peak_mb": edited.peak_mb, "unet_calls": float(method.unet_calls)}
-        record(name, edited.clip, False, **price)
-        record(name, restore_detail(source, edited.clip, lost), True, **price)
+        record(name, edited.clip, "none", **price)
+        progress.say(f"{case.name}: {name}: {summary(records[-1])}")
+        record(name, restore_detail(source, edited.clip, lost), "plain", **price)
+        record(name, restore_mapped(source, edited.clip, lost), "mapped", **price)
         shown[name] = edited.clip
-        progress.say(f"{case.name}: {name}: {summary(records[-2])}")
     return records, shown
 
 

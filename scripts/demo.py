@@ -1,6 +1,7 @@
 """The demo: render a clip whose edit is known exactly, edit it from one sentence, and show both beside the truth."""
 
 import shutil
+import sys
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.console import Console
 from torch import Tensor
 
 from csd3d.metrics import background_change, psnr, warp_error
+from csd3d.runs.interrupt import RunInterrupted
 from csd3d.runs.report import Clip as Player
 from csd3d.runs.report import Report, write_report
 from csd3d.runs.sheet import contact_sheet, evenly, save_picture
@@ -121,4 +123,11 @@ def main(demo: Demo) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Demo))
+    try:
+        main(tyro.cli(Demo))
+    except RunInterrupted as stop:
+        print("stopped; the next start begins anew", file=sys.stderr)
+        sys.exit(stop.exit_code)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)

@@ -178,7 +178,7 @@ def test_benchmark_video_from_end_to_end(prior: Path, tmp_path: Path) -> None:
     assert plain["csd-edit, SVGD"]["unet_calls"]["mean"] == 5
     assert plain["csd-edit, SVGD"]["seconds"]["mean"] > 0
     page = (tmp_path / "video.md").read_text()
-    assert page.count("| csd-edit, SVGD |") == 3  # plain, with detail, by kind
+    assert page.count("| csd-edit, SVGD |") == 4  # three kinds of detail, and by kind of edit
     assert len(list((tmp_path / "sheets").glob("*.png"))) == 1
 
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from csd3d.priors.detail import apply_maps, colour_maps
+from csd3d.priors.detail import restore_mapped
 from csd3d.runs.sheet import evenly
 from video.geometry import WorkingSize, from_working, resize
 from video.sink import even_times, write_clip
@@ -51,13 +51,8 @@ def edited_frames(
     """The edited frames at the clip's own size, in [0, 1]; see `csd3d.priors.detail` for what `detail` puts back."""
     height, width = source.shape[-2:]
     small = decode(z).to(source)
-    edited = from_working(small, size, height, width)
-    if detail:
-        plain = decode(s).to(source)
-        lost = source - from_working(plain, size, height, width)
-        maps = from_working(colour_maps(small, plain), size, height, width)
-        edited = edited + detail * apply_maps(maps, lost)
-    return edited.clamp(0, 1)
+    plain = decode(s).to(source) if detail else small
+    return restore_mapped(source, small, plain, lambda x: from_working(x, size, height, width), amount=detail)
 
 
 def render(

@@ -15,6 +15,8 @@ gives that edit of the full-size source; where the edit has nothing to do with t
 stands alone.
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -38,6 +40,30 @@ def restore_detail(
     object, the old one's fine texture stays faintly visible; that is its price.
     """
     return (source + (edited - reconstruction)).clamp(0, 1)
+
+
+def restore_mapped(
+    source: Float[Tensor, "n 3 H W"],
+    edited: Float[Tensor, "n 3 h w"],
+    reconstruction: Float[Tensor, "n 3 h w"],
+    up: Callable[[Tensor], Tensor] = lambda x: x,
+    *,
+    amount: float = 1.0,
+) -> Float[Tensor, "n 3 H W"]:
+    """The edited picture with the source's lost detail put back through the maps A, in [0, 1].
+
+    Args:
+        source: the pictures at their own size, in [0, 1].
+        edited: what the codec decodes after the edit, at working size.
+        reconstruction: what it decodes of the unedited source, at working size.
+        up: takes pictures (of any number of channels) from working size to the source's.
+        amount: 0 = none of the detail, 1 = all of it.
+    """
+    out = up(edited)
+    if amount:
+        lost = source - up(reconstruction)
+        out = out + amount * apply_maps(up(colour_maps(edited, reconstruction)), lost)
+    return out.clamp(0, 1)
 
 
 def colour_maps(

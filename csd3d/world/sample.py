@@ -28,6 +28,8 @@ FIRST_SEED = 20_000_000
 """Sample s shows scene FIRST_SEED + s: never one on which a built-in prior was trained (those are below a million)."""
 THUMB_PX = 64
 """Short side of the pictures that decide whether an edit shows."""
+LEAST_SHARE = 0.015
+"""Share of a square picture that an edit must change to be seen; the training data are chosen by it."""
 PanoramaKind = Literal["sphere", "strip"]
 
 
@@ -257,10 +259,10 @@ def changed_share(before: Float[Tensor, "n 3 H W"], after: Float[Tensor, "n 3 H 
 
 
 def least_share(camera: Camera) -> float:
-    """The `changed_share` above which an edit shows: 1.5 % of a square view of 50 degrees, as for the training data."""
+    """The `changed_share` above which an edit shows: what covers `LEAST_SHARE` of a square view of 50 degrees."""
     if camera.projection == "equirectangular":
-        return 0.015 * (50 / 180) * (50 / 360)
-    return 0.015 * min(1.0, camera.height_px / camera.width_px)
+        return LEAST_SHARE * (50 / 180) * (50 / 360)
+    return LEAST_SHARE * min(1.0, camera.height_px / camera.width_px)
 
 
 def spread(edits: list[Edit], count: int, *, seed: int) -> list[Edit]:

@@ -23,6 +23,7 @@ from csd3d.world.camera import Camera, camera_path
 from csd3d.world.edits import Edit, all_edits, applicable
 from csd3d.world.leaves import dead_leaves
 from csd3d.world.render import render, render_looks
+from csd3d.world.sample import LEAST_SHARE, changed_share
 from csd3d.world.scene import Scene, SceneSampler
 
 SIZE_PX = 128
@@ -67,8 +68,8 @@ def training_camera(seed: int, size_px: int = SIZE_PX) -> Camera:
 
 
 def visible(source: Float[Tensor, "3 S S"], edited: Float[Tensor, "3 S S"]) -> bool:
-    """Whether at least 1.5 % of the pixels change by more than 0.06 in some channel."""
-    return bool(((edited - source).abs().amax(0) > 0.06).float().mean() > 0.015)
+    """Whether an edit shows in a square picture."""
+    return bool(changed_share(source[None], edited[None]) > LEAST_SHARE)
 
 
 def _choose(edits: list[Edit], count: int, rng: random.Random) -> list[Edit]:
