@@ -15,6 +15,7 @@ from torch import Tensor
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.loop import StepInfo, run
 from csd3d.engine.residuals import Score
+from csd3d.priors.geometry import WorkingSize, to_working, working_size
 from csd3d.runs.interrupt import RunInterrupted, StopRequest, stoppable
 from csd3d.runs.manifest import Manifest, fingerprint, to_plain
 from csd3d.runs.progress import RunProgress
@@ -23,7 +24,6 @@ from csd3d.runs.settings import override
 from csd3d.runs.sheet import contact_sheet, save_picture
 from video import rundir
 from video.config import VideoConfig, recommended
-from video.geometry import WorkingSize, to_working, working_size
 from video.particles import FrameParticles, rounds
 from video.render import Samples, chunk_frames, encode_clip, render
 from video.report import make_report

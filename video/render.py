@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from csd3d.priors.detail import restore_mapped
+from csd3d.priors.geometry import WorkingSize, from_working, resize
 from csd3d.runs.sheet import evenly
-from video.geometry import WorkingSize, from_working, resize
 from video.sink import even_times, write_clip
 from video.source import Clip
 

@@ -86,8 +86,8 @@ class CodecWork:
         use_fast_norm(model)
         if self.start_from:
             model.load_state_dict(load_file(self.start_from))
-            for part in (model.encoder, model.quant_conv):
-                part.requires_grad_(False)
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad_(not name.startswith(("encoder.", "quant_conv.")))
 
         def loss_of(step: int, rng: torch.Generator) -> Tensor:
             rgb = store.draw(self.batch, CROP_PX, self.photo_share, rng).to(self.device) * 2 - 1

@@ -6,7 +6,7 @@ import pytest
 import torch
 from video_toys import psnr
 
-from video.geometry import from_working, resize, to_working, working_size
+from csd3d.priors.geometry import from_working, resize, to_working, working_size
 
 
 @pytest.mark.parametrize(

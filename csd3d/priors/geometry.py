@@ -1,6 +1,6 @@
-"""Between the pixels of a clip and the size at which a prior works. Aspect is kept; nothing is squashed.
+"""Between the pixels of a picture and the size at which a prior works. Aspect is kept; nothing is squashed.
 
-stored frame (H, W) --scale--> content (h, w), square pixels, shorter side = size --pad--> multiples of the codec's
+stored picture (H, W) --scale--> content (h, w), square pixels, shorter side = size --pad--> multiples of the codec's
 factor, edge pixels repeated --prior--> crop --scale--> (H, W)
 """
 
@@ -46,7 +46,7 @@ def working_size(display_aspect: Fraction, short_px: int, multiple: int) -> Work
 
 
 def to_working(rgb: Float[Tensor, "n 3 H W"], size: WorkingSize) -> Float[Tensor, "n 3 _H _W"]:
-    """Scale frames to the content size and pad them; values stay in [0, 1]."""
+    """Scale pictures to the content size and pad them; values stay in [0, 1]."""
     content = resize(rgb, size.height_px, size.width_px).clamp(0, 1)
     return pad(content, (size.left_px, size.right_px, size.top_px, size.bottom_px), mode="replicate")
 
@@ -54,7 +54,7 @@ def to_working(rgb: Float[Tensor, "n 3 H W"], size: WorkingSize) -> Float[Tensor
 def from_working(
     small: Float[Tensor, "n c _H _W"], size: WorkingSize, height_px: int, width_px: int
 ) -> Float[Tensor, "n c H W"]:
-    """Crop the padding away and scale the content back to the clip's own pixels; not clamped, so differences pass."""
+    """Crop the padding away and scale the content back to its own pixels; not clamped, so differences pass."""
     bottom, right = size.top_px + size.height_px, size.left_px + size.width_px
     return resize(small[:, :, size.top_px : bottom, size.left_px : right], height_px, width_px)
 
