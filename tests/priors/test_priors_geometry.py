@@ -4,8 +4,8 @@ from fractions import Fraction
 
 import pytest
 import torch
-from video_toys import psnr
 
+from csd3d.metrics import psnr
 from csd3d.priors.geometry import from_working, resize, to_working, working_size
 
 
