@@ -31,6 +31,8 @@ class Entry(NamedTuple):
 
 COMMANDS: Mapping[str, Entry] = {
     "video": Entry("video.command", "Edit a clip from one sentence, steady over time."),
+    "panorama": Entry("panorama.command", "Edit a wide picture, a closed turn or a full sphere, without seams."),
+    "image": Entry("panorama.image_command", "Edit a single picture from one sentence."),
     "world": Entry(
         "csd3d.world.command", "Write sample clips, scenes, panoramas and photos whose edits are known exactly."
     ),

@@ -1,1 +1,10 @@
-"""The panorama editor: overlapping windows of one wide picture are the particles. Not written yet."""
+"""The panorama editor: overlapping windows of one picture are the particles of one collaborative edit.
+
+from panorama import edit_panorama
+edit_panorama("wide.jpg", "make it sunset", "sunset.jpg")
+"""
+
+from panorama.config import PanoramaConfig
+from panorama.edit import PanoramaResult, edit_panorama
+
+__all__ = ["PanoramaConfig", "PanoramaResult", "edit_panorama"]

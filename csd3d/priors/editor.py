@@ -1,0 +1,61 @@
+"""What the editors need of an instruction editor, and the size at which it works. Loads nothing."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from csd3d.engine.residuals import Score
+
+USUAL_PX = 512
+"""Side in px of the pictures that a prior was trained on, where it does not say."""
+
+
+@runtime_checkable
+class Editor(Protocol):
+    """An instruction editor; `csd3d.priors.instruct.InstructPrior` is one."""
+
+    @property
+    def name(self) -> str:
+        """As it was asked for."""
+        ...
+
+    @property
+    def path(self) -> Path:
+        """The folder it was read from."""
+        ...
+
+    @property
+    def builtin(self) -> bool:
+        """Whether it is the small one that comes along."""
+        ...
+
+    @property
+    def codec(self) -> Any:
+        """Has `encode`, `decode` and `factor`, pixels along one side of a latent."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        ...
+
+    def score(
+        self, prompt: str | Sequence[str], *, s_text: float, s_image: float, assign: Int[Tensor, " m"] | None = None
+    ) -> Score:
+        """The engine's view of the prior under one sentence, or under several (`assign`: each particle's)."""
+        ...
+
+
+def native_px(prior: Editor) -> int:
+    """Side in px of the pictures a prior was trained on: its own word (`working_px`), its UNet's, or `USUAL_PX`."""
+    own = getattr(prior, "working_px", None)
+    if isinstance(own, int):
+        return own
+    config = Path(prior.path) / "unet" / "config.json"
+    sample = json.loads(config.read_text(encoding="utf-8")).get("sample_size") if config.is_file() else None
+    return sample * prior.codec.factor if isinstance(sample, int) and sample > 0 else USUAL_PX

@@ -1,0 +1,150 @@
+"""`csd3d panorama`: parse, build the settings, edit, say where the result is."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from csd3d.priors.editor import USUAL_PX
+from csd3d.priors.resolve import read_json, resolve
+from csd3d.runs.flags import CommonFlags, method_changes, preset_changes
+from csd3d.runs.interrupt import RunInterrupted
+from csd3d.runs.manifest import Manifest
+from csd3d.runs.settings import override
+from panorama.config import PanoramaConfig, paper_changes, recommended
+from panorama.edit import edit_panorama
+from panorama.windows import Draw
+from panorama.wrap import WrapChoice
+
+
+@dataclass(frozen=True)
+class PictureFlags(CommonFlags):
+    """Flags of both commands for pictures."""
+
+    size: int | None = None
+    """Shorter side in px at which the prior works. Default: what the prior was trained at (twice that for a sphere)."""
+    detail: float | None = None
+    """How much of the source's fine detail is put back, 0 to 1."""
+    coupling: Literal["svgd", "independent"] | None = None
+    """Whether windows move together (`svgd`, default) or each for itself."""
+    lr: float | None = None
+    """Learning rate."""
+    s_text: float | None = None
+    """How strongly the sentence is followed; 1 = no guidance."""
+    s_image: float | None = None
+    """How strongly the source is kept; 1 = no guidance."""
+    mask: Path | None = None
+    """Picture file that says where to edit: white yes, black not at all, grey in part."""
+    prompt_at: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A sentence for a span of the width: 0,0.5="make it night" is the left half. As often as there are spans; --prompt
+    is for the rest."""
+    prompt_mask: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A sentence for a soft mask: sky.png="make it sunset". As often as there are masks."""
+    quality: int | None = None
+    """Of JPEG and WebP, 1 to 100 (default 95)."""
+
+
+@dataclass(frozen=True)
+class Command(PictureFlags):
+    """Edit a picture of any size from one sentence, without seams; full turns and spheres close."""
+
+    picture: tyro.conf.Positional[Path | None] = None
+    """PNG, JPEG, TIFF or WebP. Only --resume can do without."""
+    wrap: WrapChoice | None = None
+    """Whether the left border goes on at the right: `none`, `cylinder`, `sphere` (equirectangular); default: found out
+    and said."""
+    window: int | None = None
+    """Side of a window in latents (8 px each). Default: what the prior was trained at."""
+    stride: int | None = None
+    """Most latents between neighbouring windows. Default: half a window."""
+    windows_per_step: int | None = None
+    """Most windows in a step (default 8): bounds memory."""
+    draw: Draw | None = None
+    """`rounds` (default): all windows before the picture moves. `random`: some for every move."""
+
+
+def run(command: Command) -> int:
+    """Edit as `command` says; returns the exit code. Mistakes raise, see `panorama.edit.edit_panorama`."""
+    return run_on(command.picture, command, "panorama")
+
+
+def run_on(picture: Path | None, command: PictureFlags, name: str) -> int:
+    """Edit one picture with the flags of `csd3d name`."""
+    if command.resume and command.run_dir is None:
+        raise ValueError("resume: expected --run-dir, the folder of the run to go on with, got none")
+    if not command.resume and picture is None:
+        raise ValueError("expected a picture, got none (--help shows an overview)")
+    if not command.resume and not (command.prompt or command.prompt_at or command.prompt_mask):
+        raise ValueError('expected a sentence, --prompt "...", got none (--help shows an overview)')
+    config = build_config(command, single=name == "image")
+    try:
+        result = edit_panorama(
+            picture, command.prompt, command.output, config, run_dir=command.run_dir, resume=command.resume
+        )
+    except RunInterrupted as stop:
+        print(f"{stop}; go on with: csd3d {name} --resume --run-dir {stop.run_dir}", file=sys.stderr)
+        return stop.exit_code
+    print(f"picture  {result.path}")
+    print(f"report   {result.report}")
+    return 0
+
+
+def build_config(command: PictureFlags, *, single: bool) -> PanoramaConfig:
+    """The settings: those that suit the prior (or those of the run to resume), then the preset, then the flags.
+
+    Raises:
+        ValueError, TypeError, FileNotFoundError: a setting that makes no sense, or that the prior cannot serve.
+    """
+    config = _start(command, single)
+    given = {k: v for k, v in vars(command).items() if v is not None and v != ()}
+    engine: dict[str, Any] = {k: v for k, v in given.items() if k in _ENGINE}
+    changes = {k: str(v) if isinstance(v, Path) else v for k, v in given.items() if k in _OWN}
+    if command.preset is not None:
+        changed = _paper(config) if command.preset == "paper" else preset_changes(command.preset, editor="panorama")
+        config = override(config, changed, where="preset")
+    if command.method is not None:
+        engine = {**method_changes(command.method), **engine}
+    _require_servable(command)
+    return override(config, {**changes, "csd": engine}, where="flags")
+
+
+_OWN = (
+    "prior", "seed", "device", "size", "detail", "mask", "prompt_at", "prompt_mask", "quality", "wrap", "window",
+    "stride", "windows_per_step", "draw",
+)  # fmt: skip
+_ENGINE = ("steps", "coupling", "lr", "s_text", "s_image")
+
+
+def _start(command: PictureFlags, single: bool) -> PanoramaConfig:
+    if command.resume and command.run_dir is not None:
+        recorded: Mapping[str, Any] = Manifest.read(command.run_dir / "manifest.json").config
+        settings = {k: v for k, v in recorded.items() if k != "prompt"}
+        return override(PanoramaConfig(), settings, where="manifest")
+    prior = command.prior or PanoramaConfig().prior
+    return replace(PanoramaConfig(), prior=prior, csd=recommended(resolve(prior).builtin), single=single)
+
+
+def _paper(config: PanoramaConfig) -> dict[str, Any]:
+    """The published settings for the windows of the prior: a big one has 64 latents, whatever the hub says later."""
+    path = resolve(config.prior).path
+    unet = None if path is None else read_json(path / "unet" / "config.json", "not a prior: it has no UNet")
+    size = None if unet is None else unet.get("sample_size")
+    return paper_changes(size if isinstance(size, int) else USUAL_PX // 8)
+
+
+def _require_servable(command: PictureFlags) -> None:
+    """Instruction editors serve csd-edit and take no source prompt.
+
+    Raises:
+        ValueError: something else was asked for.
+    """
+    if command.source_prompt is not None:
+        raise ValueError("source-prompt: expected none, an instruction editor reads the source from its picture")
+    if command.method not in (None, "csd-edit"):
+        raise ValueError(
+            f"method: expected csd-edit, which is for instruction editors; {command.method} needs a text-to-image "
+            "prior, which pictures do not take yet (windows on their own: --coupling independent)"
+        )

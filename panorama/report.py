@@ -1,0 +1,99 @@
+"""What the page of a panorama run shows, and the pictures beside it."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from csd3d.engine.loop import StepInfo
+from csd3d.runs.atomic import atomic_path
+from csd3d.runs.curves import Curve
+from csd3d.runs.manifest import Manifest
+from csd3d.runs.report import Report
+from panorama.regions import Plan
+from panorama.source import Picture
+from panorama.wrap import Wrap
+
+MOST_PX = 4096
+"""Longer side of the report's pictures."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the page says about a run, besides the manifest."""
+
+    picture: Picture
+    plan: Plan
+    wrap: Wrap
+    windows: int
+    shown_px: tuple[int, ...]
+    """(height, width) of the pictures beside the page."""
+
+
+def write_media(
+    folder: Path, source: np.ndarray, edited: np.ndarray, *, wrap: Wrap
+) -> tuple[Float[Tensor, "3 h w"], Float[Tensor, "3 h w"]]:
+    """Write `source.jpg` and `edited.jpg`, [H W 3] pixels shrunk to at most `MOST_PX`; returns them in [0, 1]."""
+    shown = []
+    for name, pixels in (("source.jpg", source), ("edited.jpg", edited)):
+        small = _shrunk(pixels)
+        with atomic_path(folder / name) as part:
+            Image.fromarray(small).save(part, "JPEG", quality=90, subsampling=0)
+        shown.append(torch.from_numpy(small.copy()).permute(2, 0, 1).float() / 255)
+    return shown[0], shown[1]
+
+
+def make_report(facts: Facts, manifest: Manifest, curves: Sequence[StepInfo]) -> Report:
+    """The page of a finished run."""
+    picture, edit = facts.picture, manifest.config
+    bits = 8 if picture.levels == 255 else 16
+    wraps = {"none": "flat", "cylinder": "closed cylinder", "sphere": "full sphere"}[facts.wrap]
+    phrases = [
+        f"{picture.width_px} × {picture.height_px} px", f"{bits} bits", wraps, f"{facts.windows} windows",
+        f"{edit['csd']['coupling']} coupling", f"prior {manifest.prior['name']}", f"{manifest.steps_done} steps",
+    ]  # fmt: skip
+    kernel = [float("nan") if i.kernel_mean is None else i.kernel_mean for i in curves]
+    charts = (
+        Curve("Gradient", [i.gradient_rms for i in curves], log=True, hint="root mean square of the update direction"),
+        Curve("Residual", [i.residual_rms for i in curves], log=True, hint="what windows want before they are coupled"),
+        Curve("Kernel weight", kernel, hint="mean weight between different windows; 1 = all move as one"),
+        Curve("Learning rate", [i.lr for i in curves]),
+    )
+    seconds = {f"{k} (s)": v for k, v in manifest.timing_s.items()}
+    memory = {f"peak {k} memory (MB)": round(v / 1e6) for k, v in manifest.memory_bytes.items()}
+    return Report(
+        title=" · ".join(sentence.text for sentence in facts.plan.sentences), subtitle=picture.path.name,
+        facts=phrases, sheet="sheet.png", curves=[c for c in charts if any(v == v for v in c.values)],
+        numbers=manifest.numbers, settings=edit, notes=manifest.notes,
+        environment={**seconds, **memory, "versions": manifest.versions, "machine": manifest.machine},
+        command=_command_line(picture.path, manifest.command, edit),
+    )  # fmt: skip
+
+
+def _shrunk(pixels: np.ndarray) -> np.ndarray:
+    """[H W 3] uint8, longer side at most `MOST_PX`."""
+    height, width = pixels.shape[:2]
+    scale = min(1.0, MOST_PX / max(height, width))
+    if scale < 1:
+        size = (max(round(width * scale), 1), max(round(height * scale), 1))
+        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    return pixels if pixels.dtype == np.uint8 else ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _command_line(path: Path, command: str, edit: dict[str, Any]) -> str:
+    words = ["csd3d", command, str(path)]
+    for flag, value in (("--prompt", edit["prompt"]), ("--mask", edit["mask"])):
+        words += [] if value is None else [flag, value]
+    for flag, values in (("--prompt-at", edit["prompt_at"]), ("--prompt-mask", edit["prompt_mask"])):
+        words += [word for value in values for word in (flag, value)]
+    if command == "panorama":
+        words += ["--wrap", edit["wrap"]]
+    return shlex.join([*words, "--steps", str(edit["csd"]["steps"]), "--seed", str(edit["seed"])])

@@ -1,0 +1,106 @@
+"""What a picture is drawn on, seen from the editor: a flat sheet or cylinder (`plane`), or a sphere (`sphere`)."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from csd3d.priors.detail import apply_maps, colour_maps
+from panorama.regions import Plan
+from panorama.source import Picture
+from panorama.windows import Windows
+
+Encode = Callable[[Float[Tensor, "n 3 H W"]], Float[Tensor, "n c h w"]]
+Decode = Callable[[Float[Tensor, "n c h w"]], Float[Tensor, "n 3 H W"]]
+
+BLOCK_PX = 512
+"""Side of the blocks in which a result is put together."""
+LAYERS = 15
+"""Channels of `layers`: edited and reconstructed colours, and the colour maps between them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Part of a result."""
+
+    rows: Int[Tensor, " h"]
+    columns: Int[Tensor, " w"]
+    source: Float[Tensor, "3 h w"]
+    """The picture there, in [0, 1]."""
+    edited: Float[Tensor, "3 h w"]
+    """What it becomes, in [0, 1]."""
+
+
+@runtime_checkable
+class Surface(Protocol):
+    """Between a picture and the canvas of latents [k c h w] that the particles move."""
+
+    def encode(self, picture: Picture, encode: Encode) -> Iterator[tuple[int, Float[Tensor, "k c h w"]]]:
+        """The canvas, filled part by part: yields (parts done, canvas); the last one is complete."""
+        ...
+
+    @property
+    def parts(self) -> int:
+        """How many parts `encode` has."""
+        ...
+
+    def windows(self, plan: Plan) -> Windows:
+        """The particles."""
+        ...
+
+    def mask(self, plan: Plan) -> Float[Tensor, "k 1 h w"] | None:
+        """Where the canvas may move, in [0, 1]; None: everywhere."""
+        ...
+
+    def settle(self, z: Float[Tensor, "k c h w"], encode: Encode, decode: Decode) -> Float[Tensor, "k c h w"]:
+        """A canvas whose layers agree about what they all show."""
+        ...
+
+    def blocks(
+        self,
+        picture: Picture,
+        z: Float[Tensor, "k c h w"],
+        s: Float[Tensor, "k c h w"],
+        decode: Decode,
+        *,
+        detail: float,
+    ) -> Iterator[Block]:
+        """The whole result in blocks, in an order that decodes little twice."""
+        ...
+
+
+def layers(
+    z: Float[Tensor, "1 c h w"], s: Float[Tensor, "1 c h w"], decode: Decode, *, detail: float
+) -> Float[Tensor, "15 H W"]:
+    """What is laid over the source: decoded edit, decoded source, and the maps that detail goes through."""
+    edited = decode(z).cpu()
+    if not detail:
+        return torch.cat([edited[0], edited.new_zeros(12, *edited.shape[-2:])])
+    plain = decode(s).cpu()
+    return torch.cat([edited[0], plain[0], colour_maps(edited, plain)[0]])
+
+
+def with_detail(
+    lifted: Float[Tensor, "15 h w"], source: Float[Tensor, "3 h w"], *, detail: float
+) -> Float[Tensor, "3 h w"]:
+    """The edited picture from `layers` brought to the picture's pixels; see `csd3d.priors.detail` for the formula."""
+    out = lifted[:3]
+    if detail:
+        out = out + detail * apply_maps(lifted[None, 6:], (source - lifted[3:6])[None])[0]
+    return out.clamp(0, 1)
+
+
+def block_count(height_px: int, width_px: int) -> int:
+    """How many blocks a picture of that size has."""
+    return -(-height_px // BLOCK_PX) * -(-width_px // BLOCK_PX)
+
+
+def grid(length: int, side: int) -> list[Int[Tensor, " n"]]:
+    """An axis of `length` in stretches of at most `side`, as even as can be."""
+    count = -(-length // side)
+    edges = [length * i // count for i in range(count + 1)]
+    return [torch.arange(a, b) for a, b in pairwise(edges)]

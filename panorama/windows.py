@@ -1,0 +1,182 @@
+"""Overlapping windows of one canvas as particles: what CSD-Edit moves is the canvas, seen through all its windows.
+
+    G = sum_i a_i g_i / sum_i a_i        canvas <- canvas - lr m G
+
+g_i  what window i descends along            a_i  how much it counts at each of its places
+m    the mask, 1 where the canvas may move
+
+A canvas has layers: a flat picture is one layer under many windows; a sphere is a layer for each perspective view, with
+one window that is all of it. A window under several prompts is a particle for each, with the prompt's weight in a_i.
+
+Windows that are more than a step may hold take turns. `rounds`: a round deals every window once, and the canvas moves
+when the round is over, so each place has moved as often and by as much as every other, at the borders as in the middle,
+however few windows a step holds. `random` (the published way): every step draws windows anew and moves what they cover.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from csd3d.engine.config import CsdConfig
+from csd3d.engine.loop import Batch, make_optimizer
+
+Draw = Literal["rounds", "random"]
+Settle = Callable[[Float[Tensor, "k c H W"]], Float[Tensor, "k c H W"]]
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """Where the particles are on a canvas [k c H W], all of one size."""
+
+    layer: Int[Tensor, " n"]
+    rows: Int[Tensor, "n h"]
+    columns: Int[Tensor, "n w"]
+    share: Float[Tensor, "n h w"]
+    """a_i. Over all particles it sums to 1 at every place of the canvas."""
+    prompt: Int[Tensor, " n"]
+    """Number of the sentence that each particle follows."""
+
+    def __len__(self) -> int:
+        return len(self.layer)
+
+    def some(self, index: Int[Tensor, " m"]) -> "Windows":
+        """Those of number `index`."""
+        parts = (self.layer, self.rows, self.columns, self.share, self.prompt)
+        return Windows(*(part[index] for part in parts))
+
+    def look(self, canvas: Float[Tensor, "k c H W"]) -> Float[Tensor, "n c h w"]:
+        """What they show of the canvas."""
+        seen = canvas[self.layer[:, None, None], :, self.rows[:, :, None], self.columns[:, None, :]]
+        return seen.permute(0, 3, 1, 2).contiguous()
+
+    def add(self, canvas: Float[Tensor, "k c H W"], values: Float[Tensor, "n #c h w"]) -> None:
+        """Add a_i times its values to each place of the canvas, in place, window after window."""
+        for i in range(len(self)):
+            rows, columns = self.rows[i][:, None], self.columns[i][None]
+            canvas[int(self.layer[i])][:, rows, columns] += self.share[i] * values[i]
+
+
+def rounds(windows: int, budget: int) -> int:
+    """Steps in a round: how many groups of at most `budget` windows hold them all."""
+    return -(-windows // budget)
+
+
+class WindowParticles:
+    """A canvas of latents, moved through its windows; satisfies the engine's `Particles`.
+
+    The canvas lives on the CPU whatever the prior runs on: a step carries only its own windows to `device`.
+    """
+
+    def __init__(
+        self,
+        s: Float[Tensor, "k c H W"],
+        windows: Windows,
+        config: CsdConfig,
+        *,
+        budget: int,
+        draw: Draw = "rounds",
+        device: torch.device | str = "cpu",
+        mask: Float[Tensor, "k 1 H W"] | None = None,
+        settle: Settle | None = None,
+        settle_every: int = 10,
+    ) -> None:
+        """Start at the sources `s`.
+
+        Args:
+            s: the source canvas.
+            windows: they cover it.
+            config: which optimiser.
+            budget: most windows in a step.
+            draw: how windows take turns.
+            device: where the prior wants its batches.
+            mask: in [0, 1], how far each place may move.
+            settle: brings layers that show the same things to agree, after every `settle_every` moves.
+            settle_every: moves.
+        """
+        self.s = s.detach().cpu().contiguous()
+        self.z = self.s.clone()
+        self._windows, self._budget, self._device = windows, budget, torch.device(device)
+        self._draw: Draw = draw
+        self._mask = mask
+        self._settle, self._settle_every = settle, settle_every
+        self._optimizer = make_optimizer([self.z], config)
+        self._gradient = torch.zeros_like(self.z)
+        self._cover = torch.zeros_like(self.z[:, :1]) if draw == "random" else None
+        self._queue: list[Tensor] = []
+        self._moves = 0
+
+    def draw(self, rng: torch.Generator) -> Batch:
+        """The next group of windows; a new round is dealt with `rng` when the last one is through."""
+        if not self._queue:
+            self._queue = self._deal(rng)
+        index = self._queue.pop(0)
+        some = self._windows.some(index)
+        return Batch(some.look(self.z).to(self._device), some.look(self.s).to(self._device), index.to(self._device))
+
+    def apply(self, batch: Batch, g: Float[Tensor, "n c h w"], *, lr: float) -> None:
+        """Collect the windows' directions; when the round is over, move the canvas along their average."""
+        some = self._windows.some(batch.index.cpu())
+        some.add(self._gradient, g.cpu())
+        if self._cover is not None:
+            some.add(self._cover, torch.ones_like(g[:, :1]).cpu())
+        if not self._queue:
+            self._move(lr)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Canvas, what was collected, the rest of the round and the optimiser's state, as tensors by name."""
+        state: dict[str, Any] = {"z": self.z, "gradient": self._gradient, "moves": torch.tensor(self._moves)}
+        state["queue"] = torch.cat(self._queue) if self._queue else torch.zeros(0, dtype=torch.int64)
+        state["queue_sizes"] = torch.tensor([len(group) for group in self._queue], dtype=torch.int64)
+        if self._cover is not None:
+            state["cover"] = self._cover
+        return state | {f"optimizer.{k}": v for k, v in self._optimizer.state.get(self.z, {}).items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Return to a state of `state_dict`.
+
+        Raises:
+            ValueError: the state is of another picture or other settings.
+        """
+        adam = isinstance(self._optimizer, torch.optim.Adam) and int(state.get("moves", 0)) > 0
+        inner = {"optimizer.step", "optimizer.exp_avg", "optimizer.exp_avg_sq"} if adam else set()
+        expected = {k for k in self.state_dict() if not k.startswith("optimizer.")} | inner
+        if set(state) != expected or state["z"].shape != self.z.shape:
+            shape = tuple(state["z"].shape) if "z" in state else "none"
+            wanted = f"{sorted(expected)} for a canvas {tuple(self.z.shape)}"
+            raise ValueError(f"state: expected {wanted}, got {sorted(state)} for {shape}")
+        self.z.copy_(state["z"])
+        self._gradient.copy_(state["gradient"])
+        if self._cover is not None:
+            self._cover.copy_(state["cover"])
+        self._moves = int(state["moves"])
+        self._queue = list(state["queue"].split(state["queue_sizes"].tolist()))
+        if adam:
+            names = {name: state[name].clone() for name in inner}
+            self._optimizer.state[self.z] = {k.removeprefix("optimizer."): v for k, v in names.items()}
+
+    def _deal(self, rng: torch.Generator) -> list[Tensor]:
+        order = torch.randperm(len(self._windows), generator=rng)
+        if self._draw == "random":
+            return [order[: self._budget].sort().values]
+        groups = torch.tensor_split(order, rounds(len(self._windows), self._budget))
+        return [group.sort().values for group in groups]
+
+    def _move(self, lr: float) -> None:
+        g = self._gradient
+        if self._cover is not None:
+            g = torch.where(self._cover > 0, g / self._cover.clamp_min(1e-12), 0.0)
+            self._cover.zero_()
+        self.z.grad = g if self._mask is None else g * self._mask
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        self._optimizer.step()
+        self.z.grad = None
+        self._gradient.zero_()
+        self._moves += 1
+        if self._settle is not None and self._moves % self._settle_every == 0:
+            settled = self._settle(self.z).cpu()
+            self.z.copy_(settled if self._mask is None else torch.lerp(self.z, settled, self._mask.expand_as(settled)))

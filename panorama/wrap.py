@@ -1,0 +1,77 @@
+"""Does the left border of a picture go on at its right border? Told by its metadata or by its edges."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from panorama.source import Picture
+
+Wrap = Literal["none", "cylinder", "sphere"]
+WrapChoice = Literal["auto", "none", "cylinder", "sphere"]
+
+SEAM_RATIO = 1.5
+"""Edges match when the step over the seam is at most so many times the mean step between neighbouring columns."""
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """What a picture is taken for, and why."""
+
+    wrap: Wrap
+    reason: str
+    """A sentence for people; empty where nothing is remarkable."""
+
+
+def recognise(picture: Picture, choice: WrapChoice) -> Recognised:
+    """How a picture wraps: as asked for, else by its GPano fields, else 2:1 with matching edges is a sphere.
+
+    A panorama whose fields say that it shows only part of the turn does not wrap.
+    """
+    if choice != "auto":
+        return Recognised(choice, "")
+    kind = (picture.tags.gpano("ProjectionType") or "").lower()
+    if kind in ("equirectangular", "cylindrical"):
+        return _by_fields(picture, kind)
+    twice = abs(picture.width_px - 2 * picture.height_px) <= 0.01 * picture.width_px
+    if twice and picture.height_px > 1 and seam_step(picture) <= SEAM_RATIO:
+        return Recognised(
+            "sphere",
+            "taken for a full sphere: it is twice as wide as high and its left and right borders match "
+            "(--wrap none edits it flat)",
+        )
+    return Recognised("none", "")
+
+
+def seam_step(picture: Picture) -> float:
+    """The step from the last column to the first over the mean step between neighbours; 0 if all are equal."""
+    width = picture.width_px
+    count = min(width, 256)  # pairs of columns, spread over the picture
+    at = (torch.arange(count) * max(width - 1, 1)) // count
+    rows = torch.arange(0, picture.height_px, max(1, picture.height_px // 1024))
+    seam = (picture.rgb(rows, torch.tensor([0])) - picture.rgb(rows, torch.tensor([width - 1]))).abs().mean()
+    inner = (picture.rgb(rows, at) - picture.rgb(rows, at + 1)).abs().mean()
+    return float(seam / inner) if float(inner) > 0 else (0.0 if float(seam) == 0 else float("inf"))
+
+
+def _by_fields(picture: Picture, kind: str) -> Recognised:
+    def number(name: str) -> float | None:
+        text = picture.tags.gpano(name) or ""
+        return float(text) if text.isascii() and text.isdigit() else None
+
+    full_width, width = number("FullPanoWidthPixels"), number("CroppedAreaImageWidthPixels")
+    full_height, height = number("FullPanoHeightPixels"), number("CroppedAreaImageHeightPixels")
+    partly = full_width is not None and width is not None and width + 1 < full_width
+    silent = full_width is None or width is None
+    whole_turn = not partly and not (silent and seam_step(picture) > SEAM_RATIO)
+    if not whole_turn:
+        return Recognised("none", f"its photo sphere fields say {kind}, less than a full turn: edited without wrapping")
+    if kind == "cylindrical":
+        return Recognised("cylinder", "its photo sphere fields say cylindrical, a full turn: the seam is closed")
+    whole = full_height is None or height is None or height >= full_height - 1
+    twice = abs(picture.width_px - 2 * picture.height_px) <= 0.01 * picture.width_px
+    if whole and twice:
+        return Recognised("sphere", "its photo sphere fields say equirectangular: edited as a full sphere")
+    return Recognised(
+        "cylinder", "its photo sphere fields say equirectangular, a full turn without poles: its seam is closed"
+    )

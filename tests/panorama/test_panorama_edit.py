@@ -1,0 +1,210 @@
+"""A picture is edited, the run is on disk, and whatever happens to the process, the next start goes on unharmed."""
+
+import os
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from panorama_toys import ToyPrior, load, save, scenery, toy_edit
+
+from csd3d.engine.config import CsdConfig
+from csd3d.runs.checkpoint import load_checkpoint
+from csd3d.runs.interrupt import RunInterrupted
+from csd3d.runs.manifest import Manifest
+from csd3d.runs.progress import RunProgress
+from panorama import PanoramaConfig, edit_panorama
+
+CSD = CsdConfig(steps=6, lr=0.2, t_min=400, t_max=600)
+CONFIG = PanoramaConfig(csd=CSD, windows_per_step=3, checkpoint_every=2, wrap="none")
+
+
+def edit(picture, run_dir, prompt="make it red", *, config=CONFIG, **options):
+    """One start of a run with the toy prior and quick settings."""
+    return toy_edit(picture, run_dir, prompt, config=config, **options)
+
+
+@pytest.fixture
+def wide(tmp_path):
+    """A strip of 40 x 200 px."""
+    return save(tmp_path / "wide.png", scenery(40, 200))
+
+
+def state_of(run_dir):
+    return load_checkpoint(run_dir / "state.safetensors")
+
+
+def same_state(a, b):
+    left, right = state_of(a), state_of(b)
+    return left.record == right.record and all(
+        torch.equal(left.tensors[k].nan_to_num(), right.tensors[k].nan_to_num()) for k in left.tensors | right.tensors
+    )
+
+
+def test_the_edit_is_in_the_picture_in_the_middle_as_at_the_borders(wide, tmp_path):
+    config = replace(CONFIG, csd=replace(CSD, steps=40))
+    result = edit(wide, tmp_path / "run", config=config, output=tmp_path / "out.png")
+    assert result.path == tmp_path / "out.png"
+    source, edited = load(wide).astype(int), load(result.path).astype(int)
+    assert edited.shape == source.shape
+    for part in (np.s_[:, :8], np.s_[:, 96:104], np.s_[:, -8:], np.s_[:8], np.s_[-8:]):
+        change = (edited[part] - source[part]).mean((0, 1))
+        assert change[0] > 60
+        assert change[1] < -50
+        assert change[2] < -50
+    left, middle = (np.abs(edited[p] - source[p]).mean() for p in (np.s_[:, :16], np.s_[:, 92:108]))
+    assert 0.6 < left / middle < 1.6
+
+
+def test_nothing_asked_nothing_changed_to_the_bit(wide, tmp_path):
+    result = edit(wide, tmp_path / "run", config=replace(CONFIG, csd=replace(CSD, steps=0)))
+    assert np.array_equal(load(result.path), load(wide))
+
+
+def test_run_directory_is_complete_and_valid(wide, tmp_path):
+    result = edit(wide, tmp_path / "run")
+    manifest = Manifest.read(tmp_path / "run" / "manifest.json")
+    assert (manifest.status, manifest.command, manifest.config["prompt"]) == ("finished", "panorama", "make it red")
+    assert manifest.inputs[0]["path"] == str(wide)
+    assert manifest.steps_done == result.steps == 6 * -(-result.windows // 3)
+    assert set(manifest.timing_s) == {"encode", "edit", "write"}
+    names = {str(p.relative_to(result.run_dir)) for p in result.run_dir.rglob("*") if p.is_file()}
+    assert names == {
+        "manifest.json", "state.safetensors", "sources.safetensors", "edited.png", "report.html", "sheet.png",
+        "media/source.jpg", "media/edited.jpg",
+    }  # fmt: skip
+    page = result.report.read_text()
+    assert "make it red" in page
+    assert page.count("<svg") >= 3
+    assert "200 × 40 px" in page
+
+
+def test_one_window_for_single_pictures(wide, tmp_path):
+    result = edit(wide, tmp_path / "run", config=replace(CONFIG, single=True))
+    assert result.windows == 1
+    assert Manifest.read(tmp_path / "run" / "manifest.json").command == "image"
+
+
+def test_same_seed_same_result_other_seed_other_latents(wide, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        edit(wide, tmp_path / name, config=replace(CONFIG, seed=seed))
+    assert same_state(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "a/edited.png").read_bytes() == (tmp_path / "b/edited.png").read_bytes()
+    a, c = (state_of(tmp_path / name).tensors["particles.z"] for name in ("a", "c"))
+    assert not torch.equal(a, c)
+
+
+@pytest.mark.parametrize("wrap", ["none", "cylinder", "sphere"])
+def test_stopped_anywhere_and_resumed_from_the_manifest_alone_equals_never_stopped(tmp_path, wrap):
+    picture = save(tmp_path / "wide.png", scenery(40, 80 if wrap == "sphere" else 200))
+    config = replace(CONFIG, wrap=wrap, settle_every=2, windows_per_step=8, csd=replace(CSD, steps=5))
+    edit(picture, tmp_path / "whole", config=config)
+    calls = []
+
+    def watch(index):
+        calls.append(1)
+        if len(calls) in (1, 3, 4):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    prior = ToyPrior(watch)
+    with pytest.raises(RunInterrupted) as caught:
+        edit(picture, tmp_path / "run", prior=prior, config=config)
+    assert caught.value.exit_code == 130
+    assert state_of(tmp_path / "run").record["step"] == 1
+    assert not (tmp_path / "run/edited.png").exists()
+    for _ in range(2):
+        with pytest.raises(RunInterrupted):
+            resume(tmp_path / "run", prior)
+    assert Manifest.read(tmp_path / "run/manifest.json").status == "interrupted"
+    resume(tmp_path / "run", prior)
+    assert same_state(tmp_path / "run", tmp_path / "whole")
+    assert (tmp_path / "run/edited.png").read_bytes() == (tmp_path / "whole/edited.png").read_bytes()
+
+
+def resume(run_dir, prior=None):
+    return edit_panorama(
+        None, None, run_dir=run_dir, resume=True, prior=prior or ToyPrior(), progress=RunProgress(quiet=True)
+    )
+
+
+def test_a_finished_run_can_get_more_steps(wide, tmp_path):
+    longer = replace(CONFIG, csd=replace(CSD, steps=9))
+    edit(wide, tmp_path / "whole", config=longer)
+    edit(wide, tmp_path / "run")
+    edit(wide, tmp_path / "run", config=longer, resume=True)
+    assert same_state(tmp_path / "run", tmp_path / "whole")
+    with pytest.raises(ValueError, match="at least the"):
+        edit(wide, tmp_path / "run", config=CONFIG, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"prompt": "make it dark"}, "prompt: 'make it red' -> 'make it dark'"),
+        ({"config": replace(CONFIG, csd=replace(CSD, lr=0.3))}, "csd.lr: 0.2 -> 0.3"),
+        ({"config": replace(CONFIG, wrap="cylinder")}, "wrap: 'none' -> 'cylinder'"),
+    ],
+)
+def test_resume_with_other_settings_is_refused_in_one_line(wide, tmp_path, change, match):
+    edit(wide, tmp_path / "run")
+    before = (tmp_path / "run/manifest.json").read_bytes()
+    with pytest.raises(ValueError, match=match) as caught:
+        edit(wide, tmp_path / "run", resume=True, **change)
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "run/manifest.json").read_bytes() == before
+
+
+def test_resume_notices_that_the_picture_changed(wide, tmp_path):
+    edit(wide, tmp_path / "run")
+    save(wide, scenery(40, 200, seed=9))
+    with pytest.raises(ValueError, match="not what the run"):
+        resume(tmp_path / "run")
+
+
+def test_refusals_write_nothing(wide, tmp_path):
+    before = wide.read_bytes()
+    run_dir = tmp_path / "run"
+    with pytest.raises(ValueError, match="does not know 'make it blue'"):
+        edit(wide, run_dir, "make it blue")
+    with pytest.raises(ValueError, match="name ending in"):
+        edit(wide, run_dir, output=tmp_path / "a.gif")
+    with pytest.raises(ValueError, match="another file than the picture"):
+        edit(wide, run_dir, output=wide)
+    with pytest.raises(ValueError, match="expected a sentence"):
+        edit(wide, run_dir, "  ")
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        edit(tmp_path / "none.png", run_dir)
+    with pytest.raises(ValueError, match="twice as wide"):
+        edit(wide, run_dir, config=replace(CONFIG, wrap="sphere"))
+    assert not run_dir.exists()
+    assert wide.read_bytes() == before
+
+
+def test_divergence_keeps_the_last_good_state(wide, tmp_path):
+    class Bad(ToyPrior):
+        def score(self, prompt, **options):
+            score = super().score(prompt, **options)
+            calls, good = [], score.target
+
+            def target(z_t, t, s, index):
+                calls.append(1)
+                return good(z_t, t, s, index) * (float("nan") if len(calls) == 4 else 1.0)
+
+            score.target = target
+            return score
+
+    with pytest.raises(FloatingPointError, match="step 3"):
+        edit(wide, tmp_path / "run", prior=Bad())
+    assert Manifest.read(tmp_path / "run/manifest.json").status == "failed"
+    assert state_of(tmp_path / "run").record["step"] == 2
+    assert not (tmp_path / "run/edited.png").exists()
+
+
+def test_windows_and_pixels_are_held_a_few_at_a_time(tmp_path):
+    picture = save(tmp_path / "large.png", scenery(64, 2600))
+    groups = []
+    prior = ToyPrior(lambda index: groups.append(len(index)))
+    edit(picture, tmp_path / "run", prior=prior, config=replace(CONFIG, size=64, csd=replace(CSD, steps=1)))
+    assert max(groups) <= CONFIG.windows_per_step
+    assert max(n * h * w for n, _, h, w in prior.codec.sizes) <= 64 * 384
