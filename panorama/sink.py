@@ -1,7 +1,7 @@
 """Writing a picture with all that it carried: EXIF, XMP (photo sphere fields too), ICC profile, transparency, 16 bits.
 
-Pillow writes 8 bits a channel. It has no colour at 16, so those files are put together here: PNG from OpenCV's with the
-missing chunks, TIFF from Pillow's directory and deflated pixels.
+Pillow writes JPEG, WebP and PNG of 8 bits a channel. It has no colour at 16, and in TIFF no EXIF beside compression, so
+those are put together here: PNG from OpenCV's and the missing chunks, TIFF from Pillow's directory and deflated pixels.
 """
 
 import struct
@@ -65,12 +65,12 @@ def write_picture(
         tags = Tags(tags.exif, b"", tags.icc)
     array = pixels if alpha is None else np.dstack([pixels, alpha])
     with atomic_path(path) as part:
-        if array.dtype == np.uint8:
+        if kind == "TIFF":
+            _write_tiff(part, array, tags)
+        elif array.dtype == np.uint8:
             Image.fromarray(array).save(part, kind, **_options(kind, tags, quality))
-        elif kind == "PNG":
-            part.write_bytes(_deep_png(array, tags))
         else:
-            _write_deep_tiff(part, array, tags)
+            part.write_bytes(_deep_png(array, tags))
     return lost
 
 
@@ -94,17 +94,10 @@ def _options(kind: str, tags: Tags, quality: int) -> dict[str, Any]:
         options |= {"quality": quality, "lossless": quality == 100, "exact": True, "method": 4}
         if tags.xmp:
             options["xmp"] = tags.xmp
-    elif kind == "PNG":
+    else:
         options["pnginfo"] = PngInfo()
         if tags.xmp:
             options["pnginfo"].add_itxt("XML:com.adobe.xmp", tags.xmp.decode("utf-8", "replace"))
-    else:
-        exif = Image.Exif()
-        if tags.exif:
-            exif.load(tags.exif)
-        if tags.xmp:
-            exif[700] = tags.xmp
-        options |= {"compression": "tiff_adobe_deflate", "exif": exif}
     return options
 
 
@@ -129,12 +122,13 @@ def _chunk(name: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
 
-def _write_deep_tiff(part: Path, array: np.ndarray, tags: Tags) -> None:
+def _write_tiff(part: Path, array: np.ndarray, tags: Tags) -> None:
     """One deflated strip behind one directory."""
     height, width, channels = array.shape
-    packed = zlib.compress(np.ascontiguousarray(array, dtype="<u2").tobytes(), 6)
+    bits = 8 * array.itemsize
+    packed = zlib.compress(np.ascontiguousarray(array, dtype=f"<u{array.itemsize}").tobytes(), 6)
     fields: Sequence[tuple[int, int, Any]] = (
-        (256, 4, width), (257, 4, height), (258, 3, (16,) * channels), (259, 3, 8), (262, 3, 2), (277, 3, channels),
+        (256, 4, width), (257, 4, height), (258, 3, (bits,) * channels), (259, 3, 8), (262, 3, 2), (277, 3, channels),
         (278, 4, height), (279, 4, len(packed)), (284, 3, 1), (339, 3, (1,) * channels),
     )  # fmt: skip
     directory = TiffImagePlugin.ImageFileDirectory_v2(prefix=b"II")

@@ -24,6 +24,7 @@ FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "MPO")
 """Kinds of files that are read, by Pillow's names (MPO: a JPEG with more pictures behind the first)."""
 MOST_PX = 1_000_000_000
 """Pixels beyond which a file is taken for a mistake."""
+_DAMAGED = (OSError, SyntaxError, struct.error, EOFError)
 _ORIENTATION, _EXIF_IFD, _WIDTH, _HEIGHT = 0x0112, 0x8769, 0xA002, 0xA003
 _SUFFIXES = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg"), "TIFF": (".tif", ".tiff"), "WEBP": (".webp",)}
 
@@ -110,6 +111,8 @@ def open_picture(path: Path) -> Picture:
             if data[:4] in (b"II*\0", b"MM\0*"):  # 16 bits a channel in colour, which Pillow does not know
                 return _finish(path, _decode_deep(path, data), "TIFF", _plain_tags(data), [], 1)
             raise ValueError(f"{path}: expected a picture (PNG, JPEG, TIFF or WebP), got something else") from None
+        except _DAMAGED as error:
+            raise ValueError(f"{path}: the file is damaged or cut short ({str(error).splitlines()[0]})") from None
 
 
 def _read(path: Path, data: bytes, image: Image.Image) -> Picture:
@@ -127,12 +130,8 @@ def _read(path: Path, data: bytes, image: Image.Image) -> Picture:
         notes.append(f"{path.name} is a {kind} file, whatever its name says")
     if image.mode in ("F", "I"):
         raise ValueError(f"{path}: expected 8 or 16 bits a channel, got 32")
-    deep = _is_deep(data, image)
-    try:
-        image.load()
-        array = _decode_deep(path, data) if deep else _to_rgb(image, notes)
-    except (OSError, SyntaxError, ValueError, struct.error, EOFError) as error:
-        raise ValueError(f"{path}: the file is damaged or cut short ({str(error).splitlines()[0]})") from None
+    image.load()  # finds out whether it is whole; OpenCV would not say
+    array = _decode_deep(path, data) if _is_deep(data, image) else _to_rgb(image, notes)
     exif = image.getexif()
     orientation = exif.get(_ORIENTATION, 1)
     icc = image.info.get("icc_profile") or b""

@@ -25,12 +25,9 @@ def plane_of(picture, *, size=32, window=4, stride=2, **options):
 
 
 def encoded(plane, picture, codec=None):
-    last = None
-    for last in plane.encode(picture, (codec or ToyCodec()).encode):
-        pass
-    assert last is not None
-    assert last[0] == plane.parts
-    return last[1]
+    *_, (done, canvas) = plane.encode(picture, (codec or ToyCodec()).encode)
+    assert done == plane.parts
+    return canvas
 
 
 def assembled(plane, picture, z, s, *, detail=1.0):

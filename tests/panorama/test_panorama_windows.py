@@ -1,6 +1,7 @@
 """The canvas moves by the average of its windows, everywhere alike, and goes on from a saved state bit for bit."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -15,9 +16,9 @@ from panorama.windows import WindowParticles, rounds
 PLAIN = Plan((Sentence("make it dark", Everywhere()),))
 
 
-def windows_of(height, width, *, plan=PLAIN, **options):
-    given = {"size_px": 32, "factor": 8, "window_lat": 4, "stride_lat": 3} | options
-    return make_plane(height, width, **given).windows(plan)
+def windows_of(height, width, *, plan=PLAIN, **options: Any):
+    given: dict[str, Any] = {"size_px": 32, "window_lat": 4, "stride_lat": 3} | options
+    return make_plane(height, width, factor=8, **given).windows(plan)
 
 
 def canvas(rows, columns, seed=0):
