@@ -1,4 +1,4 @@
-"""What is written is what was given, with all that the source carried, and names or sizes that cannot be are refused."""
+"""What is written is what was given, with all that the source carried; what cannot be written is refused."""
 
 import cv2
 import numpy as np
@@ -42,7 +42,8 @@ def test_lossless_formats_keep_every_level_and_every_tag(tmp_path, name, bits, c
     assert back.tags.xmp.rstrip(b"\0") == XMP
     other = cv2.imread(str(tmp_path / name), cv2.IMREAD_UNCHANGED)  # a reader that is not ours
     assert other is not None
-    assert np.array_equal(other[:, :, 2::-1], pixels)
+    if not (clear and bits == 8 and name == "a.tif"):  # there it multiplies colours by transparency
+        assert np.array_equal(other[:, :, 2::-1], pixels)
     if bits == 16 and name == "a.tif":
         return  # Pillow, which reads EXIF, does not open these
     check_exif(tmp_path / name)
@@ -51,10 +52,10 @@ def test_lossless_formats_keep_every_level_and_every_tag(tmp_path, name, bits, c
 def check_exif(path):
     with Image.open(path) as image:
         exif = image.getexif()
-    assert exif[0x010F] == "Maker"
-    assert exif[0x0132] == "2020:02:03 04:05:06"
-    assert exif.get_ifd(0x8769)[0x829A] == pytest.approx(1 / 250)
-    assert exif.get_ifd(0x8825)[1] == "N"
+        assert exif[0x010F] == "Maker"
+        assert exif[0x0132] == "2020:02:03 04:05:06"
+        assert exif.get_ifd(0x8769)[0x829A] == pytest.approx(1 / 250)
+        assert exif.get_ifd(0x8825)[1] == "N"
 
 
 def test_a_deep_tiff_has_its_exif_in_its_directory(tmp_path):
@@ -73,9 +74,8 @@ def test_lossy_formats_come_close_and_keep_every_tag(tmp_path, name):
     pixels, tags = scenery(40, 56), all_tags()
     assert write_picture(tmp_path / name, pixels, tags=tags, quality=97) == []
     back = open_picture(tmp_path / name)
-    assert np.abs(back.pixels.astype(int) - pixels).mean() < (
-        4 if name == "a.jpg" else 12
-    )  # WebP halves the resolution of colour
+    most = 4 if name == "a.jpg" else 12  # WebP halves the resolution of colour
+    assert np.abs(back.pixels.astype(int) - pixels).mean() < most
     assert (back.tags.icc, back.tags.xmp) == (tags.icc, XMP)
     check_exif(tmp_path / name)
 

@@ -1,0 +1,72 @@
+"""What a picture is taken for, by its fields, by its edges, or because somebody said so."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from panorama_toys import scenery
+
+from csd3d.world.camera import sphere_camera, strip_camera
+from csd3d.world.export import gpano_packet
+from panorama.source import Picture, Tags, open_picture
+from panorama.wrap import recognise, seam_step
+
+
+def picture(array, packet=""):
+    return Picture(Path("p.jpg"), array, tags=Tags(xmp=packet.encode()))
+
+
+@pytest.mark.parametrize(
+    ("camera", "expected"),
+    [(sphere_camera(64), "sphere"), (strip_camera(64, turn=360.0), "cylinder"), (strip_camera(64, turn=180.0), "none")],
+)
+def test_photo_sphere_fields_decide_and_it_is_said(camera, expected):
+    rough = np.random.default_rng(0).integers(0, 255, (camera.height_px, camera.width_px, 3), dtype=np.uint8)
+    found = recognise(picture(rough, gpano_packet(camera)), "auto")
+    assert found.wrap == expected
+    assert "photo sphere fields" in found.reason
+
+
+def test_a_full_turn_without_poles_is_a_cylinder():
+    packet = gpano_packet(sphere_camera(64)).replace(
+        'CroppedAreaImageHeightPixels="64"', 'CroppedAreaImageHeightPixels="40"'
+    )
+    assert recognise(picture(scenery(40, 128), packet), "auto").wrap == "cylinder"
+
+
+def test_edges_decide_where_there_are_no_fields():
+    assert recognise(picture(scenery(64, 128, wraps=True)), "auto").wrap == "sphere"
+    assert "--wrap none" in recognise(picture(scenery(64, 128, wraps=True)), "auto").reason
+    assert recognise(picture(scenery(64, 160, wraps=True)), "auto").wrap == "none"
+    slope = np.repeat(np.linspace(0, 255, 128).astype(np.uint8)[None, :, None], 64, 0).repeat(3, 2)
+    assert recognise(picture(slope), "auto").wrap == "none"
+    assert recognise(picture(np.zeros((1, 2, 3), np.uint8)), "auto").wrap == "none"
+
+
+@pytest.mark.parametrize("choice", ["none", "cylinder", "sphere"])
+def test_who_says_so_is_right(choice):
+    packet = gpano_packet(sphere_camera(64))
+    found = recognise(picture(scenery(64, 128), packet), choice)
+    assert (found.wrap, found.reason) == (choice, "")
+
+
+def test_seam_step_equals_loops():
+    array = scenery(20, 50)
+    p, x = picture(array), array.astype(float)
+    seam = np.abs(x[:, 0] - x[:, -1]).mean()
+    inner = np.mean([np.abs(x[:, c] - x[:, c + 1]).mean() for c in range(49)])
+    assert seam_step(p) == pytest.approx(seam / inner, rel=0.05)
+    assert seam_step(picture(np.full((4, 8, 3), 7, np.uint8))) == 0
+
+
+def test_real_panoramas(real_data):
+    folder = real_data / "panoramas"
+    expected = {
+        "pannellum_examplepano_4096x2048.jpg": "sphere",
+        "small_pannellum_equirect_1024x512.jpg": "sphere",
+        "small_apartment_1536x256.jpg": "none",
+        "openpano_CMU0-cyl.jpg": "none",
+    }
+    assert {name: recognise(open_picture(folder / name), "auto").wrap for name in expected} == expected
+    assert torch.get_num_threads() >= 1
