@@ -32,6 +32,7 @@ class Entry(NamedTuple):
 COMMANDS: Mapping[str, Entry] = {
     "video": Entry("video.command", "Edit a clip from one sentence, steady over time."),
     "panorama": Entry("panorama.command", "Edit a wide picture, a closed turn or a full sphere, without seams."),
+    "stitch": Entry("panorama.stitch_command", "Join photos taken on one spot into one panorama."),
     "image": Entry("panorama.image_command", "Edit a single picture from one sentence."),
     "world": Entry(
         "csd3d.world.command", "Write sample clips, scenes, panoramas and photos whose edits are known exactly."

@@ -11,11 +11,13 @@ import tyro
 from csd3d.priors.editor import USUAL_PX
 from csd3d.priors.resolve import read_json, resolve
 from csd3d.runs.flags import CommonFlags, method_changes, preset_changes
+from csd3d.runs.folder import free_name
 from csd3d.runs.interrupt import RunInterrupted
 from csd3d.runs.manifest import Manifest
 from csd3d.runs.settings import override
 from panorama.config import PanoramaConfig, paper_changes, recommended
 from panorama.edit import edit_panorama
+from panorama.stitched_file import stitch_files
 from panorama.windows import Draw
 from panorama.wrap import WrapChoice
 
@@ -51,8 +53,8 @@ class PictureFlags(CommonFlags):
 class Command(PictureFlags):
     """Edit a picture of any size from one sentence, without seams; full turns and spheres close."""
 
-    picture: tyro.conf.Positional[Path | None] = None
-    """PNG, JPEG, TIFF or WebP. Only --resume can do without."""
+    pictures: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """PNG, JPEG, TIFF or WebP; several photos are stitched first. Only --resume can do without."""
     wrap: WrapChoice | None = None
     """Whether the left border goes on at the right: `none`, `cylinder`, `sphere` (equirectangular); default: found out
     and said."""
@@ -68,7 +70,21 @@ class Command(PictureFlags):
 
 def run(command: Command) -> int:
     """Edit as `command` says; returns the exit code. Mistakes raise, see `panorama.edit.edit_panorama`."""
-    return run_on(command.picture, command, "panorama")
+    if len(command.pictures) < 2:
+        return run_on(command.pictures[0] if command.pictures else None, command, "panorama")
+    if command.resume:
+        raise ValueError("resume: expected no photos, the run knows its panorama")
+    if not (command.prompt or command.prompt_at or command.prompt_mask):
+        raise ValueError('expected a sentence, --prompt "...", got none (csd3d stitch only joins photos)')
+    build_config(command, single=False)  # mistakes in the flags come before the work
+    stem = f"{command.pictures[0].stem}-{len(command.pictures)}-photos"
+    run_dir = command.run_dir or free_name(stem, command.prompt or "regions")
+    joined = run_dir.with_name(f"{run_dir.name}-stitched.png")
+    made = stitch_files(command.pictures, joined)
+    for note in made.notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(f"stitched {joined}")
+    return run_on(joined, replace(command, run_dir=run_dir), "panorama")
 
 
 def run_on(picture: Path | None, command: PictureFlags, name: str) -> int:

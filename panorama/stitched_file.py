@@ -1,0 +1,55 @@
+"""A stitched panorama as a file that says what it shows: photo sphere fields for the part of the turn it covers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from panorama.sink import require_writable, write_picture
+from panorama.source import Tags, open_picture
+from panorama.stitch import StitchConfig, Stitched, stitch
+
+
+def stitch_files(
+    photos: Sequence[Path], output: Path, config: StitchConfig | None = None, *, quality: int = 95
+) -> Stitched:
+    """Stitch photos and write the panorama.
+
+    Raises:
+        ValueError, FileNotFoundError: a photo that cannot be read, photos that do not match, a name that cannot be
+            written.
+    """
+    config = config or StitchConfig()
+    require_writable(output, 1, 1)
+    if any(output.exists() and photo.exists() and output.samefile(photo) for photo in photos):
+        raise ValueError(f"output: expected another file than the photos, got {output}")
+    pictures = [open_picture(photo) for photo in photos]
+    made = stitch(pictures, config)
+    height, width = made.pixels.shape[:2]
+    require_writable(output, height, width)
+    xmp = panorama_fields(height, width, made.turn, config) if made.turn else b""
+    lost = write_picture(
+        output, made.pixels, alpha=made.alpha, tags=Tags(xmp=xmp, icc=pictures[made.used[0]].tags.icc), quality=quality
+    )
+    notes = (*(note for picture in pictures for note in picture.notes), *made.notes, *lost)
+    return Stitched(made.pixels, made.alpha, made.turn, made.closed, made.used, notes)
+
+
+def panorama_fields(height_px: int, width_px: int, turn: float, config: StitchConfig) -> bytes:
+    """The XMP packet with Google's photo sphere fields for a panorama of `turn` degrees."""
+    full = width_px if turn >= 360 else max(round(width_px * 360 / turn), width_px)
+    spherical = config.projection == "spherical"
+    tall = max(full // 2, height_px) if spherical else height_px
+    values = {
+        "ProjectionType": "equirectangular" if spherical else "cylindrical",
+        "CroppedAreaImageWidthPixels": width_px,
+        "CroppedAreaImageHeightPixels": height_px,
+        "FullPanoWidthPixels": full,
+        "FullPanoHeightPixels": tall,
+        "CroppedAreaLeftPixels": (full - width_px) // 2,
+        "CroppedAreaTopPixels": (tall - height_px) // 2,
+    }
+    fields = " ".join(f'GPano:{name}="{value}"' for name, value in values.items())
+    return (
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        f'<rdf:Description rdf:about="" xmlns:GPano="http://ns.google.com/photos/1.0/panorama/" {fields}/>'
+        "</rdf:RDF></x:xmpmeta>"
+    ).encode()
