@@ -3,7 +3,7 @@
 # README's commands). Arguments go to pytest:  scripts/test.sh -k video
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-bash scripts/setup.sh dev
+bash scripts/setup.sh dev,nerf
 
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE} # idle OpenMP workers sleep; spinning, they slow their neighbours 20 times
 export PYRIGHT_PYTHON_IGNORE_WARNINGS=1            # no look-up for a newer pyright

@@ -1,0 +1,107 @@
+"""Rendered views in, edited views out: CSD-Edit of all of them together. Knows no nerfstudio.
+
+A particle starts at the latent of its render, not of its photograph: what the field has taken up of earlier edits is
+kept, and what it has averaged out over views stays averaged out. It is conditioned on, and compared with, the
+photograph.
+"""
+
+import functools
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from csd3d.engine.config import CsdConfig
+from csd3d.engine.loop import Batch, StepInfo, make_optimizer, run
+from csd3d.priors.detail import restore_mapped
+from csd3d.priors.editor import Editor, native_px
+from csd3d.priors.geometry import from_working, to_working, working_size
+
+
+class ViewParticles:
+    """The latents of a batch of views, all moved in every step; satisfies the engine's `Particles`."""
+
+    def __init__(self, z: Float[Tensor, "n c h w"], s: Float[Tensor, "n c h w"], config: CsdConfig) -> None:
+        self.z, self.s = z.clone(), s
+        self._optimizer = make_optimizer([self.z], config)
+
+    def draw(self, rng: torch.Generator) -> Batch:
+        """All of them."""
+        return Batch(self.z, self.s, torch.arange(len(self.z), device=self.z.device))
+
+    def apply(self, batch: Batch, g: Float[Tensor, "n c h w"], *, lr: float) -> None:
+        """A step of the optimiser along g."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        self.z.grad = g
+        self._optimizer.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Latents and optimiser. A batch of views is edited in one go, so nobody stores them."""
+        return {"z": self.z, "optimizer": self._optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Return to a state of `state_dict`."""
+        self.z.copy_(state["z"])
+        self._optimizer.load_state_dict(state["optimizer"])
+
+
+@dataclass(frozen=True)
+class EditedViews:
+    """What became of a batch of views."""
+
+    rgb: Float[Tensor, "n 3 H W"]
+    """In [0, 1], on the CPU."""
+    curves: tuple[StepInfo, ...]
+
+
+@torch.no_grad()
+def edit_views(
+    renders: Float[Tensor, "n 3 _h _w"],
+    photographs: Float[Tensor, "n 3 H W"],
+    prior: Editor,
+    prompt: str,
+    csd: CsdConfig,
+    *,
+    rng: torch.Generator,
+    size_px: int | None = None,
+    strength: float = 1.0,
+    detail: float = 1.0,
+    inside: Bool[Tensor, "n 1 H W"] | None = None,
+) -> EditedViews:
+    """Edit views of one scene as `prompt` says.
+
+    Args:
+        renders: what the field shows now, in [0, 1]; any size of the same aspect.
+        photographs: what the cameras saw, in [0, 1], the same views in the same order.
+        prior: an instruction editor.
+        prompt: the sentence.
+        csd: settings of the engine; `steps` is the number of moves of this call.
+        rng: on the CPU.
+        size_px: shorter side at which the prior works; None = what it was trained at.
+        strength: share of the edit that is kept: 0 gives the photographs back, 1 the whole edit.
+        detail: share of the photographs' lost detail that is put back (`csd3d.priors.detail`).
+        inside: where views may change; outside the photographs stay bit for bit. None = everywhere.
+
+    Raises:
+        UnknownPrompt: the prior knows a closed set of sentences, and this is not among them.
+        FloatingPointError: the run diverged.
+    """
+    height, width = photographs.shape[-2:]
+    photographs = photographs.cpu()
+    size = working_size(Fraction(width, height), size_px or native_px(prior), prior.codec.factor)
+    score = prior.score(prompt, s_text=csd.s_text, s_image=csd.s_image)
+    s, z = (prior.codec.encode(to_working(rgb.cpu(), size).to(prior.device)) for rgb in (photographs, renders))
+    particles = ViewParticles(z, s, csd)
+    curves = tuple(run(particles, score, csd, rng=rng))
+    mixed = s + strength * (particles.z - s)
+    edited = []
+    for i in range(len(s)):  # full-size pictures one at a time
+        decoded, plain = (prior.codec.decode(x[i : i + 1]).cpu() for x in (mixed, s))
+        up = functools.partial(from_working, size=size, height_px=height, width_px=width)
+        edited.append(restore_mapped(photographs[i : i + 1], decoded, plain, up, amount=detail))
+    rgb = torch.cat(edited) if strength else photographs
+    return EditedViews(rgb if inside is None else torch.where(inside.cpu(), rgb, photographs), curves)

@@ -1,0 +1,18 @@
+"""The plugin's entry points. nerfstudio loads them unguarded: whatever is wrong with us, `ns-train` keeps working."""
+
+from nerfstudio.engine.trainer import TrainerConfig
+from nerfstudio.plugins.types import MethodSpecification
+
+METHODS = ("csd-edit", "csd-edit-small", "csd-edit-cpu")
+
+
+def _unavailable(name: str, reason: Exception) -> MethodSpecification:
+    return MethodSpecification(TrainerConfig(method_name=name), description=f"not available here: {reason}")
+
+
+try:
+    from csd3d.nerf import configs
+
+    csd_edit, csd_edit_small, csd_edit_cpu = configs.csd_edit, configs.csd_edit_small, configs.csd_edit_cpu
+except Exception as error:  # of any kind: another release of nerfstudio may have moved anything
+    csd_edit, csd_edit_small, csd_edit_cpu = (_unavailable(name, error) for name in METHODS)
