@@ -31,6 +31,7 @@ from panorama.sink import require_writable, write_picture
 from panorama.source import Picture, open_picture
 from panorama.sphere import make_sphere
 from panorama.surface import Surface, block_count
+from panorama.viewer import make_panels
 from panorama.windows import WindowParticles, Windows, rounds
 from panorama.wrap import Wrap, recognise
 
@@ -254,7 +255,7 @@ class _Job:
             )
         for note in (*lost, *getattr(self.prior, "notes", ())):
             self._note(note)
-        shown = write_media(self.folder.media, picture.pixels, pixels, wrap=self.wrap)
+        shown = write_media(self.folder.media, picture.pixels, pixels)
         rows = {"source": shown[0][None], " · ".join(s.text for s in self.plan.sentences): shown[1][None]}
         save_picture(contact_sheet(rows, cell_px=1100), self.folder.sheet)
         self.manifest.status = "finished"
@@ -263,7 +264,7 @@ class _Job:
             "report": str(self.folder.report.resolve()),
             "sheet": str(self.folder.sheet.resolve()),
         }
-        facts = Facts(picture, self.plan, self.wrap, len(self.windows), tuple(shown[0].shape[-2:]))
+        facts = Facts(picture, self.plan, self.wrap, len(self.windows), make_panels(*shown, wrap=self.wrap))
         write_report(self.folder.report, make_report(facts, self.manifest, curves))
         self.manifest.write(self.folder.manifest)
 

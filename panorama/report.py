@@ -17,7 +17,7 @@ from csd3d.engine.loop import StepInfo
 from csd3d.runs.atomic import atomic_path
 from csd3d.runs.curves import Curve
 from csd3d.runs.manifest import Manifest
-from csd3d.runs.report import Report
+from csd3d.runs.report import Panel, Report
 from panorama.regions import Plan
 from panorama.source import Picture
 from panorama.wrap import Wrap
@@ -34,12 +34,12 @@ class Facts:
     plan: Plan
     wrap: Wrap
     windows: int
-    shown_px: tuple[int, ...]
-    """(height, width) of the pictures beside the page."""
+    panels: tuple[Panel, ...]
+    """The before and after, and what can be turned."""
 
 
 def write_media(
-    folder: Path, source: np.ndarray, edited: np.ndarray, *, wrap: Wrap
+    folder: Path, source: np.ndarray, edited: np.ndarray
 ) -> tuple[Float[Tensor, "3 h w"], Float[Tensor, "3 h w"]]:
     """Write `source.jpg` and `edited.jpg`, [H W 3] pixels shrunk to at most `MOST_PX`; returns them in [0, 1]."""
     shown = []
@@ -71,7 +71,8 @@ def make_report(facts: Facts, manifest: Manifest, curves: Sequence[StepInfo]) ->
     memory = {f"peak {k} memory (MB)": round(v / 1e6) for k, v in manifest.memory_bytes.items()}
     return Report(
         title=" · ".join(sentence.text for sentence in facts.plan.sentences), subtitle=picture.path.name,
-        facts=phrases, sheet="sheet.png", curves=[c for c in charts if any(v == v for v in c.values)],
+        facts=phrases, panels=facts.panels, sheet="sheet.png",
+        curves=[c for c in charts if any(v == v for v in c.values)],
         numbers=manifest.numbers, settings=edit, notes=manifest.notes,
         environment={**seconds, **memory, "versions": manifest.versions, "machine": manifest.machine},
         command=_command_line(picture.path, manifest.command, edit),

@@ -24,6 +24,15 @@ class Clip:
 
 
 @dataclass(frozen=True)
+class Panel:
+    """A part of the page that an editor brings itself. Trusted: nothing in it is escaped."""
+
+    html: str
+    style: str = ""
+    script: str = ""
+
+
+@dataclass(frozen=True)
 class Report:
     """What the page shows; empty parts are left out."""
 
@@ -35,6 +44,8 @@ class Report:
     """Players in sync; the first two (source, edited) can also be laid over each other."""
     fps: float = 25.0
     """Frames a second of the players, for stepping."""
+    panels: Sequence[Panel] = ()
+    """Parts of the page made elsewhere, after the players."""
     sheet: str = ""
     """Contact sheet, a picture file relative to the report."""
     curves: Sequence[Curve] = ()
@@ -59,9 +70,12 @@ def render(report: Report) -> str:
     """The page as HTML text. All text is escaped; nothing is loaded from outside the folder."""
     style = files("csd3d.runs").joinpath("report.css").read_text(encoding="utf-8")
     script = files("csd3d.runs").joinpath("report.js").read_text(encoding="utf-8") if report.clips else ""
+    style += "".join(panel.style for panel in report.panels)
+    script += "".join(panel.script for panel in report.panels)
     parts = [
         _header(report),
         _players(report),
+        *(panel.html for panel in report.panels),
         _sheet(report.sheet),
         _notes(report.notes),
         _section("Measured", _table(report.numbers)),
