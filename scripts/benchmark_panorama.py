@@ -1,0 +1,278 @@
+"""Compare ways of editing panoramas on panoramas of the world, whose true edited versions are known exactly.
+
+    python scripts/benchmark_panorama.py [--prior builtin] [--out FOLDER] [--quick]
+
+Writes panorama.md, panorama.json and one contact sheet for each panorama and edit. All methods get the same panorama,
+codec, sentence and seed. On two CPU cores the default takes an hour or two.
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+from jaxtyping import Float
+from torch import Tensor
+
+from csd3d.engine.config import CsdConfig
+from csd3d.priors.editor import native_px
+from csd3d.priors.instruct import InstructPrior
+from csd3d.runs.atomic import write_json, write_text
+from csd3d.runs.progress import RunProgress
+from csd3d.runs.sheet import contact_sheet, save_picture
+from csd3d.world.edits import Edit, Kind
+from csd3d.world.sample import Views, sample_panorama
+from panorama.config import BUILTIN, PanoramaConfig
+from panorama.edit import make_surface
+from panorama.plane import Plane
+from panorama.source import Picture
+from panorama.sphere import Sphere
+from panorama.surface import Surface
+from panorama.views import look_into
+from panorama.wrap import Wrap
+from scripts.benchmarks.panorama_methods import UNET_ROWS_CSD, UNET_ROWS_SAMPLING, Task, standard
+from scripts.benchmarks.panorama_tables import CODEC, TRUTH, UNEDITED, accuracy, measure_picture, to_json, to_markdown
+
+PanoramaKind = Literal["strip", "turn", "sphere"]
+WRAPS: dict[str, Wrap] = {"strip": "none", "turn": "cylinder", "sphere": "sphere"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Compare ways of editing a panorama against exact truth."""
+
+    prior: str = "builtin"
+    """"builtin", a directory in diffusers layout, or a hub id."""
+    out: Path = Path("outputs/benchmark_panorama")
+    """Folder for the results."""
+    kinds: tuple[PanoramaKind, ...] = ("strip", "turn", "sphere")
+    """`strip`: 180 degrees of a cylinder. `turn`: all 360, closed. `sphere`: equirectangular."""
+    panoramas: int = 2
+    """Panoramas of each kind."""
+    edits: int = 4
+    """Edits of each panorama, of as many kinds as possible."""
+    edit_kinds: tuple[Kind, ...] = ("weather", "time", "style", "ground", "colour", "shape")
+    """Kinds of edits."""
+    candidates: int = 12
+    """Edits whose truths a window is compared with."""
+    window_px: int | None = None
+    """Height of strips, half the height of spheres; none = what the prior was trained at."""
+    s_text: float = 1.5
+    """Text guidance for sampling."""
+    s_image: float = 1.2
+    """Image guidance for sampling."""
+    sampling_steps: int = 20
+    """Steps of the sampler."""
+    csd: CsdConfig = field(default_factory=lambda: BUILTIN)
+    """Settings of csd-edit."""
+    seed: int = 0
+    device: str | None = None
+    """None: CUDA when there is one."""
+    quick: bool = False
+    """One panorama of each kind, one edit, few steps."""
+
+    def __post_init__(self) -> None:
+        for name in ("panoramas", "edits", "candidates", "sampling_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+
+    def effective(self) -> "Settings":
+        """With `quick` spelled out."""
+        if not self.quick:
+            return self
+        return replace(
+            self,
+            panoramas=1,
+            edits=1,
+            candidates=min(self.candidates, 4),
+            sampling_steps=min(self.sampling_steps, 6),
+            csd=replace(self.csd, steps=min(self.csd.steps, 6)),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One edit of one panorama."""
+
+    kind: PanoramaKind
+    number: int
+    views: Views
+    edit: Edit
+    truths: Float[Tensor, "k 3 H W"]
+    """Of the unedited panorama and of the candidates; the edit's own is number `right`."""
+    right: int
+
+    @property
+    def name(self) -> str:
+        """For file names and records."""
+        return f"{self.kind} {self.number} {self.edit.name}"
+
+
+def cases(settings: Settings, window_px: int) -> Iterator[Case]:
+    """All panoramas and edits."""
+    for kind in settings.kinds:
+        for k in range(settings.panoramas):
+            seed = 1000 * settings.seed + k
+            if kind == "sphere":
+                views = sample_panorama(seed, kind="sphere", height_px=2 * window_px)
+            else:
+                turn = 360.0 if kind == "turn" else 180.0
+                views = sample_panorama(seed, kind="strip", height_px=window_px, turn=turn)
+            known = views.choose(settings.candidates, seed=seed, kinds=settings.edit_kinds)
+            truths = torch.cat([views.source(), *(views.truth(edit) for edit in known)])
+            for i, edit in enumerate(known[: settings.edits]):
+                yield Case(kind, k, views, edit, truths, 1 + i)
+
+
+def in_windows(surface: Surface, rgb: Float[Tensor, "3 H W"], window_px: int) -> Float[Tensor, "n 3 h w"]:
+    """What is judged: the views of a sphere, or squares half a window apart."""
+    if isinstance(surface, Sphere):
+        return torch.stack([look_into(rgb, view) for view in surface.views])
+    starts = range(0, rgb.shape[-1] - window_px + 1, window_px // 2)
+    return torch.stack([rgb[..., x : x + window_px] for x in starts])
+
+
+def assembled(task: Task, picture: Picture, z: Tensor, *, detail: float) -> Float[Tensor, "3 H W"]:
+    """The whole picture from a canvas."""
+    out = torch.empty(3, picture.height_px, picture.width_px)
+    for block in task.surface.blocks(picture, z, task.s, task.decode, detail=detail):
+        out[:, block.rows[:, None], block.columns[None]] = block.edited
+    return out
+
+
+def run_case(
+    case: Case, prior: InstructPrior, settings: Settings, window_px: int, progress: RunProgress
+) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+    """Records of all rows, and the panoramas to look at."""
+    truth = case.truths[case.right]
+    picture, task = _task(case, prior, settings, window_px)
+    borders = _borders(task.apart, picture)
+    judged = torch.stack([in_windows(task.surface, t, window_px) for t in case.truths])
+    records: list[dict[str, Any]] = []
+
+    def record(row: str, output: Tensor, detail: bool | None, **price: float) -> None:
+        found = measure_picture(output, truth, borders=borders, wraps=case.kind != "strip", window_px=window_px)
+        found["accuracy"] = accuracy(in_windows(task.surface, output, window_px), judged, case.right)
+        about = {"kind": case.kind, "number": case.number, "edit": case.edit.name, "row": row, "detail": detail}
+        records.append(about | found | price)
+
+    shown = {"source": case.truths[0], TRUTH: truth}
+    record(TRUTH, truth, None)
+    record(CODEC, assembled(task, picture, _latents(task.surface, _as_picture(truth), task), detail=0.0), None)
+    record(UNEDITED, case.truths[0], None)
+    methods = standard(
+        settings.csd, sampling_steps=settings.sampling_steps, s_text=settings.s_text, s_image=settings.s_image
+    )
+    for name, method in methods.items():
+        if case.kind == "sphere" and "averaged" in name:
+            continue
+        steps = settings.csd.steps * UNET_ROWS_CSD if "csd" in name else settings.sampling_steps * UNET_ROWS_SAMPLING
+        windows = len(task.windows(apart="one by one" in name))
+        cuda = prior.device.type == "cuda"
+        told = _forget_peak(prior.device)
+        since = time.perf_counter()
+        z = method(task)
+        seconds = time.perf_counter() - since
+        peak = (torch.cuda.max_memory_allocated(prior.device) if cuda else _resident_peak()) if told else float("nan")
+        price = {"seconds": seconds, "peak_mb": peak / 1e6, "unet_rows": float(steps * windows)}
+        record(name, assembled(task, picture, z, detail=0.0), False, **price)
+        last = records[-1]
+        progress.say(
+            f"{case.name}: {name}: right {100 * last['accuracy']:.0f} %, {last['psnr']:.2f} dB, borders "
+            f"{last['seam']:.2f}, wrap {last['wrap']:.2f}, drift {100 * last['drift']:.2f} %, {seconds:.0f} s"
+        )
+        shown[name] = assembled(task, picture, z, detail=1.0)
+        record(name, shown[name], True, **price)
+    return records, shown
+
+
+def _task(case: Case, prior: InstructPrior, settings: Settings, window_px: int) -> tuple[Picture, Task]:
+    picture = _as_picture(case.truths[0])
+    lat = window_px // prior.codec.factor
+    config = PanoramaConfig(window=lat, size=2 * window_px if case.kind == "sphere" else window_px)
+    surface = make_surface(picture, WRAPS[case.kind], config, prior)
+    apart = make_surface(picture, WRAPS[case.kind], replace(config, stride=lat, smooth=False), prior)
+    blank = torch.zeros(1, prior.codec.channels, 1, 1)
+    task = Task(prior, blank, surface, apart, case.kind == "sphere", case.edit.wordings[0], settings.seed)
+    return picture, replace(task, s=_latents(surface, picture, task))
+
+
+def _as_picture(rgb: Float[Tensor, "3 H W"]) -> Picture:
+    return Picture(Path("world.png"), (rgb * 65535).round().permute(1, 2, 0).contiguous().numpy().astype("uint16"))
+
+
+def _latents(surface: Surface, picture: Picture, task: Task) -> Float[Tensor, "k c h w"]:
+    *_, (_, canvas) = surface.encode(picture, task.encode)
+    return canvas
+
+
+def _borders(apart: Surface, picture: Picture) -> list[int]:
+    """Columns at which windows side by side begin or end."""
+    if not isinstance(apart, Plane):
+        return []
+    spans = apart.windows_x
+    ends = {(start + k) % spans.length for start in spans.starts for k in (0, spans.size)}
+    px = {round((end * apart.factor - apart.x.before_px) * apart.x.scale) for end in ends}
+    return sorted(x for x in px if 0 < x < picture.width_px)
+
+
+def _forget_peak(device: torch.device) -> bool:
+    """Start the peak of memory anew; whether the system can."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return True
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _resident_peak() -> float:
+    """Peak of resident memory in bytes since `_forget_peak`; NaN where the system does not tell."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.is_file() else []
+    return 1024 * float(next((line.split()[1] for line in lines if line.startswith("VmHWM:")), "nan"))
+
+
+def benchmark(settings: Settings, progress: RunProgress) -> Path:
+    """Measure everything and write it; returns the folder.
+
+    Raises ValueError or FileNotFoundError for a prior that cannot be used.
+    """
+    given, settings = settings, settings.effective()
+    prior = InstructPrior.load(settings.prior, device=settings.device)
+    window_px = settings.window_px or native_px(prior)
+    records: list[dict[str, Any]] = []
+    total = len(settings.kinds) * settings.panoramas * settings.edits
+    for done, case in enumerate(progress.track("edits", cases(settings, window_px), total=total), start=1):
+        found, shown = run_case(case, prior, settings, window_px, progress)
+        records += found
+        sheet = contact_sheet({name: rgb[None].clamp(0, 1) for name, rgb in shown.items()}, cell_px=900)
+        save_picture(sheet, settings.out / "sheets" / f"{case.name.replace(' ', '-')}.png")
+        about = asdict(settings) | {
+            "prior": given.prior if given.prior.startswith("builtin") else Path(given.prior).name,
+            "out": None, "quick": given.quick, "edits": done, "window_px": window_px, "torch": torch.__version__,
+        }  # fmt: skip
+        write_json(settings.out / "panorama.json", to_json(records, about))
+        write_text(settings.out / "panorama.md", to_markdown(records, about))
+    return settings.out
+
+
+def main(settings: Settings) -> int:
+    """Compare; 2 and one line when the settings or the prior cannot be used."""
+    try:
+        with RunProgress() as progress:
+            progress.say(f"wrote {benchmark(settings, progress)}/panorama.md, panorama.json, sheets/")
+    except (ValueError, FileNotFoundError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Settings)))

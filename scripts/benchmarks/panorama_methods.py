@@ -1,0 +1,141 @@
+"""The ways of editing a panorama that are compared: same prior, canvas, sentence and seed in, edited latents out."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from csd3d.engine.config import CsdConfig
+from csd3d.engine.loop import run
+from csd3d.engine.residuals import Score
+from csd3d.engine.schedule import Schedule
+from csd3d.priors.instruct import InstructPrior
+from panorama.regions import Everywhere, Plan, Sentence
+from panorama.surface import Surface
+from panorama.windows import WindowParticles, Windows, rounds
+
+UNET_ROWS_SAMPLING, UNET_ROWS_CSD = 3, 5
+"""Rows through the UNet for one window in one step."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every method is given."""
+
+    prior: InstructPrior
+    s: Float[Tensor, "k c h w"]
+    """Source latents."""
+    surface: Surface
+    """With the editor's overlapping windows."""
+    apart: Surface
+    """The same with windows side by side."""
+    sphere: bool
+    sentence: str
+    seed: int
+    windows_per_step: int = 8
+
+    def windows(self, *, apart: bool = False) -> Windows:
+        """The particles."""
+        plan = Plan((Sentence(self.sentence, Everywhere()),))
+        return (self.apart if apart else self.surface).windows(plan)
+
+    def rng(self) -> torch.Generator:
+        """A fresh source of random numbers, the same for every method."""
+        return torch.Generator().manual_seed(self.seed)
+
+    @torch.no_grad()
+    def encode(self, rgb: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
+        """Latents of pictures, on the CPU."""
+        return self.prior.codec.encode(rgb.to(self.prior.device)).cpu()
+
+    @torch.no_grad()
+    def decode(self, z: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
+        """Pictures of latents, on the CPU."""
+        return self.prior.codec.decode(z.to(self.prior.device)).cpu()
+
+
+Method = Callable[[Task], Float[Tensor, "k c h w"]]
+
+
+def sampling(*, steps: int, s_text: float, s_image: float, joint: bool) -> Method:
+    """InstructPix2Pix by DDIM: every window for itself, or all denoised together with averaged predictions."""
+
+    @torch.no_grad()
+    def edit(task: Task) -> Float[Tensor, "k c h w"]:
+        windows = task.windows(apart=not joint)
+        score = task.prior.score(task.sentence, s_text=s_text, s_image=s_image)
+        if joint:
+            z = torch.randn(task.s.shape, generator=task.rng())
+
+            def predict(z: Tensor, t: int) -> Tensor:
+                out = torch.zeros_like(z)
+                windows.add(out, _predict(score, windows.look(z), t, windows.look(task.s), task))
+                return out
+
+            return ddim(z, predict, score.schedule, steps)
+        s = windows.look(task.s)
+        alone = ddim(
+            torch.randn(s.shape, generator=task.rng()),
+            lambda z, t: _predict(score, z, t, s, task),
+            score.schedule,
+            steps,
+        )
+        out = torch.zeros_like(task.s)
+        windows.add(out, alone)
+        return out
+
+    return edit
+
+
+def ddim(z: Tensor, predict: Callable[[Tensor, int], Tensor], schedule: Schedule, steps: int) -> Tensor:
+    """Deterministic sampling (Song et al. 2021) from noise `z`; `predict(z, t)` is the guided noise in z at t."""
+    times = torch.linspace(schedule.num_timesteps - 1, 0, steps + 1).round().int().tolist()
+    for t, later in pairwise(times):
+        ab, ab_later = schedule.alpha_bar(t), schedule.alpha_bar(later)
+        e = predict(z, t)
+        clean = (z - (1 - ab) ** 0.5 * e) / ab**0.5
+        z = ab_later**0.5 * clean + (1 - ab_later) ** 0.5 * e
+    return z
+
+
+def collaboration(csd: CsdConfig) -> Method:
+    """CSD-Edit of all windows, exactly as the editor moves them."""
+
+    def edit(task: Task) -> Float[Tensor, "k c h w"]:
+        windows = task.windows()
+        turns = rounds(len(windows), task.windows_per_step)
+        config = replace(csd, steps=csd.steps * turns, lr_decay_every=csd.lr_decay_every * turns)
+        particles = WindowParticles(
+            task.s, windows, config, budget=task.windows_per_step, device=task.prior.device,
+            settle=(lambda z: task.surface.settle(z, task.encode, task.decode)) if task.sphere else None,
+        )  # fmt: skip
+        score = task.prior.score(task.sentence, s_text=csd.s_text, s_image=csd.s_image)
+        for _ in run(particles, score, config, rng=task.rng()):
+            pass
+        return particles.z
+
+    return edit
+
+
+def standard(csd: CsdConfig, *, sampling_steps: int, s_text: float, s_image: float) -> Mapping[str, Method]:
+    """The rows of the table. `csd` is the editor's setting; `s_text` and `s_image` are for sampling."""
+    scales = {"s_text": s_text, "s_image": s_image}
+    return {
+        "windows sampled one by one": sampling(steps=sampling_steps, joint=False, **scales),
+        "windows sampled, averaged": sampling(steps=sampling_steps, joint=True, **scales),
+        "csd-edit, independent": collaboration(replace(csd, coupling="independent")),
+        "csd-edit, SVGD": collaboration(replace(csd, coupling="svgd")),
+    }
+
+
+def _predict(score: Score, z: Tensor, t: int, s: Tensor, task: Task) -> Tensor:
+    """A few windows at a time."""
+    parts, n = [], task.windows_per_step
+    for a in range(0, len(z), n):
+        index = torch.arange(a, min(a + n, len(z)))
+        device = task.prior.device
+        parts.append(score.target(z[index].to(device), t, s[index].to(device), index.to(device)).cpu())
+    return torch.cat(parts)
