@@ -313,7 +313,7 @@ def test_the_commands_of_nerfstudio_from_training_to_pictures(scene: Path, prior
         "ns-render", "dataset", "--load-config", home / "config.yml", "--output-path", "shown", "--split", "test"
     )
     assert shown.returncode == 0, shown.stderr[-2000:]
-    assert len(list((tmp_path / "shown").rglob("*.jpg"))) == 2
+    assert len(list((tmp_path / "shown" / "test" / "rgb").glob("*.jpg"))) == 2
     wrong = ns("ns-train", "csd-edit-cpu", "--data", scene, *run, "--pipeline.prompt", "make it purple")
     assert wrong.returncode == 2
     assert "does not know 'make it purple'" in wrong.stderr
