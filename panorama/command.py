@@ -8,14 +8,14 @@ from typing import Any, Literal
 
 import tyro
 
-from csd3d.priors.editor import USUAL_PX
+from csd3d.priors.editor import USUAL_PX, recommended
 from csd3d.priors.resolve import read_json, resolve
 from csd3d.runs.flags import CommonFlags, method_changes, preset_changes
 from csd3d.runs.folder import free_name
 from csd3d.runs.interrupt import RunInterrupted
 from csd3d.runs.manifest import Manifest
 from csd3d.runs.settings import override
-from panorama.config import PanoramaConfig, paper_changes, recommended
+from panorama.config import PanoramaConfig, paper_changes
 from panorama.edit import edit_panorama
 from panorama.stitched_file import stitch_files
 from panorama.windows import Draw

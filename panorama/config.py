@@ -1,19 +1,11 @@
 """The settings of the panorama editor."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, get_args
 
-from csd3d.engine.config import METHODS, PAPER, CsdConfig
+from csd3d.engine.config import PAPER, CsdConfig
 from panorama.windows import Draw
 from panorama.wrap import WrapChoice
-
-BUILTIN = replace(METHODS["csd-edit"], steps=100, lr=0.5, s_text=1.5, s_image=1.2)
-"""What suits the small built-in prior: it follows text at lower guidance than the big editors."""
-
-
-def recommended(builtin: bool) -> CsdConfig:
-    """Engine settings that suit a prior: the small built-in one, or a big instruction editor."""
-    return BUILTIN if builtin else METHODS["csd-edit"]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.loop import StepInfo, run
 from csd3d.engine.residuals import Score
-from csd3d.priors.editor import Editor, native_px
+from csd3d.priors.editor import Editor, native_px, recommended
 from csd3d.runs import folder as runs
 from csd3d.runs.folder import RunFolder
 from csd3d.runs.interrupt import RunInterrupted, StopRequest, stoppable
@@ -22,7 +22,7 @@ from csd3d.runs.progress import RunProgress
 from csd3d.runs.report import write_report
 from csd3d.runs.settings import override
 from csd3d.runs.sheet import contact_sheet, save_picture
-from panorama.config import PanoramaConfig, recommended
+from panorama.config import PanoramaConfig
 from panorama.plane import make_plane
 from panorama.regions import MaskFile, Plan, make_plan
 from panorama.render import put_together

@@ -24,7 +24,8 @@ from panorama.windows import Windows
 
 TILE_LAT, OVERLAP_LAT = 48, 8
 """Side of the tiles in which pixels are encoded and decoded, and how far neighbours overlap."""
-CACHED_TILES = 12
+CACHED_TILES = 24
+"""Decoded tiles that are kept: more than a block of the result touches, so that neighbouring blocks share them."""
 MOST_ENLARGED = 4
 """A picture smaller than the working size is enlarged to it, but its longer side to no more than this many sizes."""
 _READ_PX = 2_000_000  # source pixels in floating point at a time
@@ -182,7 +183,7 @@ class Plane:
 
     def _tiles(self) -> tuple[Spans, Spans]:
         sizes = ((axis.canvas_px // self.factor, axis.wraps) for axis in (self.y, self.x))
-        y, x = (cover(n, TILE_LAT, TILE_LAT - 2 * OVERLAP_LAT, wraps=wraps) for n, wraps in sizes)
+        y, x = (cover(n, TILE_LAT, TILE_LAT - OVERLAP_LAT, wraps=wraps) for n, wraps in sizes)
         return y, x
 
     def _fade(self, spans: Spans, *, smooth: bool | None = None) -> Tensor:
