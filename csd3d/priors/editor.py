@@ -1,7 +1,8 @@
-"""What the editors need of an instruction editor, and the size at which it works. Loads nothing."""
+"""What the editors need of an instruction editor, and the size and settings that suit it. Loads nothing."""
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -9,10 +10,13 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from csd3d.engine.config import METHODS, CsdConfig
 from csd3d.engine.residuals import Score
 
 USUAL_PX = 512
 """Side in px of the pictures that a prior was trained on, where it does not say."""
+BUILTIN = replace(METHODS["csd-edit"], steps=100, lr=0.5, s_text=1.5, s_image=1.2)
+"""What suits the small built-in prior: it follows text at lower guidance than the big editors."""
 
 
 @runtime_checkable
@@ -59,3 +63,8 @@ def native_px(prior: Editor) -> int:
     config = Path(prior.path) / "unet" / "config.json"
     sample = json.loads(config.read_text(encoding="utf-8")).get("sample_size") if config.is_file() else None
     return sample * prior.codec.factor if isinstance(sample, int) and sample > 0 else USUAL_PX
+
+
+def recommended(builtin: bool) -> CsdConfig:
+    """Engine settings that suit a prior: the small built-in one, or a big instruction editor."""
+    return BUILTIN if builtin else METHODS["csd-edit"]
