@@ -21,6 +21,7 @@ from torch import Tensor
 from csd3d.engine.config import CsdConfig
 from csd3d.priors.codec import Codec
 from csd3d.priors.detail import restore_detail, restore_mapped
+from csd3d.priors.editor import BUILTIN
 from csd3d.priors.instruct import InstructPrior
 from csd3d.runs.atomic import write_json, write_text
 from csd3d.runs.progress import RunProgress
@@ -30,7 +31,6 @@ from csd3d.world.edits import Edit, Kind
 from scripts.benchmarks.clips import Material, material, pick_edits
 from scripts.benchmarks.video_methods import Edited, Job, Method, standard, timed
 from scripts.benchmarks.video_tables import CODEC, TRUTH, UNEDITED, Detail, measure, to_json, to_markdown
-from video.config import BUILTIN
 
 SHEET_FRAMES = 6
 

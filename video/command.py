@@ -9,12 +9,13 @@ from typing import Any, Literal
 
 import tyro
 
+from csd3d.priors.editor import recommended
 from csd3d.priors.resolve import resolve
 from csd3d.runs.flags import CommonFlags, method_changes, preset_changes
 from csd3d.runs.interrupt import RunInterrupted
 from csd3d.runs.manifest import Manifest
 from csd3d.runs.settings import override
-from video.config import Draw, VideoConfig, recommended
+from video.config import Draw, VideoConfig
 from video.edit import edit_video
 
 

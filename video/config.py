@@ -1,20 +1,12 @@
 """The settings of the video editor."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
-from csd3d.engine.config import METHODS, CsdConfig
+from csd3d.engine.config import CsdConfig
 
 Draw = Literal["stratified", "window"]
-
-BUILTIN = replace(METHODS["csd-edit"], steps=100, lr=0.5, s_text=1.5, s_image=1.2)
-"""What suits the small built-in prior: it follows text at lower guidance than the big editors."""
-
-
-def recommended(builtin: bool) -> CsdConfig:
-    """Engine settings that suit a prior: the small built-in one, or a big instruction editor."""
-    return BUILTIN if builtin else METHODS["csd-edit"]
 
 
 @dataclass(frozen=True)

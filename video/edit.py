@@ -1,12 +1,11 @@
 """Editing a clip from one sentence: encode, move all frames together, decode, and leave a run that can be resumed."""
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -15,55 +14,34 @@ from torch import Tensor
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.loop import StepInfo, run
 from csd3d.engine.residuals import Score
+from csd3d.priors.editor import Editor, native_px, recommended
 from csd3d.priors.geometry import WorkingSize, to_working, working_size
+from csd3d.runs.folder import (
+    RunFolder,
+    free_name,
+    load_sources,
+    load_state,
+    prior_fingerprint,
+    reopen_run,
+    save_sources,
+    save_state,
+    start_run,
+)
 from csd3d.runs.interrupt import RunInterrupted, StopRequest, stoppable
 from csd3d.runs.manifest import Manifest, fingerprint, to_plain
 from csd3d.runs.progress import RunProgress
 from csd3d.runs.report import write_report
 from csd3d.runs.settings import override
 from csd3d.runs.sheet import contact_sheet, save_picture
-from video import rundir
-from video.config import VideoConfig, recommended
+from video.config import VideoConfig
 from video.particles import FrameParticles, rounds
 from video.render import Samples, chunk_frames, encode_clip, render
 from video.report import make_report
-from video.rundir import RunDir
 from video.sink import CONTAINERS
 from video.source import Clip, open_clip
 
-
-@runtime_checkable
-class Prior(Protocol):
-    """What the editor needs of a diffusion prior; `csd3d.priors.instruct.InstructPrior` is one."""
-
-    @property
-    def name(self) -> str:
-        """As it was asked for."""
-        ...
-
-    @property
-    def path(self) -> Path:
-        """The folder it was read from."""
-        ...
-
-    @property
-    def builtin(self) -> bool:
-        """Whether it is the small one that comes along."""
-        ...
-
-    @property
-    def codec(self) -> Any:
-        """Has `encode`, `decode` and `factor`, pixels along one side of a latent."""
-        ...
-
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        ...
-
-    def score(self, prompt: str, *, s_text: float, s_image: float) -> Score:
-        """The engine's view of the prior under a sentence."""
-        ...
+FREE = ("device", "checkpoint_every", "chunk_frames", "crf", "detail", "csd.steps")
+"""Settings that may change when a run is resumed: they do not touch the steps already done."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +72,7 @@ def edit_video(
     *,
     run_dir: str | Path | None = None,
     resume: bool = False,
-    prior: Prior | None = None,
+    prior: Editor | None = None,
     progress: RunProgress | None = None,
 ) -> VideoResult:
     """Edit a clip as `prompt` says and write it to `output`.
@@ -126,19 +104,19 @@ def edit_video(
         assert config.csd is not None
         score = prior.score(prompt, s_text=config.csd.s_text, s_image=config.csd.s_image)
         manifest = _manifest(source, prompt, config, prior)
-        path = Path(run_dir) if run_dir is not None else rundir.new_run_dir(source.info.path.stem, prompt)
+        path = Path(run_dir) if run_dir is not None else free_name(source.info.path.stem, prompt)
         target = _target(output, path, source.info.path)
         if resume:
-            folder, manifest = rundir.resume(path, manifest)
+            folder, manifest = reopen_run(path, manifest, free=FREE)
         else:
-            folder = rundir.start(path, manifest)
+            folder = start_run(path, manifest)
         manifest.outputs["clip"] = str(target.resolve())
         job = _Job(source, prompt, config, config.csd, prior, score, folder, manifest, target, progress)
         with progress, stoppable() as stop:
             return job.go(stop)
 
 
-def load_prior(config: VideoConfig) -> Prior:
+def load_prior(config: VideoConfig) -> Editor:
     """Load the prior that `config` names.
 
     Raises:
@@ -157,9 +135,9 @@ class _Job:
     prompt: str
     config: VideoConfig
     csd: CsdConfig
-    prior: Prior
+    prior: Editor
     score: Score
-    folder: RunDir
+    folder: RunFolder
     manifest: Manifest
     target: Path
     progress: RunProgress
@@ -169,7 +147,7 @@ class _Job:
         try:
             self._note_circumstances()
             size = self._size()
-            s = rundir.load_sources(self.folder)
+            s = load_sources(self.folder)
             if s is None:
                 s = self._encode(size, stop)
             particles, curves = self._move(s, stop)
@@ -200,7 +178,7 @@ class _Job:
                 parts.append(latents)
                 self._stop_if(stop, f"encoded {frames.stop} frames, which the next start does again")
             s = torch.cat(parts)
-            rundir.save_sources(self.folder, s)
+            save_sources(self.folder, s)
         return s
 
     def _move(self, s: Float[Tensor, "n c h w"], stop: StopRequest) -> tuple[FrameParticles, list[StepInfo]]:
@@ -213,12 +191,12 @@ class _Job:
             s, csd, budget=self.config.frames_per_step, draw=self.config.draw, device=self.prior.device
         )
         rng = torch.Generator().manual_seed(self.config.seed)
-        done, curves = rundir.load_state(self.folder, particles, rng)
+        done, curves = load_state(self.folder, particles, rng)
         if done > csd.steps:
             raise ValueError(f"steps: expected at least the {done} that this run has done, got {csd.steps}")
 
         def save() -> None:
-            rundir.save_state(self.folder, particles, rng, curves, done)
+            save_state(self.folder, particles, rng, curves, done)
             self.manifest.steps_done = done
 
         with self._phase("edit"):
@@ -299,20 +277,10 @@ class _Job:
             self.manifest.add_time(name, time.monotonic() - since)
 
 
-def native_px(prior: Prior) -> int:
-    """Shorter side in px at which a prior was trained: its own word, its UNet's, or 512."""
-    own = getattr(prior, "working_px", None)
-    if isinstance(own, int):
-        return own
-    config = Path(prior.path) / "unet" / "config.json"
-    size = json.loads(config.read_text(encoding="utf-8")).get("sample_size") if config.is_file() else None
-    return size * prior.codec.factor if isinstance(size, int) and size > 0 else 512
-
-
-def _manifest(clip: Clip, prompt: str, config: VideoConfig, prior: Prior) -> Manifest:
+def _manifest(clip: Clip, prompt: str, config: VideoConfig, prior: Editor) -> Manifest:
     known = {"name": prior.name, "path": str(prior.path), "builtin": prior.builtin}
     if Path(prior.path).is_dir():
-        known["fingerprint"] = rundir.prior_fingerprint(Path(prior.path))
+        known["fingerprint"] = prior_fingerprint(Path(prior.path))
     settings = to_plain(config) | {"prompt": prompt, "prior": prior.name}
     return Manifest("video", settings, config.seed, inputs=[fingerprint(clip.info.path)], prior=known)
 

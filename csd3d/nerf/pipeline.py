@@ -19,12 +19,13 @@ from nerfstudio.viewer.viewer_elements import ViewerButton, ViewerCheckbox, View
 from PIL import Image
 from torch import Tensor
 
-from csd3d.engine.config import METHODS, CsdConfig
+from csd3d.engine.config import CsdConfig
 from csd3d.nerf.cover import Cover
 from csd3d.nerf.edit import edit_views
 from csd3d.nerf.host import CsdDataManager, fitting_weights
 from csd3d.nerf.keep import Layers
-from csd3d.priors.editor import Editor, native_px
+from csd3d.priors.editor import Editor, native_px, recommended
+from csd3d.priors.resolve import resolve
 
 MASK_SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -110,8 +111,9 @@ class CsdEditPipeline(VanillaPipeline):
         """Settings of the engine for one batch of views."""
         wanted = {k: getattr(self.config, k) for k in ("lr", "s_text", "s_image")}
         given = {k: float(v) for k, v in wanted.items() if v is not None}
-        suited = replace(METHODS["csd-edit"], **(BUILTIN_SETTINGS if self.prior.builtin else {}))
-        return replace(suited, steps=self.config.edit_steps, coupling=self.config.coupling, **given)
+        return replace(
+            recommended(self.prior.builtin), steps=self.config.edit_steps, coupling=self.config.coupling, **given
+        )
 
     def get_train_loss_dict(self, step: int) -> Any:
         """The loss of a training step; an edit that is due comes first."""
@@ -232,8 +234,8 @@ class CsdEditPipeline(VanillaPipeline):
         def setter(name: str) -> Callable[[Any], None]:
             return lambda control: setattr(config, name, control.value)
 
-        defaults = BUILTIN_SETTINGS if config.prior.startswith("builtin") else vars(METHODS["csd-edit"])
-        s_text, s_image = (float(getattr(config, n) or defaults[n]) for n in ("s_text", "s_image"))
+        suited = recommended(resolve(config.prior).builtin)
+        s_text, s_image = config.s_text or suited.s_text, config.s_image or suited.s_image
         self.prompt_box = ViewerText("Prompt", self.prompt or "", cb_hook=lambda box: self.change_prompt(box.value))
         self.text_slider = ViewerSlider("Text guidance", s_text, 1.0, 15.0, 0.1, cb_hook=setter("s_text"))
         self.image_slider = ViewerSlider("Image guidance", s_image, 1.0, 5.0, 0.1, cb_hook=setter("s_image"))
@@ -275,10 +277,6 @@ class CsdEditPipeline(VanillaPipeline):
         for view in views:
             self.datamanager.show(view, self._layers.seen(view))
         self._publish(sorted(views))
-
-
-BUILTIN_SETTINGS: dict[str, float] = {"lr": 0.5, "s_text": 1.5, "s_image": 1.2}
-"""What suits the small built-in prior: it follows text at lower guidance than the big editors."""
 
 
 def read_masks(folder: Path, data: CsdDataManager) -> Bool[Tensor, "n 1 H W"]:

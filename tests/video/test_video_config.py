@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from csd3d.engine.config import METHODS, PAPER, CsdConfig
+from csd3d.priors.editor import BUILTIN, recommended
 from csd3d.runs.manifest import to_plain
 from csd3d.runs.settings import override
 from video.command import Command, build_config, run
-from video.config import BUILTIN, VideoConfig, recommended
+from video.config import VideoConfig
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,6 @@ from csd3d.runs.interrupt import RunInterrupted
 from csd3d.runs.manifest import Manifest
 from csd3d.runs.progress import RunProgress
 from video import VideoConfig, edit_video
-from video.rundir import new_run_dir
 from video.source import Clip, open_clip
 
 CSD = CsdConfig(steps=6, lr=0.2, t_min=400, t_max=600)
@@ -321,11 +320,11 @@ def test_large_frames_take_smaller_chunks(make_clip):
 
 
 def test_run_dir_names_do_not_collide(tmp_path):
-    first = new_run_dir("My clip", "Make it snowy!", base=tmp_path)
+    first = free_name("My clip", "Make it snowy!", base=tmp_path)
     assert first.name == "my-clip-make-it-snowy"
     first.mkdir()
-    assert new_run_dir("My clip", "Make it snowy!", base=tmp_path).name == "my-clip-make-it-snowy-2"
-    assert new_run_dir("视频", "?", base=tmp_path).name == "run"
+    assert free_name("My clip", "Make it snowy!", base=tmp_path).name == "my-clip-make-it-snowy-2"
+    assert free_name("视频", "?", base=tmp_path).name == "run"
 
 
 def test_manifest_of_a_run_is_strict_json(make_clip, tmp_path):
