@@ -33,7 +33,7 @@ from scripts.benchmarks.sheet import Triple, triples_sheet
 from scripts.benchmarks.stock import StockEditor
 
 WORDINGS: tuple[Wording, ...] = ("trained", "held-out")
-SEARCH_S_TEXT, SEARCH_S_IMAGE = (1.5, 2.0, 3.0, 5.0), (1.0, 1.2, 1.5)
+SEARCH_S_TEXT, SEARCH_S_IMAGE = (1.0, 1.5, 2.0, 3.0), (1.0, 1.2, 1.5)
 CODEC_PHOTO_PX = 256
 SHEET_COLUMNS = 4
 
