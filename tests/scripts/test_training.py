@@ -1,16 +1,21 @@
 """Training of the built-in priors: same result after a stop, truthful pairs, repeatable batches."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
+from csd3d.priors.resolve import builtin_directory
 from csd3d.world.edits import all_edits
 from csd3d.world.render import render
 from csd3d.world.scene import SceneSampler
+from scripts.train_builtin import world_tokenizer, write_start
 from scripts.training import loop
-from scripts.training.denoiser import first_sentence_of_edit, trained_sentences
+from scripts.training.codec import CodecWork, make_codec
+from scripts.training.denoiser import CHANGED_WEIGHT, Editor, change_weight, first_sentence_of_edit, trained_sentences
 from scripts.training.loop import FastGroupNorm, Plan, train
 from scripts.training.pairs import group_pairs
 from scripts.training.pictures import (
@@ -118,3 +123,49 @@ def test_sentences_of_an_edit_lie_where_the_index_says() -> None:
     for i, edit in enumerate(all_edits()):
         assert sentences[first[i] : first[i + 1]] == list(edit.trained)
         assert edit.held_out not in sentences
+
+
+def test_changed_latents_weigh_more_and_every_picture_the_same() -> None:
+    s = torch.zeros(2, 4, 8, 8)
+    z = s.clone()
+    z[0, 1, 2:4, 3:5] = 1.0  # an edit of one thing
+    z[1] = 1.0  # an edit of everything
+    weight = change_weight(z, s)
+    torch.testing.assert_close(weight.mean(dim=(1, 2, 3)), torch.ones(2))
+    assert float(weight[0, 0, 2, 3] / weight[0, 0, 0, 0]) == pytest.approx(CHANGED_WEIGHT)
+    torch.testing.assert_close(weight[1], torch.ones(1, 8, 8))
+
+
+def test_training_goes_on_from_a_finished_prior_word_by_word(tmp_path: Path) -> None:
+    prior = builtin_directory("builtin:instruct")
+    write_start(prior, tmp_path / "codec", tmp_path / "editor")
+    start = load_file(tmp_path / "editor")
+    scale = start.pop("scaling_factor")
+    config = json.loads((prior / "vae" / "config.json").read_text())
+    assert float(scale) == pytest.approx(config["scaling_factor"])
+    tokenizer = world_tokenizer()
+    editor = Editor(len(tokenizer), tokenizer.eos_token_id, tokenizer.bos_token_id)
+    editor.load_state_dict(start)  # every name and shape fits
+    name = next(k for k in start if k.endswith("token_embedding.weight"))
+    known = load_file(prior / "text_encoder" / "model.safetensors")
+    old = next(v for k, v in known.items() if k.endswith("token_embedding.weight")).float()
+    words = json.loads((prior / "tokenizer" / "vocab.json").read_text())
+    row = tokenizer.get_vocab()["snowy</w>"]
+    assert torch.equal(start[name][row], old[words["snowy</w>"]])
+    make_codec().load_state_dict(load_file(tmp_path / "codec"))
+
+
+def test_a_decoder_learns_on_while_its_encoder_stays(tmp_path: Path) -> None:
+    rng = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (2, 2, 3, 128, 128), generator=rng, dtype=torch.uint8)
+    names = {"edits": json.dumps([e.name for e in all_edits()])}
+    save_file({"images": images, "edits": torch.zeros(2, 1).long()}, tmp_path / "shard-00000.safetensors", names)
+    torch.manual_seed(0)
+    before = make_codec().state_dict()
+    save_file(before, tmp_path / "start")
+    work = CodecWork(tmp_path, tmp_path, Plan(steps=2, lr=1e-3), batch=1, start_from=tmp_path / "start")
+    work()
+    after = load_file(tmp_path / "codec.safetensors")
+    for name, value in before.items():
+        fixed = name.startswith(("encoder.", "quant_conv."))
+        assert torch.equal(value, after[name]) == fixed or value.numel() == 0, name
