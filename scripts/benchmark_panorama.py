@@ -63,7 +63,7 @@ class Settings:
     """Height of strips, half the height of spheres; none = what the prior was trained at."""
     s_text: float = 1.5
     """Text guidance for sampling."""
-    s_image: float = 1.2
+    s_image: float = 1.5
     """Image guidance for sampling."""
     sampling_steps: int = 20
     """Steps of the sampler."""

@@ -55,7 +55,7 @@ class Settings:
     """One edit of each kind for every clip."""
     s_text: float = 1.5
     """Text guidance for sampling."""
-    s_image: float = 1.2
+    s_image: float = 1.5
     """Image guidance for sampling."""
     sampling_steps: int = 20
     """Steps of the sampler."""

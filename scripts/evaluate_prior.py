@@ -52,7 +52,7 @@ class Settings:
     """Edits tried of every kind, each with one trained and with the held-out wording."""
     s_text: float = 1.5
     """Text guidance."""
-    s_image: float = 1.2
+    s_image: float = 1.5
     """Image guidance."""
     search: bool = False
     """First measure some pairs of guidance scales, on other pictures, and take the best."""

@@ -15,7 +15,7 @@ from csd3d.engine.residuals import Score
 
 USUAL_PX = 512
 """Side in px of the pictures that a prior was trained on, where it does not say."""
-BUILTIN = replace(METHODS["csd-edit"], steps=100, lr=0.5, s_text=1.5, s_image=1.2)
+BUILTIN = replace(METHODS["csd-edit"], steps=100, lr=0.5, lr_decay=0.75, s_text=1.5, s_image=1.5)
 """What suits the small built-in prior: it follows text at lower guidance than the big editors."""
 
 

@@ -95,12 +95,11 @@ def standard(
     """The rows of the table.
 
     `csd` is the video editor's setting; `s_text` and `s_image` are for sampling. The paper's row takes the published
-    kernel, normalisation, learning rate and steps, with the guidance scales of `csd`, which belong to the prior.
+    kernel, normalisation and learning rate, with the steps of `csd` and its guidance scales, which belong to the prior.
     """
     svgd, alone = replace(csd, coupling="svgd"), replace(csd, coupling="independent")
     scales = {"s_text": s_text, "s_image": s_image}
-    paper = replace(PAPER["csd-edit-video"], s_text=csd.s_text, s_image=csd.s_image)
-    paper = replace(paper, steps=min(paper.steps, 2 * csd.steps))
+    paper = replace(PAPER["csd-edit-video"], steps=csd.steps, s_text=csd.s_text, s_image=csd.s_image)
     methods = {
         "per-frame sampling": sampling(steps=sampling_steps, **scales, same_noise=False),
         "per-frame sampling, same noise": sampling(steps=sampling_steps, **scales, same_noise=True),

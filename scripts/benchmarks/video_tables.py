@@ -98,8 +98,7 @@ def to_markdown(records: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) 
         f"`scripts/benchmark_video.py{' --quick' if about['quick'] else ''}`, seed {about['seed']}.\n",
         f"Sampling: {about['sampling_steps']} steps, s_text {about['s_text']:g}, s_image {about['s_image']:g}. "
         f"csd-edit: {csd['steps']} steps, lr {csd['lr']:g}, s_text {csd['s_text']:g}, s_image {csd['s_image']:g}; "
-        "`paper`: the published kernel, normalisation and learning rate, at most twice the steps, and these guidance "
-        "scales.\n",
+        "`paper`: the published kernel, normalisation and learning rate, with these steps and guidance scales.\n",
         "Right: share of frames nearest (mean squared error) to the truth of the edit among the truths of all edits "
         "that apply, and the unedited clip. Warp error: mean difference between a frame and the next one warped to it "
         f"by the true flow, in % of full scale; far: {about['gap']} frames apart. Background: mean change where the "
