@@ -144,13 +144,14 @@ def test_training_goes_on_from_a_finished_prior_word_by_word(tmp_path: Path) -> 
     config = json.loads((prior / "vae" / "config.json").read_text())
     assert float(scale) == pytest.approx(config["scaling_factor"])
     tokenizer = world_tokenizer()
-    editor = Editor(len(tokenizer), tokenizer.eos_token_id, tokenizer.bos_token_id)
+    vocabulary = tokenizer.get_vocab()
+    editor = Editor(len(tokenizer), vocabulary["<|endoftext|>"], vocabulary["<|startoftext|>"])
     editor.load_state_dict(start)  # every name and shape fits
     name = next(k for k in start if k.endswith("token_embedding.weight"))
     known = load_file(prior / "text_encoder" / "model.safetensors")
     old = next(v for k, v in known.items() if k.endswith("token_embedding.weight")).float()
     words = json.loads((prior / "tokenizer" / "vocab.json").read_text())
-    row = tokenizer.get_vocab()["snowy</w>"]
+    row = vocabulary["snowy</w>"]
     assert torch.equal(start[name][row], old[words["snowy</w>"]])
     make_codec().load_state_dict(load_file(tmp_path / "codec"))
 

@@ -15,6 +15,7 @@ from video_toys import ToyPrior, psnr, toy_edit
 
 from csd3d.engine.config import CsdConfig
 from csd3d.runs.checkpoint import load_checkpoint
+from csd3d.runs.folder import free_name
 from csd3d.runs.interrupt import RunInterrupted
 from csd3d.runs.manifest import Manifest
 from csd3d.runs.progress import RunProgress
@@ -252,7 +253,7 @@ def test_divergence_keeps_the_last_good_state(make_clip, tmp_path):
     path, _ = make_clip(frames=3)
 
     class Bad(ToyPrior):
-        def score(self, prompt, *, s_text, s_image):
+        def score(self, prompt, *, s_text, s_image, assign=None):
             score = super().score(prompt, s_text=s_text, s_image=s_image)
             calls, good = [], score.target
 

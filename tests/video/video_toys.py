@@ -63,7 +63,7 @@ class ToyPrior:
         self.schedule = Schedule(torch.linspace(0.999, 0.01, 1000))
         self._watch = watch
 
-    def score(self, prompt, *, s_text, s_image):
+    def score(self, prompt, *, s_text, s_image, assign=None):
         goals = {
             "make it red": lambda s: torch.tensor([1.0, -1, -1, -1 / 3]).reshape(1, 4, 1, 1).expand_as(s),
             "make it dark": lambda s: 0.5 * s - 0.5,
