@@ -140,7 +140,7 @@ def _video_stream(container: OutputContainer, width: int, height: int, fps: Frac
         raise ValueError(f"output: this build of PyAV cannot encode H.264 ({error}); install the av wheel") from error
     stream.width, stream.height = width, height
     stream.pix_fmt = "yuv444p" if width % 2 or height % 2 else "yuv420p"
-    stream.options = {"crf": str(crf), "preset": "medium"}
+    stream.options = {"crf": str(crf), "preset": "medium", "threads": "1"}  # one: the same bytes wherever it runs
     codec = stream.codec_context
     codec.colorspace, codec.color_range = Colorspace.ITU709, ColorRange.MPEG
     codec.color_primaries, codec.color_trc = ColorPrimaries.BT709, ColorTrc.BT709

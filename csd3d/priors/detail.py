@@ -18,7 +18,7 @@ stands alone.
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
@@ -73,10 +73,10 @@ def colour_maps(
 
     `edited` and `source` are the decoded latents, rgb in [0, 1].
     """
-    eye = eps * torch.eye(3, device=source.device, dtype=source.dtype)
+    eye = eps * torch.eye(3, device=source.device, dtype=torch.float64)
     within = _covariance(source, source, radius) + eye
     between = _covariance(edited, source, radius) + eye
-    maps = torch.linalg.solve(within, between, left=False)
+    maps = _divide(between, within).to(source.dtype)
     return _box(maps.flatten(3).permute(0, 3, 1, 2), radius).clamp(-LIMIT, LIMIT)
 
 
@@ -86,9 +86,20 @@ def apply_maps(maps: Float[Tensor, "n 9 H W"], detail: Float[Tensor, "n 3 H W"])
     return torch.stack([(rows[:, i] * detail).sum(1) for i in range(3)], dim=1)
 
 
-def _covariance(a: Float[Tensor, "n 3 h w"], b: Float[Tensor, "n 3 h w"], radius: int) -> Float[Tensor, "n h w 3 3"]:
+def _divide(b: Float64[Tensor, "n h w 3 3"], c: Float64[Tensor, "n h w 3 3"]) -> Float64[Tensor, "n h w 3 3"]:
+    """b c^-1 for symmetric c, by its cofactors: unlike LAPACK's, these sums come out the same wherever memory lies."""
+    c00, c01, c02, c11, c12, c22 = (c[..., i, j] for i, j in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)))
+    m00, m01, m02 = c11 * c22 - c12 * c12, c02 * c12 - c01 * c22, c01 * c12 - c02 * c11
+    m11, m12, m22 = c00 * c22 - c02 * c02, c01 * c02 - c00 * c12, c00 * c11 - c01 * c01
+    det = c00 * m00 + c01 * m01 + c02 * m02
+    columns = ((m00, m01, m02), (m01, m11, m12), (m02, m12, m22))
+    rows = [[b[..., i, 0] * x + b[..., i, 1] * y + b[..., i, 2] * z for x, y, z in columns] for i in range(3)]
+    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2) / det[..., None, None]
+
+
+def _covariance(a: Float[Tensor, "n 3 h w"], b: Float[Tensor, "n 3 h w"], radius: int) -> Float64[Tensor, "n h w 3 3"]:
     """Covariance of the colours of `a` (rows) with those of `b` (columns) in the window around each pixel."""
-    a_c, b_c = a - a.mean((2, 3), keepdim=True), b - b.mean((2, 3), keepdim=True)  # less cancellation below
+    a_c, b_c = a.double(), b.double()
     products = _box((a_c[:, :, None] * b_c[:, None]).flatten(1, 2), radius).unflatten(1, (3, 3))
     means = _box(a_c, radius)[:, :, None] * _box(b_c, radius)[:, None]
     return (products - means).permute(0, 3, 4, 1, 2)
