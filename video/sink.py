@@ -25,6 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from csd3d.runs.atomic import atomic_path
+from csd3d.runs.h264 import h264_options
 from video.probe import ClipInfo
 from video.source import EXACT
 
@@ -140,7 +141,7 @@ def _video_stream(container: OutputContainer, width: int, height: int, fps: Frac
         raise ValueError(f"output: this build of PyAV cannot encode H.264 ({error}); install the av wheel") from error
     stream.width, stream.height = width, height
     stream.pix_fmt = "yuv444p" if width % 2 or height % 2 else "yuv420p"
-    stream.options = {"crf": str(crf), "preset": "medium", "threads": "1"}  # one: the same bytes wherever it runs
+    stream.options = h264_options(crf)
     codec = stream.codec_context
     codec.colorspace, codec.color_range = Colorspace.ITU709, ColorRange.MPEG
     codec.color_primaries, codec.color_trc = ColorPrimaries.BT709, ColorTrc.BT709

@@ -25,6 +25,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from csd3d.runs.atomic import atomic_path
+from csd3d.runs.h264 import h264_options
 from csd3d.world.camera import Camera
 from csd3d.world.edits import Edit, describe
 from csd3d.world.sample import Clip, PosedScene, Views
@@ -167,7 +168,7 @@ def _encode(clip: Clip, out: Path, edit: Edit | None, caption: str, crf: int, ti
         container.metadata["title"] = caption
         stream: Any = container.add_stream("libx264", rate=rate)
         stream.width, stream.height, stream.pix_fmt = clip.width_px, clip.height_px, "yuv420p" if even else "yuv444p"
-        stream.options = {"crf": str(crf), "threads": "1"}  # one thread: the same bytes whatever the machine
+        stream.options = h264_options(crf)
         codec = stream.codec_context
         codec.colorspace, codec.color_range = Colorspace.ITU709, ColorRange.MPEG
         codec.color_primaries, codec.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
