@@ -58,7 +58,7 @@ class Settings:
     lr_codec: float = 2e-3
     lr_instruct: float = 6e-4
     start_from: Path | None = None
-    """A finished prior to go on from: its encoder stays as it is, so only its decoder and its editor learn on."""
+    """A finished prior whose codec and editor learn on."""
     processes: int = os.cpu_count() or 1
     """CPU processes; 1 on a GPU."""
     device: str = "cpu"

@@ -42,14 +42,15 @@ def make_codec(scaling_factor: float = 1.0) -> AutoencoderKL:
 class PictureStore:
     """Shards in memory, world and photographs apart; draws random crops."""
 
-    def __init__(self, folder: Path, *, limit: int, images_per_group: int = 4) -> None:
+    def __init__(self, folder: Path, *, limit: int, world_per_group: int = 4, photos_per_group: int = 2) -> None:
         self.world: list[UInt8[Tensor, "m 3 S S"]] = []
         self.photo: list[UInt8[Tensor, "m 3 S S"]] = []
         for path in shards(folder)[:limit]:
             images, _ = read_shard(path)
-            (self.photo if holds_photos(number_of(path)) else self.world).append(
-                images[:, :images_per_group].flatten(0, 1)
-            )
+            if holds_photos(number_of(path)):
+                self.photo.append(images[:, :photos_per_group].flatten(0, 1))
+            else:
+                self.world.append(images[:, :world_per_group].flatten(0, 1))
 
     def draw(self, count: int, crop_px: int, photo_share: float, rng: torch.Generator) -> Float[Tensor, "n 3 s s"]:
         """Crops in [0, 1] on multiples of one pixel, mirrored half the time."""
@@ -76,7 +77,7 @@ class CodecWork:
     photo_share: float = 0.35
     device: str = "cpu"
     start_from: Path | None = None
-    """A trained codec whose decoder learns on; its encoder stays, so that latents keep their meaning."""
+    """A trained codec to go on from. Its latents drift, so whatever was trained on them has to learn on as well."""
 
     def __call__(self) -> None:
         torch.manual_seed(self.plan.seed)
@@ -86,8 +87,6 @@ class CodecWork:
         use_fast_norm(model)
         if self.start_from:
             model.load_state_dict(load_file(self.start_from))
-            for name, parameter in model.named_parameters():
-                parameter.requires_grad_(not name.startswith(("encoder.", "quant_conv.")))
 
         def loss_of(step: int, rng: torch.Generator) -> Tensor:
             rgb = store.draw(self.batch, CROP_PX, self.photo_share, rng).to(self.device) * 2 - 1

@@ -30,7 +30,7 @@ SIZE_PX = 128
 EDITS_PER_GROUP = 9
 GROUPS_PER_SHARD = 64
 KIND_WEIGHT = {
-    "colour": 3.0, "material": 3.0, "shape": 3.0, "add": 1.2, "remove": 1.4,
+    "colour": 2.4, "material": 4.5, "shape": 3.0, "add": 1.2, "remove": 1.4,
     "time": 1.0, "weather": 1.8, "ground": 1.1, "sky": 0.5, "style": 1.8,
 }  # fmt: skip
 """How often a kind is drawn; what needs an object to be found is drawn more."""
