@@ -7,6 +7,7 @@ In reading order, each formula in one place:
     residuals   r: what a particle wants (noise or source baseline)
     kernels     k: how much two particles have to do with each other
     stein       g: residuals mixed by the kernel, and repulsion (SVGD)
+    transport   the same along correspondences: a pixel mixes with where its point really is
     step        all of it, once, as a pure function
     loop        again and again, as a generator
     config      the settings; the published methods and settings as presets
@@ -39,3 +40,6 @@ from csd3d.engine.step import StepResult as StepResult
 from csd3d.engine.step import csd_step as csd_step
 from csd3d.engine.step import require_finite as require_finite
 from csd3d.engine.step import surrogate_loss as surrogate_loss
+from csd3d.engine.transport import Correspondences as Correspondences
+from csd3d.engine.transport import PairwiseCorrespondences as PairwiseCorrespondences
+from csd3d.engine.transport import TransportKernel as TransportKernel
