@@ -1,61 +1,71 @@
 """Many equal tensors in a file, read and written a few at a time: what is too much for memory when a clip is long.
 
-A plain file of rows, one after the other, without a header: the owner knows shape and type. Rows are read and written
-by position and not mapped into memory, so that resident memory does not grow with what was touched.
+The file is NumPy's .npy, rows one after the other. Rows are read and written by position and not mapped into memory, so
+that resident memory does not grow with what was touched.
 """
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Int, Shaped
+from numpy.lib import format as npy
 from torch import Tensor
 
 from csd3d.runs.atomic import atomic_path
 
 
 class Rows:
-    """`rows[index]` and `rows[index] = values` for a slice or a tensor of row numbers, as with a tensor of
-    `len(rows)` rows of `shape`, on the CPU; what is read is a copy."""
+    """`rows[index]` and `rows[index] = values` for a slice or a tensor of row numbers, as with a tensor on the CPU;
+    what is read is a copy. `shape` and `dtype` are the tensor's."""
 
-    def __init__(self, path: Path, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> None:
-        """Open the file at `path`, whose rows are `shape`.
+    def __init__(self, path: Path) -> None:
+        """Open the file at `path`.
 
         Raises:
             FileNotFoundError: there is none.
-            ValueError: it does not hold whole rows.
+            ValueError: it is no .npy file of plain numbers, or cut short.
         """
-        self.path, self.shape, self.dtype = path, tuple(shape), dtype
-        self._bytes = torch.empty(0, dtype=dtype).element_size() * int(torch.Size(self.shape).numel())
         if not path.is_file():
             raise FileNotFoundError(f"rows: expected a file, got {path}, which does not exist")
-        size = path.stat().st_size
-        if self._bytes == 0 or size % self._bytes:
-            raise ValueError(f"rows: expected rows of {self._bytes} bytes, got a file of {size} at {path}")
-        self._rows = size // self._bytes
+        with path.open("rb") as file:
+            try:
+                npy.read_magic(file)
+                self.shape, fortran, dtype = npy.read_array_header_1_0(file)
+                self.dtype = torch.from_numpy(np.empty(0, dtype)).dtype
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"rows: expected a .npy file of numbers, got {path} ({error})") from error
+            self._start = file.tell()
+        self.path = path
+        self._bytes = dtype.itemsize * int(np.prod(self.shape[1:], dtype=np.int64))
+        size = path.stat().st_size - self._start
+        if fortran or not self.shape or size != self._bytes * self.shape[0]:
+            raise ValueError(f"rows: expected {self.shape} of {dtype} in order, got {size} bytes in {path}")
         self._fd = os.open(path, os.O_RDWR)
 
     def __len__(self) -> int:
-        return self._rows
+        return self.shape[0]
 
     def __getitem__(self, index: slice | Int[Tensor, " n"]) -> Shaped[Tensor, "n *row"]:
         """Copies of some rows.
 
         Raises:
             IndexError: a number that no row has.
+            ValueError: the file was cut short since it was opened.
         """
         numbers = self._numbers(index)
         data = bytearray(len(numbers) * self._bytes)
         view = memoryview(data)
         for k, (row, count) in _stretches(numbers):
             part = view[k * self._bytes : (k + count) * self._bytes]
-            if os.preadv(self._fd, [part], row * self._bytes) != len(part):
-                raise IndexError(f"rows: {self.path} ends before row {row + count - 1}")
+            if os.preadv(self._fd, [part], self._start + row * self._bytes) != len(part):
+                raise ValueError(f"rows: {self.path} ends before row {row + count - 1}")
         if not numbers:
-            return torch.empty(0, *self.shape, dtype=self.dtype)
-        return torch.frombuffer(data, dtype=self.dtype).view(len(numbers), *self.shape)
+            return torch.empty(0, *self.shape[1:], dtype=self.dtype)
+        return torch.frombuffer(data, dtype=self.dtype).view(len(numbers), *self.shape[1:])
 
     def __setitem__(self, index: slice | Int[Tensor, " n"], values: Shaped[Tensor, "n *row"]) -> None:
         """Replace some rows.
@@ -65,18 +75,18 @@ class Rows:
             ValueError: values of another shape.
         """
         numbers = self._numbers(index)
-        if tuple(values.shape) != (len(numbers), *self.shape):
-            raise ValueError(f"rows: expected {(len(numbers), *self.shape)}, got {tuple(values.shape)}")
+        if tuple(values.shape) != (len(numbers), *self.shape[1:]):
+            raise ValueError(f"rows: expected {(len(numbers), *self.shape[1:])}, got {tuple(values.shape)}")
         data = values.detach().to("cpu", self.dtype).contiguous().view(torch.uint8).numpy().data.cast("B")
         for k, (row, count) in _stretches(numbers):
-            _write_all(self._fd, data[k * self._bytes : (k + count) * self._bytes], row * self._bytes)
+            _write_all(self._fd, data[k * self._bytes : (k + count) * self._bytes], self._start + row * self._bytes)
 
     def _numbers(self, index: slice | Int[Tensor, " n"]) -> list[int]:
         if isinstance(index, slice):
-            return list(range(*index.indices(self._rows)))
+            return list(range(*index.indices(len(self))))
         numbers = index.tolist()
-        if any(not 0 <= row < self._rows for row in numbers):
-            raise IndexError(f"rows: expected numbers below {self._rows}, got {numbers}")
+        if any(not 0 <= row < len(self) for row in numbers):
+            raise IndexError(f"rows: expected numbers below {len(self)}, got {numbers}")
         return numbers
 
     def close(self) -> None:
@@ -86,12 +96,23 @@ class Rows:
             self._fd = -1
 
 
-def write_rows(path: Path, chunks: Iterator[Shaped[Tensor, "_n *row"]]) -> None:
-    """Write the chunks one after the other to a file that appears when the last one is written."""
+def write_rows(path: Path, chunks: Iterable[Shaped[Tensor, "_n *row"]], count: int) -> None:
+    """Write `count` rows, chunk after chunk, to a file that appears when the last one is written.
+
+    Raises:
+        ValueError: the chunks hold more or fewer rows, or none.
+    """
+    done = 0
     with atomic_path(path) as part, part.open("wb") as file:
         for chunk in chunks:
-            file.write(chunk.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-        file.flush()
+            values = chunk.detach().cpu().contiguous().numpy()
+            if done == 0:
+                header = {"descr": npy.dtype_to_descr(values.dtype), "fortran_order": False}
+                npy.write_array_header_1_0(file, header | {"shape": (count, *values.shape[1:])})
+            file.write(values.data)
+            done += len(values)
+        if done != count or count == 0:
+            raise ValueError(f"rows: expected {max(count, 1)}, got {done}")
 
 
 def copy_rows(source: Path, target: Path) -> None:

@@ -1,5 +1,6 @@
 """Rows in a file behave as a tensor does, and appear whole or not at all."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,9 +16,9 @@ def opened(tmp_path):
     """`opened(values)` -> the rows of a file with these values."""
     found = []
 
-    def make(values, name="a.rows"):
-        write_rows(tmp_path / name, iter(values.split(3)))
-        found.append(Rows(tmp_path / name, values.shape[1:], values.dtype))
+    def make(values, name="a.npy"):
+        write_rows(tmp_path / name, values.split(3), len(values))
+        found.append(Rows(tmp_path / name))
         return found[-1]
 
     yield make
@@ -29,7 +30,8 @@ def opened(tmp_path):
 def test_reads_and_writes_as_a_tensor_does(opened, dtype):
     values = made(dtype=dtype)
     rows = opened(values)
-    assert (len(rows), rows.shape) == (7, (2, 3))
+    assert (len(rows), rows.shape, rows.dtype) == (7, (7, 2, 3), dtype)
+    assert np.array_equal(np.load(rows.path), values.numpy())
     for index in (slice(None), slice(2, 5), slice(0, 7, 2), torch.tensor([5, 0, 1, 2, 6]), torch.tensor([3])):
         assert torch.equal(rows[index], values[index])
     index = torch.tensor([6, 2, 3])
@@ -68,16 +70,21 @@ def test_refusals(opened, tmp_path):
     with pytest.raises(ValueError, match=r"expected \(1, 2, 3\), got \(1, 3, 2\)"):
         rows[:1] = torch.zeros(1, 3, 2)
     with pytest.raises(FileNotFoundError, match="does not exist"):
-        Rows(tmp_path / "none.rows", (2, 3))
-    with pytest.raises(ValueError, match="expected rows of 20 bytes"):
-        Rows(rows.path, (5,))
+        Rows(tmp_path / "none.npy")
+    np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
+    (tmp_path / "text.npy").write_text("no array")
+    with rows.path.open("r+b") as file:
+        file.truncate(200)
+    for name in ("objects.npy", "text.npy", "a.npy"):
+        with pytest.raises(ValueError, match="rows: expected"):
+            Rows(tmp_path / name)
 
 
 def test_a_file_that_was_cut_short_is_noticed(opened):
     rows = opened(made())
     with rows.path.open("r+b") as file:
-        file.truncate(100)
-    with pytest.raises(IndexError, match="ends before row 6"):
+        file.truncate(200)
+    with pytest.raises(ValueError, match="ends before row 6"):
         rows[:]
 
 
@@ -87,14 +94,19 @@ def test_failure_leaves_no_file(tmp_path):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space"):
-        write_rows(tmp_path / "a.rows", chunks())
+        write_rows(tmp_path / "a.npy", chunks(), 14)
+    for count in (6, 8):
+        with pytest.raises(ValueError, match=f"expected {count}, got 7"):
+            write_rows(tmp_path / "a.npy", [made()], count)
+    with pytest.raises(ValueError, match="expected 1, got 0"):
+        write_rows(tmp_path / "a.npy", [], 0)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_copies_are_of_their_own(opened, tmp_path):
     rows = opened(made())
-    copy_rows(rows.path, tmp_path / "b.rows")
+    copy_rows(rows.path, tmp_path / "b.npy")
     rows[:] = torch.zeros(7, 2, 3)
-    copy = Rows(tmp_path / "b.rows", (2, 3))
+    copy = Rows(tmp_path / "b.npy")
     assert torch.equal(copy[:], made())
     copy.close()
