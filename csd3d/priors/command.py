@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from csd3d.priors.resolve import builtin_directory, check_directory, resolve
-from csd3d.priors.vocabulary import FILE_NAME, Vocabulary
+from csd3d.priors.vocabulary import Vocabulary
+from csd3d.priors.words import Words, read_known
 
 ALWAYS_BUILTIN = "builtin:instruct"
 OTHER_BUILTIN = ("builtin:t2i",)
@@ -27,7 +28,7 @@ class List:
 
 @dataclass(frozen=True)
 class Show:
-    """Show one prior: where it is, its kind and size, and every instruction it knows."""
+    """Show one prior: where it is, its kind and size, and every instruction or word it knows."""
 
     name: tyro.conf.Positional[str]
     """"builtin:instruct", a directory, or a hub id such as timbrooks/instruct-pix2pix."""
@@ -51,11 +52,14 @@ class Described:
     kind: str
     path: Path
     size_bytes: int
-    vocabulary: Vocabulary | None
+    vocabulary: Vocabulary | Words | None
 
     def summary(self) -> str:
         """Kind, size and how much it knows, in one line."""
-        knows = "any sentence" if self.vocabulary is None else f"{len(self.vocabulary.edits)} edits"
+        if isinstance(self.vocabulary, Words):
+            knows = f"{sum(map(len, self.vocabulary.groups.values()))} words"
+        else:
+            knows = "any sentence" if self.vocabulary is None else f"{len(self.vocabulary.edits)} edits"
         return f"{self.kind}, {self.size_bytes / 1e6:,.0f} MB, knows {knows}"
 
 
@@ -87,8 +91,7 @@ def describe(name: str) -> Described:
         if path is None:
             raise FileNotFoundError(f"prior {name!r}: not in the Hugging Face cache yet; its first use fetches it")
         kind = check_directory(path)
-    words = path / FILE_NAME
-    vocabulary = Vocabulary.load(words) if words.is_file() else None
+    vocabulary = read_known(path)
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return Described(name, str(kind), path, size, vocabulary)
 
@@ -129,6 +132,11 @@ def show(prior: Described, console: Console) -> None:
     if card.is_file():
         console.print(f"    model card: {escape(str(card))}")
     if prior.vocabulary is None:
+        return
+    if isinstance(prior.vocabulary, Words):
+        console.print("\nWords it knows; a caption such as 'a red ball and a blue cube on grass, at night' joins them:")
+        for name, words in prior.vocabulary.groups.items():
+            console.print(f"  [bold]{escape(name)}[/bold]  {escape(', '.join(words))}")
         return
     console.print("\nInstructions it knows; each line is one edit, other wordings after the first:")
     kinds: dict[str, list[tuple[str, ...]]] = {}

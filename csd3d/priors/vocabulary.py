@@ -14,7 +14,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
-from pathlib import Path
 
 FILE_NAME = "vocabulary.json"
 
@@ -22,13 +21,15 @@ FILE_NAME = "vocabulary.json"
 class UnknownPrompt(ValueError):  # noqa: N818  # what the person did, not what broke
     """A sentence that the prior was never taught. The message names the nearest known ones, then one for every edit."""
 
-    def __init__(self, sentence: str, nearest: list[str], known: Mapping[str, list[str]]) -> None:
+    def __init__(
+        self, sentence: str, nearest: list[str], known: Mapping[str, list[str]], *, what: str | None = None
+    ) -> None:
         self.sentence = sentence
         self.nearest = nearest
         self.known = known
         hint = f" Did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
         groups = [f"  {kind}: {', '.join(sentences)}" for kind, sentences in known.items()]
-        super().__init__("\n".join([f"this prior does not know {sentence!r}.{hint} It knows:", *groups]))
+        super().__init__("\n".join([f"this prior does not know {what or repr(sentence)}.{hint} It knows:", *groups]))
 
 
 @dataclass(frozen=True)
@@ -96,17 +97,6 @@ class Vocabulary:
         if not isinstance(edits, Mapping) or not edits:
             raise ValueError(f'{origin}: expected {{"edits": {{name: {{"kind", "wordings"}}}}}} with one edit or more')
         return cls({str(name): _entry(entry, f"{origin}: edit {name!r}") for name, entry in edits.items()})
-
-    @classmethod
-    def load(cls, path: Path) -> "Vocabulary":
-        """Read a vocabulary.json. Raises ValueError when it is not one."""
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path}: not readable as JSON ({error})") from None
-        if not isinstance(content, dict):
-            raise ValueError(f"{path}: expected a JSON object, got {type(content).__name__}")
-        return cls.from_dict(content, origin=str(path))
 
     def to_json(self) -> str:
         """The content of vocabulary.json, in a stable order."""

@@ -222,13 +222,16 @@ def test_predictions_come_back_as_the_latents_came(prior: InstructPrior, batch: 
 
 def test_a_closed_prior_takes_its_own_wordings_and_nothing(tiny: Path, tmp_path: Path, prior: InstructPrior) -> None:
     guidance: dict[str, Any] = {"s_text": 1.0, "s_image": 1.0}
-    assert torch.equal(prior.score("MAKE it   snowy!", **guidance).text, prior.score("make it snowy", **guidance).text)
-    assert prior.score("", **guidance).text.shape[0] == 2
+    assert torch.equal(
+        prior.score("MAKE it   snowy!", **guidance).sentences.text,
+        prior.score("make it snowy", **guidance).sentences.text,
+    )
+    assert prior.score("", **guidance).sentences.text.shape[0] == 2
     with pytest.raises(UnknownPrompt, match="does not know 'make it purple'"):
         prior.score(["make it snowy", "make it purple"], **guidance)
     free = InstructPrior.load(write_tiny_prior(tmp_path / "free", closed=False), device="cpu")
     assert free.vocabulary is None
-    assert free.score("make it purple", **guidance).text.shape[0] == 2
+    assert free.score("make it purple", **guidance).sentences.text.shape[0] == 2
 
 
 def test_the_loaded_scheduler_is_never_changed(prior: InstructPrior, batch: tuple[Tensor, Tensor, Tensor]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from csd3d.priors.vocabulary import UnknownPrompt, Vocabulary, normalise
+from csd3d.priors.words import read_known
 from tests.priors.tiny import VOCABULARY
 
 
@@ -52,7 +53,7 @@ def test_the_nearest_is_suggested_first_and_each_edit_once(words: Vocabulary) ->
 
 def test_it_survives_being_written_and_read(words: Vocabulary, tmp_path: Path) -> None:
     (tmp_path / "vocabulary.json").write_text(words.to_json(), encoding="utf-8")
-    assert Vocabulary.load(tmp_path / "vocabulary.json") == words
+    assert read_known(tmp_path) == words
 
 
 @pytest.mark.parametrize(
@@ -73,7 +74,7 @@ def test_a_file_that_is_no_vocabulary_is_refused_by_name(content: str, tmp_path:
     path = tmp_path / "vocabulary.json"
     path.write_text(content)
     with pytest.raises(ValueError, match=r"vocabulary\.json"):
-        Vocabulary.load(path)
+        read_known(tmp_path)
 
 
 def test_one_wording_cannot_mean_two_edits() -> None:

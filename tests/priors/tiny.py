@@ -30,8 +30,10 @@ def write_tiny_prior(
     closed: bool = True,
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
+    stock: bool = False,
 ) -> Path:
-    """Write it and return the directory. `closed`: it comes with a vocabulary.json."""
+    """Write it and return the directory. `closed`: it comes with a vocabulary.json. `stock`: a UNet as that of Stable
+    Diffusion 2, which has neither pooled text nor scale_shift."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tokenizer = make_tokenizer(SENTENCES, max_length=16)
@@ -58,6 +60,13 @@ def write_tiny_prior(
             eos_token_id=len(tokenizer) - 1,
             pad_token_id=len(tokenizer) - 1,
         )
+        own: dict[str, Any] = {
+            "addition_embed_type": "text",
+            "resnet_time_scale_shift": "scale_shift",
+            "attention_head_dim": 2,
+        }
+        if stock:
+            own = {"attention_head_dim": (2, 4), "use_linear_projection": True}
         unet = UNet2DConditionModel(
             in_channels=8 if kind == "instruct" else 4,
             block_out_channels=(16, 32),
@@ -65,10 +74,8 @@ def write_tiny_prior(
             up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
             layers_per_block=1,
             norm_num_groups=8,
-            attention_head_dim=2,
             cross_attention_dim=64,
-            addition_embed_type="text",
-            resnet_time_scale_shift="scale_shift",
+            **own,
         )
         scheduler = DDIMScheduler(
             beta_start=0.00085,
