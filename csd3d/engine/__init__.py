@@ -2,15 +2,16 @@
 
 In reading order, each formula in one place:
 
-    schedule    z_t = sqrt(ab_t) z + sqrt(1 - ab_t) e
-    guidance    predictions with and without condition, into one
-    residuals   r: what a particle wants (noise or source baseline)
-    kernels     k: how much two particles have to do with each other
-    stein       g: residuals mixed by the kernel, and repulsion (SVGD)
-    transport   the same along correspondences: a pixel mixes with where its point really is
-    step        all of it, once, as a pure function
-    loop        again and again, as a generator
-    config      the settings; the published methods and settings as presets
+    schedule      z_t = sqrt(ab_t) z + sqrt(1 - ab_t) e
+    guidance      predictions with and without condition, into one
+    residuals     r: what a particle wants (noise or source baseline)
+    kernels       k: how much two particles have to do with each other
+    stein         g: residuals mixed by the kernel, and repulsion (SVGD)
+    regularisers  terms with a gradient of their own (PatchNCE)
+    transport     the same along correspondences: a pixel mixes with where its point really is
+    step          all of it, once, as a pure function
+    loop          again and again, as a generator
+    config        the settings; the published methods and settings as presets
 """
 
 from csd3d.engine.config import METHODS as METHODS
@@ -29,6 +30,9 @@ from csd3d.engine.loop import draw_timestep as draw_timestep
 from csd3d.engine.loop import lr_at as lr_at
 from csd3d.engine.loop import make_optimizer as make_optimizer
 from csd3d.engine.loop import run as run
+from csd3d.engine.regularisers import Features as Features
+from csd3d.engine.regularisers import PatchNce as PatchNce
+from csd3d.engine.regularisers import patch_nce as patch_nce
 from csd3d.engine.residuals import Score as Score
 from csd3d.engine.schedule import Schedule as Schedule
 from csd3d.engine.stein import Kernel as Kernel

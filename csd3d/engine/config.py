@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import inf
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from csd3d.engine.kernels import Bandwidth, BandwidthRule
+from csd3d.engine.regularisers import RESIDUAL_SCALE, Layers
 from csd3d.engine.stein import Normalise
 
 Residual = Literal["source", "noise"]
@@ -15,6 +16,7 @@ KernelOn = Literal["noisy", "clean"]
 Weight = Literal["variance", "one"]
 Noise = Literal["independent", "shared"]
 Optimizer = Literal["sgd", "adam"]
+RegulariserName = Literal["none", "patch-nce"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,20 @@ class CsdConfig:
     (`count`, the paper's: steps about N / 2 times smaller, so its learning rates are larger)."""
     repulsion: float = 1.0
     """Strength of the term that keeps particles apart; 1 is the paper's, 0 turns it off."""
+    regulariser: RegulariserName = "none"
+    """`patch-nce`: features of every place of a particle are kept close to those of the same place of its source (CDS).
+    """
+    nce_weight: float = 3.0
+    """Strength of `patch-nce` against the residual; 3 is the paper's."""
+    nce_layers: Layers = "self-attention"
+    """Where its features are taken in the decoder of the prior's UNet: outputs of `self-attention` (the paper's), of
+    `cross-attention`, or the prediction itself (`score`)."""
+    nce_patches: int = 256
+    """Places that it compares in each feature map, drawn at random."""
+    nce_patch_sizes: tuple[int, ...] = (1, 2)
+    """Sides of the patches over which features are averaged, in pixels of the feature map."""
+    nce_temperature: float = 0.07
+    """Temperature of its softmax."""
     weight: Weight = "variance"
     """Weight w(t) of a step: the `variance` of its noise, 1 - alpha_bar (SDS, CSD), or `one` (DDS, CDS)."""
     noise: Noise = "independent"
@@ -63,9 +79,9 @@ class CsdConfig:
     def __post_init__(self) -> None:
         for name, allowed in _WORDS.items():
             _require(self, name, getattr(self, name) in allowed, "one of " + ", ".join(allowed))
-        for name in ("steps", "lr_decay_every", "t_min", "t_max"):
+        for name in ("steps", "lr_decay_every", "t_min", "t_max", "nce_patches"):
             _require(self, name, type(getattr(self, name)) is int, "a whole number", TypeError)
-        for name in ("repulsion", "lr", "lr_decay", "s_text", "s_image"):
+        for name in ("repulsion", "lr", "lr_decay", "s_text", "s_image", "nce_weight", "nce_temperature"):
             _require(self, name, type(getattr(self, name)) in (int, float), "a number", TypeError)
             _require(self, name, -inf < getattr(self, name) < inf, "a finite number")
         _require(self, "steps", self.steps >= 0, "0 or more")
@@ -73,6 +89,12 @@ class CsdConfig:
         _require(self, "lr_decay", 0 < self.lr_decay <= 1, "a number in (0, 1]")
         _require(self, "lr_decay_every", self.lr_decay_every >= 1, "1 or more")
         _require(self, "repulsion", self.repulsion >= 0, "0 or more")
+        _require(self, "nce_weight", self.nce_weight >= 0, "0 or more")
+        _require(self, "nce_temperature", self.nce_temperature > 0, "a number above 0")
+        _require(self, "nce_patches", self.nce_patches >= 2, "2 or more")
+        sizes = self.nce_patch_sizes
+        good = isinstance(sizes, tuple) and bool(sizes) and all(type(size) is int and size >= 1 for size in sizes)
+        _require(self, "nce_patch_sizes", good, "whole numbers of 1 or more")
         _require(self, "bandwidth", _is_bandwidth(self.bandwidth), "median, paper, or a finite gamma of 0 or more")
         _require(self, "t_min", 0 <= self.t_min < self.t_max, f"0 or more and below t_max = {self.t_max}")
 
@@ -82,6 +104,8 @@ _WORDS = {
     "coupling": get_args(Coupling),
     "kernel_on": get_args(KernelOn),
     "normalise": get_args(Normalise),
+    "regulariser": get_args(RegulariserName),
+    "nce_layers": get_args(Layers),
     "weight": get_args(Weight),
     "noise": get_args(Noise),
     "optimizer": get_args(Optimizer),
@@ -106,13 +130,18 @@ METHODS: Mapping[str, CsdConfig] = MappingProxyType(
         "sds": CsdConfig(residual="noise", coupling="independent"),
         "csd": CsdConfig(residual="noise", coupling="svgd"),
         "dds": CsdConfig(residual="source", coupling="independent"),
+        "cds": CsdConfig(residual="source", coupling="independent", regulariser="patch-nce"),
         "csd-edit": CsdConfig(residual="source", coupling="svgd"),
     }
 )
-"""Published methods, each a point of residual x coupling, with our defaults for everything else. `csd-edit` is for
-instruction editors, the others for text-to-image priors; any other combination is as good as these four."""
+"""Published methods, each a point of residual x coupling x regulariser, with our defaults for everything else.
+`csd-edit` is for instruction editors, the others for text-to-image priors; any other combination is as good."""
 
 _PAPER = replace(METHODS["csd-edit"], bandwidth="paper", normalise="count")
+
+_DELTA: Mapping[str, Any] = {
+    "weight": "one", "lr": 0.1 * RESIDUAL_SCALE / 64**2, "lr_decay": 1.0, "t_min": 50, "t_max": 950, "s_text": 7.5,
+}  # fmt: skip
 
 PAPER: Mapping[str, CsdConfig] = MappingProxyType(
     {
@@ -121,10 +150,9 @@ PAPER: Mapping[str, CsdConfig] = MappingProxyType(
         # CSD: windows of 64 x 64 latents, 4-8 a step; the text of the paper has s_image 1.5, its code 5
         "csd-edit-panorama": replace(_PAPER, lr=2.0, s_image=5.0),
         "csd-edit-panorama-hard": replace(_PAPER, lr=4.0, s_text=15.0, s_image=5.0),
-        # DDS: lr 0.1 on 2000 <g, z> / (h w), which on its 64 x 64 latents is this learning rate
-        "dds": replace(
-            METHODS["dds"], weight="one", lr=0.1 * 2000 / 64**2, lr_decay=1.0, t_min=50, t_max=950, s_text=7.5
-        ),
+        # lr 0.1 on 2000 <g, z> / (h w), which on the papers' 64 x 64 latents is the learning rate of `_DELTA`
+        "dds": replace(METHODS["dds"], **_DELTA),
+        "cds": replace(METHODS["cds"], **_DELTA, nce_weight=3.0),
     }
 )
 """The published settings, for reproduction: the 1/N normalisation, the all-pairs bandwidth and learning rates that

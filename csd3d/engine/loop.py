@@ -19,7 +19,7 @@ from torch import Tensor
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.residuals import Score
 from csd3d.engine.stein import Kernel
-from csd3d.engine.step import Regulariser, csd_step, require_finite
+from csd3d.engine.step import Regulariser, csd_step, named_regularisers, require_finite
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,7 @@ def run(
     the step before left them.
     """
     require_timesteps(score, config)
+    named_regularisers(score, config)
     return _steps(particles, score, config, rng, start, kernel=kernel, regularisers=regularisers)
 
 

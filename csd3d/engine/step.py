@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
+from csd3d.engine.regularisers import Features, PatchNce
 from csd3d.engine.residuals import Score, noise_baseline, source_baseline
 from csd3d.engine.stein import Kernel, RbfKernel, couple
 
@@ -70,7 +71,8 @@ def csd_step(
     """The direction in which particles `z` with sources `s` descend, at timestep `t` with noise `e`.
 
     `index` says which particles of the whole set these are. `kernel` replaces the one that `config.bandwidth`
-    describes. Raises `ValueError` for a t outside the prior's schedule, or for particles the bandwidth cannot serve.
+    describes; `regularisers` come on top of that which `config.regulariser` names. Raises `ValueError` for a t outside
+    the prior's schedule, for particles the bandwidth cannot serve, or for a score without the features that are needed.
     """
     schedule = score.schedule
     z_t = schedule.add_noise(z, e, t)
@@ -85,9 +87,26 @@ def csd_step(
         g, weights = r, None
 
     g = schedule.weight(t) * g if config.weight == "variance" else g
-    for regulariser in regularisers:
+    for regulariser in (*named_regularisers(score, config), *regularisers):
         g = g + regulariser(z, s, index, t=t, e=e)
     return StepResult(g, r, weights)
+
+
+def named_regularisers(score: Score, config: CsdConfig) -> tuple[Regulariser, ...]:
+    """What `config.regulariser` stands for. Raises `ValueError` if the score has no features for it."""
+    if config.regulariser == "none":
+        return ()
+    if not isinstance(score, Features):
+        raise ValueError(f"regulariser: expected none, as this prior gives no features, got {config.regulariser!r}")
+    term = PatchNce(
+        score,
+        weight=config.nce_weight,
+        layers=config.nce_layers,
+        patches=config.nce_patches,
+        patch_sizes=config.nce_patch_sizes,
+        temperature=config.nce_temperature,
+    )
+    return (term,)
 
 
 def surrogate_loss(z: Float[Tensor, "n c h w"], g: Float[Tensor, "n c h w"]) -> Float[Tensor, ""]:

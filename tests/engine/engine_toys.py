@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from csd3d.engine import Batch, CsdConfig, Schedule, make_optimizer
+from csd3d.engine.regularisers import FeatureLoss, Layers
 
 SCHEDULE = Schedule.scaled_linear()
 
@@ -45,6 +46,36 @@ class ToyScore:
     ) -> Float[Tensor, "n c h w"]:
         phase = index.to(x_t).view(-1, 1, 1, 1) / 10
         return torch.tanh(a * x_t + phase) + 0.2 * x_t.roll(1, 3) * s
+
+
+@dataclass(frozen=True)
+class FeatureToyScore(ToyScore):
+    """A toy with two feature maps, one of half the size, for regularisers; batches are split as `chunk` says."""
+
+    def feature_gradient(
+        self,
+        z_t: Float[Tensor, "n c h w"],
+        s_t: Float[Tensor, "n c h w"],
+        t: int,
+        s: Float[Tensor, "n c h w"],
+        index: Int[Tensor, " n"],
+        *,
+        layers: Layers,
+        loss: FeatureLoss,
+    ) -> Float[Tensor, "n c h w"]:
+        self.calls.append(f"features of {layers}")
+        size = self.chunk or len(z_t)
+        done = []
+        for z, s_part in zip(z_t.split(size), s_t.split(size), strict=True):
+            with torch.enable_grad():
+                z = z.detach().requires_grad_()
+                done.append(torch.autograd.grad(loss(self.maps(z, 1.0), self.maps(s_part, 0.7)), z)[0])
+        return torch.cat(done)
+
+    @staticmethod
+    def maps(x_t: Float[Tensor, "n c h w"], a: float) -> list[Tensor]:
+        x = torch.tanh(a * x_t) + 0.3 * x_t.roll(1, 3).roll(1, 1)
+        return [x, torch.nn.functional.avg_pool2d(x, 2).square()]
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,16 @@ def validate(changes: dict[str, Any]) -> None:
         ({"lr_decay": 1.1}, r"lr_decay: expected a number in \(0, 1\], got 1.1"),
         ({"lr_decay_every": 0}, "lr_decay_every: expected 1 or more, got 0"),
         ({"repulsion": -0.1}, "repulsion: expected 0 or more, got -0.1"),
+        ({"regulariser": "nce"}, "regulariser: expected one of none, patch-nce, got 'nce'"),
+        (
+            {"nce_layers": "up"},
+            "nce_layers: expected one of self-attention, cross-attention, score, got 'up'",
+        ),
+        ({"nce_weight": -1.0}, "nce_weight: expected 0 or more, got -1.0"),
+        ({"nce_temperature": 0.0}, "nce_temperature: expected a number above 0, got 0.0"),
+        ({"nce_patches": 1}, "nce_patches: expected 2 or more, got 1"),
+        ({"nce_patch_sizes": ()}, r"nce_patch_sizes: expected whole numbers of 1 or more, got \(\)"),
+        ({"nce_patch_sizes": (1, 0)}, r"nce_patch_sizes: expected whole numbers of 1 or more, got \(1, 0\)"),
         ({"t_min": -5}, "t_min: expected 0 or more and below t_max = 500, got -5"),
         ({"t_min": 500}, "t_min: expected 0 or more and below t_max = 500, got 500"),
     ],
@@ -69,12 +79,13 @@ def test_whole_numbers_will_do_for_numbers() -> None:
 
 
 def test_methods_are_the_table_of_the_design() -> None:
-    rows = {name: (config.residual, config.coupling) for name, config in METHODS.items()}
+    rows = {name: (config.residual, config.coupling, config.regulariser) for name, config in METHODS.items()}
     assert rows == {
-        "sds": ("noise", "independent"),
-        "csd": ("noise", "svgd"),
-        "dds": ("source", "independent"),
-        "csd-edit": ("source", "svgd"),
+        "sds": ("noise", "independent", "none"),
+        "csd": ("noise", "svgd", "none"),
+        "dds": ("source", "independent", "none"),
+        "cds": ("source", "independent", "patch-nce"),
+        "csd-edit": ("source", "svgd", "none"),
     }
     assert METHODS["csd-edit"] == CsdConfig()
 
@@ -88,11 +99,18 @@ def test_csd_edit_presets_are_the_published_ones(name: str) -> None:
     assert (config.t_min, config.t_max, config.steps) == (20, 500, 200)
 
 
-def test_dds_preset_is_the_published_one() -> None:
-    config = PAPER["dds"]
+@pytest.mark.parametrize("name", ["dds", "cds"])
+def test_dds_and_cds_presets_are_the_published_ones(name: str) -> None:
+    config = PAPER[name]
     assert (config.residual, config.coupling, config.weight) == ("source", "independent", "one")
     assert config.lr == pytest.approx(0.1 * 2000 / (64 * 64))
     assert (config.lr_decay, config.t_min, config.t_max, config.steps, config.s_text) == (1.0, 50, 950, 200, 7.5)
+
+
+def test_the_cds_preset_has_the_published_term() -> None:
+    config = PAPER["cds"]
+    assert (config.regulariser, config.nce_weight, config.nce_layers) == ("patch-nce", 3.0, "self-attention")
+    assert (config.nce_patches, config.nce_patch_sizes, config.nce_temperature) == (256, (1, 2), 0.07)
 
 
 def test_frozen_and_shared_presets_cannot_be_changed() -> None:

@@ -7,7 +7,8 @@ from itertools import islice
 
 import pytest
 import torch
-from engine_toys import SCHEDULE, FreeLatents, ToyScore, generator, latents
+from engine_toys import SCHEDULE, FreeLatents, generator, latents
+from engine_toys import FeatureToyScore as ToyScore
 from torch import Tensor
 
 from csd3d.engine import METHODS, CsdConfig, Particles, Schedule, StepInfo, csd_step, draw_noise, lr_at, run
