@@ -18,7 +18,7 @@ from csd3d.engine.config import CsdConfig
 from csd3d.engine.loop import Batch, StepInfo, make_optimizer, run
 from csd3d.priors.detail import restore_mapped
 from csd3d.priors.editor import Editor, native_px
-from csd3d.priors.geometry import from_working, to_working, working_size
+from csd3d.priors.geometry import WorkingSize, from_working, to_working, working_size
 
 
 class ViewParticles:
@@ -90,18 +90,41 @@ def edit_views(
         UnknownPrompt: the prior knows a closed set of sentences, and this is not among them.
         FloatingPointError: the run diverged.
     """
-    height, width = photographs.shape[-2:]
     photographs = photographs.cpu()
-    size = working_size(Fraction(width, height), size_px or native_px(prior), prior.codec.factor)
+    size = view_size(photographs, prior, size_px)
     score = prior.score(prompt, s_text=csd.s_text, s_image=csd.s_image)
     s, z = (prior.codec.encode(to_working(rgb.cpu(), size).to(prior.device)) for rgb in (photographs, renders))
     particles = ViewParticles(z, s, csd)
     curves = tuple(run(particles, score, csd, rng=rng))
     mixed = s + strength * (particles.z - s)
+    rgb = finished(mixed, s, photographs, prior, size, detail=detail) if strength else photographs
+    return EditedViews(rgb if inside is None else torch.where(inside.cpu(), rgb, photographs), curves)
+
+
+def view_size(photographs: Float[Tensor, "n 3 H W"], prior: Editor, size_px: int | None) -> WorkingSize:
+    """The size at which the prior works on these views."""
+    height, width = photographs.shape[-2:]
+    return working_size(Fraction(width, height), size_px or native_px(prior), prior.codec.factor)
+
+
+@torch.no_grad()
+def finished(
+    z: Float[Tensor, "n c h w"],
+    s: Float[Tensor, "n c h w"],
+    photographs: Float[Tensor, "n 3 H W"],
+    prior: Editor,
+    size: WorkingSize,
+    *,
+    detail: float,
+) -> Float[Tensor, "n 3 H W"]:
+    """Edited latents `z` as pictures of the photographs' size, in [0, 1], with the photographs' detail put back.
+
+    `s` are the photographs' own latents and `size` is the working size of both.
+    """
+    height, width = photographs.shape[-2:]
+    up = functools.partial(from_working, size=size, height_px=height, width_px=width)
     edited = []
     for i in range(len(s)):  # full-size pictures one at a time
-        decoded, plain = (prior.codec.decode(x[i : i + 1]).cpu() for x in (mixed, s))
-        up = functools.partial(from_working, size=size, height_px=height, width_px=width)
+        decoded, plain = (prior.codec.decode(x[i : i + 1]).cpu() for x in (z, s))
         edited.append(restore_mapped(photographs[i : i + 1], decoded, plain, up, amount=detail))
-    rgb = torch.cat(edited) if strength else photographs
-    return EditedViews(rgb if inside is None else torch.where(inside.cpu(), rgb, photographs), curves)
+    return torch.cat(edited)

@@ -19,7 +19,7 @@ from nerfstudio.viewer.viewer_elements import ViewerButton, ViewerCheckbox, View
 from PIL import Image
 from torch import Tensor
 
-from csd3d.engine.config import CsdConfig
+from csd3d.engine.config import PAPER, CsdConfig
 from csd3d.nerf.cover import Cover
 from csd3d.nerf.edit import edit_views
 from csd3d.nerf.host import CsdDataManager, fitting_weights
@@ -51,8 +51,9 @@ class CsdEditPipelineConfig(VanillaPipelineConfig):
     """Views edited together."""
     edit_steps: int = 100
     """Moves of every view of a batch."""
-    coupling: Literal["svgd", "independent"] = "svgd"
-    """Whether the views of a batch move together or each for itself."""
+    coupling: Literal["svgd", "paper", "independent"] = "svgd"
+    """How the views of a batch move: together (`svgd`), together with the published kernel, normalisation and learning
+    rate (`paper`, needs 3 views), or each for itself (`independent`)."""
     lr: float | None = None
     """Learning rate of the latents; None: what suits the prior."""
     s_text: float | None = None
@@ -109,11 +110,14 @@ class CsdEditPipeline(VanillaPipeline):
     @property
     def csd(self) -> CsdConfig:
         """Settings of the engine for one batch of views."""
+        suited = recommended(self.prior.builtin)
+        if self.config.coupling == "paper":
+            suited = replace(PAPER["csd-edit-video"], s_text=suited.s_text, s_image=suited.s_image)
+        elif self.config.coupling == "independent":
+            suited = replace(suited, coupling="independent")
         wanted = {k: getattr(self.config, k) for k in ("lr", "s_text", "s_image")}
         given = {k: float(v) for k, v in wanted.items() if v is not None}
-        return replace(
-            recommended(self.prior.builtin), steps=self.config.edit_steps, coupling=self.config.coupling, **given
-        )
+        return replace(suited, steps=self.config.edit_steps, **given)
 
     def get_train_loss_dict(self, step: int) -> Any:
         """The loss of a training step; an edit that is due comes first."""
@@ -125,12 +129,10 @@ class CsdEditPipeline(VanillaPipeline):
     def edit(self, step: int) -> list[int]:
         """Edit the next batch of views together; returns which they were."""
         assert self.prompt
-        data, count = self.datamanager, min(self.config.views_per_edit, len(self.datamanager.photographs))
-        self._layers.start(self.prompt)
+        count = min(self.config.views_per_edit, len(self.datamanager.photographs))
         views = self._cover.next(count, self._rng)
         CONSOLE.log(f"step {step}: editing {len(views)} views: {self.prompt}")
-        before = [self._layers.seen(v, below_top=True) for v in views]
-        sources = torch.stack([data.photographs[v] if b is None else b for v, b in zip(views, before, strict=True)])
+        sources = self.sources(views)
         size_px = self.config.size or native_px(self.prior)
         renders, depths = self.render(views, size_px)
         edited = edit_views(
@@ -145,10 +147,22 @@ class CsdEditPipeline(VanillaPipeline):
             detail=self.config.detail,
             inside=self._inside(views, depths),
         )
-        for view, rgb in zip(views, edited.rgb, strict=True):
-            data.show(view, self._layers.put(view, rgb))
-        self._publish(views)
+        self.replace(views, edited.rgb)
         return views
+
+    def sources(self, views: list[int]) -> Float[Tensor, "n 3 H W"]:
+        """What the present prompt edits: photographs, or what earlier prompts made of them."""
+        assert self.prompt
+        self._layers.start(self.prompt)
+        before = [self._layers.seen(v, below_top=True) for v in views]
+        data = self.datamanager
+        return torch.stack([data.photographs[v] if b is None else b for v, b in zip(views, before, strict=True)])
+
+    def replace(self, views: list[int], rgb: Float[Tensor, "n 3 H W"]) -> None:
+        """From now on training sees these edited views; they are kept under the present prompt."""
+        for view, picture in zip(views, rgb, strict=True):
+            self.datamanager.show(view, self._layers.put(view, picture))
+        self._publish(views)
 
     @torch.no_grad()
     def render(self, views: list[int], size_px: int) -> tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "n 1 h w"]]:

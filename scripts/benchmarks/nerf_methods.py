@@ -1,0 +1,248 @@
+"""The ways of editing a radiance field that are compared: all start from one field and train it equally long."""
+
+import contextlib
+import copy
+import gc
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from csd3d.nerf import configs
+from csd3d.nerf.edit import finished, view_size
+from csd3d.nerf.host import CsdTrainer
+from csd3d.nerf.pipeline import CsdEditPipeline
+from csd3d.priors.editor import Editor
+from csd3d.priors.geometry import to_working
+
+UNET_ROWS_SAMPLING, UNET_ROWS_CSD = 3, 5
+"""Rows through the UNet for one view in one step."""
+OF_SCHEDULE = (0.02, 0.98)
+"""Instruct-NeRF2NeRF draws the noise level from which it samples between these shares of the schedule."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all methods have in common."""
+
+    prior: str
+    device: str
+    size_px: int
+    """Side of the views, at which the prior works too."""
+    scene_steps: int
+    """Steps in which the scene is trained before the edit."""
+    edit_steps: int
+    """Moves of a view in one edit."""
+    views_per_edit: int
+    edits: int
+    """Batches of views that are edited."""
+    edit_every: int
+    """Training steps after each of them."""
+    sampling_steps: int
+    s_text: float
+    s_image: float
+    seed: int
+
+    @property
+    def field_steps(self) -> int:
+        """Training steps of the edited scene."""
+        return self.edits * self.edit_every
+
+    @property
+    def unet_rows(self) -> int:
+        """What all edits of a method together cost."""
+        return self.edits * self.views_per_edit * self.edit_steps * UNET_ROWS_CSD
+
+    @property
+    def samples(self) -> int:
+        """Views that can be sampled for the same."""
+        return max(1, self.unet_rows // (self.sampling_steps * UNET_ROWS_SAMPLING))
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the benchmark: a pipeline and its settings."""
+
+    target: type
+    settings: Mapping[str, Any]
+    unet_rows: float
+    """What all its edits cost, on any machine."""
+
+
+@dataclass(frozen=True)
+class Edited:
+    """What a method made of a scene, and at what price."""
+
+    held_out: Float[Tensor, "m 3 H W"]
+    """Renders at the held-out cameras."""
+    train: Float[Tensor, "n 3 H W"]
+    """What training saw in the end."""
+    seconds: float
+    """Wall clock of edits and training together."""
+    peak_mb: float
+    """Peak of resident memory; NaN where the system does not tell."""
+
+
+class OneByOne(CsdEditPipeline):
+    """Instruct-NeRF2NeRF's dataset update: every few steps one view is sampled anew, from its noised render."""
+
+    plan: Plan
+
+    @torch.no_grad()
+    def edit(self, step: int) -> list[int]:
+        """Sample the next view and let training see it."""
+        assert self.prompt
+        views = self._cover.next(1, self._rng)
+        sources = self.sources(views)
+        size = view_size(sources, self.prior, self.plan.size_px)
+        renders, _ = self.render(views, self.plan.size_px)
+        s, z = (self.prior.codec.encode(to_working(rgb, size).to(self.prior.device)) for rgb in (sources, renders))
+        z = sample_from(z, s, self.prior, self.prompt, self.plan, rng=self._rng)
+        self.replace(views, finished(z, s, sources, self.prior, size, detail=self.config.detail))
+        return views
+
+
+class TrueViews(CsdEditPipeline):
+    """Training sees the true edited views: what any edit could reach at best."""
+
+    truth: Float[Tensor, "n 3 H W"]
+
+    def edit(self, step: int) -> list[int]:
+        """All of them at once."""
+        views = list(range(len(self.truth)))
+        self.sources(views)
+        self.replace(views, self.truth)
+        return views
+
+
+def sample_from(
+    z: Float[Tensor, "n c h w"],
+    s: Float[Tensor, "n c h w"],
+    prior: Editor,
+    prompt: str,
+    plan: Plan,
+    *,
+    rng: torch.Generator,
+) -> Float[Tensor, "n c h w"]:
+    """Latents `z` noised to a level that is drawn, and denoised from there in `plan.sampling_steps` steps of DDIM."""
+    score = prior.score(prompt, s_text=plan.s_text, s_image=plan.s_image)
+    schedule, index = score.schedule, torch.arange(len(z), device=z.device)
+    least, most = (round(share * schedule.num_timesteps) for share in OF_SCHEDULE)
+    start = int(torch.randint(least, most, (), generator=rng))
+    times = torch.linspace(start, 0, plan.sampling_steps + 1).round().int().tolist()
+    z = schedule.add_noise(z, torch.randn(z.shape, generator=rng).to(z), start)
+    for t, later in pairwise(times):
+        ab, ab_later = schedule.alpha_bar(t), schedule.alpha_bar(later)
+        e = score.target(z, t, s, index)
+        z = ab_later**0.5 * (z - (1 - ab) ** 0.5 * e) / ab**0.5 + (1 - ab_later) ** 0.5 * e
+    return z
+
+
+def standard(plan: Plan, truth: Float[Tensor, "n 3 H W"]) -> Mapping[str, Method]:
+    """The rows of the table."""
+    scales = {"s_text": plan.s_text, "s_image": plan.s_image}
+    batches = {"views_per_edit": plan.views_per_edit, "edit_steps": plan.edit_steps, "edit_every": plan.edit_every}
+    csd = {
+        coupling: Method(CsdEditPipeline, {**scales, **batches, "coupling": coupling}, plan.unet_rows)
+        for coupling in ("independent", "svgd", "paper")
+    }
+    every = max(1, plan.field_steps // plan.samples)
+    sampled = -(-plan.field_steps // every)
+    return {
+        "one view at a time": Method(
+            type("PlannedOneByOne", (OneByOne,), {"plan": plan}),
+            {"edit_every": every},
+            sampled * plan.sampling_steps * UNET_ROWS_SAMPLING,
+        ),
+        "csd-edit, independent": csd["independent"],
+        "csd-edit, SVGD": csd["svgd"],
+        "csd-edit, SVGD, paper": csd["paper"],
+        "true edited views": Method(
+            type("PlannedTrueViews", (TrueViews,), {"truth": truth}), {"edit_every": 2 * plan.field_steps}, 0
+        ),
+    }
+
+
+def trainer(data: Path, out: Path, plan: Plan, steps: int, /, target: type = CsdEditPipeline, **settings: Any) -> Any:
+    """A csd-edit-cpu trainer that is set up and ready to `train()` for `steps` steps."""
+    config: Any = copy.deepcopy(configs.csd_edit_cpu.config)
+    config.output_dir, config.timestamp, config.vis = out, "run", "tensorboard"
+    config.max_num_iterations, config.steps_per_save = steps, 10 * steps
+    config.machine.device_type = plan.device
+    pipeline = config.pipeline
+    pipeline._target, pipeline.datamanager.data = target, data
+    pipeline.prior, pipeline.size = plan.prior, plan.size_px
+    pipeline.scene_steps, pipeline.seed = plan.scene_steps, plan.seed
+    for name, value in settings.items():
+        setattr(pipeline if hasattr(pipeline, name) else config, name, value)
+    torch.manual_seed(plan.seed)
+    made: CsdTrainer = config.setup(local_rank=0, world_size=1)
+    made.setup()
+    return made
+
+
+def train_scene(data: Path, out: Path, plan: Plan) -> Path:
+    """Train the unedited scene; returns the folder of its checkpoint."""
+    made = trainer(data, out, plan, plan.scene_steps)
+    made.train()
+    return made.checkpoint_dir
+
+
+def run(method: Method, sentence: str, data: Path, base: Path, out: Path, plan: Plan) -> Edited:
+    """Edit the scene of checkpoint folder `base`."""
+    made = trainer(data, out, plan, plan.field_steps, method.target, load_dir=base, prompt=sentence, **method.settings)
+    memory = peak_memory()
+    since = time.perf_counter()
+    made.train()
+    seconds = time.perf_counter() - since
+    peak = memory()
+    edited = Edited(held_out(made), training_views(made), seconds, peak)
+    del made
+    gc.collect()
+    return edited
+
+
+def unedited(data: Path, base: Path, out: Path, plan: Plan) -> Edited:
+    """The trained scene as it is."""
+    made = trainer(data, out, plan, 1, load_dir=base)
+    return Edited(held_out(made), training_views(made), float("nan"), float("nan"))
+
+
+@torch.no_grad()
+def held_out(made: Any) -> Float[Tensor, "m 3 H W"]:
+    """What a trained field shows at the held-out cameras."""
+    made.pipeline.eval()
+    cameras = made.pipeline.datamanager.eval_dataset.cameras
+    device = made.pipeline.device
+    shown = [made.pipeline.model.get_outputs_for_camera(cameras[i : i + 1].to(device)) for i in range(len(cameras))]
+    return torch.stack([outputs["rgb"].permute(2, 0, 1).clamp(0, 1).cpu() for outputs in shown])
+
+
+def training_views(made: Any) -> Float[Tensor, "n 3 H W"]:
+    """What training sees."""
+    data = made.pipeline.datamanager
+    now = [made.pipeline._layers.seen(view) for view in range(len(data.photographs))]
+    return torch.stack([p if seen is None else seen for p, seen in zip(data.photographs, now, strict=True)])
+
+
+def peak_memory() -> Callable[[], float]:
+    """Start the peak of resident memory anew; the function tells it in MB, NaN where the system does not."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return lambda: float("nan")
+
+    def peak() -> float:
+        with contextlib.suppress(OSError):
+            for line in Path("/proc/self/status").read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    return 1024 * float(line.split()[1]) / 1e6
+        return float("nan")
+
+    return peak

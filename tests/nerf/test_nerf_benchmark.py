@@ -1,0 +1,114 @@
+"""The benchmark of radiance fields: measures, the rival's sampler, and all of it on a tiny random prior."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("nerfstudio", reason="the nerf extra is not installed")
+
+from csd3d.engine.schedule import Schedule
+from csd3d.runs.progress import RunProgress
+from csd3d.world.edits import find_edit
+from scripts import benchmark_nerf
+from scripts.benchmarks.nerf_methods import Plan, sample_from
+from scripts.benchmarks.nerf_scenes import Judge, Place, place
+from scripts.benchmarks.nerf_tables import CEILING, FLOOR, TRUTH, UNEDITED, summarise
+from tests.priors.tiny import write_tiny_prior
+
+
+@pytest.fixture(scope="module")
+def small() -> Place:
+    return place(8, train_views=5, test_views=2, size_px=32)
+
+
+def test_the_truth_is_right_and_consistent(small: Place) -> None:
+    judge = Judge(small, find_edit("make it snowy"), gap=2)
+    own = judge(judge.held_out, judge.train)
+    assert own["accuracy"] == 1
+    assert own["psnr"] == own["psnr_train"] == 100
+    nothing = judge(judge.unedited, small.posed.train.source())
+    assert nothing["accuracy"] == 0
+    assert nothing["psnr"] < 20
+    flicker = 0.1 * torch.randn(5, 3, 1, 1, generator=torch.Generator().manual_seed(0))
+    trembling = judge(judge.held_out, judge.train + flicker)
+    assert trembling["warp"] > 2 * own["warp"]
+    assert trembling["warp_far"] > own["warp_far"]
+
+
+def test_a_new_shape_is_reprojected_by_its_own_depth(small: Place) -> None:
+    edit = find_edit("turn the cube into a ball")
+    judge = Judge(small, edit, gap=2)
+    wrong = Judge(replace(small), find_edit("make it snowy"), gap=2)  # keeps the cube
+    assert judge._near.error(judge.train).mean() < wrong._near.error(judge.train).mean()
+
+
+def test_sampling_begins_at_the_noise_that_was_drawn_and_finds_the_only_picture_there_is() -> None:
+    goal, schedule = torch.rand(1, 4, 3, 3), Schedule.scaled_linear()
+    seen: list[int] = []
+
+    def target(z: torch.Tensor, t: int, s: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        seen.append(t)
+        ab = schedule.alpha_bar(t)
+        return (z - ab**0.5 * goal) / (1 - ab) ** 0.5
+
+    score = SimpleNamespace(schedule=schedule, target=target)
+    prior: Any = SimpleNamespace(score=lambda *_, **__: score)
+    plan = Plan("", "cpu", 32, 1, 1, 1, 1, 1, sampling_steps=7, s_text=1.0, s_image=1.0, seed=0)
+    rng = torch.Generator().manual_seed(3)
+    out = sample_from(torch.rand(1, 4, 3, 3), torch.zeros(1, 4, 3, 3), prior, "x", plan, rng=rng)
+    assert (out - goal).abs().max() < 0.1  # the last noise level is small, not nothing
+    assert len(seen) == 7
+    assert seen == sorted(seen, reverse=True)
+    assert 20 <= seen[0] < 980
+
+
+def test_the_same_budget_buys_as_many_samples() -> None:
+    plan = Plan("", "cpu", 128, 800, 60, 8, 3, 200, sampling_steps=20, s_text=1.5, s_image=1.5, seed=0)
+    assert plan.unet_rows == 3 * 8 * 60 * 5
+    assert plan.samples * 20 * 3 == plan.unet_rows
+
+
+def test_the_way_is_measured_from_floor_to_ceiling() -> None:
+    values = {TRUTH: 100.0, FLOOR: 20.0, "csd": 24.0, CEILING: 28.0}
+    table = summarise([{"row": row, "psnr": value, "warp": 1.0} for row, value in values.items()])
+    assert table["csd"]["way"] == pytest.approx(0.5)
+    assert table[FLOOR]["way"] == 0
+
+
+def test_from_end_to_end_and_on_from_where_it_was(
+    small: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark_nerf, "place", lambda *_, **__: small)  # its truths take longer than all the rest
+    prior = write_tiny_prior(tmp_path / "tiny")
+    settings = benchmark_nerf.Settings(
+        prior=str(prior), out=tmp_path / "out", sentences=("make it snowy",), scene_steps=4, size_px=32, quick=True,
+        rows=("csd-edit, SVGD",),
+    )  # fmt: skip
+    with RunProgress(quiet=True) as progress:
+        benchmark_nerf.benchmark(settings, progress)
+        first = json.loads((tmp_path / "out" / "nerf.json").read_text())
+        benchmark_nerf.benchmark(replace(settings, rows=()), progress)
+    found = json.loads((tmp_path / "out" / "nerf.json").read_text())
+    rows = {r["row"]: r for r in found["records"]}
+    assert list(rows)[:3] == [TRUTH, UNEDITED, FLOOR]
+    assert len(rows) == 7
+    assert CEILING in rows
+    before = next(r for r in first["records"] if r["row"] == "csd-edit, SVGD")
+    assert rows["csd-edit, SVGD"] == before  # seconds too: it was not run again
+    assert rows["csd-edit, SVGD, paper"]["psnr_train"] != before["psnr_train"]
+    assert "| csd-edit, SVGD |" in (tmp_path / "out" / "nerf.md").read_text()
+    assert (tmp_path / "out" / "sheets" / "make-it-snowy.png").is_file()
+
+
+def test_mistakes_in_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert benchmark_nerf.main(benchmark_nerf.Settings(prior=str(tmp_path / "none"))) == 2
+    assert "there is no such directory" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="size_px: expected a multiple of 8"):
+        benchmark_nerf.Settings(size_px=100)
+    with pytest.raises(ValueError, match="train_views: expected more than gap"):
+        benchmark_nerf.Settings(train_views=6)
