@@ -19,8 +19,9 @@ from jaxtyping import Float, Float32, Int, Int64, Num
 from torch import Tensor
 
 from csd3d.engine.guidance import instruct_guidance
+from csd3d.engine.regularisers import FeatureLoss, Layers
 from csd3d.engine.schedule import Schedule
-from csd3d.priors.denoiser import to_epsilon
+from csd3d.priors.denoiser import MakeRowsOf, to_epsilon
 from csd3d.priors.prior import Prior, Sampler
 from csd3d.priors.resolve import Kind
 from csd3d.priors.sentences import Sentences, encode_sentences
@@ -125,6 +126,35 @@ class InstructScore:
         """The same for the noisy sources themselves, without the instruction. Two UNet rows each."""
         e_00, e_I0 = self._epsilons(s_t, t, s, index, count=2)
         return instruct_guidance(e_00, e_I0, e_I0, s_text=self.s_text, s_image=self.s_image)
+
+    def feature_gradient(
+        self,
+        z_t: Float[Tensor, "n c h w"],
+        s_t: Float[Tensor, "n c h w"],
+        t: int,
+        s: Float[Tensor, "n c h w"],
+        index: Int[Tensor, " n"],
+        *,
+        layers: Layers,
+        loss: FeatureLoss,
+    ) -> Float[Tensor, "n c h w"]:
+        """Gradient of a loss between features of particles (branch IT) and of their sources (branch I0)."""
+        device = self.prior.device
+        condition = s.to(device) / self.prior.codec.scaling
+        sentence = self.sentences.rows(index).to(device)
+
+        def rows_of(said: Int64[Tensor, " n"]) -> MakeRowsOf:
+            return lambda z, i: (torch.cat([z, condition[i]], dim=1), self.sentences.text[said[i]])
+
+        return self.prior._denoiser.feature_gradient(
+            z_t.to(device),
+            s_t.to(device),
+            t,
+            make_target=rows_of(sentence),
+            make_source=rows_of(torch.zeros_like(sentence)),
+            layers=layers,
+            loss=loss,
+        ).to(z_t)
 
     @torch.no_grad()
     def branches(

@@ -14,7 +14,7 @@ from csd3d.engine.schedule import Schedule
 from csd3d.priors.chunks import Chunks
 from csd3d.priors.codec import Codec
 from csd3d.priors.denoiser import Denoiser, Prediction
-from csd3d.priors.load import Parts, fetch, load_parts, pick_device, pick_dtype, read_schedule
+from csd3d.priors.load import fetch, load_parts, pick_device, pick_dtype, read_schedule
 from csd3d.priors.resolve import Kind, resolve
 from csd3d.priors.text import PromptEncoder
 from csd3d.priors.vocabulary import Vocabulary
@@ -64,6 +64,7 @@ class Prior:
         offline: bool = False,
         memory_gb: float | None = None,
         compiled: bool = False,
+        checkpointing: bool = False,
     ) -> P:
         """Load a prior.
 
@@ -75,6 +76,7 @@ class Prior:
             offline: Ask the hub's cache only.
             memory_gb: For the activations of one UNet or codec call; None plans with what is free.
             compiled: Pass the UNet through torch.compile: slow to start, then faster.
+            checkpointing: Where gradients go through the UNet (CDS), compute activations twice: slower, less memory.
 
         Raises:
             FileNotFoundError: There is no such directory, or the hub id cannot be had.
@@ -87,28 +89,19 @@ class Prior:
         parts = load_parts(path, device=chosen, dtype=precision)
         if parts.kind != cls.kind:
             raise ValueError(f"prior {resolved.name!r}: expected {CALLED[cls.kind]}, got {CALLED[parts.kind]}")
-        return cls._from_parts(
-            parts, resolved.name, path, resolved.builtin, _budget_bytes(memory_gb), compiled=compiled
-        )
-
-    @classmethod
-    def _from_parts(
-        cls: type[P], parts: Parts, name: str, path: Path, builtin: bool, budget_bytes: int | None, *, compiled: bool
-    ) -> P:
         schedule, prediction = read_schedule(parts.scheduler)
-        device = parts.unet.device
-        unet_chunks, codec_chunks = (Chunks(device, budget_bytes) for _ in range(2))
+        unet_chunks, codec_chunks = (Chunks(chosen, _budget_bytes(memory_gb)) for _ in range(2))
         return cls(
-            name=name,
+            name=resolved.name,
             path=path,
-            builtin=builtin,
+            builtin=resolved.builtin,
             codec=Codec(parts.vae, chunks=codec_chunks),
             schedule=schedule,
             vocabulary=read_known(path),
-            device=device,
+            device=chosen,
             dtype=parts.unet.dtype,
             prediction=prediction,
-            _denoiser=Denoiser(parts.unet, chunks=unet_chunks, compiled=compiled),
+            _denoiser=Denoiser(parts.unet, chunks=unet_chunks, compiled=compiled, checkpointing=checkpointing),
             _text=PromptEncoder(parts.tokenizer, parts.text_encoder),
             _chunks=(unet_chunks, codec_chunks),
             _scheduler=parts.scheduler,

@@ -17,8 +17,9 @@ from jaxtyping import Float, Float32, Int, Int64, Num
 from torch import Tensor
 
 from csd3d.engine.guidance import text_guidance
+from csd3d.engine.regularisers import FeatureLoss, Layers
 from csd3d.engine.schedule import Schedule
-from csd3d.priors.denoiser import to_epsilon
+from csd3d.priors.denoiser import MakeRowsOf, to_epsilon
 from csd3d.priors.prior import Prior, Sampler
 from csd3d.priors.resolve import Kind
 from csd3d.priors.sentences import Sentences, encode_sentences
@@ -126,11 +127,46 @@ class TextToImageScore:
         self, s_t: Float[Tensor, "n c h w"], t: int, s: Float[Tensor, "n c h w"], index: Int[Tensor, " n"]
     ) -> Float[Tensor, "n c h w"]:
         """The same for the noisy sources under the caption of the source. Raises ValueError if there is none."""
+        return self._epsilon(self._require_source(), s_t, t, index)
+
+    def feature_gradient(
+        self,
+        z_t: Float[Tensor, "n c h w"],
+        s_t: Float[Tensor, "n c h w"],
+        t: int,
+        s: Float[Tensor, "n c h w"],
+        index: Int[Tensor, " n"],
+        *,
+        layers: Layers,
+        loss: FeatureLoss,
+    ) -> Float[Tensor, "n c h w"]:
+        """Gradient of a loss between features of particles and of sources, each under its own caption, unguided.
+
+        Raises ValueError if there is no caption of the source.
+        """
+        device = self.prior.device
+        target, source = self.prompt, self._require_source()
+
+        def rows_of(caption: Sentences) -> MakeRowsOf:
+            sentence = caption.rows(index).to(device)
+            return lambda z, i: (z, caption.text[sentence[i]])
+
+        return self.prior._denoiser.feature_gradient(
+            z_t.to(device),
+            s_t.to(device),
+            t,
+            make_target=rows_of(target),
+            make_source=rows_of(source),
+            layers=layers,
+            loss=loss,
+        ).to(z_t)
+
+    def _require_source(self) -> Sentences:
         if self.source_prompt is None:
             raise ValueError(
-                "source_prompt: expected a caption of the source, which the source baseline needs, got none"
+                "source_prompt: expected a caption of the source, with which the result is compared, got none"
             )
-        return self._epsilon(self.source_prompt, s_t, t, index)
+        return self.source_prompt
 
     @torch.no_grad()
     def predict(
