@@ -33,8 +33,11 @@ class Command(CommonFlags):
     """Which frames of a longer clip share a step: spread over the clip (`stratified`, default) or neighbours."""
     detail: float | None = None
     """How much of the source's fine detail is put back, 0 to 1."""
-    coupling: Literal["svgd", "independent"] | None = None
-    """Whether frames move together (`svgd`, default) or each for itself."""
+    coupling: Literal["svgd", "motion", "independent"] | None = None
+    """Whether frames move together pixel by pixel (`svgd`, default), along their optical flow (`motion`), or each for
+    itself."""
+    no_steady: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Do not average decoded frames along their motion, which takes out trembling."""
     lr: float | None = None
     """Learning rate."""
     s_text: float | None = None
@@ -84,6 +87,11 @@ def build_config(command: Command) -> VideoConfig:
     engine: dict[str, Any] = {k: v for k, v in vars(command).items() if k in _ENGINE and v is not None}
     if command.preset is not None:
         config = override(config, preset_changes(command.preset, editor="video"), where="preset")
+    if command.coupling is not None:
+        changes["motion"] = command.coupling == "motion"
+        engine["coupling"] = "independent" if command.coupling == "independent" else "svgd"
+    if command.no_steady:
+        changes["steady"] = False
     if command.method is not None:
         engine = {**method_changes(command.method), **engine}
     if command.fps is not None:
@@ -93,7 +101,7 @@ def build_config(command: Command) -> VideoConfig:
 
 
 _OWN = ("prior", "seed", "device", "size", "frames_per_step", "draw", "detail", "max_frames", "fps", "crf")
-_ENGINE = ("steps", "coupling", "lr", "s_text", "s_image")
+_ENGINE = ("steps", "lr", "s_text", "s_image")
 
 
 def _start(command: Command) -> VideoConfig:

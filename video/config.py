@@ -22,9 +22,13 @@ class VideoConfig:
     """Shorter side in px at which the prior works; none = what the prior was trained at. Aspect is kept."""
     frames_per_step: int = 24
     """Frames moved together in a step (the paper's 24). Bounds memory; longer clips take turns."""
-    draw: Draw = "stratified"
-    """Which frames of a longer clip share a step: `stratified` = spread over the whole clip, `window` = neighbours.
-    With either every frame is moved equally often."""
+    draw: Draw | None = None
+    """Which frames of a longer clip share a step: `stratified` = spread over the clip, `window` = neighbours. With
+    either every frame is moved equally often. None = `window` along motion, else `stratified`."""
+    motion: bool = False
+    """Whether frames are coupled along optical flow, within a shot, and not pixel by pixel."""
+    steady: bool = True
+    """Whether decoded frames are averaged along optical flow, over four frames to either side of the same shot."""
     detail: float = 1.0
     """How much of the source's fine detail, which the prior's codec and working size lose, is put back, changed as the
     edit changes what is around it: 0 = none, 1 = all of it."""
@@ -61,8 +65,13 @@ class VideoConfig:
             if value < low or (high is not None and value > high):
                 limits = f"{low} or more" if high is None else f"{low} to {high}"
                 raise ValueError(f"{name}: expected {limits}, got {value}")
-        if self.draw not in ("stratified", "window"):
+        if self.draw not in (None, "stratified", "window"):
             raise ValueError(f"draw: expected stratified or window, got {self.draw!r}")
+        if self.motion and self.csd is not None:
+            if self.csd.coupling == "independent":
+                raise ValueError("motion: expected coupled frames, got independent ones")
+            if self.csd.bandwidth == "paper":
+                raise ValueError("motion: expected a bandwidth of median or a number, got paper")
         if not 0 <= self.detail <= 1:
             raise ValueError(f"detail: expected 0 to 1, got {self.detail}")
         if self.fps is not None and self.fps <= 0:

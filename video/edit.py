@@ -2,46 +2,41 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.loop import StepInfo, run
 from csd3d.engine.residuals import Score
+from csd3d.engine.transport import TransportKernel
 from csd3d.priors.editor import Editor, native_px, recommended
-from csd3d.priors.geometry import WorkingSize, to_working, working_size
-from csd3d.runs.folder import (
-    RunFolder,
-    free_name,
-    load_sources,
-    load_state,
-    prior_fingerprint,
-    reopen_run,
-    save_sources,
-    save_state,
-    start_run,
-)
+from csd3d.priors.geometry import WorkingSize, working_size
+from csd3d.runs.folder import RunFolder, free_name, prior_fingerprint, reopen_run, start_run
 from csd3d.runs.interrupt import RunInterrupted, StopRequest, stoppable
 from csd3d.runs.manifest import Manifest, fingerprint, to_plain
 from csd3d.runs.progress import RunProgress
 from csd3d.runs.report import write_report
+from csd3d.runs.rows import Rows, writing_rows
 from csd3d.runs.settings import override
 from csd3d.runs.sheet import contact_sheet, save_picture
 from video.config import VideoConfig
-from video.particles import FrameParticles, rounds
-from video.render import Samples, chunk_frames, encode_clip, render
+from video.keep import KeptLatents, greys_path, sources_path
+from video.motion import ClipMotion, grey_px, greys_at
+from video.particles import FrameParticles, rounds, state_arrays
+from video.render import Pictures, Samples, chunk_frames, render, working_frames
 from video.report import make_report
+from video.shots import changes, shots_of
 from video.sink import CONTAINERS
 from video.source import Clip, open_clip
 
-FREE = ("device", "checkpoint_every", "chunk_frames", "crf", "detail", "csd.steps")
+FREE = ("device", "checkpoint_every", "chunk_frames", "crf", "detail", "steady", "csd.steps")
 """Settings that may change when a run is resumed: they do not touch the steps already done."""
+_GREYS = 64
 
 
 @dataclass(frozen=True)
@@ -147,11 +142,11 @@ class _Job:
         try:
             self._note_circumstances()
             size = self._size()
-            s = load_sources(self.folder)
-            if s is None:
-                s = self._encode(size, stop)
-            particles, curves = self._move(s, stop)
-            self._render(particles, size, curves, stop)
+            self._encode(size, stop)
+            motion = self._motion(size)
+            with closing(KeptLatents(self.folder, state_arrays(self.csd))) as kept:
+                curves = self._move(kept, motion, stop)
+                self._render(kept, size, motion, curves, stop)
         except BaseException as error:
             self.manifest.status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             self.manifest.measure_memory()
@@ -165,44 +160,71 @@ class _Job:
         short = self.config.size or native_px(self.prior)
         return working_size(self.clip.info.display_aspect, short, self.prior.codec.factor)
 
-    def _encode(self, size: WorkingSize, stop: StopRequest) -> Float[Tensor, "n c h w"]:
-        chunks = encode_clip(
-            self.clip,
-            self.prior.codec.encode,
-            lambda rgb: to_working(rgb, size).to(self.prior.device),
-            most_frames=self.config.chunk_frames,
-        )
-        with self._phase("encode"), closing(chunks):
-            parts = []
-            for frames, latents in self._tracked("encode", chunks):
-                parts.append(latents)
+    def _encode(self, size: WorkingSize, stop: StopRequest) -> None:
+        """Latents of the sources and, for their motion, the frames in grey; the files appear when they are whole."""
+        wanted = {sources_path(self.folder): self._latents}
+        if self._moves:
+            wanted[greys_path(self.folder)] = lambda rgb: greys_at(rgb, size, self.prior.codec.factor)
+        missing = {path: convert for path, convert in wanted.items() if not path.exists()}
+        if not missing:
+            return
+        chunks = working_frames(self.clip, size, most_frames=self.config.chunk_frames)
+        with self._phase("encode"), ExitStack() as stack:
+            stack.enter_context(closing(chunks))
+            files = [
+                (stack.enter_context(writing_rows(path, self.clip.info.frames)), convert)
+                for path, convert in missing.items()
+            ]
+            for frames, rgb in self._tracked("encode", chunks):
+                for append, convert in files:
+                    append(convert(rgb))
                 self._stop_if(stop, f"encoded {frames.stop} frames, which the next start does again")
-            s = torch.cat(parts)
-            save_sources(self.folder, s)
-        return s
 
-    def _move(self, s: Float[Tensor, "n c h w"], stop: StopRequest) -> tuple[FrameParticles, list[StepInfo]]:
+    def _latents(self, rgb: Tensor) -> Tensor:
+        return self.prior.codec.encode(rgb.to(self.prior.device)).detach().to("cpu", torch.float32)
+
+    @property
+    def _moves(self) -> bool:
+        """Whether the motion of the clip has to be known."""
+        return self.config.motion or self.config.steady
+
+    def _motion(self, size: WorkingSize) -> ClipMotion | None:
+        """Motion within each shot, if the settings need it."""
+        if not self._moves:
+            return None
+        greys = Rows(greys_path(self.folder))
+        shots = shots_of(changes(greys[k : k + _GREYS] for k in range(0, len(greys), _GREYS)))
+        if shots[-1]:
+            cuts = [k for k in range(1, len(shots)) if shots[k] != shots[k - 1]]
+            named = ", ".join(map(str, cuts[:8])) + (", ..." if len(cuts) > 8 else "")
+            self._note(f"{len(cuts) + 1} shots, cut at frames {named}: each has a motion of its own")
+        return ClipMotion(greys, grey_px(size, self.prior.codec.factor), shots)
+
+    def _move(self, kept: KeptLatents, motion: ClipMotion | None, stop: StopRequest) -> list[StepInfo]:
         """The optimisation, from the last saved state to the end."""
-        group_count = rounds(len(s), self.config.frames_per_step)
+        group_count = rounds(len(kept.sources), self.config.frames_per_step)
         csd = replace(
             self.csd, steps=self.csd.steps * group_count, lr_decay_every=self.csd.lr_decay_every * group_count
         )
+        draw = self.config.draw or ("window" if self.config.motion else "stratified")
         particles = FrameParticles(
-            s, csd, budget=self.config.frames_per_step, draw=self.config.draw, device=self.prior.device
-        )
+            kept.sources, csd, budget=self.config.frames_per_step, draw=draw, device=self.prior.device,
+            arrays=kept.arrays,
+        )  # fmt: skip
+        kernel = TransportKernel(motion, csd.bandwidth) if motion and self.config.motion else None
         rng = torch.Generator().manual_seed(self.config.seed)
-        done, curves = load_state(self.folder, particles, rng)
+        done, curves = kept.load(particles, rng)
         if done > csd.steps:
             raise ValueError(f"steps: expected at least the {done} that this run has done, got {csd.steps}")
 
         def save() -> None:
-            save_state(self.folder, particles, rng, curves, done)
+            kept.save(particles, rng, curves, done)
             self.manifest.steps_done = done
 
         with self._phase("edit"):
-            steps = run(particles, self.score, csd, rng=rng, start=done)
+            steps = run(particles, self.score, csd, rng=rng, start=done, kernel=kernel)
             for info in self.progress.track("edit", steps, total=csd.steps, start=done):
-                curves.append(info)
+                curves.append(replace(info, index=()))
                 done = info.step + 1
                 if stop or done % self.config.checkpoint_every == 0 or done == csd.steps:
                     save()
@@ -210,15 +232,23 @@ class _Job:
             if done == 0 or not self.folder.state.exists():
                 save()
         self.manifest.write(self.folder.manifest)
-        return particles, curves
+        return curves
 
     def _render(
-        self, particles: FrameParticles, size: WorkingSize, curves: Sequence[StepInfo], stop: StopRequest
+        self,
+        kept: KeptLatents,
+        size: WorkingSize,
+        motion: ClipMotion | None,
+        curves: Sequence[StepInfo],
+        stop: StopRequest,
     ) -> None:
         lost: list[str] = []
+        pictures = Pictures(
+            kept.arrays["z"], kept.sources, lambda z: self.prior.codec.decode(z.to(self.prior.device)).cpu(), size,
+            detail=self.config.detail, motion=motion if self.config.steady else None,
+        )  # fmt: skip
         chunks = render(
-            self.clip, particles.z, particles.s, lambda z: self.prior.codec.decode(z.to(self.prior.device)), size,
-            output=self.target, media=self.folder.media, detail=self.config.detail, crf=self.config.crf,
+            self.clip, pictures, output=self.target, media=self.folder.media, crf=self.config.crf,
             most_frames=self.config.chunk_frames, notes=lost,
         )  # fmt: skip
         samples = Samples([])

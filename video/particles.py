@@ -8,8 +8,9 @@ groups, one group a step, so after every round each frame has been moved equally
     stratified   one frame out of every m consecutive ones, at random: each group spans the whole clip
 """
 
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -53,33 +54,60 @@ def deal(frames: int, budget: int, draw: Draw, rng: torch.Generator) -> list[Int
     return [groups[i].sort().values.long() for i in order if len(groups[i])]
 
 
+@runtime_checkable
+class Latents(Protocol):
+    """One latent a frame, on the CPU: a tensor, or the rows of a file (`csd3d.runs.rows`)."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any, /) -> Tensor: ...
+
+    def __setitem__(self, index: Any, values: Tensor, /) -> None: ...
+
+
+def state_arrays(config: CsdConfig) -> tuple[str, ...]:
+    """Names of what is kept for every frame: its latent and, for Adam, both moments of its gradient."""
+    return ("z", "mean", "square") if config.optimizer == "adam" else ("z",)
+
+
 class FrameParticles:
     """Latents of all frames, moved a group at a time; satisfies the engine's `Particles`.
 
-    Latents live on the CPU, whatever the prior runs on: a step carries its own group to `device` and back, so device
-    memory does not grow with the clip.
+    Latents live on the CPU or on the disk, whatever the prior runs on: a step carries its own group to `device` and
+    back, so neither memory grows with the clip.
     """
 
     def __init__(
         self,
-        s: Float[Tensor, "n c h w"],
+        s: Latents,
         config: CsdConfig,
         *,
         budget: int,
         draw: Draw = "stratified",
         device: torch.device | str = "cpu",
+        arrays: Mapping[str, Latents] | None = None,
     ) -> None:
-        """Start at the sources `s`: what is not asked for does not change."""
-        # one memory layout, that of a loaded state: kernels round differently in another, and a resumed run must not
-        self.s = s.cpu().contiguous()
-        self.z = self.s.clone()
+        """Start at the sources `s`: what is not asked for does not change.
+
+        `arrays` holds what `state_arrays` names where it shall be kept, as the caller made it: the latents equal to
+        `s` and the moments zero, or those of an earlier state. None: tensors of our own.
+        """
+        self._own = arrays is None
+        if arrays is None:
+            # one memory layout, that of a loaded state: kernels round differently in another, a resumed run must not
+            s = s[:].cpu().contiguous()
+            arrays = {name: s.clone() if name == "z" else torch.zeros_like(s) for name in state_arrays(config)}
+        self.s, self._arrays = s, dict(arrays)
         self._adam = config.optimizer == "adam"
         self._budget, self._device = budget, torch.device(device)
         self._draw: Draw = draw
         self._queue: list[Tensor] = []
-        if self._adam:
-            self._mean, self._square = torch.zeros_like(self.z), torch.zeros_like(self.z)
-            self._moves = torch.zeros(len(self.z), dtype=torch.int64)
+        self._moves = torch.zeros(len(s), dtype=torch.int64)
+
+    @property
+    def z(self) -> Latents:
+        """The latents as they are now."""
+        return self._arrays["z"]
 
     def draw(self, rng: torch.Generator) -> Batch:
         """The next group; a new round is dealt with `rng` when the last one is through."""
@@ -91,26 +119,23 @@ class FrameParticles:
     def apply(self, batch: Batch, g: Float[Tensor, "n c h w"], *, lr: float) -> None:
         """z <- z - lr g, or Adam's step with moments and step count of each frame's own."""
         index, g = batch.index.cpu(), g.cpu()
-        if not self._adam:
-            self.z[index] -= lr * g
-            return
         self._moves[index] += 1
+        move = lr * (self._adam_direction(index, g) if self._adam else g)
+        self.z[index] = self.z[index] - move
+
+    def _adam_direction(self, index: Int[Tensor, " n"], g: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         k = self._moves[index].double().reshape(-1, 1, 1, 1)
-        mean = self._mean[index].lerp(g, 1 - _BETA1)
-        square = self._square[index].lerp(g * g, 1 - _BETA2)
-        self._mean[index], self._square[index] = mean, square
-        corrected = (mean / (1 - _BETA1**k)) / ((square / (1 - _BETA2**k)).sqrt() + _EPSILON)
-        self.z[index] -= (lr * corrected).to(self.z.dtype)
+        mean = self._arrays["mean"][index].lerp(g, 1 - _BETA1)
+        square = self._arrays["square"][index].lerp(g * g, 1 - _BETA2)
+        self._arrays["mean"][index], self._arrays["square"][index] = mean, square
+        return ((mean / (1 - _BETA1**k)) / ((square / (1 - _BETA2**k)).sqrt() + _EPSILON)).to(g)
 
     def state_dict(self) -> dict[str, Any]:
-        """Latents, optimiser state and the rest of the round, as tensors."""
-        state: dict[str, Any] = {"z": self.z}
-        sizes = [len(group) for group in self._queue]
-        state["queue"] = torch.cat(self._queue) if self._queue else torch.zeros(0, dtype=torch.int64)
-        state["queue_sizes"] = torch.tensor(sizes, dtype=torch.int64)
-        if self._adam:
-            state |= {"mean": self._mean, "square": self._square, "moves": self._moves}
-        return state
+        """The rest of the round, how often each frame was moved, and the arrays if they are our own."""
+        sizes = torch.tensor([len(group) for group in self._queue], dtype=torch.int64)
+        queue = torch.cat(self._queue) if self._queue else torch.zeros(0, dtype=torch.int64)
+        own = self._arrays if self._own else {}
+        return {"queue": queue, "queue_sizes": sizes, "moves": self._moves, **own}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Return to a state of `state_dict`.
@@ -118,14 +143,12 @@ class FrameParticles:
         Raises:
             ValueError: the state is of another clip or another optimiser.
         """
-        expected = set(self.state_dict())
-        if set(state) != expected or state["z"].shape != self.z.shape:
-            raise ValueError(
-                f"state: expected {sorted(expected)} for latents {tuple(self.z.shape)}, got {sorted(state)}"
-                f" for {tuple(state['z'].shape) if 'z' in state else 'none'}"
-            )
-        self.z = state["z"].clone(memory_format=torch.contiguous_format)
+        mine = self.state_dict()
+        same = ("moves", *(self._arrays if self._own else ()))
+        if set(state) != set(mine) or any(state[name].shape != mine[name].shape for name in same):
+            got = {name: tuple(value.shape) for name, value in sorted(state.items())}
+            raise ValueError(f"state: expected {sorted(mine)} for {len(self.s)} frames, got {got}")
+        self._moves = state["moves"].clone()
         self._queue = list(state["queue"].split(state["queue_sizes"].tolist()))
-        if self._adam:
-            self._mean, self._square = state["mean"].clone(), state["square"].clone()
-            self._moves = state["moves"].clone()
+        if self._own:
+            self._arrays = {name: state[name].clone(memory_format=torch.contiguous_format) for name in self._arrays}

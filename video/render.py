@@ -11,10 +11,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from csd3d.priors.detail import restore_mapped
-from csd3d.priors.geometry import WorkingSize, from_working, resize
+from csd3d.priors.geometry import WorkingSize, from_working, resize, to_working
 from csd3d.runs.sheet import evenly
+from video.motion import ClipMotion
+from video.particles import Latents
 from video.sink import even_times, write_clip
 from video.source import Clip
+from video.steady import SteadyFrames
 
 PREVIEW_PX = 480
 """Shorter side of the report's players."""
@@ -39,32 +42,42 @@ def chunk_frames(clip: Clip, most: int) -> int:
     return max(1, min(most, _CHUNK_PX // (clip.info.width_px * clip.info.height_px)))
 
 
-def edited_frames(
-    source: Float[Tensor, "n 3 H W"],
-    z: Float[Tensor, "n c h w"],
-    s: Float[Tensor, "n c h w"],
-    decode: Decode,
-    size: WorkingSize,
-    *,
-    detail: float,
-) -> Float[Tensor, "n 3 H W"]:
-    """The edited frames at the clip's own size, in [0, 1]; see `csd3d.priors.detail` for what `detail` puts back."""
-    height, width = source.shape[-2:]
-    small = decode(z).to(source)
-    plain = decode(s).to(source) if detail else small
-    return restore_mapped(source, small, plain, lambda x: from_working(x, size, height, width), amount=detail)
+class Pictures:
+    """The edited frames of a clip at its own size, chunk after chunk in order of time."""
+
+    def __init__(
+        self, z: Latents, s: Latents, decode: Decode, size: WorkingSize, *, detail: float, motion: ClipMotion | None
+    ) -> None:
+        """From latents `z` with sources `s`.
+
+        `detail` is how much of the source's fine detail is put back (see `csd3d.priors.detail`); with `motion` the
+        decoded frames are averaged along it.
+        """
+        self._z, self._s, self._decode, self._size, self._detail = z, s, decode, size, detail
+        self._steady = SteadyFrames(self._decoded, motion, len(z)) if motion else None
+
+    def __call__(self, frames: range, source: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 H W"]:
+        """The edited frames in [0, 1] that belong to `source`."""
+        height, width = source.shape[-2:]
+        small = (self._steady or self._decoded)(frames)
+        return restore_mapped(
+            source, small[:, :3], small[:, -3:], lambda x: from_working(x, self._size, height, width),
+            amount=self._detail,
+        )  # fmt: skip
+
+    def _decoded(self, frames: range) -> Float[Tensor, "_n k h w"]:
+        """Decoded edit and, where detail is put back, decoded source beside it, at working size."""
+        rows = slice(frames.start, frames.stop)
+        parts = [self._decode(self._z[rows]), *([self._decode(self._s[rows])] if self._detail else [])]
+        return torch.cat(parts, 1).float()
 
 
 def render(
     clip: Clip,
-    z: Float[Tensor, "n c h w"],
-    s: Float[Tensor, "n c h w"],
-    decode: Decode,
-    size: WorkingSize,
+    pictures: Pictures,
     *,
     output: Path,
     media: Path,
-    detail: float,
     crf: int,
     most_frames: int,
     notes: list[str],
@@ -92,8 +105,7 @@ def render(
             for name in ("source.mp4", "edited.mp4")
         ]
         for frames, source in clip.chunks(chunk_frames(clip, most_frames), exact=True):
-            rows = slice(frames.start, frames.stop)
-            edited = edited_frames(source, z[rows], s[rows], decode, size, detail=detail)
+            edited = pictures(frames, source)
             writer.write(edited)
             small = [resize(rgb, *preview).clamp(0, 1) for rgb in (source, edited)]
             for player, rgb in zip(players, small, strict=True):
@@ -111,13 +123,9 @@ def preview_size(display_aspect: Fraction, short_px: int) -> tuple[int, int]:
     return max(round(height / 2) * 2, 2), max(round(width / 2) * 2, 2)
 
 
-def encode_clip(
-    clip: Clip,
-    encode: Callable[[Float[Tensor, "n 3 H W"]], Float[Tensor, "n c h w"]],
-    to_size: Callable[[Float[Tensor, "n 3 H W"]], Float[Tensor, "n 3 h w"]],
-    *,
-    most_frames: int,
-) -> Generator[tuple[range, Float[Tensor, "_n c h w"]], None, None]:
-    """Latents of the clip chunk by chunk, on the CPU."""
+def working_frames(
+    clip: Clip, size: WorkingSize, *, most_frames: int
+) -> Generator[tuple[range, Float[Tensor, "_n 3 h w"]], None, None]:
+    """The clip at working size, chunk by chunk."""
     for frames, rgb in clip.chunks(chunk_frames(clip, most_frames)):
-        yield frames, encode(to_size(rgb)).detach().to("cpu", torch.float32).contiguous()
+        yield frames, to_working(rgb, size)

@@ -6,7 +6,8 @@ that resident memory does not grow with what was touched.
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -96,21 +97,26 @@ class Rows:
             self._fd = -1
 
 
-def write_rows(path: Path, chunks: Iterable[Shaped[Tensor, "_n *row"]], count: int) -> None:
-    """Write `count` rows, chunk after chunk, to a file that appears when the last one is written.
+@contextmanager
+def writing_rows(path: Path, count: int) -> Iterator[Callable[[Shaped[Tensor, "_n *row"]], None]]:
+    """Yield a function that appends rows to a file of `count`, which appears if the block succeeds.
 
     Raises:
-        ValueError: the chunks hold more or fewer rows, or none.
+        ValueError: more or fewer rows were appended, or none.
     """
     done = 0
     with atomic_path(path) as part, part.open("wb") as file:
-        for chunk in chunks:
+
+        def append(chunk: Shaped[Tensor, "_n *row"]) -> None:
+            nonlocal done
             values = chunk.detach().cpu().contiguous().numpy()
             if done == 0:
                 header = {"descr": npy.dtype_to_descr(values.dtype), "fortran_order": False}
                 npy.write_array_header_1_0(file, header | {"shape": (count, *values.shape[1:])})
             file.write(values.data)
             done += len(values)
+
+        yield append
         if done != count or count == 0:
             raise ValueError(f"rows: expected {max(count, 1)}, got {done}")
 

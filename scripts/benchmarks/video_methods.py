@@ -84,7 +84,7 @@ def collaboration(csd: CsdConfig, *, frames_per_step: int = 24) -> Method:
         score = prior.score(job.sentence, s_text=csd.s_text, s_image=csd.s_image)
         for _ in run(particles, score, config, rng=job.rng()):
             pass
-        return prior.codec.decode(particles.z.to(prior.device)).cpu()
+        return prior.codec.decode(particles.z[:].to(prior.device)).cpu()
 
     return Method(edit, UNET_CALLS_CSD * csd.steps)
 

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from csd3d.runs.rows import Rows, copy_rows, write_rows
+from csd3d.runs.rows import Rows, copy_rows, writing_rows
+
+
+def write_rows(path, chunks, count):
+    with writing_rows(path, count) as append:
+        for chunk in chunks:
+            append(chunk)
 
 
 def made(n=7, shape=(2, 3), dtype=torch.float32):

@@ -59,8 +59,11 @@ def encode(path, rgb, *, rate=Fraction(25), codec="libx264", pix_fmt="yuv444p", 
 def make_clip(tmp_path):
     """`make_clip(name, frames, height, width, **options of encode)` -> (path, rgb)."""
 
-    def make(name="clip.mp4", frames=7, height=48, width=64, *, seed=0, **options):
+    def make(name="clip.mp4", frames=7, height=48, width=64, *, seed=0, cut=None, **options):
         rgb = moving_picture(frames, height, width, seed)
+        if cut is not None:
+            rgb[cut:] = 1 - rgb[cut:]
+            rgb = torch.cat([0.3 * rgb[:cut], 0.3 * rgb[cut:] + 0.7])
         return encode(tmp_path / name, rgb, **options), rgb
 
     return make

@@ -21,13 +21,14 @@ CONFIG = VideoConfig(
 )
 
 
-def config_with(optimizer):
-    """The settings of the runs that are killed."""
+def config_with(kind):
+    """The settings of the runs that are killed: "sgd", "adam", or "motion"."""
     assert CONFIG.csd is not None
-    return replace(CONFIG, csd=replace(CONFIG.csd, optimizer=optimizer))
+    csd = replace(CONFIG.csd, optimizer="adam" if kind == "adam" else "sgd")
+    return replace(CONFIG, csd=csd, motion=kind == "motion")
 
 
-def killed_run(clip, run_dir, calls, optimizer):
+def killed_run(clip, run_dir, calls, kind):
     """Fork a run that kills itself at its `calls`-th prediction (0: never); returns its exit code."""
     pid = os.fork()
     if pid:
@@ -42,7 +43,7 @@ def killed_run(clip, run_dir, calls, optimizer):
                 os.kill(os.getpid(), signal.SIGKILL)
 
         resume = (run_dir / "manifest.json").exists()
-        toy_edit(clip, run_dir, config=config_with(optimizer), prior=ToyPrior(watch), resume=resume)
+        toy_edit(clip, run_dir, config=config_with(kind), prior=ToyPrior(watch), resume=resume)
         code = 0
     finally:
         os._exit(code)

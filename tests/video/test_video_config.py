@@ -36,6 +36,8 @@ def _any_prior(monkeypatch):
         ({"detail": float("nan")}, ValueError, "0 to 1"),
         ({"crf": 52}, ValueError, "0 to 51"),
         ({"seed": -1}, ValueError, "seed"),
+        ({"motion": True, "csd": CsdConfig(coupling="independent")}, ValueError, "coupled frames"),
+        ({"motion": True, "csd": CsdConfig(bandwidth="paper")}, ValueError, "median or a number"),
         ({"max_frames": 0}, ValueError, "max_frames"),
         ({"fps": Fraction(0)}, ValueError, "fps"),
         ({"checkpoint_every": True}, TypeError, "whole number"),
@@ -88,6 +90,8 @@ def test_what_instruction_editors_cannot_serve_is_refused_with_the_reason():
     csd = build_config(Command(method="csd-edit", coupling="independent")).csd
     assert csd is not None
     assert csd.coupling == "independent"
+    along = build_config(Command(coupling="motion", no_steady=True))
+    assert (along.motion, along.steady, along.csd and along.csd.coupling) == (True, False, "svgd")
 
 
 def test_frame_rates_are_exact_fractions():

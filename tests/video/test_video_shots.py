@@ -1,0 +1,49 @@
+"""Cuts are found where they are, and nowhere else: not in pans, shakes, fades or single flashes of motion."""
+
+import pytest
+import torch
+from torch.nn.functional import interpolate
+
+from video.motion import grey_levels
+from video.shots import changes, shots_of
+from video.source import open_clip
+
+
+def cuts(shots):
+    return [k for k in range(1, len(shots)) if shots[k] != shots[k - 1]]
+
+
+def noise(seed, frames, drift=0):
+    rng = torch.Generator().manual_seed(seed)
+    wide = interpolate(torch.rand(1, 1, 8, 24, generator=rng), (64, 240), mode="bicubic").clamp(0, 1)[0, 0] * 255
+    return torch.stack([wide[:, k * drift : k * drift + 64] for k in range(frames)]).byte()
+
+
+@pytest.mark.parametrize("drift", [0, 1])
+@pytest.mark.parametrize("chunk", [1, 4, 50])
+def test_cuts_between_shots(drift, chunk):
+    clip = torch.cat([noise(1, 10, drift), noise(2, 1), noise(3, 12, drift)])
+    assert cuts(shots_of(changes(clip.split(chunk)))) == [10, 11]
+
+
+def test_no_cuts_in_pans_shakes_and_fades():
+    shake = torch.stack([noise(1, 1)[0].roll(int(s), 1) for s in (0, 9, -7, 8, -9, 6, 9, -8)])
+    fade = (noise(1, 1).float() * torch.linspace(1, 0, 12).view(-1, 1, 1)).byte()
+    for clip in (noise(1, 20, 8), shake, fade, noise(1, 1), noise(1, 2)):
+        assert cuts(shots_of(changes([clip]))) == []
+
+
+REAL = {
+    "clips_odd/made_scene_cut_then_black.mp4": [19, 43],
+    "clips_odd/nasa_13013.mp4": [240],
+    "clips/cups_512x288_29.97fps.mp4": [],
+    "clips/blocks_knownpan_512x384_29.97fps.mp4": [],
+    "clips_odd/made_rotated_portrait.mp4": [],
+}
+
+
+@pytest.mark.parametrize("name", sorted(REAL))
+def test_real_cuts(real_data, name):
+    with open_clip(real_data / name) as clip:
+        greys = (grey_levels(interpolate(rgb, (96, 128), mode="area")) for _, rgb in clip.chunks(16))
+        assert cuts(shots_of(changes(greys))) == REAL[name]

@@ -1,0 +1,143 @@
+"""Where the points of one frame are in another: optical flow, trusted only where going there and back ends at home.
+
+    flow(p) = q - p                  what frame i shows at p is at q in frame j, in pixels (x, y)
+    |flow_ij(p) + flow_ji(p + flow_ij(p))|^2 <= 0.01 (|flow_ij|^2 + |flow_ji|^2) + 0.5        (Sundaram et al., 2010)
+
+The flow is OpenCV's DIS (Kroeger et al., 2016) on grey pictures. It is estimated on one thread, because its result
+depends on their number and a seed must give the same clip on any machine.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from csd3d.metrics.warp import backward_warp
+from csd3d.priors.geometry import WorkingSize
+
+FLOW_PX = 256
+"""Motion is estimated on frames whose shorter side is at most this, if the codec's unit allows: latents are coarser."""
+_CACHE_BYTES = 1 << 28
+
+
+class ClipMotion:
+    """The motion of a clip as the engine's `Correspondences`, found for pairs of frames as they are asked for.
+
+    Frames of different shots show nothing in common. What was found is kept, up to 256 MB of it.
+    """
+
+    def __init__(self, greys: Any, per_latent_px: int, shots: Sequence[int] | None = None) -> None:
+        """Motion between the frames `greys`, a uint8 tensor or file of rows (n H W), each latent `per_latent_px` wide.
+
+        `shots` says to which shot each frame belongs; None: all to one.
+        """
+        self._greys, self._unit = greys, per_latent_px
+        self._shots = list(shots) if shots is not None else [0] * len(greys)
+        self._found: OrderedDict[tuple[int, int], tuple[Tensor, Tensor]] = OrderedDict()
+        self._bytes = 0
+
+    def __call__(self, i: int, index: Int[Tensor, " n"]) -> tuple[Float[Tensor, "n h w 2"], Float[Tensor, "n h w"]]:
+        """Where the points of the frame at place `i` of `index` are in all of them, see the engine's protocol."""
+        frames = index.tolist()
+        rows = [self._pair(frames[i], j) for j in frames]
+        return torch.stack([move for move, _ in rows]) + self._centres(rows[0][0]), torch.stack([v for _, v in rows])
+
+    def _pair(self, i: int, j: int) -> tuple[Float[Tensor, "h w 2"], Float[Tensor, "h w"]]:
+        """How far the points of frame i are from their place in frame j, in latent pixels, and how sure that is."""
+        if (i, j) in self._found:
+            self._found.move_to_end((i, j))
+        elif i == j or not self.together(i, j):
+            return self._nothing(float(i == j))
+        else:
+            (there, there_ok), (back, back_ok) = self.pixels(i, j)
+            self._keep((j, i), to_latents(back, back_ok, self._unit))
+            self._keep((i, j), to_latents(there, there_ok, self._unit))
+        return self._found[i, j]
+
+    def together(self, i: int, j: int) -> bool:
+        """Whether two frames belong to one shot."""
+        return self._shots[i] == self._shots[j]
+
+    def pixels(self, i: int, j: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Flow (2 H W) at the size of the grey frames from i to j and from j to i, and where each can be trusted."""
+        first, second = (self._greys[torch.tensor([k])][0].numpy() for k in (i, j))
+        return both_ways(first, second)
+
+    def _keep(self, pair: tuple[int, int], found: tuple[Tensor, Tensor]) -> None:
+        self._found[pair] = found
+        size = sum(x.nbytes for x in found)
+        self._bytes += size
+        while self._bytes > _CACHE_BYTES and len(self._found) > 2:
+            self._bytes -= size
+            self._found.popitem(last=False)
+
+    def _nothing(self, sure: float) -> tuple[Float[Tensor, "h w 2"], Float[Tensor, "h w"]]:
+        height, width = (side // self._unit for side in self._greys.shape[-2:])
+        return torch.zeros(height, width, 2), torch.full((height, width), sure)
+
+    def _centres(self, like: Float[Tensor, "h w 2"]) -> Float[Tensor, "h w 2"]:
+        y, x = torch.meshgrid(torch.arange(like.shape[0]) + 0.5, torch.arange(like.shape[1]) + 0.5, indexing="ij")
+        return torch.stack([x, y], -1)
+
+
+def to_latents(
+    flow: Float[Tensor, "2 H W"], sure: Bool[Tensor, "H W"], per_latent_px: int
+) -> tuple[Float[Tensor, "h w 2"], Float[Tensor, "h w"]]:
+    """Mean flow of the trusted pixels below each latent, in latent pixels, and what share of them is trusted."""
+    share = avg_pool2d(sure[None].float(), per_latent_px)[0]
+    mean = avg_pool2d(flow * sure, per_latent_px) / share.clamp_min(1e-6)
+    return (mean / per_latent_px).permute(1, 2, 0).contiguous(), share
+
+
+def both_ways(
+    first: UInt8[np.ndarray, "H W"], second: UInt8[np.ndarray, "H W"]
+) -> tuple[tuple[Float[Tensor, "2 H W"], Bool[Tensor, "H W"]], tuple[Float[Tensor, "2 H W"], Bool[Tensor, "H W"]]]:
+    """Flow from `first` to `second` and back, each with the pixels that come home within the picture."""
+    with _one_thread():
+        dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        found = [dis.calc(a, b, np.zeros((*a.shape, 2), np.float32)) for a, b in ((first, second), (second, first))]
+    there, back = (torch.from_numpy(flow).permute(2, 0, 1).contiguous() for flow in found)
+    return (there, comes_home(there, back)), (back, comes_home(back, there))
+
+
+def comes_home(there: Float[Tensor, "2 H W"], back: Float[Tensor, "2 H W"]) -> Bool[Tensor, "H W"]:
+    """The forward-backward check of the module's text."""
+    returned, inside = backward_warp(back[None], there[None])
+    astray = (there + returned[0]).square().sum(0)
+    return inside[0] & (astray <= 0.01 * (there.square().sum(0) + returned[0].square().sum(0)) + 0.5)
+
+
+def grey_px(size: WorkingSize, factor: int) -> int:
+    """How many pixels of a grey frame lie along one latent: of the codec's `factor`, what keeps within `FLOW_PX`."""
+    unit = factor
+    while unit % 2 == 0 and unit > 1 and min(size.height_px, size.width_px) * unit // factor > FLOW_PX:
+        unit //= 2
+    return unit
+
+
+def greys_at(rgb: Float[Tensor, "n 3 _H _W"], size: WorkingSize, factor: int) -> UInt8[Tensor, "n H W"]:
+    """Frames at working size as grey frames."""
+    return grey_levels(avg_pool2d(rgb, factor // grey_px(size, factor)))
+
+
+def grey_levels(rgb: Float[Tensor, "n 3 H W"]) -> UInt8[Tensor, "n H W"]:
+    """Luma (Rec. 709) of pictures in [0, 1], as bytes."""
+    luma = (rgb * rgb.new_tensor([0.2126, 0.7152, 0.0722]).view(3, 1, 1)).sum(1)
+    return (luma.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
