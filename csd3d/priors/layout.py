@@ -18,7 +18,8 @@ from diffusers import __version__
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from csd3d.priors.quiet import quiet
@@ -45,19 +46,54 @@ def make_tokenizer(sentences: Iterable[str], *, max_length: int = 24) -> CLIPTok
     words = sorted({word for sentence in sentences for word in _words(sentence)})
     if not words:
         raise ValueError("make_tokenizer: expected sentences with words in them, got none")
-    merges = _merges_until_whole(words)
+    merges = _merges_until_whole(words, [])
     alphabet = sorted(_byte_symbols())
     tokens = [*alphabet, *(a + WORD_END for a in alphabet), *(a + b for a, b in merges), BOS, EOS]
-    tokens = list(dict.fromkeys(tokens))
+    return _tokenizer(tokens, merges, sentences, max_length)
+
+
+def extend_tokenizer(tokenizer: CLIPTokenizer, sentences: Iterable[str], *, max_length: int) -> CLIPTokenizer:
+    """A tokenizer that also has one token for every word of `sentences`.
+
+    What the old one has keeps its number, and what it encoded in one token a word is encoded the same: a text encoder
+    goes on with it once rows for the new tokens are appended to its embedding (`append_words`).
+
+    Raises:
+        ValueError: A sentence does not fit in `max_length`.
+    """
+    sentences = list(sentences)
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    merges = [(a, b) for a, b in (m.split(" ") if isinstance(m, str) else m for m in model["merges"])]
+    words = sorted({word for sentence in sentences for word in _words(sentence)})
+    merges = _merges_until_whole(words, merges)
+    tokens = [*sorted(model["vocab"], key=model["vocab"].__getitem__), *(a + b for a, b in merges)]
+    return _tokenizer(tokens, merges, sentences, max_length)
+
+
+def append_words(embedding: Float[Tensor, "v d"], count: int) -> Float[Tensor, "{count} d"]:
+    """A token embedding with rows for `count` tokens: those that were appended begin as the mean word.
+
+    Raises:
+        ValueError: `count` is smaller than the number of tokens there are.
+    """
+    if count < len(embedding):
+        raise ValueError(f"count: expected {len(embedding)} tokens or more, got {count}")
+    return torch.cat([embedding, embedding.mean(dim=0).expand(count - len(embedding), -1)])
+
+
+def _tokenizer(
+    tokens: list[str], merges: list[tuple[str, str]], sentences: list[str], max_length: int
+) -> CLIPTokenizer:
+    """A tokenizer with these tokens, numbered in order; repeated ones count once."""
     tokenizer = CLIPTokenizer(
-        vocab={token: i for i, token in enumerate(tokens)},
+        vocab={token: i for i, token in enumerate(dict.fromkeys(tokens))},
         merges=merges,  # pyright: ignore[reportArgumentType]  # pairs are what the backend takes
         model_max_length=max_length,
     )
     for sentence in sentences:
         length = len(tokenizer(sentence).input_ids)
         if length > max_length:
-            raise ValueError(f"make_tokenizer: {sentence!r} needs {length} tokens, max_length is {max_length}")
+            raise ValueError(f"tokenizer: {sentence!r} needs {length} tokens, max_length is {max_length}")
     return tokenizer
 
 
@@ -74,10 +110,12 @@ def _byte_symbols() -> list[str]:
     return [chr(b) for b in sorted(own)] + [chr(256 + i) for i in range(256 - len(own))]
 
 
-def _merges_until_whole(words: list[str]) -> list[tuple[str, str]]:
-    """Merges, in order, after which each word is one symbol. Ties go to the alphabetically first pair."""
+def _merges_until_whole(words: list[str], known: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """`known` merges, and behind them those after which each word is one symbol. Ties go to the first pair in order."""
     spelled = [[*word[:-1], word[-1] + WORD_END] for word in words]
-    merges: list[tuple[str, str]] = []
+    merges = list(known)
+    for pair in merges:
+        spelled = [_join(symbols, pair) for symbols in spelled]
     while True:
         pairs = Counter(pair for symbols in spelled for pair in pairwise(symbols))
         if not pairs:

@@ -40,7 +40,7 @@ def make_scheduler() -> DDIMScheduler:
     )
 
 
-def make_text_encoder(vocabulary: int, eos: int, bos: int) -> CLIPTextModel:
+def make_text_encoder(vocabulary: int, eos: int, bos: int, *, max_tokens: int = MAX_TOKENS) -> CLIPTextModel:
     """Two layers of width 128."""
     return CLIPTextModel(
         CLIPTextConfig(
@@ -49,7 +49,7 @@ def make_text_encoder(vocabulary: int, eos: int, bos: int) -> CLIPTextModel:
             intermediate_size=4 * WIDTH,
             num_hidden_layers=2,
             num_attention_heads=4,
-            max_position_embeddings=MAX_TOKENS,
+            max_position_embeddings=max_tokens,
             projection_dim=WIDTH,
             bos_token_id=bos,
             eos_token_id=eos,
@@ -58,7 +58,7 @@ def make_text_encoder(vocabulary: int, eos: int, bos: int) -> CLIPTextModel:
     )
 
 
-def make_unet(in_channels: int = 8) -> UNet2DConditionModel:
+def make_unet(in_channels: int = 8, channels: tuple[int, int, int] = CHANNELS) -> UNet2DConditionModel:
     """Three levels; attention at the two coarse ones; the pooled text joins the time embedding."""
     return UNet2DConditionModel(
         sample_size=16,
@@ -67,7 +67,7 @@ def make_unet(in_channels: int = 8) -> UNet2DConditionModel:
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         mid_block_type="UNetMidBlock2DCrossAttn",
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        block_out_channels=CHANNELS,
+        block_out_channels=channels,
         layers_per_block=1,
         norm_num_groups=16,
         cross_attention_dim=WIDTH,

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
-from csd3d.priors.layout import make_tokenizer
+from csd3d.priors.layout import append_words, extend_tokenizer, make_tokenizer
 from csd3d.priors.resolve import resolve
 from tests.priors.tiny import SENTENCES, write_tiny_prior
 
@@ -49,6 +49,40 @@ def test_sentences_that_do_not_fit_are_refused() -> None:
         make_tokenizer(["make it snowy"], max_length=4)
     with pytest.raises(ValueError, match="got none"):
         make_tokenizer(["", "  "])
+
+
+def test_an_extended_tokenizer_keeps_what_it_had_and_knows_the_new_words() -> None:
+    old = make_tokenizer(SENTENCES, max_length=16)
+    captions = ["a red ball and a blueish cube, at night", "snowballs on the snowy ballroom floor"]
+    new = extend_tokenizer(old, captions, max_length=24)
+    assert new.get_vocab().items() >= old.get_vocab().items()
+    assert (new.bos_token_id, new.eos_token_id) == (old.bos_token_id, old.eos_token_id)
+    assert new.model_max_length == 24
+    for sentence in SENTENCES:
+        assert new(sentence).input_ids == old(sentence).input_ids
+    for caption in captions:
+        assert pieces(new, caption) == [f"{word}</w>" for word in caption.replace(",", " ,").split()]
+    assert extend_tokenizer(new, captions, max_length=24).get_vocab() == new.get_vocab()
+    with pytest.raises(ValueError, match="max_length is 6"):
+        extend_tokenizer(old, captions, max_length=6)
+
+
+def test_an_extended_tokenizer_survives_being_saved(tmp_path: Path) -> None:
+    new = extend_tokenizer(make_tokenizer(SENTENCES), ["a dragon"], max_length=24)
+    new.save_pretrained(str(tmp_path))
+    loaded = CLIPTokenizer.from_pretrained(str(tmp_path))
+    for text in (*SENTENCES, "a dragon in the café"):
+        assert loaded(text).input_ids == new(text).input_ids
+
+
+def test_appended_words_begin_as_the_mean_word() -> None:
+    rows = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    more = append_words(rows, 7)
+    assert torch.equal(more[:5], rows)
+    torch.testing.assert_close(more[5:], rows.mean(0).expand(2, 3))
+    assert torch.equal(append_words(rows, 5), rows)
+    with pytest.raises(ValueError, match="expected 5 tokens or more, got 4"):
+        append_words(rows, 4)
 
 
 def test_the_saved_tokenizer_is_the_same_from_either_form(tiny: Path, tmp_path: Path) -> None:
