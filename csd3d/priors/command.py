@@ -1,5 +1,8 @@
 """`csd3d priors`: which priors can be used here, and what each one knows. Reads names, sizes and JSON, no weights."""
 
+import json
+import shutil
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +11,15 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from csd3d.priors.resolve import builtin_directory, check_directory, resolve
+from csd3d.priors.resolve import (
+    VAE_OF,
+    VAE_SHA256,
+    builtin_directory,
+    check_directory,
+    part_folder,
+    read_json,
+    resolve,
+)
 from csd3d.priors.vocabulary import Vocabulary
 from csd3d.priors.words import Words, read_known
 
@@ -35,11 +46,23 @@ class Show:
 
 
 @dataclass(frozen=True)
+class Export:
+    """Copy a prior into a folder of its own, complete, so that diffusers' own pipelines load it."""
+
+    name: tyro.conf.Positional[str]
+    """Such as "builtin:t2i"."""
+    directory: tyro.conf.Positional[Path]
+    """A folder that does not exist yet."""
+
+
+@dataclass(frozen=True)
 class Command:
     """List the diffusion priors that can be used, and what each one knows."""
 
     action: tyro.conf.OmitSubcommandPrefixes[
-        Annotated[List, tyro.conf.subcommand("list")] | Annotated[Show, tyro.conf.subcommand("show")]
+        Annotated[List, tyro.conf.subcommand("list")]
+        | Annotated[Show, tyro.conf.subcommand("show")]
+        | Annotated[Export, tyro.conf.subcommand("export")]
     ] = field(default_factory=List)
     """What to do."""
 
@@ -68,6 +91,8 @@ def run(command: Command) -> int:
     console = Console(soft_wrap=True, highlight=False)
     if isinstance(command.action, Show):
         show(describe(command.action.name), console)
+    elif isinstance(command.action, Export):
+        console.print(f"wrote {escape(str(export(command.action.name, command.action.directory)))}")
     else:
         list_all(console)
     return 0
@@ -94,6 +119,28 @@ def describe(name: str) -> Described:
     vocabulary = read_known(path)
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return Described(name, str(kind), path, size, vocabulary)
+
+
+def export(name: str, directory: Path) -> Path:
+    """Copy the prior into `directory`, with the vae that it may share with another; complete or not at all.
+
+    Raises:
+        ValueError, FileNotFoundError: `name` stands for no prior at hand, or `directory` is there already.
+    """
+    source = describe(name).path
+    if directory.exists():
+        raise ValueError(f"directory: expected a folder that does not exist yet, got {directory}")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as scratch:
+        new = Path(scratch) / "new"
+        shutil.copytree(source, new)
+        if not (new / "vae").is_dir():
+            shutil.copytree(part_folder(source, "vae"), new / "vae")
+            index = read_json(new / "model_index.json", "not a prior")
+            kept = {k: v for k, v in index.items() if k not in (VAE_OF, VAE_SHA256)}
+            (new / "model_index.json").write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+        new.rename(directory)
+    return directory
 
 
 def cached() -> dict[str, Path]:

@@ -22,9 +22,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from csd3d.priors.load import vae_checksum
 from csd3d.priors.quiet import quiet
-from csd3d.priors.resolve import PIPELINES, Kind
+from csd3d.priors.resolve import PARTS, PIPELINES, VAE_OF, VAE_SHA256, Kind
 from csd3d.priors.vocabulary import FILE_NAME, Vocabulary
+from csd3d.priors.words import Words
 
 BOS, EOS, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
 
@@ -142,25 +144,29 @@ def save_prior(
     tokenizer: CLIPTokenizer,
     unet: UNet2DConditionModel,
     scheduler: SchedulerMixin,
-    vocabulary: Vocabulary | Mapping[str, object] | None = None,
+    vocabulary: Vocabulary | Words | Mapping[str, object] | None = None,
     *,
     kind: Kind = "instruct",
     dtype: torch.dtype = torch.float16,
+    vae_of: str | None = None,
 ) -> Path:
     """Write the parts as a directory that diffusers' own pipeline class loads; an older one there is replaced.
 
     The parts themselves are left as they are (a copy is cast to `dtype`). Files of the older directory that a prior
     does not consist of (a model card) are kept. The new directory is complete before it takes the old one's place.
 
+    `vae_of` names a folder beside `directory` with a prior whose vae is the same: it is then not written again.
+
     Returns:
         The directory.
 
     Raises:
-        ValueError: `vocabulary` is not in the form that `Vocabulary` describes.
+        ValueError: `vocabulary` is not in the form that `Vocabulary` describes, or the vae of `vae_of` is another.
     """
     directory = Path(directory)
-    if vocabulary is not None and not isinstance(vocabulary, Vocabulary):
+    if vocabulary is not None and not isinstance(vocabulary, Vocabulary | Words):
         vocabulary = Vocabulary.from_dict(vocabulary)
+    shared = {} if vae_of is None else _share_vae(directory.parent / vae_of / "vae", vae, dtype)
     parts = {"vae": vae, "unet": unet, "text_encoder": text_encoder, "tokenizer": tokenizer, "scheduler": scheduler}
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as scratch:
@@ -168,6 +174,8 @@ def save_prior(
         new.mkdir(mode=0o755)
         with quiet():
             for name, part in parts.items():
+                if shared and name == "vae":
+                    continue
                 part = _copy(part, dtype) if isinstance(part, nn.Module) else part
                 part.save_pretrained(new / name)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
         _write_bpe_files(tokenizer, new / "tokenizer")
@@ -175,7 +183,7 @@ def save_prior(
             _drop_origin(config)
         for weights in new.rglob("*.safetensors"):
             weights.chmod(0o644)  # written for the owner alone
-        (new / "model_index.json").write_text(_model_index(kind, parts), encoding="utf-8")
+        (new / "model_index.json").write_text(_model_index(kind, parts, shared), encoding="utf-8")
         if vocabulary is not None:
             (new / FILE_NAME).write_text(vocabulary.to_json(), encoding="utf-8")
         _take_place(new, directory, Path(scratch) / "old")
@@ -186,14 +194,27 @@ def _copy(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     return copy.deepcopy(module).to(device="cpu", dtype=dtype)
 
 
-def _model_index(kind: Kind, parts: Mapping[str, object]) -> str:
+def _share_vae(folder: Path, vae: AutoencoderKL, dtype: torch.dtype) -> dict[str, object]:
+    """Entries of model_index.json for a prior that takes its vae from `folder`, which must be `vae` in `dtype`."""
+    theirs = AutoencoderKL.from_pretrained(str(folder), local_files_only=True)
+    assert isinstance(theirs, AutoencoderKL)
+    ours, written = vae.state_dict(), theirs.state_dict()
+    same = ours.keys() == written.keys() and all(
+        torch.equal(written[k], v.cpu().to(dtype).float()) for k, v in ours.items()
+    )
+    if not same or theirs.config["scaling_factor"] != vae.config["scaling_factor"]:
+        raise ValueError(f"vae_of: expected the same vae in {folder}, got another one; export that prior first")
+    return {VAE_OF: folder.parent.name, VAE_SHA256: vae_checksum(folder)}
+
+
+def _model_index(kind: Kind, parts: Mapping[str, object], shared: Mapping[str, object]) -> str:
     """What tells diffusers which class each folder belongs to; no safety checker, no feature extractor."""
     pipeline = next(name for name, its_kind in PIPELINES.items() if its_kind == kind)
     library = {"text_encoder": "transformers", "tokenizer": "transformers"}
     index: dict[str, object] = {"_class_name": pipeline, "_diffusers_version": __version__}
     index |= {part: [library.get(part, "diffusers"), type(value).__name__] for part, value in parts.items()}
     index |= {"feature_extractor": [None, None], "image_encoder": [None, None], "safety_checker": [None, None]}
-    index |= {"requires_safety_checker": False}
+    index |= {"requires_safety_checker": False, **shared}
     return json.dumps(index, indent=2) + "\n"
 
 
@@ -201,7 +222,7 @@ def _take_place(new: Path, directory: Path, old: Path) -> None:
     """Put `new` where `directory` was, moved to `old`, bringing along files that are no part of a prior."""
     if directory.is_dir():
         for extra in directory.iterdir():
-            if extra.name != FILE_NAME and not (new / extra.name).exists():
+            if extra.name not in (FILE_NAME, *PARTS) and not (new / extra.name).exists():
                 shutil.copytree(extra, new / extra.name) if extra.is_dir() else shutil.copy2(extra, new / extra.name)
         directory.rename(old)
     new.rename(directory)

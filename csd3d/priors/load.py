@@ -1,5 +1,6 @@
 """Reading the parts of a prior from a directory, or fetching it from the hub first. Safetensors only."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,15 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from csd3d.engine.schedule import Schedule
 from csd3d.priors.denoiser import Prediction
 from csd3d.priors.quiet import quiet
-from csd3d.priors.resolve import Kind, Resolved, check_directory, read_json, weights_variant
+from csd3d.priors.resolve import (
+    VAE_SHA256,
+    Kind,
+    Resolved,
+    check_directory,
+    part_folder,
+    read_json,
+    weights_variant,
+)
 
 _HALF = (torch.float16, torch.bfloat16)
 _SETTINGS = {
@@ -118,8 +127,9 @@ def load_parts(path: Path, *, device: torch.device, dtype: torch.dtype) -> Parts
     """
     kind = check_directory(path)
     _check_settings(path)
+    _check_shared_vae(path)
     with quiet():
-        vae = _load_model(AutoencoderKL, path / "vae", device, dtype)
+        vae = _load_model(AutoencoderKL, part_folder(path, "vae"), device, dtype)
         text_encoder = _load_model(CLIPTextModel, path / "text_encoder", device, dtype)
         unet = _load_model(UNet2DConditionModel, path / "unet", device, dtype)
         with _readable(path, "tokenizer"):
@@ -177,9 +187,27 @@ def _load_scheduler(path: Path) -> SchedulerMixin:
 def _check_settings(path: Path) -> None:
     """Raise ValueError when a part's small files are not there: the libraries would fill in defaults of their own."""
     for part, name in _SETTINGS.items():
-        read_json(path / part / name, f"not a usable {part}: expected {name} in it")
+        read_json(part_folder(path, part) / name, f"not a usable {part}: expected {name} in it")
     if not any(all((path / "tokenizer" / name).is_file() for name in names) for names in _TOKENIZERS):
         raise ValueError(f"prior {path}: expected tokenizer/ to hold {' or '.join(map(' and '.join, _TOKENIZERS))}")
+
+
+def _check_shared_vae(path: Path) -> None:
+    """Raise ValueError when a prior shares a vae that is another by now: it would read its latents wrongly."""
+    folder = part_folder(path, "vae")
+    if folder.parent == path:
+        return
+    expected = read_json(path / "model_index.json", "not a prior").get(VAE_SHA256)
+    if vae_checksum(folder) != expected:
+        raise ValueError(f"prior {path}: expected the vae that it was trained with, {folder} holds another")
+
+
+def vae_checksum(folder: Path) -> str:
+    """SHA-256 of a vae's weights in `folder`."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def _check_whole(file: Path) -> None:

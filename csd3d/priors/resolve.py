@@ -19,6 +19,9 @@ _BUILTIN: dict[str, tuple[str, Kind]] = {
     "builtin:instruct": ("instruct", "instruct"),
     "builtin:t2i": ("t2i", "text-to-image"),
 }
+VAE_OF, VAE_SHA256 = "_vae_of", "_vae_sha256"
+"""Keys of model_index.json, see `part_folder`. Diffusers leaves keys with an underscore alone."""
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _WEIGHTS = {
     "vae": "diffusion_pytorch_model",
@@ -116,10 +119,24 @@ def _check_part(path: Path, part: str, expected: str, entry: object) -> None:
         raise ValueError(f"prior {path}: expected model_index.json to name its {part}, got {entry!r}")
     if expected and class_name.removesuffix("Fast") != expected:
         raise ValueError(f"prior {path}: expected a {part} of class {expected}, got {class_name}")
-    if not (path / part).is_dir():
+    folder = part_folder(path, part)
+    if not folder.is_dir():
         raise ValueError(f"prior {path}: its folder {part}/ is missing")
     if part in _WEIGHTS:
-        weights_variant(path / part)
+        weights_variant(folder)
+
+
+def part_folder(path: Path, part: str) -> Path:
+    """Where a part of the prior in `path` is: its own folder, or for a vae that of the prior it shares one with.
+
+    A prior without vae/ names in its model_index.json the folder beside its own that holds the other prior
+    (`VAE_OF`), and the checksum of that vae (`VAE_SHA256`).
+    """
+    own = path / part
+    if part != "vae" or own.is_dir() or not (path / "model_index.json").is_file():
+        return own
+    other = read_json(path / "model_index.json", "not a prior").get(VAE_OF)
+    return path.parent / other / part if isinstance(other, str) and _NAME.fullmatch(other) else own
 
 
 def weights_variant(folder: Path, prefer: str | None = None) -> str | None:
