@@ -4,14 +4,15 @@
 
 WORK holds everything between the stages: rendered pictures, states of unfinished runs, logs. Every stage goes on where
 it was stopped, and a finished one is not repeated; delete its files to do so. On two CPU cores the default takes some
-hours (`--steps-codec` and `--steps-instruct` set how many); with `--device cuda` some minutes.
+hours (`--steps-codec`, `--steps-instruct` and `--steps-t2i` set how many); with `--device cuda` some minutes.
 """
 
 import functools
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import tyro
@@ -20,18 +21,23 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from csd3d.priors.layout import make_tokenizer, save_prior
+from csd3d.priors.layout import append_words, extend_tokenizer, make_tokenizer, save_prior
+from csd3d.priors.words import Words
+from csd3d.world import captions
 from csd3d.world.edits import all_edits, vocabulary
 from scripts.training.codec import CodecWork, load_codec
 from scripts.training.denoiser import MAX_TOKENS, DenoiserWork, Editor, make_scheduler, trained_sentences
 from scripts.training.loop import Plan, in_parallel, rank_and_world
 from scripts.training.pairs import encode_shard
 from scripts.training.pictures import render_shards, shards
+from scripts.training.t2i import MAX_TOKENS as CAPTION_TOKENS
+from scripts.training.t2i import Painter, PainterWork, caption_shard
 
-Stage = Literal["pictures", "codec", "latents", "instruct", "export"]
-STAGES: tuple[Stage, ...] = ("pictures", "codec", "latents", "instruct", "export")
+Stage = Literal["pictures", "codec", "latents", "instruct", "captions", "t2i", "export"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
 WEIGHTS = Path(__file__).resolve().parents[1] / "csd3d" / "weights"
 
 
@@ -41,22 +47,29 @@ class Settings:
 
     work: tyro.conf.Positional[Path]
     """Folder for everything between the stages (some gigabytes)."""
-    stage: Literal["all", "pictures", "codec", "latents", "instruct", "export"] = "all"
+    stage: Literal["all"] | Stage = "all"
     """One stage, or all of them in order."""
     out: Path = WEIGHTS / "instruct"
-    """Where the finished prior goes."""
+    """Where the finished editor goes."""
+    out_t2i: Path = WEIGHTS / "t2i"
+    """Where the finished text-to-image model goes; beside the editor it shares the editor's codec."""
     shards: int = 160
     """Picture shards of 64 groups of 10 pictures."""
     first_shard: int = 0
     """Number of the first; other numbers are other pictures."""
     steps_codec: int = 11_000
     steps_instruct: int = 20_000
+    steps_t2i: int = 20_000
     batch_codec: int = 8
     """Crops of 64 pixels per step and process."""
     batch_instruct: int = 32
     """Latents per step and process."""
+    batch_t2i: int = 32
+    photo_share: float = 0.35
+    """Share of photographs and dead leaves among the crops."""
     lr_codec: float = 2e-3
     lr_instruct: float = 6e-4
+    lr_t2i: float = 6e-4
     start_from: Path | None = None
     """A finished prior whose codec and editor learn on."""
     processes: int = os.cpu_count() or 1
@@ -90,17 +103,48 @@ class _Latents:
             encode_shard(vae, path, self.out)
 
 
-def world_tokenizer() -> CLIPTokenizer:
-    """One token for every word of every wording."""
-    return make_tokenizer([w for e in all_edits() for w in e.wordings], max_length=MAX_TOKENS)
+@dataclass(frozen=True)
+class _Captions:
+    pictures: Path
+    out: Path
+
+    def __call__(self) -> None:
+        rank, world = rank_and_world()
+        self.out.mkdir(parents=True, exist_ok=True)
+        tokenizer = world_tokenizer(CAPTION_TOKENS)
+        for path in shards(self.pictures)[rank::world]:
+            caption_shard(tokenizer, path, self.out)
+
+
+def world_tokenizer(max_tokens: int = MAX_TOKENS) -> CLIPTokenizer:
+    """One token for every word of every wording and, behind them, of every caption: the same for both priors."""
+    wordings = make_tokenizer([w for e in all_edits() for w in e.wordings], max_length=MAX_TOKENS)
+    both = extend_tokenizer(wordings, captions.sentences(), max_length=CAPTION_TOKENS)
+    return extend_tokenizer(both, [], max_length=max_tokens)
 
 
 def write_tokens(path: Path) -> None:
     """Token ids of every trained sentence, and (vocabulary size, end, begin)."""
     tokenizer = world_tokenizer()
     words = tokenizer(trained_sentences(), padding="max_length", max_length=MAX_TOKENS, return_tensors="pt")
-    special = torch.tensor([len(tokenizer), tokenizer.eos_token_id, tokenizer.bos_token_id])
-    save_file({"ids": words.input_ids, "special": special}, path)
+    save_file({"ids": words.input_ids, "special": _special(tokenizer)}, path)
+
+
+def write_caption_tokens(path: Path) -> None:
+    """Token ids of no caption, and (vocabulary size, end, begin)."""
+    tokenizer = world_tokenizer(CAPTION_TOKENS)
+    nothing = tokenizer("", padding="max_length", max_length=CAPTION_TOKENS, return_tensors="pt")
+    save_file({"nothing": nothing.input_ids[0], "special": _special(tokenizer)}, path)
+
+
+def _special(tokenizer: CLIPTokenizer) -> Tensor:
+    return torch.tensor([len(tokenizer), tokenizer.eos_token_id, tokenizer.bos_token_id])
+
+
+def with_all_words(state: dict[str, Tensor], tokenizer: CLIPTokenizer) -> dict[str, Tensor]:
+    """The weights of a model that was trained before words were appended to the tokenizer, with rows for these."""
+    name = next(k for k in state if k.endswith("token_embedding.weight"))
+    return state | {name: append_words(state[name], len(tokenizer))}
 
 
 def write_start(prior: Path, codec: Path, editor: Path) -> None:
@@ -124,23 +168,44 @@ def write_start(prior: Path, codec: Path, editor: Path) -> None:
     save_file({k: v.contiguous() for k, v in state.items()}, editor)
 
 
-def export(settings: Settings) -> Path:
-    """Write the averaged weights in diffusers layout, fp16."""
-    with safe_open(settings.work / "tokens.safetensors", "pt") as f:
-        vocabulary_size, eos, bos = f.get_tensor("special").tolist()
+def scaling_factor(work: Path) -> float:
+    """By which the latents of the editor in `work` are scaled, and thus those of every other model of this codec.
+
+    Raises:
+        FileNotFoundError: There is no trained editor.
+    """
+    path = work / "editor.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected the trained editor, with which the model shares its codec; none yet")
+    with safe_open(path, "pt") as f:
+        return f.get_tensor("scaling_factor").item()
+
+
+def export(settings: Settings) -> Iterator[Path]:
+    """Write the averaged weights of what is trained in diffusers layout, fp16; yields each folder."""
+    scale = scaling_factor(settings.work)
+    codec = load_codec(settings.work / "codec.safetensors", scaling_factor=scale)
     state = load_file(settings.work / "editor.safetensors")
-    scale = state.pop("scaling_factor").item()
-    editor = Editor(vocabulary_size, eos, bos)
-    editor.load_state_dict(state)
-    return save_prior(
-        settings.out,
-        load_codec(settings.work / "codec.safetensors", scaling_factor=scale),
-        editor.text,
-        world_tokenizer(),
-        editor.unet,
-        make_scheduler(),
-        {"edits": vocabulary()},
-    )
+    del state["scaling_factor"]
+    tokenizer = world_tokenizer()
+    editor = Editor(*_special(tokenizer).tolist())
+    editor.load_state_dict(with_all_words(state, tokenizer))
+    parts = (editor.text, tokenizer, editor.unet, make_scheduler())
+    yield save_prior(settings.out, codec, *parts, {"edits": vocabulary()})
+    if (settings.work / "painter.safetensors").is_file():
+        tokenizer = world_tokenizer(CAPTION_TOKENS)
+        painter = Painter(*_special(tokenizer).tolist())
+        painter.load_state_dict(with_all_words(load_file(settings.work / "painter.safetensors"), tokenizer))
+        parts = (painter.text, tokenizer, painter.unet, make_scheduler())
+        together = settings.out_t2i.resolve().parent == settings.out.resolve().parent
+        yield save_prior(
+            settings.out_t2i,
+            codec,
+            *parts,
+            Words(captions.words()),
+            kind="text-to-image",
+            vae_of=settings.out.name if together else None,
+        )
 
 
 def main(settings: Settings) -> None:
@@ -160,7 +225,7 @@ def main(settings: Settings) -> None:
             parallel(_Pictures(work / "shards", numbers))
         elif stage == "codec":
             plan = Plan(settings.steps_codec, settings.lr_codec, ema=0.998, seed=settings.seed)
-            share = 0.6 if start_codec else 0.35
+            share = settings.photo_share
             parallel(CodecWork(work / "shards", work, plan, settings.batch_codec, share, device, start_codec))
         elif stage == "latents":
             parallel(_Latents(work / "shards", work / "codec.safetensors", work / "latents"))
@@ -178,8 +243,19 @@ def main(settings: Settings) -> None:
                     start_editor,
                 )
             )
+        elif stage == "captions":
+            parallel(_Captions(work / "shards", work / "captions"))
+        elif stage == "t2i":
+            tokens = work / "caption-tokens.safetensors"
+            write_caption_tokens(tokens)
+            plan = Plan(settings.steps_t2i, settings.lr_t2i, seed=settings.seed)
+            scale = scaling_factor(work)
+            parallel(
+                PainterWork(work / "latents", work / "captions", tokens, work, plan, scale, settings.batch_t2i, device)
+            )
         else:
-            console.print(f"wrote {export(settings)}")
+            for folder in export(settings):
+                console.print(f"wrote {folder}")
 
 
 if __name__ == "__main__":
