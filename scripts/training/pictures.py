@@ -136,10 +136,14 @@ def random_crop(photo: Image.Image, rng: random.Random, size_px: int = SIZE_PX) 
     return rgb.flip(-1) if rng.random() < 0.5 else rgb
 
 
+TEXTURE_SHARE = 0.4
+"""Share of the photographs' groups that are dead leaves."""
+
+
 def photo_group(seed: int, photos: list[Image.Image]) -> Group:
     """A crop of a photograph, or dead leaves, under the styles (the only edits with a truth there)."""
     rng = random.Random(f"photo-{seed}")
-    if rng.random() < 0.4:
+    if rng.random() < TEXTURE_SHARE:
         source = dead_leaves(1, SIZE_PX, seed=seed)
     else:
         source = random_crop(rng.choice(photos), rng)[None]
@@ -148,6 +152,11 @@ def photo_group(seed: int, photos: list[Image.Image]) -> Group:
     edits = rng.sample([e for e in all_edits() if e.kind == "style"], EDITS_PER_GROUP)
     pictures = torch.cat([source, *(e.on_pixels(source) for e in edits if e.on_pixels)])
     return _group(pictures, edits)
+
+
+def is_texture(seed: int) -> bool:
+    """Whether group `seed` of the photographs shows dead leaves."""
+    return random.Random(f"photo-{seed}").random() < TEXTURE_SHARE
 
 
 PHOTO_SHARE = 8
