@@ -21,6 +21,7 @@ from csd3d.runs.sheet import contact_sheet, evenly, save_picture
 from csd3d.world.sample import Clip, sample_clip
 from video.config import VideoConfig
 from video.edit import edit_video
+from video.formats import Encoding
 from video.sink import write_clip
 from video.source import open_clip
 
@@ -45,8 +46,11 @@ class Demo:
 
 def write(path: Path, clip: Float[Tensor, "n 3 H W"]) -> None:
     """Write a clip for browsers."""
-    times = {"fps": FPS, "pts": range(len(clip)), "time_base": 1 / FPS}
-    with write_clip(path, width_px=clip.shape[3], height_px=clip.shape[2], crf=14, **times) as writer:
+    height, width = clip.shape[-2:]
+    with write_clip(
+        path, width_px=width, height_px=height, fps=FPS, pts=range(len(clip)), time_base=1 / FPS,
+        encoding=Encoding(crf=14),
+    ) as writer:  # fmt: skip
         for frames in clip.split(8):
             writer.write(frames)
 

@@ -17,6 +17,7 @@ from csd3d.runs.manifest import Manifest
 from csd3d.runs.settings import override
 from video.config import Draw, VideoConfig
 from video.edit import edit_video
+from video.formats import Codec, Depth
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Command(CommonFlags):
     """Edit a clip from one sentence, steady over time."""
 
     clip: tyro.conf.Positional[Path | None] = None
-    """Video file, or a folder of frames. Only --resume can do without."""
+    """Video file, folder of frames, or a pattern such as "frames/*.png". Only --resume can do without."""
     size: int | None = None
     """Shorter side in px at which the prior works. Default: what the prior was trained at."""
     frames_per_step: int | None = None
@@ -48,8 +49,16 @@ class Command(CommonFlags):
     """Edit only the first frames."""
     fps: str | None = None
     """Frame rate of a folder of frames, such as 24 or 30000/1001 (default 25)."""
+    stream: int | None = None
+    """Which of several video streams, counted from 0 (default: the one with the most pixels)."""
+    strict: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Refuse a damaged file, of which otherwise what can be decoded is edited."""
+    codec: Codec | None = None
+    """Codec of the output (default H.264, VP9 in .webm); ffv1 is lossless and wants .mkv."""
     crf: int | None = None
-    """Quality of the output: 0 lossless, 18 default, 51 worst."""
+    """Quality of the output: 0 best, 18 default, 51 worst."""
+    depth: Depth | None = None
+    """Bits a channel of the output (default 8)."""
 
 
 def run(command: Command) -> int:
@@ -90,6 +99,8 @@ def build_config(command: Command) -> VideoConfig:
     if command.coupling is not None:
         changes["motion"] = command.coupling == "motion"
         engine["coupling"] = "independent" if command.coupling == "independent" else "svgd"
+    if command.strict:
+        changes["strict"] = True
     if command.no_steady:
         changes["steady"] = False
     if command.method is not None:
@@ -100,7 +111,21 @@ def build_config(command: Command) -> VideoConfig:
     return override(config, {**changes, "csd": engine}, where="flags")
 
 
-_OWN = ("prior", "seed", "device", "size", "frames_per_step", "draw", "detail", "max_frames", "fps", "crf")
+_OWN = (
+    "prior",
+    "seed",
+    "device",
+    "size",
+    "frames_per_step",
+    "draw",
+    "detail",
+    "max_frames",
+    "fps",
+    "crf",
+    "stream",
+    "codec",
+    "depth",
+)
 _ENGINE = ("steps", "lr", "s_text", "s_image")
 
 

@@ -5,6 +5,7 @@ from fractions import Fraction
 from typing import Literal
 
 from csd3d.engine.config import CsdConfig
+from video.formats import CODECS, Codec, Depth
 
 Draw = Literal["stratified", "window"]
 
@@ -40,8 +41,16 @@ class VideoConfig:
     """Edit only the first frames; none = all."""
     fps: Fraction | None = None
     """Frame rate of a folder of frames (25 where not given); video files know their own."""
+    stream: int | None = None
+    """Which of several video streams, counted from 0; none = the one with the most pixels."""
+    strict: bool = False
+    """Whether a damaged file is refused; else what can be decoded of it is edited."""
+    codec: Codec | None = None
+    """Codec of the output: h264, hevc, vp9, av1, or lossless ffv1 (.mkv); none = H.264, or VP9 in .webm."""
     crf: int = 18
-    """Quality of the H.264 output: 0 = lossless, 18 = visually close, 51 = worst."""
+    """Quality of the output: 0 = best (lossless for 8-bit H.264), 18 = visually close, 51 = worst."""
+    depth: Depth = 8
+    """Bits a channel of the output, 8 or 10."""
     checkpoint_every: int = 10
     """Steps between two saved states."""
     chunk_frames: int = 16
@@ -53,12 +62,13 @@ class VideoConfig:
             ("frames_per_step", 1, None),
             ("max_frames", 1, None),
             ("crf", 0, 51),
+            ("stream", 0, None),
             ("checkpoint_every", 1, None),
             ("chunk_frames", 1, None),
             ("seed", 0, 2**63 - 1),
         ):
             value = getattr(self, name)
-            if value is None and name in ("size", "max_frames"):
+            if value is None and name in ("size", "max_frames", "stream"):
                 continue
             if type(value) is not int:
                 raise TypeError(f"{name}: expected a whole number, got {value!r}")
@@ -67,6 +77,10 @@ class VideoConfig:
                 raise ValueError(f"{name}: expected {limits}, got {value}")
         if self.draw not in (None, "stratified", "window"):
             raise ValueError(f"draw: expected stratified or window, got {self.draw!r}")
+        if self.codec not in (None, *CODECS):
+            raise ValueError(f"codec: expected one of {', '.join(CODECS)}, got {self.codec!r}")
+        if self.depth not in (8, 10):
+            raise ValueError(f"depth: expected 8 or 10, got {self.depth}")
         if self.motion and self.csd is not None:
             if self.csd.coupling == "independent":
                 raise ValueError("motion: expected coupled frames, got independent ones")

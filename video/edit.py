@@ -25,16 +25,16 @@ from csd3d.runs.rows import Rows, writing_rows
 from csd3d.runs.settings import override
 from csd3d.runs.sheet import contact_sheet, save_picture
 from video.config import VideoConfig
+from video.formats import CONTAINERS, Encoding, require_output
 from video.keep import KeptLatents, greys_path, sources_path
 from video.motion import ClipMotion, grey_px, greys_at
 from video.particles import FrameParticles, rounds, state_arrays
 from video.render import Pictures, Samples, chunk_frames, render, working_frames
 from video.report import make_report
 from video.shots import changes, shots_of
-from video.sink import CONTAINERS
 from video.source import Clip, open_clip
 
-FREE = ("device", "checkpoint_every", "chunk_frames", "crf", "detail", "steady", "csd.steps")
+FREE = ("device", "checkpoint_every", "chunk_frames", "crf", "codec", "depth", "detail", "steady", "csd.steps")
 """Settings that may change when a run is resumed: they do not touch the steps already done."""
 _GREYS = 64
 
@@ -73,9 +73,10 @@ def edit_video(
     """Edit a clip as `prompt` says and write it to `output`.
 
     Args:
-        clip: a video file or a folder of frames. None only to resume.
+        clip: a video file, a folder of frames, or a pattern such as frames/*.png. None only to resume.
         prompt: the sentence. None only to resume.
-        output: .mp4, .m4v, .mov or .mkv; None puts it into the run's folder.
+        output: .mp4, .m4v, .mov, .mkv or .webm; .gif or .webp for a small animation; a name without ending for a folder
+            of PNG frames; None puts a clip into the run's folder.
         config: settings; None = the defaults, or the settings of the run that is resumed.
         run_dir: folder of the run; None makes a new one in `runs/`.
         resume: go on with the run in `run_dir`. On the CPU the result is bit for bit that of a run never stopped.
@@ -93,14 +94,16 @@ def edit_video(
         raise ValueError("video: expected a clip and a prompt, got none; only --resume can do without")
     config = config or VideoConfig()
     progress = progress or RunProgress()
-    with open_clip(Path(clip), max_frames=config.max_frames, fps=config.fps) as source:
+    with open_clip(
+        Path(clip), max_frames=config.max_frames, fps=config.fps, stream=config.stream, strict=config.strict
+    ) as source:
         prior = prior or load_prior(config)
         config = replace(config, csd=config.csd or recommended(prior.builtin))
         assert config.csd is not None
         score = prior.score(prompt, s_text=config.csd.s_text, s_image=config.csd.s_image)
         manifest = _manifest(source, prompt, config, prior)
         path = Path(run_dir) if run_dir is not None else free_name(source.info.path.stem, prompt)
-        target = _target(output, path, source.info.path)
+        target = _target(output, path, source.info.path, _encoding(config))
         if resume:
             folder, manifest = reopen_run(path, manifest, free=FREE)
         else:
@@ -248,8 +251,8 @@ class _Job:
             detail=self.config.detail, motion=motion if self.config.steady else None,
         )  # fmt: skip
         chunks = render(
-            self.clip, pictures, output=self.target, media=self.folder.media, crf=self.config.crf,
-            most_frames=self.config.chunk_frames, notes=lost,
+            self.clip, pictures, output=self.target, media=self.folder.media,
+            encoding=_encoding(self.config), tags=self.clip.info.tags, most_frames=self.config.chunk_frames, notes=lost,
         )  # fmt: skip
         samples = Samples([])
         with self._phase("write"), closing(chunks):
@@ -312,17 +315,20 @@ def _manifest(clip: Clip, prompt: str, config: VideoConfig, prior: Editor) -> Ma
     if Path(prior.path).is_dir():
         known["fingerprint"] = prior_fingerprint(Path(prior.path))
     settings = to_plain(config) | {"prompt": prompt, "prior": prior.name}
-    return Manifest("video", settings, config.seed, inputs=[fingerprint(clip.info.path)], prior=known)
+    return Manifest("video", settings, config.seed, inputs=[fingerprint(clip.info.path, clip.info.files)], prior=known)
 
 
-def _target(output: str | Path | None, run_dir: Path, clip: Path) -> Path:
+def _encoding(config: VideoConfig) -> Encoding:
+    return Encoding(config.codec, config.crf, config.depth)
+
+
+def _target(output: str | Path | None, run_dir: Path, clip: Path, encoding: Encoding) -> Path:
     """Where the edited clip goes, checked before anything is done."""
     suffix = clip.suffix.lower() if clip.suffix.lower() in CONTAINERS else ".mp4"
+    if encoding.codec == "ffv1":
+        suffix = ".mkv"
     target = Path(output) if output is not None else run_dir / f"edited{suffix}"
-    if target.suffix.lower() not in CONTAINERS:
-        raise ValueError(f"output: expected a name ending in {', '.join(CONTAINERS)}, got {target}")
-    if target.is_dir():
-        raise ValueError(f"output: expected a file name, got the folder {target}")
+    require_output(target, encoding)
     if target.exists() and clip.exists() and target.samefile(clip):
         raise ValueError(f"output: expected another file than the clip itself, got {target}")
     return target

@@ -6,7 +6,7 @@ small part of what editing them costs.
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -26,7 +26,9 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 FOLDER_FPS = Fraction(25)
 """Frame rate of a folder of frames, which knows none of its own."""
 
+_NOT_TAGS = ("major_brand", "minor_version", "compatible_brands", "encoder", "creation_time", "duration")
 _HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
+_SLACK_S = Fraction(1, 4)
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,18 @@ class ClipInfo:
     """Degrees counter-clockwise by which the stored picture is turned to be upright: 0, 90, 180, 270."""
     stream: int = 0
     """Index of the video stream in the container."""
+    video_streams: int = 1
     audio_streams: int = 0
     codec: str = "pictures"
     pixel_format: str = "rgb24"
+    depth: int = 8
+    """Bits a channel."""
+    start: Fraction = Fraction(0)
+    """Seconds at which the container begins; already taken off `pts`."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """Title, artist, comment, ... of the container."""
+    whole: bool = True
+    """Whether all decodable frames are meant, not only the first ones."""
     damaged: bool = False
     """Whether something in the file could not be decoded."""
     notes: tuple[str, ...] = ()
@@ -80,33 +91,46 @@ class ClipInfo:
         return float(self.pts[frame] * self.time_base)
 
 
-def probe(path: Path, *, max_frames: int | None = None) -> ClipInfo:
-    """Look at a video file or a folder of frames; at most the first `max_frames` frames are considered.
+def probe(path: Path, *, max_frames: int | None = None, stream: int | None = None) -> ClipInfo:
+    """Look at a video file, a folder of frames, or a pattern such as frames/*.png.
+
+    Args:
+        path: the clip.
+        max_frames: consider at most the first frames.
+        stream: which of several video streams, counted from 0; None takes the one with the most pixels.
 
     Raises:
         FileNotFoundError: there is nothing at `path`.
-        ValueError: it is not a readable video, has no video stream, or not one frame can be decoded.
+        ValueError: it is not a readable video, has no such video stream, or not one frame can be decoded.
     """
+    if any(sign in path.name for sign in "*?[") and not path.exists():
+        return _probe_pictures(path, [p for p in path.parent.glob(path.name) if p.is_file()], max_frames)
     if not path.exists():
         raise FileNotFoundError(f"clip: expected a video file or a folder of frames, got {path}, which does not exist")
     if path.is_dir():
-        return _probe_folder(path, max_frames)
-    with open_video(path) as (container, stream):
-        info = _probe_stream(path, container, stream, max_frames)
+        return _probe_pictures(path, [p for p in path.iterdir() if p.suffix.lower() in PICTURES], max_frames)
+    with open_video(path, number=stream) as (container, video):
+        info = _probe_stream(path, container, video, max_frames)
     if info.damaged:
-        with open_video(path, careful=True) as (container, stream):
-            info = _probe_stream(path, container, stream, max_frames)
+        with open_video(path, index=info.stream, careful=True) as (container, video):
+            info = _probe_stream(path, container, video, max_frames)
     return info
 
 
 @contextmanager
-def open_video(path: Path, *, careful: bool = False) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open the best video stream of a file with PyAV; a cover picture is not a video stream.
+def open_video(
+    path: Path, *, index: int | None = None, number: int | None = None, careful: bool = False
+) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open a video stream of a file with PyAV; a cover picture is not a video stream.
 
-    `careful` keeps every frame of a damaged file, and is slower.
+    Args:
+        path: the file.
+        index: which stream of the container; None goes by `number`.
+        number: which of its video streams, from 0; None takes the one with the most pixels.
+        careful: keep every frame of a damaged file, which is slower.
 
     Raises:
-        ValueError: the file is empty, no video, or audio only.
+        ValueError: the file is empty, no video, audio only, or has no such stream.
     """
     if path.stat().st_size == 0:
         raise ValueError(f"clip: expected a video, got the empty file {path}")
@@ -120,8 +144,14 @@ def open_video(path: Path, *, careful: bool = False) -> Iterator[tuple[InputCont
         if not videos:
             kinds = sorted({s.type for s in container.streams}) or ["nothing"]
             raise ValueError(f"clip: expected a video stream, got only {', '.join(kinds)} in {path}")
-        best = container.streams.best("video")
-        stream = next((s for s in videos if best is not None and s.index == best.index), videos[0])
+        if number is not None and not 0 <= number < len(videos):
+            raise ValueError(f"stream: expected 0 to {len(videos) - 1}, got {number} for {path}")
+        if number is not None:
+            stream = videos[number]
+        elif index is not None:
+            stream = next(s for s in videos if s.index == index)
+        else:
+            stream = max(videos, key=lambda s: s.width * s.height)
         # threads over frames lose whole frames around an error; threads over slices do not
         stream.thread_type = "SLICE" if careful else "AUTO"
         yield container, stream
@@ -173,11 +203,16 @@ def _probe_stream(path: Path, container: InputContainer, stream: VideoStream, ma
             break
     if first is None:
         raise ValueError(f"clip: expected at least one decodable frame, got none in {path}")
-    pts, base, fps, constant = _timing(raw, stream, _start(container, stream), notes)
+    start = _start(container, stream)
+    pts, base, fps, constant = _timing(raw, stream, start, notes)
     if len(raw) == max_frames:
         damage = Damage()
-    elif stream.frames - damage.hidden > len(raw):
+    elif stream.frames - damage.hidden > len(raw) or _ends_early(path):
         damage.truncated = True
+    videos = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if len(videos) > 1:
+        sizes = ", ".join(f"{k}: {s.width}x{s.height}" for k, s in enumerate(videos))
+        notes.append(f"the file has {len(videos)} video streams ({sizes}); {videos.index(stream)} is taken")
     if damage:
         promised = f" of {stream.frames} promised" if stream.frames > len(raw) else ""
         notes.append(f"the file is damaged: {len(raw)} frames{promised} can be decoded, the rest is left out")
@@ -193,10 +228,25 @@ def _probe_stream(path: Path, container: InputContainer, stream: VideoStream, ma
     )
     return ClipInfo(
         path, width, height, aspect, fps, constant, pts, base,
-        rotation=turn, stream=stream.index, audio_streams=len(container.streams.audio),
+        rotation=turn, stream=stream.index, video_streams=len(videos), audio_streams=len(container.streams.audio),
         codec=stream.codec_context.name, pixel_format=first.format.name,
-        damaged=bool(damage), notes=tuple(notes),
+        depth=max((c.bits for c in first.format.components), default=8), start=start,
+        tags={k: v for k, v in container.metadata.items() if k.lower() not in _NOT_TAGS},
+        whole=len(raw) != max_frames, damaged=bool(damage), notes=tuple(notes),
     )  # fmt: skip
+
+
+def _ends_early(path: Path) -> bool:
+    """Whether a Matroska file, which counts no frames, holds less than the duration that its header states."""
+    with av.open(str(path)) as container:
+        if "matroska" not in container.format.name or container.duration is None:
+            return False
+        try:
+            ends = [(p.pts + (p.duration or 0)) * p.time_base for p in container.demux() if p.pts is not None]
+        except FFmpegError:
+            return True
+        stated = Fraction(container.duration + (container.start_time or 0), av.time_base)
+        return max(ends, default=Fraction(0)) < stated - _SLACK_S
 
 
 def _start(container: InputContainer, stream: VideoStream) -> Fraction:
@@ -228,12 +278,11 @@ def _timing(
     return pts, base, rates[0], False
 
 
-def _probe_folder(path: Path, max_frames: int | None) -> ClipInfo:
-    files = sorted(
-        (p for p in path.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith(".")), key=natural
-    )
+def _probe_pictures(path: Path, found: Sequence[Path], max_frames: int | None) -> ClipInfo:
+    files = sorted((p for p in found if not p.name.startswith(".")), key=natural)
     if not files:
-        raise ValueError(f"clip: expected pictures ({', '.join(PICTURES)}) in the folder {path}, got none")
+        where = f"the folder {path}" if path.is_dir() else f"{path}"
+        raise ValueError(f"clip: expected pictures ({', '.join(PICTURES)}) in {where}, got none")
     files = files[:max_frames]
     sizes = {}
     for file in files:

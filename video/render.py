@@ -1,9 +1,8 @@
 """From latents to the clip and the pictures of a report: decode a chunk, put detail back, write, forget."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 
 import torch
@@ -13,7 +12,9 @@ from torch import Tensor
 from csd3d.priors.detail import restore_mapped
 from csd3d.priors.geometry import WorkingSize, from_working, resize, to_working
 from csd3d.runs.sheet import evenly
+from video.formats import Encoding
 from video.motion import ClipMotion
+from video.output import open_output, square_size
 from video.particles import Latents
 from video.sink import even_times, write_clip
 from video.source import Clip
@@ -78,7 +79,8 @@ def render(
     *,
     output: Path,
     media: Path,
-    crf: int,
+    encoding: Encoding,
+    tags: Mapping[str, str],
     most_frames: int,
     notes: list[str],
 ) -> Generator[tuple[range, Samples], None, None]:
@@ -88,22 +90,20 @@ def render(
     contact sheet fill up on the way.
     """
     info = clip.info
-    preview = preview_size(info.display_aspect, min(info.width_px, info.height_px))
+    preview = square_size(info.display_aspect, min(info.width_px, info.height_px, PREVIEW_PX))
     pts, base = even_times(info)
     samples = Samples(evenly(info.frames, SHEET_FRAMES))
-    audio = info.path if info.has_audio else None
     with ExitStack() as stack:
-        shared = {"fps": info.fps, "pts": pts, "time_base": base}
-        writer = stack.enter_context(
-            write_clip(
-                output, width_px=info.width_px, height_px=info.height_px, sample_aspect=info.sample_aspect,
-                audio_from=audio, crf=crf, notes=notes, **shared,
-            )
-        )  # fmt: skip
+        writer = stack.enter_context(open_output(output, info, encoding, tags=tags, notes=notes))
         players = [
-            stack.enter_context(write_clip(media / name, width_px=preview[1], height_px=preview[0], crf=20, **shared))
+            stack.enter_context(
+                write_clip(
+                    media / name, width_px=preview[1], height_px=preview[0], fps=info.fps, pts=pts, time_base=base,
+                    encoding=Encoding(crf=20),
+                )
+            )
             for name in ("source.mp4", "edited.mp4")
-        ]
+        ]  # fmt: skip
         for frames, source in clip.chunks(chunk_frames(clip, most_frames), exact=True):
             edited = pictures(frames, source)
             writer.write(edited)
@@ -114,13 +114,6 @@ def render(
                 samples.source.append(small[0][i - frames.start])
                 samples.edited.append(small[1][i - frames.start])
             yield frames, samples
-
-
-def preview_size(display_aspect: Fraction, short_px: int) -> tuple[int, int]:
-    """(height, width) of the report's players: square pixels, even sides, never larger than the clip needs."""
-    short = min(short_px, PREVIEW_PX)
-    height, width = (short, short * display_aspect) if display_aspect >= 1 else (short / display_aspect, short)
-    return max(round(height / 2) * 2, 2), max(round(width / 2) * 2, 2)
 
 
 def working_frames(

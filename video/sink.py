@@ -1,7 +1,6 @@
-"""Writing a clip: H.264 with the source's exact times, sound copied untouched, colours converted as they are tagged.
+"""Writing a clip: the source's exact times, sound and subtitles copied untouched, colours converted as they are tagged.
 
-Sizes are kept to the pixel. H.264 at 4:2:0 needs even sides, so a clip with an odd side is stored at 4:4:4 instead of
-growing by a pixel; some browsers do not play that.
+Sizes are kept to the pixel; see `video.formats` for what can be written.
 """
 
 import io
@@ -9,9 +8,10 @@ import itertools
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import av
 import torch
@@ -25,12 +25,32 @@ from jaxtyping import Float
 from torch import Tensor
 
 from csd3d.runs.atomic import atomic_path
-from csd3d.runs.h264 import h264_options
+from video.formats import CONTAINERS, Encoding, Stream, require_output, stream_of
 from video.probe import ClipInfo
 from video.source import EXACT
 
-CONTAINERS = (".mp4", ".m4v", ".mov", ".mkv")
-"""Suffixes of clips that can be written."""
+
+@runtime_checkable
+class Writer(Protocol):
+    """Takes the frames of a clip in order."""
+
+    def write(self, rgb: Float[Tensor, "n 3 H W"]) -> None:
+        """Append frames, values in [0, 1] (others are clamped)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What goes from one file to another beside the pictures."""
+
+    path: Path
+    """The file whose sound, subtitles and chapters are copied, without decoding."""
+    start: Fraction = Fraction(0)
+    """Seconds at which it begins; they are taken off all its times."""
+    until: Fraction | None = None
+    """Seconds after its start at which the copy ends; None: with the file."""
+    tags: dict[str, str] = field(default_factory=dict)
+    """Title, artist, ..."""
 
 
 class ClipWriter:
@@ -40,9 +60,11 @@ class ClipWriter:
         self, container: OutputContainer, stream: VideoStream, pts: Sequence[int], time_base: Fraction, fps: Fraction
     ) -> None:
         self._container, self._stream = container, stream
+        self._rgb = stream.pix_fmt is not None and stream.pix_fmt.startswith(("bgr", "gbr"))
+        self._deep = "10" in (stream.pix_fmt or "")
         self._pts, self._time_base = pts, time_base  # our own: the muxer may change the stream's clock
         self._durations = dict(zip(pts, _durations(pts, time_base, fps), strict=True))
-        self.sound: _Sound | None = None
+        self.others: _Others | None = None
         self.frames = 0
 
     def write(self, rgb: Float[Tensor, "n 3 H W"]) -> None:
@@ -56,14 +78,12 @@ class ClipWriter:
             raise ValueError(f"frames: expected {expected[1]}x{expected[0]} px, got {rgb.shape[-1]}x{rgb.shape[-2]}")
         if self.frames + len(rgb) > len(self._pts):
             raise ValueError(f"frames: expected {len(self._pts)} in all, got more")
-        if not bool(torch.isfinite(rgb).all()):
-            raise ValueError("frames: expected finite values, got NaN or infinity")
-        levels = (rgb.detach().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
-        for picture in levels:
-            frame = VideoFrame.from_ndarray(picture, format="rgb24")
+        for picture in levels_of(rgb, deep=self._deep):
+            frame = VideoFrame.from_ndarray(picture, format="rgb48le" if self._deep else "rgb24")
+            to_yuv: dict[str, Any] = {"dst_colorspace": Colorspace.ITU709, "dst_color_range": ColorRange.MPEG}
             frame = frame.reformat(
-                format=self._stream.pix_fmt, interpolation=EXACT, dst_colorspace=Colorspace.ITU709,
-                src_color_range=ColorRange.JPEG, dst_color_range=ColorRange.MPEG,
+                format=self._stream.pix_fmt, interpolation=EXACT, src_color_range=ColorRange.JPEG,
+                **({"dst_color_range": ColorRange.JPEG} if self._rgb else to_yuv),
             )  # fmt: skip
             frame.pts, frame.time_base = self._pts[self.frames], self._time_base
             self._mux(self._stream.encode(frame))
@@ -78,17 +98,30 @@ class ClipWriter:
         if self.frames != len(self._pts):
             raise ValueError(f"frames: expected {len(self._pts)}, got {self.frames}")
         self._mux(self._stream.encode(None))
-        for packet in self.sound.rest() if self.sound else ():
+        for packet in self.others.rest() if self.others else ():
             self._container.mux(packet)
 
     def _mux(self, packets: Iterable[Packet]) -> None:
         for packet in packets:
             if packet.pts in self._durations and packet.time_base == self._time_base:
                 packet.duration = self._durations[packet.pts]
-            if self.sound and packet.dts is not None and packet.time_base is not None:
-                for sound in self.sound.until(packet.dts * packet.time_base):
-                    self._container.mux(sound)
+            if self.others and packet.dts is not None and packet.time_base is not None:
+                for other in self.others.until(packet.dts * packet.time_base):
+                    self._container.mux(other)
             self._container.mux(packet)
+
+
+def levels_of(rgb: Float[Tensor, "n 3 H W"], *, deep: bool) -> Any:
+    """Frames as arrays (n H W 3) of bytes or, if `deep`, of 16 bits.
+
+    Raises:
+        ValueError: a value is no number.
+    """
+    if not bool(torch.isfinite(rgb).all()):
+        raise ValueError("frames: expected finite values, got NaN or infinity")
+    top, kind = (65535, torch.int32) if deep else (255, torch.uint8)
+    levels = (rgb.detach().clamp(0, 1) * top).round().to(kind).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return levels.astype("uint16") if deep else levels
 
 
 @contextmanager
@@ -101,50 +134,58 @@ def write_clip(
     pts: Sequence[int],
     time_base: Fraction,
     sample_aspect: Fraction = Fraction(1),
-    audio_from: Path | None = None,
-    crf: int = 18,
+    carried: Carried | None = None,
+    encoding: Encoding | None = None,
     notes: list[str] | None = None,
 ) -> Iterator[ClipWriter]:
-    """Write an H.264 clip at `path`, which appears whole or, if the block raises, not at all.
+    """Write a clip at `path`, which appears whole or, if the block raises, not at all.
 
     Args:
         fps: nominal rate; `pts` in units of `time_base` are what counts.
         pts: when each frame is shown; as many as frames will be written.
-        audio_from: a file whose sound is copied packet by packet.
-        crf: quality of x264, 0 (lossless) to 51.
+        carried: what is copied from the source file.
+        encoding: how; None = H.264, visually close.
         notes: receives a line for what could not be kept.
 
     Raises:
-        ValueError: a container we do not write, an empty clip, or an encoder that is missing.
+        ValueError: a container or codec that does not go together, an empty clip, or an encoder that is missing.
     """
+    encoding, notes = encoding or Encoding(), notes if notes is not None else []
+    require_output(path, encoding)
     if path.suffix.lower() not in CONTAINERS:
         raise ValueError(f"output: expected a name ending in {', '.join(CONTAINERS)}, got {path}")
     if not pts:
         raise ValueError("output: expected at least one frame, got none")
-    notes = notes if notes is not None else []
     with atomic_path(path) as part, ExitStack() as stack:
-        options = {"movflags": "+faststart"} if path.suffix.lower() != ".mkv" else {}
+        options = {"movflags": "+faststart"} if path.suffix.lower() not in (".mkv", ".webm") else {}
         container = stack.enter_context(av.open(str(part), "w", options=options))
-        stream = _video_stream(container, width_px, height_px, fps, crf)
+        how = stream_of(path, encoding, width_px=width_px, height_px=height_px)
+        stream = _video_stream(container, how, width_px, height_px, fps)
         stream.time_base = stream.codec_context.time_base = time_base
         stream.sample_aspect_ratio = sample_aspect
         writer = ClipWriter(container, stream, pts, time_base, fps)
-        writer.sound = _Sound(container, audio_from, stack, notes)
+        if carried is not None:
+            container.metadata.update(carried.tags)
+            writer.others = _Others(container, carried, stack, notes)
         yield writer
         writer.finish()
 
 
-def _video_stream(container: OutputContainer, width: int, height: int, fps: Fraction, crf: int) -> VideoStream:
+def _video_stream(container: OutputContainer, how: Stream, width: int, height: int, fps: Fraction) -> VideoStream:
     try:
-        stream: Any = container.add_stream("libx264", rate=fps)
+        stream: Any = container.add_stream(how.encoder, rate=fps)
     except (FFmpegError, ValueError) as error:
-        raise ValueError(f"output: this build of PyAV cannot encode H.264 ({error}); install the av wheel") from error
-    stream.width, stream.height = width, height
-    stream.pix_fmt = "yuv444p" if width % 2 or height % 2 else "yuv420p"
-    stream.options = h264_options(crf)
+        raise ValueError(f"output: this build of PyAV has no {how.encoder} ({error}); install the av wheel") from error
+    stream.width, stream.height, stream.pix_fmt = width, height, how.pixel_format
+    stream.options = how.options
     codec = stream.codec_context
-    codec.colorspace, codec.color_range = Colorspace.ITU709, ColorRange.MPEG
     codec.color_primaries, codec.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+    if how.is_rgb:
+        codec.color_range = ColorRange.JPEG
+    else:
+        codec.colorspace, codec.color_range = Colorspace.ITU709, ColorRange.MPEG
+    if how.tag is not None:
+        codec.codec_tag = how.tag
     return stream
 
 
@@ -171,48 +212,60 @@ def _durations(pts: Sequence[int], base: Fraction, fps: Fraction) -> list[int]:
     return [*shown, last if last > 0 else usual]
 
 
-class _Sound:
-    """The packets of all audio streams of a file, handed out in time order, without decoding."""
+class _Others:
+    """The packets of all sound and subtitle streams of a file, handed out in time order, without decoding."""
 
-    def __init__(self, container: OutputContainer, path: Path | None, stack: ExitStack, notes: list[str]) -> None:
-        self._packets: Iterator[Packet] = iter(())
-        self._held: Packet | None = None
-        self._offset = Fraction(0)
-        self._streams: dict[int, Any] = {}
-        if path is None:
-            return
-        source: InputContainer = stack.enter_context(av.open(str(path)))
-        for stream in source.streams.audio:
-            if _fits(path, stream.index, container.format.name):
-                self._streams[stream.index] = container.add_stream_from_template(stream)
+    def __init__(self, container: OutputContainer, carried: Carried, stack: ExitStack, notes: list[str]) -> None:
+        self._carried, self._streams = carried, dict[int, Any]()
+        source: InputContainer = stack.enter_context(av.open(str(carried.path)))
+        for stream in (*source.streams.audio, *source.streams.subtitles):
+            if _fits(carried.path, stream.index, container.format.name):
+                copy: Any = container.add_stream_from_template(stream)
+                copy.metadata.update({k: v for k, v in stream.metadata.items() if k in ("language", "title")})
+                self._streams[stream.index] = copy
             else:
-                name = stream.codec_context.name
-                notes.append(f"the sound ({name}) does not fit into this container and is left out; .mkv keeps it")
-        kept = [s for s in source.streams.audio if s.index in self._streams]
-        if kept:
-            self._packets = _readable(source, kept)
-            self._held = next(self._packets, None)
+                kind, name = ("sound" if stream.type == "audio" else "subtitles"), stream.codec_context.name
+                notes.append(f"the {kind} ({name}) does not fit into this container and is left out; .mkv keeps it")
+        _copy_chapters(source, container, carried)
+        kept = [source.streams[index] for index in self._streams]
+        self._packets = _readable(source, kept) if kept else iter(())
+        self._held = next(self._packets, None)
 
     def until(self, time_s: Fraction) -> Iterator[Packet]:
         """Packets that come before `time_s`."""
         while self._held is not None and self._time(self._held) <= time_s:
-            yield self._next()
+            yield from self._next()
 
     def rest(self) -> Iterator[Packet]:
         """All packets that are left."""
         while self._held is not None:
-            yield self._next()
+            yield from self._next()
 
     def _time(self, packet: Packet) -> Fraction:
         base = packet.time_base or Fraction(1)
-        return (packet.dts or 0) * base
+        return (packet.dts or 0) * base - self._carried.start
 
-    def _next(self) -> Packet:
+    def _next(self) -> Iterator[Packet]:
         packet = self._held
         assert packet is not None
-        packet.stream = self._streams[packet.stream_index]
         self._held = next(self._packets, None)
-        return packet
+        if self._carried.until is not None and self._time(packet) >= self._carried.until:
+            return
+        if self._carried.start and packet.time_base and packet.dts is not None:
+            ticks = round(self._carried.start / packet.time_base)
+            packet.dts, packet.pts = packet.dts - ticks, None if packet.pts is None else packet.pts - ticks
+        packet.stream = self._streams[packet.stream_index]
+        yield packet
+
+
+def _copy_chapters(source: InputContainer, target: OutputContainer, carried: Carried) -> None:
+    """Chapters with their times counted from the start of what is carried."""
+    chapters = source.chapters()
+    for chapter in chapters:
+        ticks = round(carried.start / (chapter["time_base"] or 1))
+        chapter["start"], chapter["end"] = chapter["start"] - ticks, chapter["end"] - ticks
+    if chapters and target.format.name.split(",")[0] in ("mp4", "mov", "ipod", "matroska", "webm"):
+        target.set_chapters(chapters)
 
 
 def _fits(path: Path, index: int, container_format: str) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Interpolation
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, UInt8, UInt16
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -28,11 +28,15 @@ EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_
 Backend = Literal["auto", "decord", "pyav"]
 
 
+Levels = UInt8[np.ndarray, "n H W 3"] | UInt16[np.ndarray, "n H W 3"]
+"""Bytes or, of deeper sources, 16 bits a channel."""
+
+
 @runtime_checkable
 class Reader(Protocol):
-    """Random access to frames as bytes; reading onwards from the last frame is fast."""
+    """Random access to frames; reading onwards from the last frame is fast."""
 
-    def read(self, start: int, stop: int) -> UInt8[np.ndarray, "n H W 3"]:
+    def read(self, start: int, stop: int) -> Levels:
         """Frames start to stop - 1, upright RGB."""
         ...
 
@@ -74,7 +78,8 @@ class Clip:
             raise ValueError(
                 f"clip: frames [{start}, {stop}) of {self.info.path} could not be read again; did it change?"
             )
-        return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float().div_(255.0)
+        top = 65535.0 if pixels.dtype == np.uint16 else 255.0
+        return torch.from_numpy(pixels.astype(np.float32)).permute(0, 3, 1, 2).contiguous().div_(top)
 
     def chunks(self, size: int, *, exact: bool = False) -> Iterator[tuple[range, Float[Tensor, "_n 3 H W"]]]:
         """The whole clip in order, at most `size` frames at a time, each chunk with its frame numbers."""
@@ -105,20 +110,33 @@ class Clip:
 
 
 def open_clip(
-    path: Path, *, max_frames: int | None = None, fps: Fraction | None = None, backend: Backend = "auto"
+    path: Path,
+    *,
+    max_frames: int | None = None,
+    fps: Fraction | None = None,
+    stream: int | None = None,
+    strict: bool = False,
+    backend: Backend = "auto",
 ) -> Clip:
-    """Open a video file or a folder of frames.
+    """Open a video file, a folder of frames, or a pattern such as frames/*.png.
 
     Args:
         max_frames: use only the first frames.
         fps: frame rate of a folder of frames (default 25); refused for video files, which know their own.
+        stream: which of several video streams, from 0; None takes the one with the most pixels.
+        strict: refuse a damaged file, of which otherwise what can be decoded is taken.
         backend: `auto` takes decord and falls back to PyAV, with a note, when decord fails or sees other frames.
 
     Raises:
         FileNotFoundError: there is nothing at `path`.
-        ValueError: it cannot be read as a clip, or decord was demanded and cannot.
+        ValueError: it cannot be read as a clip, is damaged and `strict`, or decord was demanded and cannot.
     """
-    info = probe(path, max_frames=max_frames)
+    info = probe(path, max_frames=max_frames, stream=stream)
+    if strict and info.damaged:
+        why = next((note for note in info.notes if "damaged" in note), "")
+        raise ValueError(f"clip: expected a whole file, got {path}: {why}")
+    if stream is not None and info.files:
+        raise ValueError(f"stream: expected none for pictures, got {stream}")
     if info.files:
         return Clip(with_fps(info, fps or info.fps), PictureReader(info.files), "pictures", info.notes)
     if fps is not None:
@@ -127,6 +145,8 @@ def open_clip(
         return Clip(info, PyAVReader(info), "pyav", info.notes)
     if info.damaged and backend == "auto":
         return Clip(info, PyAVReader(info), "pyav", (*info.notes, "read with PyAV: decord stops at damage"))
+    if info.video_streams > 1 and backend == "auto":
+        return Clip(info, PyAVReader(info), "pyav", info.notes)  # decord chooses a stream by itself
     try:
         return Clip(info, DecordReader(info, partial=max_frames is not None), "decord", info.notes)
     except DecordFailure as error:
@@ -194,11 +214,14 @@ class PyAVReader:
     def _open(self) -> None:
         self._stack = ExitStack()
         self._frames = decoded_frames(
-            *self._stack.enter_context(open_video(self._info.path, careful=self._info.damaged)), Damage()
+            *self._stack.enter_context(
+                open_video(self._info.path, index=self._info.stream, careful=self._info.damaged)
+            ),
+            Damage(),
         )
         self._next = 0
 
-    def read(self, start: int, stop: int) -> UInt8[np.ndarray, "n H W 3"]:
+    def read(self, start: int, stop: int) -> Levels:
         """Frames start to stop - 1, upright RGB; fewer if the stream ends."""
         if start < self._next:
             self.close()
@@ -213,10 +236,11 @@ class PyAVReader:
             self._next += 1
         return np.stack(pixels) if pixels else np.zeros((0, 1, 1, 3), np.uint8)
 
-    def _upright(self, frame: VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
+    def _upright(self, frame: VideoFrame) -> UInt8[np.ndarray, "H W 3"] | UInt16[np.ndarray, "H W 3"]:
         turned = self._info.rotation % 180 != 0
         size = (self._info.height_px, self._info.width_px) if turned else (self._info.width_px, self._info.height_px)
-        rgb = frame.reformat(*size, format="rgb24", interpolation=EXACT, dst_color_range=ColorRange.JPEG)
+        form = "rgb48le" if self._info.depth > 8 else "rgb24"
+        rgb = frame.reformat(*size, format=form, interpolation=EXACT, dst_color_range=ColorRange.JPEG)
         return np.ascontiguousarray(np.rot90(rgb.to_ndarray(), self._info.rotation // 90))
 
     def close(self) -> None:

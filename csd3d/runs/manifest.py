@@ -10,7 +10,7 @@ import os
 import platform
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from fractions import Fraction
@@ -156,20 +156,22 @@ def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def fingerprint(path: Path) -> dict[str, Any]:
-    """Path, SHA-256 and size in bytes of a file, or of all files of a folder taken in name order.
+def fingerprint(path: Path, files: Sequence[Path] = ()) -> dict[str, Any]:
+    """Path, SHA-256 and size in bytes of a file, of `files`, or of all files of a folder taken in name order.
 
     Raises:
-        FileNotFoundError: `path` does not exist.
+        FileNotFoundError: `path` does not exist, and no files are given.
     """
-    if not path.exists():
+    if not files and not path.exists():
         raise FileNotFoundError(f"input: {path} does not exist")
-    folder = path.is_dir()
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if folder else [path]
+    several = bool(files) or path.is_dir()
+    if not files:
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if several else [path]
     digest, size = hashlib.sha256(), 0
     for file in files:
-        if folder:
-            digest.update(f"{file.relative_to(path)}\0{file.stat().st_size}\0".encode())
+        if several:
+            name = file.relative_to(path) if file.is_relative_to(path) else file.name
+            digest.update(f"{name}\0{file.stat().st_size}\0".encode())
         size += _hash_into(digest, file)
     return {"path": str(path.resolve()), "sha256": digest.hexdigest(), "bytes": size}
 

@@ -287,3 +287,95 @@ def test_real_files_without_video(real_data, name):
     with pytest.raises(ValueError, match="expected a") as caught:
         open_clip(real_data / "clips_odd" / f"made_{name}")
     assert "\n" not in str(caught.value)
+
+
+def _two_streams(path, small, large):
+    with av.open(str(path), "w") as container:
+        streams = []
+        for rgb in (small, large):
+            stream = container.add_stream("libx264", rate=25, options={"crf": "4"})
+            stream.height, stream.width = rgb.shape[-2:]
+            stream.pix_fmt = "yuv444p"
+            streams.append(stream)
+        for i in range(len(small)):
+            for stream, rgb in zip(streams, (small, large), strict=True):
+                levels = (rgb[i].permute(1, 2, 0) * 255).byte().contiguous().numpy()
+                frame = av.VideoFrame.from_ndarray(levels, format="rgb24")
+                frame.pts = i
+                container.mux(stream.encode(frame))
+        for stream in streams:
+            container.mux(stream.encode(None))
+
+
+def test_several_streams(make_clip, tmp_path):
+    _, small = make_clip("a.mp4", frames=4, height=32, width=48)
+    _, large = make_clip("b.mp4", frames=4, height=64, width=96, seed=1)
+    path = tmp_path / "two.mkv"
+    _two_streams(path, small, large)
+    for stream, rgb in ((None, large), (0, small), (1, large)):
+        with open_clip(path, stream=stream) as clip:
+            assert (clip.info.height_px, clip.info.width_px) == tuple(rgb.shape[-2:])
+            assert any("2 video streams (0: 48x32, 1: 96x64)" in note for note in clip.info.notes)
+            for exact in (False, True):
+                assert psnr(clip.read(0, 4, exact=exact), rgb) > 30
+    with pytest.raises(ValueError, match=r"stream: expected 0 to 1, got 2"):
+        open_clip(path, stream=2)
+
+
+def test_frames_by_a_pattern(tmp_path):
+    folder = _folder(tmp_path / "frames", [(20, 30)] * 12)
+    Image.new("RGB", (5, 5)).save(folder / "other.png")
+    with open_clip(folder / "f*.png") as clip:
+        assert (clip.info.frames, clip.backend) == (12, "pictures")
+        assert torch.equal((clip.read(0, 12)[:, 0, 0, 0] * 255).round(), torch.arange(12) * 10.0)
+    with pytest.raises(ValueError, match="expected pictures"):
+        open_clip(folder / "g*.png")
+    with pytest.raises(ValueError, match="stream: expected none for pictures"):
+        open_clip(folder / "f*.png", stream=0)
+
+
+def test_damaged_files_can_be_refused(make_clip):
+    path, _ = make_clip("a.mkv", frames=90)
+    open_clip(path, strict=True).close()
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * 0.6)])
+    with pytest.raises(ValueError, match=r"expected a whole file, got .* damaged: .* frames"):
+        open_clip(path, strict=True)
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_ten_bits_are_read_as_such(make_clip, codec):
+    path, rgb = make_clip(frames=4, codec=codec, pix_fmt="yuv420p10le")
+    with open_clip(path) as clip:
+        assert clip.info.depth == 10
+        exact = clip.read(0, 4, exact=True)
+        assert psnr(exact, rgb) > 30
+        assert float((exact * 255 - (exact * 255).round()).abs().max()) > 0.2  # finer than bytes
+        assert psnr(clip.read(0, 4), rgb) > 28
+
+
+def luma(rgb):
+    return (rgb * torch.tensor([0.2126, 0.7152, 0.0722]).view(3, 1, 1)).sum(1)
+
+
+SHOWN_EXACTLY = [
+    "clips/blocks_640x360_29.97fps.mp4", "clips_odd/made_60fps.mp4", "clips_odd/made_vfr.mp4",
+    "clips_odd/video_90.mov", "clips_odd/made_vp9.webm", "clips_odd/nasa_13013.mp4", "clips_odd/h265_10bits.mp4",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHOWN_EXACTLY)
+def test_frames_and_times_of_real_clips_are_those_that_ffmpeg_shows(real_data, name):
+    with open_clip(real_data / name) as clip:
+        info = clip.info
+        wanted = sorted({0, 1, info.frames // 2, info.frames - 1})
+        with av.open(str(real_data / name)) as container:
+            stream = container.streams[info.stream]
+            frames = list(container.decode(stream))
+            assert len(frames) == info.frames
+            for i in wanted:
+                assert info.time_s(i) == pytest.approx(float(frames[i].pts * stream.time_base - info.start), abs=1e-6)
+                shown = np.rot90(frames[i].to_ndarray(format="rgb24"), info.rotation // 90).copy()
+                expected = torch.from_numpy(shown).permute(2, 0, 1)[None] / 255
+                for exact in (False, True):  # luma, since everybody interpolates chroma differently
+                    assert psnr(luma(clip.read(i, i + 1, exact=exact)), luma(expected)) > 35
