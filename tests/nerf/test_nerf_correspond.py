@@ -1,0 +1,66 @@
+"""Correspondences by depth against the exact flow of the world."""
+
+import torch
+
+from csd3d.engine.transport import transport
+from csd3d.nerf.correspond import correspondences
+from csd3d.priors.geometry import WorkingSize
+from csd3d.world.flow import trace
+from csd3d.world.sample import Views, sample_scene
+
+FAR = 1e5
+"""The sky, in metres."""
+
+
+def posed(px: int = 48) -> Views:
+    return sample_scene(8, train_views=5, test_views=1, height_px=px, width_px=px).train
+
+
+def cameras(views: Views) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    c2w = torch.stack([c.c2w[:3] for c in views.cameras])
+    focal = torch.tensor([[c.focal_px, c.focal_px] for c in views.cameras])
+    centre = torch.tensor([[views.width_px / 2, views.height_px / 2]]).expand(len(views), 2)
+    distance = views.surfaces().depth[:, None].float()
+    return c2w, focal, centre, torch.where(distance.isinf(), FAR, distance)
+
+
+def test_positions_and_visibility_are_those_of_the_exact_flow() -> None:
+    views = posed()
+    size = WorkingSize(48, 48, 0, 0, 0, 0)
+    found = correspondences(*cameras(views), size, 1)
+    y, x = torch.meshgrid(torch.arange(48) + 0.5, torch.arange(48) + 0.5, indexing="ij")
+    here = torch.stack([x, y])
+    for i, j in ((0, 1), (3, 1), (2, 2)):
+        exact = views.flow(i, j)
+        both = exact.visible & (found.visible[i, j] > 0)
+        error = (found.position[i, j].permute(2, 0, 1) - here - exact.flow).norm(dim=0)
+        assert error[both].max() < 0.01  # the sky is infinitely far there, and FAR here
+        assert ((found.visible[i, j] > 0) == exact.visible).float().mean() > 0.93
+        hidden = ~exact.visible & (found.position[i, j] >= 0).all(-1) & (found.position[i, j] <= 48).all(-1)
+        assert found.visible[i, j][hidden].mean() < 0.25 or not hidden.any()
+
+
+def test_latents_of_a_padded_view_lie_where_their_pixels_do() -> None:
+    views = posed()
+    size = WorkingSize(96, 96, 6, 2, 0, 0)  # twice as large as the depth, padded above and below
+    found = correspondences(*cameras(views), size, 8)
+    assert found.position.shape == (5, 5, 13, 12, 2)
+    assert found.visible[:, :, 0].sum() == 0  # centres of the first row lie in the padding
+    assert found.visible[:, :, 1].sum() > 0
+    pixel = torch.tensor([[5.5 * 8 / 2, (9.5 * 8 - 6) / 2]], dtype=torch.float64)  # of latent (column 5, row 9)
+    views_ij = (views.cameras[1], views.cameras[2])
+    near = (pixel.floor() + 0.5).double()  # depth is that of the whole pixel
+    expected, _ = trace(views.scene, *views_ij, near)
+    moved = (found.position[1, 2, 9, 5] * 8 - torch.tensor([0.0, 6.0])) / 2
+    assert torch.allclose(moved.double(), expected[0] + (pixel - near)[0], atol=0.3)
+
+
+def test_transport_along_them_shows_one_view_from_the_other() -> None:
+    views = posed()
+    rgb = views.source()
+    found = correspondences(*cameras(views), WorkingSize(48, 48, 0, 0, 0, 0), 1)
+    seen = found.visible[2, 3] > 0
+    moved = transport(rgb[3:4], found.position[2, 3:4])
+    aligned = (moved[0] - rgb[2]).abs().mean(0)[seen].mean()
+    unaligned = (rgb[3] - rgb[2]).abs().mean(0)[seen].mean()
+    assert aligned < 0.5 * unaligned
