@@ -3,13 +3,14 @@
     python scripts/benchmark_panorama.py [--prior builtin] [--out FOLDER] [--quick]
 
 Writes panorama.md, panorama.json and one contact sheet for each panorama and edit. All methods get the same panorama,
-codec, sentence and seed. On two CPU cores the default takes an hour or two.
+codec, sentence and seed. On two CPU cores the default takes an hour or two; stopped, it goes on with the next edit.
 """
 
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +35,7 @@ from panorama.sphere import Sphere
 from panorama.surface import Surface
 from panorama.views import look_into
 from panorama.wrap import Wrap
+from scripts.benchmarks.kept import Kept
 from scripts.benchmarks.panorama_methods import UNET_ROWS_CSD, UNET_ROWS_SAMPLING, Task, standard
 from scripts.benchmarks.panorama_tables import CODEC, TRUTH, UNEDITED, accuracy, measure_picture, to_json, to_markdown
 
@@ -145,9 +147,9 @@ def assembled(task: Task, picture: Picture, z: Tensor, *, detail: float) -> Floa
 
 
 def run_case(
-    case: Case, prior: InstructPrior, settings: Settings, window_px: int, progress: RunProgress
-) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
-    """Records of all rows, and the panoramas to look at."""
+    case: Case, prior: InstructPrior, settings: Settings, window_px: int, progress: RunProgress, sheet: Path
+) -> list[dict[str, Any]]:
+    """Records of all rows; writes the panoramas to look at into `sheet`."""
     truth = case.truths[case.right]
     picture, task = _task(case, prior, settings, window_px)
     borders = _borders(task.apart, picture)
@@ -187,7 +189,8 @@ def run_case(
         )
         shown[name] = assembled(task, picture, z, detail=1.0)
         record(name, shown[name], True, **price)
-    return records, shown
+    save_picture(contact_sheet({name: rgb[None].clamp(0, 1) for name, rgb in shown.items()}, cell_px=900), sheet)
+    return records
 
 
 def _task(case: Case, prior: InstructPrior, settings: Settings, window_px: int) -> tuple[Picture, Task]:
@@ -248,12 +251,14 @@ def benchmark(settings: Settings, progress: RunProgress) -> Path:
     prior = InstructPrior.load(settings.prior, device=settings.device)
     window_px = settings.window_px or native_px(prior)
     records: list[dict[str, Any]] = []
+    kept = Kept(
+        settings.out / "work", asdict(replace(settings, out=Path(), kinds=(), panoramas=1, edits=1)), settings.prior
+    )
     total = len(settings.kinds) * settings.panoramas * settings.edits
     for done, case in enumerate(progress.track("edits", cases(settings, window_px), total=total), start=1):
-        found, shown = run_case(case, prior, settings, window_px, progress)
-        records += found
-        sheet = contact_sheet({name: rgb[None].clamp(0, 1) for name, rgb in shown.items()}, cell_px=900)
-        save_picture(sheet, settings.out / "sheets" / f"{case.name.replace(' ', '-')}.png")
+        name = case.name.replace(" ", "-")
+        sheet = settings.out / "sheets" / f"{name}.png"
+        records += kept.records(name, partial(run_case, case, prior, settings, window_px, progress, sheet))
         about = asdict(settings) | {
             "prior": given.prior if given.prior.startswith("builtin") else Path(given.prior).name,
             "out": None, "quick": given.quick, "edits": done, "window_px": window_px, "torch": torch.__version__,

@@ -55,7 +55,7 @@ def test_ddim_finds_the_only_picture_there_is():
 
 
 @pytest.mark.slow
-def test_from_end_to_end(tmp_path):
+def test_from_end_to_end(tmp_path, monkeypatch):
     prior = write_tiny_prior(tmp_path / "tiny", closed=False)
     settings = benchmark_panorama.Settings(
         prior=str(prior), out=tmp_path / "out", panoramas=1, edits=1, candidates=2, window_px=64, sampling_steps=2,
@@ -75,6 +75,9 @@ def test_from_end_to_end(tmp_path):
     page = (tmp_path / "out/panorama.md").read_text()
     assert page.count("csd-edit, SVGD") == 6
     assert len(list((tmp_path / "out/sheets").glob("*.png"))) == 3
+    monkeypatch.setattr(benchmark_panorama, "standard", None)  # a second call has nothing left to edit
+    benchmark_panorama.benchmark(settings, RunProgress(quiet=True))
+    assert json.loads((tmp_path / "out/panorama.json").read_text())["records"] == records
 
 
 def test_settings_are_checked():
