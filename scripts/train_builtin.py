@@ -9,7 +9,6 @@ hours (`--steps-codec`, `--steps-instruct` and `--steps-t2i` set how many); with
 
 import functools
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -19,7 +18,6 @@ import tyro
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from rich.console import Console
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -168,44 +166,39 @@ def write_start(prior: Path, codec: Path, editor: Path) -> None:
     save_file({k: v.contiguous() for k, v in state.items()}, editor)
 
 
-def scaling_factor(work: Path) -> float:
-    """By which the latents of the editor in `work` are scaled, and thus those of every other model of this codec.
+def trained_editor(work: Path) -> Path:
+    """The editor in `work`: its latents are scaled as those of every other model of this codec.
 
     Raises:
-        FileNotFoundError: There is no trained editor.
+        FileNotFoundError: There is none yet.
     """
     path = work / "editor.safetensors"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected the trained editor, with which the model shares its codec; none yet")
-    with safe_open(path, "pt") as f:
-        return f.get_tensor("scaling_factor").item()
+    return path
 
 
-def export(settings: Settings) -> Iterator[Path]:
-    """Write the averaged weights of what is trained in diffusers layout, fp16; yields each folder."""
-    scale = scaling_factor(settings.work)
-    codec = load_codec(settings.work / "codec.safetensors", scaling_factor=scale)
-    state = load_file(settings.work / "editor.safetensors")
-    del state["scaling_factor"]
+def export_editor(settings: Settings) -> Path:
+    """Write the averaged weights of codec and editor in diffusers layout, fp16; returns the folder."""
+    state = load_file(trained_editor(settings.work))
+    codec = load_codec(settings.work / "codec.safetensors", scaling_factor=state.pop("scaling_factor").item())
     tokenizer = world_tokenizer()
     editor = Editor(*_special(tokenizer).tolist())
     editor.load_state_dict(with_all_words(state, tokenizer))
-    parts = (editor.text, tokenizer, editor.unet, make_scheduler())
-    yield save_prior(settings.out, codec, *parts, {"edits": vocabulary()})
-    if (settings.work / "painter.safetensors").is_file():
-        tokenizer = world_tokenizer(CAPTION_TOKENS)
-        painter = Painter(*_special(tokenizer).tolist())
-        painter.load_state_dict(with_all_words(load_file(settings.work / "painter.safetensors"), tokenizer))
-        parts = (painter.text, tokenizer, painter.unet, make_scheduler())
-        together = settings.out_t2i.resolve().parent == settings.out.resolve().parent
-        yield save_prior(
-            settings.out_t2i,
-            codec,
-            *parts,
-            Words(captions.words()),
-            kind="text-to-image",
-            vae_of=settings.out.name if together else None,
-        )
+    parts = (codec, editor.text, tokenizer, editor.unet, make_scheduler())
+    return save_prior(settings.out, *parts, {"edits": vocabulary()})
+
+
+def export_painter(settings: Settings) -> Path:
+    """The same for the text-to-image model; beside the editor it takes the editor's codec."""
+    scale = load_file(trained_editor(settings.work))["scaling_factor"].item()
+    codec = load_codec(settings.work / "codec.safetensors", scaling_factor=scale)
+    tokenizer = world_tokenizer(CAPTION_TOKENS)
+    painter = Painter(*_special(tokenizer).tolist())
+    painter.load_state_dict(with_all_words(load_file(settings.work / "painter.safetensors"), tokenizer))
+    parts = (codec, painter.text, tokenizer, painter.unet, make_scheduler(), Words(captions.words()))
+    together = settings.out_t2i.resolve().parent == settings.out.resolve().parent
+    return save_prior(settings.out_t2i, *parts, kind="text-to-image", vae_of=settings.out.name if together else None)
 
 
 def main(settings: Settings) -> None:
@@ -249,13 +242,14 @@ def main(settings: Settings) -> None:
             tokens = work / "caption-tokens.safetensors"
             write_caption_tokens(tokens)
             plan = Plan(settings.steps_t2i, settings.lr_t2i, seed=settings.seed)
-            scale = scaling_factor(work)
+            editor = trained_editor(work)
             parallel(
-                PainterWork(work / "latents", work / "captions", tokens, work, plan, scale, settings.batch_t2i, device)
+                PainterWork(work / "latents", work / "captions", tokens, editor, work, plan, settings.batch_t2i, device)
             )
         else:
-            for folder in export(settings):
-                console.print(f"wrote {folder}")
+            console.print(f"wrote {export_editor(settings)}")
+            if (work / "painter.safetensors").is_file():
+                console.print(f"wrote {export_painter(settings)}")
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def make_text_encoder(vocabulary: int, eos: int, bos: int, *, max_tokens: int = 
     )
 
 
-def make_unet(in_channels: int = 8, channels: tuple[int, int, int] = CHANNELS) -> UNet2DConditionModel:
+def make_unet(in_channels: int = 8, *, first_up: str = "CrossAttnUpBlock2D") -> UNet2DConditionModel:
     """Three levels; attention at the two coarse ones; the pooled text joins the time embedding."""
     return UNet2DConditionModel(
         sample_size=16,
@@ -66,8 +66,8 @@ def make_unet(in_channels: int = 8, channels: tuple[int, int, int] = CHANNELS) -
         out_channels=4,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         mid_block_type="UNetMidBlock2DCrossAttn",
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        block_out_channels=channels,
+        up_block_types=(first_up, "CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=CHANNELS,
         layers_per_block=1,
         norm_num_groups=16,
         cross_attention_dim=WIDTH,

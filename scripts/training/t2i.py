@@ -1,7 +1,7 @@
 """The text-to-image model: a small Stable Diffusion UNet with its text encoder, trained on latents and their captions.
 
 Every picture of the training set has a caption, since its scene is known; photographs have a generic one. Captions are
-tokenized once, in several wordings each.
+tokenized once, in several wordings each. The model starts from the editor, whose source image is left out.
 """
 
 import random
@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
+from csd3d.priors.layout import append_words
 from csd3d.world.captions import PHOTO, TEXTURE, styled, vary
 from csd3d.world.edits import all_edits, describe
 from csd3d.world.scene import SceneSampler
@@ -23,8 +24,9 @@ from scripts.training.loop import Plan, train, use_fast_norm
 from scripts.training.pictures import GROUPS_PER_SHARD, holds_photos, is_texture, number_of, read_shard, shards
 
 MAX_TOKENS = 48
-CHANNELS = (80, 96, 128)
-"""With the editor, and with the one codec of both, the weights stay below 40 MB."""
+FIRST_UP = "UpBlock2D"
+"""As in Stable Diffusion the decoder has no attention at the coarsest level: with the editor, and with the one codec of
+both, the weights stay below 40 MB."""
 WORDINGS = 8
 """Wordings of each caption."""
 PHOTO_SHARE, UNCONDITIONAL_SHARE = 0.06, 0.1
@@ -49,7 +51,9 @@ def caption_shard(tokenizer: CLIPTokenizer, path: Path, out: Path) -> None:
     _, edits = read_shard(path)
     shard = number_of(path)
     captions = [c for g, row in enumerate(edits.tolist()) for c in group_captions(shard, g, row)]
-    wordings = [vary(c, random.Random(f"{shard}-{i}-{v}")) for i, c in enumerate(captions) for v in range(WORDINGS)]
+    wordings = [
+        vary(c, random.Random(f"{shard}-{i}-{v}")) if c else "" for i, c in enumerate(captions) for v in range(WORDINGS)
+    ]
     ids = tokenizer(wordings, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
     shape = (len(edits), 1 + edits.shape[1])
     partial = target.with_suffix(".part")
@@ -94,7 +98,7 @@ class Painter(nn.Module):
 
     def __init__(self, vocabulary: int, eos: int, bos: int) -> None:
         super().__init__()
-        self.unet = make_unet(4, CHANNELS)
+        self.unet = make_unet(4, first_up=FIRST_UP)
         self.text = make_text_encoder(vocabulary, eos, bos, max_tokens=MAX_TOKENS)
 
     def forward(
@@ -102,6 +106,24 @@ class Painter(nn.Module):
     ) -> Float[Tensor, "n 4 h w"]:
         """Predicted noise."""
         return self.unet(z_t, t, self.text(ids).last_hidden_state).sample
+
+
+def start_from_editor(painter: Painter, editor: dict[str, Tensor]) -> None:
+    """Give a new model what an editor has learnt; its input for the source image falls away.
+
+    Words and positions that the editor did not have begin as its mean word, and at random.
+    """
+    state = painter.state_dict()
+    for name, fresh in state.items():
+        known = editor[name]
+        if name == "unet.conv_in.weight":
+            known = known[:, : fresh.shape[1]]
+        elif name.endswith("token_embedding.weight"):
+            known = append_words(known, len(fresh))
+        elif name.endswith("position_embedding.weight"):
+            known = torch.cat([known, fresh[len(known) :]])
+        state[name] = known
+    painter.load_state_dict(state)
 
 
 @dataclass(frozen=True)
@@ -112,10 +134,10 @@ class PainterWork:
     captions: Path
     tokens: Path
     """`nothing` [l], the token ids of "", and `special`: vocabulary size, end, begin."""
+    editor: Path
+    """Weights and `scaling_factor` of a trained editor, to start from."""
     out: Path
     plan: Plan
-    scaling_factor: float
-    """The codec's, shared with the editor."""
     batch: int = 32
     device: str = "cpu"
 
@@ -125,6 +147,9 @@ class PainterWork:
         tokens = load_file(self.tokens)
         nothing, (vocabulary, eos, bos) = tokens["nothing"], tokens["special"].tolist()
         model = Painter(vocabulary, eos, bos).to(self.device)
+        editor = load_file(self.editor)
+        scale = editor.pop("scaling_factor").item()
+        start_from_editor(model, editor)
         use_fast_norm(model)
         model.unet.set_attn_processor(AttnProcessor())  # beats the fused one at this size
         alphas = make_scheduler().alphas_cumprod.to(self.device)
@@ -138,7 +163,7 @@ class PainterWork:
             g, k = rows.T
             ids = store.ids[g, k, (u[:, 2] * WORDINGS).long()].long()
             ids = torch.where((u[:, 3] < UNCONDITIONAL_SHARE)[:, None], nothing, ids)
-            return (store.z[g, k].float() * self.scaling_factor).to(self.device), ids.to(self.device)
+            return (store.z[g, k].float() * scale).to(self.device), ids.to(self.device)
 
         def loss_of(step: int, rng: torch.Generator) -> Tensor:
             z, words = batch_of(rng)
