@@ -1,36 +1,44 @@
 """Compare ways of editing a clip on clips of the world, whose true edited versions and true motion are known exactly.
 
-    python scripts/benchmark_video.py [--prior builtin] [--out FOLDER] [--quick] [--ablation]
+    python scripts/benchmark_video.py [--prior builtin] [--out FOLDER] [--clips 3] [--frames 16] [--quick] [--ablation]
 
 Writes video.md, video.json and one contact sheet for each clip and edit. All methods get the same clip, codec, sentence
-and seed. The clips are samples of the world, which no prior was trained on. On two CPU cores the default takes an hour
-or two.
+and seed. The clips are samples of the world, which no prior was trained on. What is done is kept in FOLDER/work, row by
+row: a run that was stopped goes on when it is started again with the same settings. On one core the default takes
+about two hours, `--clips 2 --frames 12` a third of that.
 """
 
+import hashlib
+import json
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import tyro
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
 from csd3d.priors.codec import Codec
-from csd3d.priors.detail import restore_detail, restore_mapped
+from csd3d.priors.detail import restore_mapped
 from csd3d.priors.editor import BUILTIN
 from csd3d.priors.instruct import InstructPrior
 from csd3d.runs.atomic import write_json, write_text
+from csd3d.runs.folder import prior_fingerprint
 from csd3d.runs.progress import RunProgress
 from csd3d.runs.sheet import contact_sheet, evenly, save_picture
 from csd3d.world.camera import PathName
 from csd3d.world.edits import Edit, Kind
 from scripts.benchmarks.clips import Material, material, pick_edits
-from scripts.benchmarks.video_methods import Edited, Job, Method, standard, timed
-from scripts.benchmarks.video_tables import CODEC, TRUTH, UNEDITED, Detail, measure, to_json, to_markdown
+from scripts.benchmarks.video_methods import Job, Method, estimated_motion, standard, timed
+from scripts.benchmarks.video_tables import CODEC, TRUTH, UNEDITED, Detail, jsonable, measure, to_json, to_markdown
+from video.steady import SteadyFrames
 
 SHEET_FRAMES = 6
 
@@ -59,14 +67,16 @@ class Settings:
     """Image guidance for sampling."""
     sampling_steps: int = 20
     """Steps of the sampler."""
-    csd: CsdConfig = field(default_factory=lambda: BUILTIN)
-    """Settings of csd-edit."""
+    csd: CsdConfig = field(default_factory=lambda: replace(BUILTIN, steps=80, lr_decay_every=16))
+    """Settings of csd-edit: those of the editor, with four fifths of its steps."""
+    keys: int = 4
+    """Key frames of the quick mode."""
     judged: int = 6
     """Frames of a clip on which accuracy is judged."""
     gap: int = 6
     """Frames between the two of a far pair."""
     ablation: bool = False
-    """Also: where the kernel is measured, shared noise, repulsion."""
+    """Also: true motion, the published settings, where the kernel is measured, shared noise, repulsion."""
     seed: int = 0
     device: str | None = None
     """None: CUDA when there is one."""
@@ -74,7 +84,7 @@ class Settings:
     """One short clip, two edits, few steps."""
 
     def __post_init__(self) -> None:
-        for name in ("clips", "frames", "sampling_steps", "judged", "gap"):
+        for name in ("clips", "frames", "sampling_steps", "judged", "gap", "keys"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
         for name in ("height_px", "width_px"):
@@ -94,6 +104,7 @@ class Settings:
             csd=replace(self.csd, steps=min(self.csd.steps, 20)),
             judged=min(self.judged, 3),
             gap=min(self.gap, 3),
+            keys=min(self.keys, 2),
         )
 
 
@@ -127,42 +138,94 @@ def cases(settings: Settings) -> Iterator[Case]:
             yield Case(found, edit)
 
 
+class Work:
+    """The rows that are done: their records, and a few frames of each to look at."""
+
+    def __init__(self, settings: Settings, prior: InstructPrior) -> None:
+        about = asdict(settings) | {"prior": prior_fingerprint(Path(prior.path)), "out": None, "clips": None}
+        about |= {"kinds": None, "quick": None, "ablation": None}  # they decide how many rows, not what is in one
+        digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
+        self.folder = settings.out / "work" / digest
+
+    def get(self, case: Case, row: str) -> list[dict[str, Any]] | None:
+        """The records of a row, None if it is not done."""
+        path = self._path(case, row, ".json")
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    def put(self, case: Case, row: str, records: list[dict[str, Any]], clip: Float[Tensor, "n 3 H W"]) -> None:
+        """Keep them; the records come last, so that where they are the pictures are."""
+        levels = (clip[shown(clip)].clamp(0, 1) * 255).round().byte()
+        strip = Image.fromarray(levels.permute(2, 0, 3, 1).flatten(1, 2).numpy())
+        save_picture(strip, self._path(case, row, ".png"))
+        write_json(self._path(case, row, ".json"), jsonable(records))
+
+    def pictures(self, case: Case, row: str) -> Float[Tensor, "n 3 H W"]:
+        """The frames to look at."""
+        with Image.open(self._path(case, row, ".png")) as strip:
+            pixels = torch.from_numpy(np.array(strip)).permute(2, 0, 1).float() / 255
+        return torch.stack(pixels.split(case.material.source.shape[-1], dim=2))
+
+    def _path(self, case: Case, row: str, suffix: str) -> Path:
+        name = "-".join(row.replace(",", "").split())
+        return self.folder / case.name.replace(" ", "-") / f"{name}{suffix}"
+
+
+def shown(clip: Float[Tensor, "n 3 H W"]) -> list[int]:
+    """Frames on the contact sheet."""
+    return evenly(len(clip), SHEET_FRAMES)
+
+
 @torch.no_grad()
 def reconstruct(codec: Codec, clip: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 H W"]:
     """What the codec leaves of a clip."""
-    return codec.decode(codec.encode(clip)).cpu()
+    return torch.cat([codec.decode(codec.encode(part)).float().cpu() for part in clip.split(16)])
+
+
+def steadied(job: Job, edited: Float[Tensor, "n 3 H W"], lost: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 H W"]:
+    """As the editor writes a clip: edited and unedited decoded frames averaged along motion, then detail put back."""
+    both = torch.cat([edited, lost], 1)
+    average = SteadyFrames(lambda frames: both[frames.start : frames.stop], estimated_motion(job), len(both))
+    calm = torch.cat([average(range(k, min(k + 16, len(both)))) for k in range(0, len(both), 16)])
+    return restore_mapped(job.source, calm[:, :3], calm[:, 3:])
 
 
 def run_case(
-    case: Case, methods: Mapping[str, Method], prior: InstructPrior, settings: Settings, progress: RunProgress
-) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
-    """Records of all rows, and the clips to look at."""
+    case: Case, methods: Mapping[str, Method], prior: InstructPrior, settings: Settings, work: Work, say: Any
+) -> list[dict[str, Any]]:
+    """Records of all rows; those that are done already are read."""
     found, edit = case.material, case.edit
-    source, truth = found.source, found.clip.truth(edit)
-    lost = reconstruct(prior.codec, source)
-    job = Job(prior, source, edit.wordings[0], settings.seed)
-    records: list[dict[str, Any]] = []
+    rows = (TRUTH, CODEC, UNEDITED, *methods)
+    done = {row: work.get(case, row) for row in rows}
+    if any(records is None for records in done.values()):
+        source, truth = found.source, found.clip.truth(edit)
+        job = Job(prior, source, edit.wordings[0], settings.seed, found.clip)
+        lost = reconstruct(prior.codec, source)
 
-    def record(row: str, output: Tensor, detail: Detail | None, **price: float) -> None:
-        moves_as = None if row == UNEDITED else edit
-        pairs = found.pairs(moves_as, 1), found.pairs(moves_as, settings.gap)
-        measured = measure(output, found, edit, truth, *pairs)
-        about = {"clip": found.name, "edit": edit.name, "kind": edit.kind, "row": row, "detail": detail}
-        records.append(about | measured | price)
+        def record(row: str, output: Tensor, detail: Detail | None, **price: float) -> dict[str, Any]:
+            moves_as = None if row == UNEDITED else edit
+            pairs = found.pairs(moves_as, 1), found.pairs(moves_as, settings.gap)
+            about = {"clip": found.name, "edit": edit.name, "kind": edit.kind, "row": row, "detail": detail}
+            return about | measure(output, found, edit, truth, *pairs) | price
 
-    shown = {"source": source, TRUTH: truth}
-    record(TRUTH, truth, None)
-    record(CODEC, reconstruct(prior.codec, truth), None)
-    record(UNEDITED, source, None)
-    for name, method in methods.items():
-        edited: Edited = timed(method, job)
-        price = {"seconds": edited.seconds, "peak_mb": edited.peak_mb, "unet_calls": float(method.unet_calls)}
-        record(name, edited.clip, "none", **price)
-        progress.say(f"{case.name}: {name}: {summary(records[-1])}")
-        record(name, restore_detail(source, edited.clip, lost), "plain", **price)
-        record(name, restore_mapped(source, edited.clip, lost), "mapped", **price)
-        shown[name] = edited.clip
-    return records, shown
+        for row in (row for row in rows if done[row] is None):
+            if row in methods:
+                edited = timed(methods[row], job)
+                price = {"seconds": edited.seconds, "peak_mb": edited.peak_mb}
+                price["unet_calls"] = methods[row].unet_calls(len(source))
+                clip = edited.clip
+                records = [
+                    record(row, clip, "none", **price),
+                    record(row, restore_mapped(source, clip, lost), "mapped", **price),
+                    record(row, steadied(job, clip, lost), "steady", **price),
+                ]
+                say(f"{case.name}: {row}: {summary(records[0])}")
+            else:
+                clip = {TRUTH: truth, UNEDITED: source}.get(row)
+                clip = reconstruct(prior.codec, truth) if clip is None else clip
+                records = [record(row, clip, None)]
+            work.put(case, row, records, clip)
+            done[row] = jsonable(records)
+    return [record for row in rows for record in done[row] or ()]
 
 
 def summary(record: Mapping[str, Any]) -> str:
@@ -173,17 +236,17 @@ def summary(record: Mapping[str, Any]) -> str:
     )
 
 
-def draw_sheet(case: Case, shown: Mapping[str, Tensor], folder: Path) -> None:
+def draw_sheet(case: Case, methods: Mapping[str, Method], work: Work, folder: Path) -> None:
     """Write the contact sheet of a case."""
-    frames = torch.tensor(evenly(len(case.material.source), SHEET_FRAMES))
-    rows = {name: clip[frames] for name, clip in shown.items()}
-    columns = [f"frame {i}" for i in frames.tolist()]
-    sheet = contact_sheet(rows, columns=columns, cell_px=max(case.material.source.shape[-2:]))
+    source = case.material.source
+    rows = {"source": source[shown(source)]} | {row: work.pictures(case, row) for row in (TRUTH, *methods)}
+    columns = [f"frame {i}" for i in shown(source)]
+    sheet = contact_sheet(rows, columns=columns, cell_px=max(source.shape[-2:]))
     save_picture(sheet, folder / f"{case.name.replace(' ', '-')}.png")
 
 
 def benchmark(settings: Settings, progress: RunProgress) -> Path:
-    """Measure everything and write it; returns the folder.
+    """Measure what is not measured yet and write everything; returns the folder.
 
     Raises ValueError or FileNotFoundError for a prior that cannot be used.
     """
@@ -194,25 +257,36 @@ def benchmark(settings: Settings, progress: RunProgress) -> Path:
         sampling_steps=settings.sampling_steps,
         s_text=settings.s_text,
         s_image=settings.s_image,
+        keys=settings.keys,
         ablation=settings.ablation,
     )
-    records: list[dict[str, Any]] = []
+    work, records = Work(settings, prior), []
     total = settings.clips * len(settings.kinds)
     tracked = progress.track("clips and edits", cases(settings), total=total)
     for done, case in enumerate(tracked, start=1):
-        found, shown = run_case(case, methods, prior, settings, progress)
-        records += found
-        draw_sheet(case, shown, settings.out / "sheets")
+        records += run_case(case, methods, prior, settings, work, progress.say)
+        draw_sheet(case, methods, work, settings.out / "sheets")
         about = asdict(settings) | {
             "prior": given.prior if given.prior.startswith("builtin") else Path(given.prior).name,
             "out": None,
             "quick": given.quick,
             "edits": done,
+            "command": command(given),
             "torch": torch.__version__,
         }
         write_json(settings.out / "video.json", to_json(records, about))
         write_text(settings.out / "video.md", to_markdown(records, about))
     return settings.out
+
+
+def command(given: Settings) -> str:
+    """How to get the same numbers: what differs from the defaults."""
+    usual, words = Settings(), ["scripts/benchmark_video.py"]
+    for name in ("clips", "frames", "height_px", "width_px", "sampling_steps", "judged", "gap", "keys", "seed"):
+        if (value := getattr(given, name)) != getattr(usual, name):
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    words += [f"--{name}" for name in ("quick", "ablation") if getattr(given, name)]
+    return shlex.join(words)
 
 
 def main(settings: Settings) -> int:

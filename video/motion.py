@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
+from torch.nn.functional import avg_pool2d, interpolate
 
 from csd3d.metrics.warp import backward_warp
 from csd3d.priors.geometry import WorkingSize
@@ -94,6 +94,18 @@ def to_latents(
     share = avg_pool2d(sure[None].float(), per_latent_px)[0]
     mean = avg_pool2d(flow * sure, per_latent_px) / share.clamp_min(1e-6)
     return (mean / per_latent_px).permute(1, 2, 0).contiguous(), share
+
+
+def flow_at(
+    found: tuple[Float[Tensor, "2 _H _W"], Bool[Tensor, "_H _W"]], height: int, width: int
+) -> tuple[Float[Tensor, "2 h w"], Bool[Tensor, "h w"]]:
+    """Flow and where it is trusted at another size, in pixels of that size."""
+    flow, sure = found
+    if tuple(flow.shape[-2:]) == (height, width):
+        return flow, sure
+    scale = flow.new_tensor([width / flow.shape[-1], height / flow.shape[-2]]).view(2, 1, 1)
+    flow = scale * interpolate(flow[None], (height, width), mode="bilinear")[0]
+    return flow, interpolate(sure[None, None].float(), (height, width))[0, 0] > 0.5
 
 
 def both_ways(

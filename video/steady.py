@@ -12,10 +12,9 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from csd3d.metrics.warp import backward_warp
-from video.motion import ClipMotion
+from video.motion import ClipMotion, flow_at
 
 REACH = 4
 """Frames to either side that take part."""
@@ -57,10 +56,6 @@ class SteadyFrames:
         """Flow at the size of the decoded frames."""
         if (i, j) not in self._flows:
             height, width = self._near[i].shape[-2:]
-            for pair, (flow, sure) in zip(((i, j), (j, i)), self._motion.pixels(i, j), strict=True):
-                if flow.shape[-1] != width:
-                    scale = width / flow.shape[-1]
-                    flow = scale * interpolate(flow[None], (height, width), mode="bilinear")[0]
-                    sure = interpolate(sure[None, None].float(), (height, width))[0, 0] > 0.5
-                self._flows[pair] = flow, sure
+            for pair, found in zip(((i, j), (j, i)), self._motion.pixels(i, j), strict=True):
+                self._flows[pair] = flow_at(found, height, width)
         return self._flows[i, j]

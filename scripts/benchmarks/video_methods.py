@@ -6,13 +6,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from csd3d.engine.config import PAPER, CsdConfig
 from csd3d.engine.loop import run
+from csd3d.engine.stein import Kernel
+from csd3d.engine.transport import Correspondences, TransportKernel
 from csd3d.priors.instruct import InstructPrior
+from csd3d.world.sample import Clip
+from video.config import Draw
+from video.motion import ClipMotion, grey_levels, to_latents
 from video.particles import FrameParticles, rounds
+from video.propagate import CarriedFrames, key_frames
 
 UNET_CALLS_SAMPLING, UNET_CALLS_CSD = 3, 5
 """Rows through the UNet for one frame in one step."""
@@ -26,6 +32,8 @@ class Job:
     source: Float[Tensor, "n 3 H W"]
     sentence: str
     seed: int
+    clip: Clip
+    """What the source is of, for true motion."""
 
     def rng(self) -> torch.Generator:
         """A fresh source of random numbers, the same for every method."""
@@ -40,8 +48,8 @@ class Method:
     """One row of the benchmark."""
 
     run: Run
-    unet_calls: int
-    """UNet rows a frame: what it costs on any machine."""
+    unet_calls: Callable[[int], float]
+    """UNet rows a frame for a clip of so many: what it costs on any machine."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,7 @@ class Edited:
 
     clip: Float[Tensor, "n 3 H W"]
     seconds: float
-    """Wall clock, a frame."""
+    """A frame: of all processors together, or wall clock with CUDA."""
     peak_mb: float
     """Peak memory during the run: of the device with CUDA, else resident; NaN where the system does not tell."""
 
@@ -68,29 +76,93 @@ def sampling(*, steps: int, s_text: float, s_image: float, same_noise: bool) -> 
             job.source, job.sentence, s_text=s_text, s_image=s_image, rng=rng, steps=steps, noise=noise
         )
 
-    return Method(edit, UNET_CALLS_SAMPLING * steps)
+    return Method(edit, lambda frames: UNET_CALLS_SAMPLING * steps)
 
 
-def collaboration(csd: CsdConfig, *, frames_per_step: int = 24) -> Method:
-    """CSD-Edit of all frames together, exactly as the video editor moves them."""
+Coupled = Callable[[Job], Correspondences]
+"""Where the points of a frame are in others, for a job."""
+
+
+def estimated_motion(job: Job) -> ClipMotion:
+    """Optical flow of the source, as the video editor finds it."""
+    return ClipMotion(grey_levels(job.source), job.prior.codec.factor)
+
+
+def true_motion(job: Job) -> Correspondences:
+    """The world's own motion and occlusion."""
+    return TrueMotion(job.clip, job.prior.codec.factor)
+
+
+class TrueMotion:
+    """The exact motion of a clip of the world as the engine's `Correspondences`."""
+
+    def __init__(self, clip: Clip, per_latent_px: int) -> None:
+        self._clip, self._unit = clip, per_latent_px
+        self._found: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, i: int, index: Int[Tensor, " n"]) -> tuple[Float[Tensor, "n h w 2"], Float[Tensor, "n h w"]]:
+        """See the protocol."""
+        frames = index.tolist()
+        rows = [self._pair(frames[i], j) for j in frames]
+        height, width = rows[0][1].shape
+        y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+        return torch.stack([move for move, _ in rows]) + torch.stack([x, y], -1), torch.stack([v for _, v in rows])
+
+    def _pair(self, i: int, j: int) -> tuple[Float[Tensor, "h w 2"], Float[Tensor, "h w"]]:
+        if (i, j) not in self._found:
+            found = self._clip.flow(i, j)
+            self._found[i, j] = to_latents(found.flow.nan_to_num(0, 0, 0), found.visible, self._unit)
+        return self._found[i, j]
+
+
+def collaboration(csd: CsdConfig, *, along: Coupled | None = None, frames_per_step: int = 24) -> Method:
+    """CSD-Edit of all frames together, exactly as the video editor moves them; coupled `along` their motion, if any."""
 
     @torch.no_grad()
     def edit(job: Job) -> Float[Tensor, "n 3 H W"]:
-        prior = job.prior
-        s = prior.codec.encode(job.source)
-        turns = rounds(len(s), frames_per_step)
-        config = replace(csd, steps=csd.steps * turns, lr_decay_every=csd.lr_decay_every * turns)
-        particles = FrameParticles(s, config, budget=frames_per_step, device=prior.device)
-        score = prior.score(job.sentence, s_text=csd.s_text, s_image=csd.s_image)
-        for _ in run(particles, score, config, rng=job.rng()):
-            pass
-        return prior.codec.decode(particles.z[:].to(prior.device)).cpu()
+        s = job.prior.codec.encode(job.source)
+        kernel = TransportKernel(along(job), csd.bandwidth) if along else None
+        z = move(job, csd, s, kernel, draw="window" if along else "stratified", budget=frames_per_step)
+        return decode(job.prior, z)
 
-    return Method(edit, UNET_CALLS_CSD * csd.steps)
+    return Method(edit, lambda frames: UNET_CALLS_CSD * csd.steps)
+
+
+def propagation(csd: CsdConfig, *, keys: int | None) -> Method:
+    """CSD-Edit of that many key frames together, or of the first frame (None), carried to the others along the flow."""
+
+    @torch.no_grad()
+    def edit(job: Job) -> Float[Tensor, "n 3 H W"]:
+        n = len(job.source)
+        chosen = [0] if keys is None else key_frames([0] * n, keys)
+        s = job.prior.codec.encode(job.source[chosen])
+        edited = decode(job.prior, move(job, csd, s, None, draw="stratified", budget=24))
+        carried = CarriedFrames(lambda key: edited[chosen.index(key)], estimated_motion(job), chosen, n)
+        return carried(range(n))
+
+    return Method(edit, lambda frames: UNET_CALLS_CSD * csd.steps * min(keys or 1, frames) / frames)
+
+
+def move(
+    job: Job, csd: CsdConfig, s: Float[Tensor, "n c h w"], kernel: Kernel | None, *, draw: Draw, budget: int
+) -> Float[Tensor, "n c h w"]:
+    """The latents of an edit that begins at `s`."""
+    turns = rounds(len(s), budget)
+    config = replace(csd, steps=csd.steps * turns, lr_decay_every=csd.lr_decay_every * turns)
+    particles = FrameParticles(s, config, budget=budget, draw=draw, device=job.prior.device)
+    score = job.prior.score(job.sentence, s_text=csd.s_text, s_image=csd.s_image)
+    for _ in run(particles, score, config, rng=job.rng(), kernel=kernel):
+        pass
+    return particles.z[:]
+
+
+def decode(prior: InstructPrior, z: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
+    """Pictures, a few at a time."""
+    return torch.cat([prior.codec.decode(part.to(prior.device)).float().cpu() for part in z.split(16)])
 
 
 def standard(
-    csd: CsdConfig, *, sampling_steps: int, s_text: float, s_image: float, ablation: bool
+    csd: CsdConfig, *, sampling_steps: int, s_text: float, s_image: float, keys: int, ablation: bool
 ) -> Mapping[str, Method]:
     """The rows of the table.
 
@@ -103,18 +175,22 @@ def standard(
     methods = {
         "per-frame sampling": sampling(steps=sampling_steps, **scales, same_noise=False),
         "per-frame sampling, same noise": sampling(steps=sampling_steps, **scales, same_noise=True),
+        "first frame, carried along the flow": propagation(alone, keys=None),
+        f"{keys} key frames, carried along the flow": propagation(svgd, keys=keys),
         "csd-edit, independent": collaboration(alone),
         "csd-edit, SVGD": collaboration(svgd),
-        "csd-edit, SVGD, paper": collaboration(paper),
+        "csd-edit, SVGD along motion": collaboration(svgd, along=estimated_motion),
     }
     if ablation:
         methods |= {
+            "csd-edit, SVGD along true motion": collaboration(svgd, along=true_motion),
+            "csd-edit, SVGD, paper": collaboration(paper),
             "independent, shared noise": collaboration(replace(alone, noise="shared")),
             "SVGD, shared noise": collaboration(replace(svgd, noise="shared")),
             "SVGD, kernel on clean latents": collaboration(replace(svgd, kernel_on="clean")),
-            "SVGD, clean, shared noise": collaboration(replace(svgd, kernel_on="clean", noise="shared")),
             "SVGD, no repulsion": collaboration(replace(svgd, repulsion=0.0)),
             "SVGD, uniform kernel": collaboration(replace(svgd, bandwidth=0.0)),
+            "SVGD along motion, uniform": collaboration(replace(svgd, bandwidth=0.0), along=estimated_motion),
         }
     return methods
 
@@ -125,9 +201,10 @@ def timed(method: Method, job: Job) -> Edited:
     if cuda:
         torch.cuda.reset_peak_memory_stats(job.prior.device)
     told = cuda or _forget_peak()
-    since = time.perf_counter()
+    clock = time.perf_counter if cuda else time.process_time  # others may use the processors meanwhile
+    since = clock()
     clip = method.run(job).float().cpu()
-    seconds = (time.perf_counter() - since) / len(clip)
+    seconds = (clock() - since) / len(clip)
     peak = torch.cuda.max_memory_allocated(job.prior.device) if cuda else _resident_peak()
     return Edited(clip, seconds, peak / 1e6 if told else float("nan"))
 

@@ -11,8 +11,9 @@ from csd3d.metrics import aggregate, background_change, flicker, is_nearest, jso
 from csd3d.world.edits import Edit
 from scripts.benchmarks.clips import Material, Pairs
 
-Detail = Literal["none", "plain", "mapped"]
-"""What of the source's lost detail is put back: nothing, all of it as it is, or through local colour maps."""
+Detail = Literal["none", "mapped", "steady"]
+"""What happens to the frames of a method: nothing; the source's lost detail is put back through local colour maps; as
+the video editor writes them, averaged along the estimated flow before that."""
 TRUTH, CODEC, UNEDITED = "truth", "codec of the truth", "unedited"
 MEASURES = ("accuracy", "psnr", "warp", "warp_far", "background", "flicker", "seconds", "peak_mb", "unet_calls")
 
@@ -89,27 +90,28 @@ def kinds_table(records: Sequence[Mapping[str, Any]], rows: Sequence[str]) -> st
 
 def to_markdown(records: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> str:
     """The page."""
-    bare, plain, mapped = (with_detail(records, kept) for kept in get_args(Detail))
+    bare, mapped, steady = (with_detail(records, kept) for kept in get_args(Detail))
     rows, csd = list(dict.fromkeys(r["row"] for r in bare)), about["csd"]
     parts = [
         "# Editing clips: methods against exact truth\n\n"
         f"Prior `{about['prior']}`, {about['clips']} clips of {about['frames']} frames of {about['width_px']}x"
         f"{about['height_px']} px that no prior was trained on, {about['edits']} edits in all; "
-        f"`scripts/benchmark_video.py{' --quick' if about['quick'] else ''}`, seed {about['seed']}.\n",
+        f"`{about['command']}`, seed {about['seed']}.\n",
         f"Sampling: {about['sampling_steps']} steps, s_text {about['s_text']:g}, s_image {about['s_image']:g}. "
-        f"csd-edit: {csd['steps']} steps, lr {csd['lr']:g}, s_text {csd['s_text']:g}, s_image {csd['s_image']:g}; "
-        "`paper`: the published kernel, normalisation and learning rate, with these steps and guidance scales.\n",
+        f"csd-edit: {csd['steps']} steps, lr {csd['lr']:g}, s_text {csd['s_text']:g}, s_image {csd['s_image']:g}. "
+        "First and key frames are edited by csd-edit too.\n",
         "Right: share of frames nearest (mean squared error) to the truth of the edit among the truths of all edits "
         "that apply, and the unedited clip. Warp error: mean difference between a frame and the next one warped to it "
         f"by the true flow, in % of full scale; far: {about['gap']} frames apart. Background: mean change where the "
-        "true edit changes nothing. Flicker: temporal high-pass energy. Definitions in `csd3d/metrics`.\n",
+        "true edit changes nothing. Flicker: temporal high-pass energy. Seconds: of all processors together. "
+        "Definitions in `csd3d/metrics`.\n",
+        "## As each method leaves them\n",
         rows_table(bare),
-        "## With the source's detail put back through local colour maps\n\n"
-        "As the video editor writes it by default (`csd3d/priors/detail.py`).\n",
+        "## With the source's detail put back through local colour maps (`csd3d/priors/detail.py`)\n",
         rows_table(mapped),
-        "## With the source's detail put back as it is\n\nsource + output - codec(source).\n",
-        rows_table(plain),
-        "## By kind of edit, nothing put back\n",
+        "## As the video editor writes them: averaged along the estimated flow, then detail put back\n",
+        rows_table(steady),
+        "## By kind of edit, as each method leaves them\n",
         kinds_table(bare, rows),
     ]
     return "\n".join(parts)
