@@ -34,6 +34,7 @@ COMMANDS: Mapping[str, Entry] = {
     "panorama": Entry("panorama.command", "Edit a wide picture, a closed turn or a full sphere, without seams."),
     "stitch": Entry("panorama.stitch_command", "Join photos taken on one spot into one panorama."),
     "image": Entry("panorama.image_command", "Edit a single picture from one sentence."),
+    "generate": Entry("panorama.generate_command", "Make pictures from a caption, several that agree, or a wide one."),
     "world": Entry(
         "csd3d.world.command", "Write sample clips, scenes, panoramas and photos whose edits are known exactly."
     ),

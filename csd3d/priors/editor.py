@@ -20,8 +20,8 @@ BUILTIN = replace(METHODS["csd-edit"], steps=100, lr=0.5, lr_decay=0.75, s_text=
 
 
 @runtime_checkable
-class Editor(Protocol):
-    """An instruction editor; `csd3d.priors.instruct.InstructPrior` is one."""
+class Loaded(Protocol):
+    """Any prior, as far as its size and place go."""
 
     @property
     def name(self) -> str:
@@ -48,6 +48,11 @@ class Editor(Protocol):
         """Where it computes."""
         ...
 
+
+@runtime_checkable
+class Editor(Loaded, Protocol):
+    """An instruction editor; `csd3d.priors.instruct.InstructPrior` is one."""
+
     def score(
         self, prompt: str | Sequence[str], *, s_text: float, s_image: float, assign: Int[Tensor, " m"] | None = None
     ) -> Score:
@@ -55,7 +60,7 @@ class Editor(Protocol):
         ...
 
 
-def native_px(prior: Editor) -> int:
+def native_px(prior: Loaded) -> int:
     """Side in px of the pictures a prior was trained on: its own word (`working_px`), its UNet's, or `USUAL_PX`."""
     own = getattr(prior, "working_px", None)
     if isinstance(own, int):
@@ -68,3 +73,9 @@ def native_px(prior: Editor) -> int:
 def recommended(builtin: bool) -> CsdConfig:
     """Engine settings that suit a prior: the small built-in one, or a big instruction editor."""
     return BUILTIN if builtin else METHODS["csd-edit"]
+
+
+def generation(builtin: bool, method: str) -> CsdConfig:
+    """Engine settings for making pictures from noise by `sds` or `csd`, over nearly all timesteps."""
+    config = replace(METHODS[method], t_max=980, lr_decay=1.0, optimizer="adam", lr=0.05)
+    return replace(config, steps=200, s_text=7.5) if builtin else replace(config, steps=500, s_text=30.0)

@@ -88,7 +88,7 @@ class InstructPrior(Prior):
         def predict(z_in: Tensor, t: Tensor) -> Tensor:
             return instruct_guidance(*score.branches(z_in, t, s, index, count=3), s_text=s_text, s_image=s_image)
 
-        z = self._denoise(predict, s.shape, noise, rng, steps=steps, sampler=sampler)
+        z = self.denoise(predict, s.shape, noise, rng, steps=steps, sampler=sampler)
         return self.codec.decode(z).to(rgb.device)
 
 

@@ -116,7 +116,7 @@ class Prior:
         """The sentence as the prior learnt it. Raises UnknownPrompt when it knows a closed set without this one."""
         return self.vocabulary.match(sentence) if self.vocabulary is not None and sentence.strip() else sentence.strip()
 
-    def _denoise(
+    def denoise(
         self,
         predict: Callable[[Tensor, Tensor], Tensor],
         shape: Sequence[int],

@@ -93,7 +93,7 @@ class TextToImagePrior(Prior):
             return score.predict(score.prompt, z_in, t, index)
 
         shape = (count, self.codec.channels, *size_lat)
-        return self.codec.decode(self._denoise(predict, shape, noise, rng, steps=steps, sampler=sampler))
+        return self.codec.decode(self.denoise(predict, shape, noise, rng, steps=steps, sampler=sampler))
 
 
 @dataclass(frozen=True, eq=False)

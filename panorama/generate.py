@@ -1,0 +1,353 @@
+"""Pictures from a caption alone: several at once, which agree with each other, or one wider than the prior's own.
+
+    csd    every picture, or window of a wide one, is a particle of collaborative score distillation
+    sds    the same without collaboration
+    ddim   the ordinary sampler; windows of a wide picture share each step (MultiDiffusion, Bar-Tal et al. 2023)
+
+A picture is a layer of one canvas, under one window or under several that overlap.
+"""
+
+import shlex
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from csd3d.engine.config import CsdConfig
+from csd3d.engine.loop import StepInfo, run
+from csd3d.priors.editor import generation, native_px
+from csd3d.priors.text_to_image import TextToImagePrior
+from csd3d.runs import folder as runs
+from csd3d.runs.curves import Curve
+from csd3d.runs.folder import RunFolder
+from csd3d.runs.gradient import gradient_picture
+from csd3d.runs.interrupt import RunInterrupted, StopRequest, stoppable
+from csd3d.runs.manifest import Manifest, to_plain
+from csd3d.runs.progress import RunProgress
+from csd3d.runs.report import Report, write_report
+from csd3d.runs.settings import override
+from csd3d.runs.sheet import contact_sheet, save_picture
+from panorama.sink import require_writable, write_picture
+from panorama.spans import cover
+from panorama.windows import WindowParticles, Windows, rounds
+
+Method = Literal["csd", "sds", "ddim"]
+FREE = ("device", "checkpoint_every", "csd.steps")
+"""Settings that may change when a run is resumed."""
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """How pictures are made. Immutable; the manifest holds it in full."""
+
+    method: Method = "csd"
+    """`csd`: pictures or windows made together; `sds`: each for itself; `ddim`: the ordinary sampler."""
+    csd: CsdConfig | None = None
+    """Engine settings of `csd` and `sds`; none = those that suit the prior. `s_text` is the sampler's guidance too."""
+    prior: str = "builtin:t2i"
+    """`builtin:t2i`, a folder in diffusers layout, or a hub id."""
+    count: int = 4
+    """Pictures."""
+    width: int | None = None
+    """Width in px; none = what the prior was trained at. Wider pictures are made of overlapping windows."""
+    height: int | None = None
+    """Height in px; none = what the prior was trained at."""
+    wrap: bool = False
+    """The left border goes on at the right."""
+    windows_per_step: int = 8
+    """Most windows in a step: bounds memory."""
+    sampling_steps: int = 50
+    """Steps of `ddim`."""
+    seed: int = 0
+    """Seed of all randomness."""
+    device: str | None = None
+    """`cpu`, `cuda`, ...; none = CUDA where there is one."""
+    checkpoint_every: int = 10
+    """Steps between two saved states."""
+
+    def __post_init__(self) -> None:
+        if self.method not in get_args(Method):
+            raise ValueError(f"method: expected {', '.join(get_args(Method))}, got {self.method!r}")
+        least = {"count": 1, "width": 8, "height": 8, "windows_per_step": 1, "sampling_steps": 1, "seed": 0}
+        for name, low in {**least, "checkpoint_every": 1}.items():
+            value = getattr(self, name)
+            if value is None and name in ("width", "height"):
+                continue
+            if type(value) is not int:
+                raise TypeError(f"{name}: expected a whole number, got {value!r}")
+            if value < low:
+                raise ValueError(f"{name}: expected {low} or more, got {value}")
+
+
+@dataclass(frozen=True)
+class GenerateResult:
+    """Where things are."""
+
+    paths: tuple[Path, ...]
+    """The pictures."""
+    run_dir: Path
+    """Manifest, state, report."""
+    notes: tuple[str, ...]
+    """Fallbacks and warnings."""
+
+    @property
+    def report(self) -> Path:
+        """The page to look at."""
+        return self.run_dir / "report.html"
+
+
+def generate(
+    prompt: str | None,
+    output: str | Path | None = None,
+    config: GenerateConfig | None = None,
+    *,
+    run_dir: str | Path | None = None,
+    resume: bool = False,
+    prior: TextToImagePrior | None = None,
+    progress: RunProgress | None = None,
+) -> GenerateResult:
+    """Make pictures that show `prompt`.
+
+    Args:
+        prompt: the caption; None only to resume.
+        output: file; of several pictures each gets a number, NAME-1.png and so on. None: in the run's folder.
+        config: settings; None = the defaults, or those of the run that is resumed.
+        run_dir: folder of the run; None makes a new one in `runs/`.
+        resume: go on with the run in `run_dir`, on the CPU bit for bit.
+        prior: a loaded prior; None loads `config.prior`.
+        progress: shows how far things are; None = on stderr.
+
+    Raises:
+        ValueError, TypeError, FileNotFoundError: something asked for is wrong; nothing was written.
+        FloatingPointError: the run diverged; the last saved state is still there.
+        RunInterrupted: SIGINT or SIGTERM arrived and the state is saved.
+    """
+    if resume:
+        if run_dir is None:
+            raise ValueError("resume: expected --run-dir, the folder of the run to go on with, got none")
+        old = Manifest.read(Path(run_dir) / "manifest.json")
+        settings = {k: v for k, v in old.config.items() if k != "prompt"}
+        prompt, output = prompt or old.config["prompt"], output or old.outputs.get("pictures")
+        config = config or override(GenerateConfig(), settings, where="manifest")
+    if prompt is None or not prompt.strip():
+        raise ValueError('expected a caption, --prompt "...", got none')
+    config, progress = config or GenerateConfig(), progress or RunProgress()
+    path = Path(run_dir) if run_dir is not None else runs.free_name("generate", prompt)
+    prior = prior or TextToImagePrior.load(config.prior, device=config.device)
+    csd = config.csd or generation(prior.builtin, "sds" if config.method == "sds" else "csd")
+    if csd.residual != "noise":
+        raise ValueError("residual: expected noise, as there is no source to compare with, got source")
+    config = replace(config, csd=csd)
+    size_lat = _size_lat(config, prior)
+    target = Path(output) if output is not None else path / "picture.png"
+    for name in _names(target, config.count):
+        require_writable(name, size_lat[0] * prior.codec.factor, size_lat[1] * prior.codec.factor)
+    prior.score(prompt, s_text=1.0)  # an unknown word is refused before anything is written
+    known = {"name": prior.name, "path": str(prior.path), "builtin": prior.builtin}
+    known["fingerprint"] = runs.prior_fingerprint(prior.path)
+    manifest = Manifest("generate", to_plain(config) | {"prompt": prompt}, config.seed, prior=known)
+    if resume:
+        folder, manifest = runs.reopen_run(path, manifest, free=FREE)
+    else:
+        folder = runs.start_run(path, manifest)
+    manifest.outputs["pictures"] = str(target.resolve())
+    windows = make_windows(config.count, size_lat, native_px(prior) // prior.codec.factor, wrap=config.wrap)
+    with progress, stoppable() as stop:
+        return _Job(prompt, config, csd, prior, windows, size_lat, folder, manifest, target, progress).go(stop)
+
+
+def make_windows(count: int, size_lat: tuple[int, int], window_lat: int, *, wrap: bool) -> Windows:
+    """Windows that cover `count` layers of a canvas, half a window apart where one is not enough.
+
+    Args:
+        size_lat: height and width of a layer.
+        window_lat: longest side of a window.
+        wrap: layers are closed from right to left.
+    """
+    stride = max(1, window_lat // 2)
+    rows = cover(size_lat[0], window_lat, stride)
+    columns = cover(size_lat[1], window_lat, stride, wraps=wrap)
+    fade = [spans.shares(torch.arange(spans.length) + 0.5, ramp=spans.size / 2).float() for spans in (rows, columns)]
+    order = [(k, i, j) for k in range(count) for i in range(len(rows.starts)) for j in range(len(columns.starts))]
+    k, i, j = torch.tensor(order).T
+    ys, xs = rows.cells()[i], columns.cells()[j]
+    share = fade[0][i[:, None], ys][:, :, None] * fade[1][j[:, None], xs][:, None, :]
+    return Windows(k, ys, xs, share, torch.zeros_like(k))
+
+
+@dataclass
+class _Job:
+    """One start of a run."""
+
+    prompt: str
+    config: GenerateConfig
+    csd: CsdConfig
+    prior: TextToImagePrior
+    windows: Windows
+    size_lat: tuple[int, int]
+    folder: RunFolder
+    manifest: Manifest
+    target: Path
+    progress: RunProgress
+
+    def go(self, stop: StopRequest) -> GenerateResult:
+        """Make, write, report; whatever ends it, the manifest says how the run stands."""
+        try:
+            rng = torch.Generator().manual_seed(self.config.seed)
+            start = torch.randn(self.config.count, self.prior.codec.channels, *self.size_lat, generator=rng)
+            if self.config.method == "ddim":
+                with self._phase("sample"):
+                    z, curves = self._sample(start, rng, stop), []
+            else:
+                z, curves = self._distil(start, rng, stop)
+            paths = self._write(start, z, curves)
+        except BaseException as error:
+            self.manifest.status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            self.manifest.measure_memory()
+            self.manifest.write(self.folder.manifest)
+            raise
+        return GenerateResult(tuple(paths), self.folder.path, tuple(self.manifest.notes))
+
+    @torch.no_grad()
+    def _sample(self, noise: Tensor, rng: torch.Generator, stop: StopRequest) -> Float[Tensor, "k c H W"]:
+        """DDIM; at every step a place is predicted by all windows that see it."""
+        score = self.prior.score(self.prompt, s_text=self.csd.s_text)
+        step = 0
+        bar = iter(self.progress.track("sample", range(self.config.sampling_steps), total=self.config.sampling_steps))
+
+        def predict(z: Tensor, t: Tensor) -> Tensor:
+            nonlocal step
+            step = next(bar, step)
+            self._stop_if(stop, "sampling starts again next time")
+            seen, out = self.windows.look(z.cpu()), torch.zeros(z.shape)
+            parts = []
+            for index in torch.arange(len(self.windows)).split(self.config.windows_per_step):
+                parts.append(score.predict(score.prompt, seen[index].to(z), t, index).cpu())
+            self.windows.add(out, torch.cat(parts))
+            return out.to(z)
+
+        steps = self.config.sampling_steps
+        z = self.prior.denoise(predict, noise.shape, noise, rng, steps=steps, sampler="ddim").cpu()
+        next(bar, None)
+        return z
+
+    def _distil(
+        self, start: Tensor, rng: torch.Generator, stop: StopRequest
+    ) -> tuple[Float[Tensor, "k c H W"], list[StepInfo]]:
+        """CSD or SDS from noise, from the last saved state to the end."""
+        csd, config = self.csd, self.config
+        turns = rounds(len(self.windows), config.windows_per_step)
+        csd = replace(csd, steps=csd.steps * turns, lr_decay_every=csd.lr_decay_every * turns)
+        particles = WindowParticles(start, self.windows, csd, budget=config.windows_per_step, device=self.prior.device)
+        done, curves = runs.load_state(self.folder, particles, rng)
+        if done > csd.steps:
+            raise ValueError(f"steps: expected at least the {done} that this run has done, got {csd.steps}")
+
+        def save() -> None:
+            runs.save_state(self.folder, particles, rng, curves, done)
+            self.manifest.steps_done = done
+
+        with self._phase("generate"):
+            steps = run(particles, self.prior.score(self.prompt, s_text=csd.s_text), csd, rng=rng, start=done)
+            for info in self.progress.track("generate", steps, total=csd.steps, start=done):
+                curves.append(info)
+                done = info.step + 1
+                if stop or done % config.checkpoint_every == 0 or done == csd.steps:
+                    save()
+                self._stop_if(stop, f"{done} of {csd.steps} steps are done")
+        return particles.z, curves
+
+    def _write(self, start: Tensor, z: Tensor, curves: Sequence[StepInfo]) -> list[Path]:
+        with self._phase("write"):
+            rgb = torch.cat([self.prior.codec.decode(one[None].to(self.prior.device)).cpu() for one in z])
+            paths = _names(self.target, self.config.count)
+            levels = (rgb.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+            for path, pixels in zip(paths, levels, strict=True):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_picture(path, pixels)
+        sheet = {self.prompt: rgb[:8]}
+        if curves:
+            score = self.prior.score(self.prompt, s_text=self.csd.s_text)
+            seen = [self.windows.look(canvas)[:8].to(self.prior.device) for canvas in (start, z)]
+            index = torch.arange(len(seen[0]), device=self.prior.device)
+            for when, x in zip(("first", "last"), seen, strict=True):
+                sheet[f"gradient, {when} step"] = gradient_picture(score, x, x, index, self.csd, seed=self.config.seed)
+        save_picture(contact_sheet(sheet), self.folder.sheet)
+        manifest = self.manifest
+        if self.config.count > 1:
+            manifest.numbers["mean distance of two pictures (rms)"] = round(spread(rgb), 4)
+        for note in self.prior.notes:
+            if manifest.note(note):
+                self.progress.say(f"note: {note}")
+        manifest.status = "finished"
+        manifest.measure_memory()
+        manifest.outputs |= {"report": str(self.folder.report.resolve()), "sheet": str(self.folder.sheet.resolve())}
+        size = f"{rgb.shape[-1]} × {rgb.shape[-2]} px"
+        facts = (size, f"{len(self.windows)} windows", self.config.method, f"prior {manifest.prior['name']}")
+        write_report(self.folder.report, _report(self.prompt, facts, manifest, curves))
+        manifest.write(self.folder.manifest)
+        return paths
+
+    def _stop_if(self, stop: StopRequest, how_far: str) -> None:
+        if stop.signum is not None:
+            self.progress.say(f"stopped: {how_far}")
+            raise RunInterrupted(self.folder.path, stop.signum)
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        """Measure a phase."""
+        since = time.monotonic()
+        try:
+            yield
+        finally:
+            self.manifest.add_time(name, time.monotonic() - since)
+
+
+def spread(rgb: Float[Tensor, "n 3 H W"]) -> float:
+    """Mean over all pairs of pictures of the root mean square difference of the two; 0 = all are the same."""
+    pairs = [(rgb[i] - rgb[j]).square().mean().sqrt() for i, j in combinations(range(len(rgb)), 2)]
+    return float(torch.stack(pairs).mean())
+
+
+def _report(prompt: str, facts: Sequence[str], manifest: Manifest, curves: Sequence[StepInfo]) -> Report:
+    kernel = [float("nan") if i.kernel_mean is None else i.kernel_mean for i in curves]
+    charts = (
+        Curve("Gradient", [i.gradient_rms for i in curves], log=True, hint="root mean square of the update direction"),
+        Curve("Kernel weight", kernel, hint="mean weight between different particles; 1 = all move as one"),
+        Curve("Learning rate", [i.lr for i in curves]),
+    )
+    return Report(
+        title=prompt,
+        subtitle="generated",
+        facts=facts,
+        sheet="sheet.png",
+        curves=[c for c in charts if any(v == v for v in c.values)],
+        numbers=manifest.numbers,
+        settings=manifest.config,
+        notes=manifest.notes,
+        environment={"versions": manifest.versions, "machine": manifest.machine, "seconds": manifest.timing_s},
+        command=shlex.join(["csd3d", "generate", "--prompt", prompt, "--seed", str(manifest.seed)]),
+    )
+
+
+def _size_lat(config: GenerateConfig, prior: TextToImagePrior) -> tuple[int, int]:
+    factor, native = prior.codec.factor, native_px(prior)
+    sides = {"height": config.height or native, "width": config.width or native}
+    for name, side in sides.items():
+        if side % factor:
+            raise ValueError(f"{name}: expected a multiple of {factor} px, got {side}")
+    return sides["height"] // factor, sides["width"] // factor
+
+
+def _names(target: Path, count: int) -> list[Path]:
+    """The target itself, or NAME-1, NAME-2, ..."""
+    if count == 1:
+        return [target]
+    return [target.with_name(f"{target.stem}-{k}{target.suffix}") for k in range(1, count + 1)]

@@ -1,0 +1,101 @@
+"""`csd3d generate`: parse, build the settings, make pictures, say where they are."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from csd3d.priors.editor import generation
+from csd3d.priors.resolve import resolve
+from csd3d.runs.interrupt import RunInterrupted
+from csd3d.runs.manifest import Manifest
+from csd3d.runs.settings import override
+from panorama.generate import GenerateConfig, Method, generate
+
+
+@dataclass(frozen=True)
+class Command:
+    """Make pictures from a caption: several that agree with each other, or one that is wider than the prior's own."""
+
+    prompt: str | None = None
+    """What the pictures show, for instance "a red ball and a blue cube on grass, at night"."""
+    output: Path | None = None
+    """File to write; several get numbers, NAME-1.png and so on. Default: in the run's folder."""
+    n: int | None = None
+    """How many pictures (default 4)."""
+    method: Method | None = None
+    """`csd` (default): made together, so that they agree; `sds`: each for itself; `ddim`: the ordinary sampler."""
+    width: int | None = None
+    """Width in px. Default: what the prior was trained at; wider ones are made of overlapping windows."""
+    height: int | None = None
+    """Height in px."""
+    wrap: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Close the picture: its left border goes on at the right."""
+    prior: str | None = None
+    """`builtin:t2i` (small, knows a closed set of words; the default), a folder in diffusers layout, or a hub id of a
+    Stable Diffusion 1.x or 2.x."""
+    steps: int | None = None
+    """Steps of the method (default 200 for the small prior, 50 for ddim)."""
+    lr: float | None = None
+    """Learning rate of csd and sds."""
+    s_text: float | None = None
+    """How strongly the caption is followed; 1 = no guidance."""
+    windows_per_step: int | None = None
+    """Most pictures or windows in a step (default 8): bounds memory."""
+    seed: int | None = None
+    """Seed of all randomness (default 0): same seed, same result."""
+    device: str | None = None
+    """`cpu`, `cuda`, `cuda:1`, ... Default: CUDA where there is one."""
+    run_dir: Path | None = None
+    """Folder of the run: manifest, state, report. Default: a new one in `runs/`."""
+    resume: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Go on with the run in --run-dir. Whatever else is given must agree with it."""
+
+
+def run(command: Command) -> int:
+    """Make pictures as `command` says; returns the exit code. Mistakes raise, see `panorama.generate.generate`."""
+    if command.resume and command.run_dir is None:
+        raise ValueError("resume: expected --run-dir, the folder of the run to go on with, got none")
+    if not command.resume and not command.prompt:
+        raise ValueError('expected a caption, --prompt "...", got none (--help shows an overview)')
+    try:
+        result = generate(
+            command.prompt, command.output, build_config(command), run_dir=command.run_dir, resume=command.resume
+        )
+    except RunInterrupted as stop:
+        print(f"{stop}; go on with: csd3d generate --resume --run-dir {stop.run_dir}", file=sys.stderr)
+        return stop.exit_code
+    for path in result.paths:
+        print(f"picture  {path}")
+    print(f"report   {result.report}")
+    return 0
+
+
+def build_config(command: Command) -> GenerateConfig:
+    """The settings: those that suit the prior (or those of the run to resume), then the flags.
+
+    Raises:
+        ValueError, TypeError, FileNotFoundError: a setting that makes no sense.
+    """
+    given = {k: v for k, v in vars(command).items() if v is not None and v is not False}
+    changes: dict[str, Any] = {k: given[k] for k in _OWN if k in given}
+    if "n" in given:
+        changes["count"] = given["n"]
+    engine = {k: given[k] for k in ("lr", "s_text") if k in given}
+    if command.resume and command.run_dir is not None:
+        recorded = Manifest.read(command.run_dir / "manifest.json").config
+        config = override(GenerateConfig(), {k: v for k, v in recorded.items() if k != "prompt"}, where="manifest")
+    else:
+        prior, method = command.prior or GenerateConfig.prior, command.method or GenerateConfig.method
+        config = GenerateConfig(csd=generation(resolve(prior).builtin, "sds" if method == "sds" else "csd"))
+    if "steps" in given:
+        if (command.method or config.method) == "ddim":
+            changes["sampling_steps"] = given["steps"]
+        else:
+            engine["steps"] = given["steps"]
+    return override(config, {**changes, "csd": engine}, where="flags")
+
+
+_OWN = ("method", "prior", "width", "height", "wrap", "windows_per_step", "seed", "device")

@@ -1,0 +1,92 @@
+"""Pictures from a caption: particles of one canvas, repeatable, resumable, refused with a reason."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from csd3d.cli import main
+from csd3d.engine.config import METHODS
+from csd3d.priors.text_to_image import TextToImagePrior
+from csd3d.runs.manifest import Manifest
+from panorama.generate import GenerateConfig, generate, make_windows, spread
+from tests.priors.tiny import write_tiny_prior
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text-to-image prior that was trained at 32 px, four latents."""
+    path = write_tiny_prior(tmp_path_factory.mktemp("prior") / "t2i", kind="text-to-image", closed=False)
+    config = path / "unet" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"sample_size": 4}))
+    return path
+
+
+def test_windows_share_every_place_of_every_layer() -> None:
+    windows = make_windows(2, (8, 20), 8, wrap=True)
+    total = torch.zeros(2, 1, 8, 20)
+    windows.add(total, torch.ones(len(windows), 1, 8, 8))
+    torch.testing.assert_close(total, torch.ones_like(total))
+    assert bool((windows.columns.diff(dim=1) < 0).any()), "one goes on over the seam"
+    single = make_windows(3, (8, 8), 8, wrap=False)
+    assert single.layer.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("method", ["csd", "sds", "ddim"])
+def test_pictures_are_made_and_reported(folder: Path, tmp_path: Path, method: str) -> None:
+    args = ["--prompt", "a red ball", "--prior", str(folder), "--n", "2", "--steps", "2", "--method", method]
+    for k in range(2):
+        assert (
+            main(["generate", *args, "--output", str(tmp_path / f"{k}.png"), "--run-dir", str(tmp_path / f"r{k}")]) == 0
+        )
+    first, second = ([np.array(Image.open(tmp_path / f"{k}-{i}.png")) for i in (1, 2)] for k in range(2))
+    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True)), "same seed, same bytes"
+    assert not np.array_equal(first[0], first[1])
+    manifest = Manifest.read(tmp_path / "r0" / "manifest.json")
+    assert manifest.status == "finished"
+    assert manifest.numbers["mean distance of two pictures (rms)"] != 0
+    assert "a red ball" in (tmp_path / "r0" / "report.html").read_text()
+
+
+def test_a_wide_picture_is_one_canvas_and_goes_on_where_it_stopped(folder: Path, tmp_path: Path) -> None:
+    prior = TextToImagePrior.load(folder)
+    csd = METHODS["csd"]
+    wide: dict[str, Any] = {"count": 1, "width": 80, "windows_per_step": 2, "prior": str(folder)}
+
+    def make(steps: int, name: str, *, resume: bool = False) -> np.ndarray:
+        config = GenerateConfig(csd=replace(csd, steps=steps), **wide)
+        run_dir = tmp_path / ("whole" if name == "whole" else "parts")
+        result = generate("a ball", tmp_path / f"{name}.png", config, run_dir=run_dir, resume=resume, prior=prior)
+        return np.array(Image.open(result.paths[0]))
+
+    whole = make(3, "whole")
+    assert whole.shape == (32, 80, 3)
+    make(1, "part")
+    assert np.array_equal(make(3, "rest", resume=True), whole)
+
+
+def test_what_makes_no_sense_is_refused_with_the_reason(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["generate"]) == 2
+    assert "expected a caption" in capsys.readouterr().err
+    assert main(["generate", "--prompt", "a ball", "--prior", str(folder), "--width", "20"]) == 2
+    assert "width: expected a multiple of" in capsys.readouterr().err
+    assert (
+        main(["generate", "--prompt", "a ball", "--prior", "builtin:instruct", "--run-dir", str(tmp_path / "a")]) == 2
+    )
+    assert "expected a text-to-image model, got an instruction editor" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="no source to compare with"):
+        generate("a ball", tmp_path / "x.png", GenerateConfig(prior=str(folder), csd=METHODS["dds"]))
+
+
+def test_spread_is_nothing_for_equal_pictures() -> None:
+    same = torch.full((3, 3, 4, 4), 0.4)
+    assert spread(same) == 0
+    same[1] += 0.3
+    assert spread(same) == pytest.approx(0.2)
