@@ -1,4 +1,4 @@
-"""The methods: nerfacto scenes edited from one sentence, for GPUs large and small, and for a CPU."""
+"""The methods: scenes of nerfacto, instant-ngp and splatfacto edited from one sentence, and nerfacto on a CPU."""
 
 import importlib.util
 
@@ -8,19 +8,21 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 from nerfstudio.engine.optimizers import AdamOptimizerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
-from csd3d.nerf.host import CsdDataManagerConfig, CsdNerfactoModelConfig, CsdTrainerConfig
-from csd3d.nerf.pipeline import CsdEditPipelineConfig
+from csd3d.nerf.backends import CsdNerfactoModelConfig, CsdNgpModelConfig, CsdSplatModelConfig
+from csd3d.nerf.host import CsdDataManagerConfig, CsdFullImageDataManagerConfig, CsdTrainerConfig
+from csd3d.nerf.ngp import CsdNgpPipelineConfig
+from csd3d.nerf.settings import CsdEditPipelineConfig
 
 HAS_TCNN = importlib.util.find_spec("tinycudann") is not None
 
 
+def _constant(rates: dict[str, float]) -> dict[str, dict[str, object]]:
+    """Adam at constant rates: an edit never knows when the last change comes."""
+    return {name: {"optimizer": AdamOptimizerConfig(lr=lr, eps=1e-15), "scheduler": None} for name, lr in rates.items()}
+
+
 def _optimizers(lr: float) -> dict[str, dict[str, object]]:
-    """Constant rates: an edit never knows when the last change comes."""
-    return {
-        "proposal_networks": {"optimizer": AdamOptimizerConfig(lr=lr, eps=1e-15), "scheduler": None},
-        "fields": {"optimizer": AdamOptimizerConfig(lr=lr, eps=1e-15), "scheduler": None},
-        "camera_opt": {"optimizer": AdamOptimizerConfig(lr=1e-4, eps=1e-15), "scheduler": None},
-    }
+    return _constant({"proposal_networks": lr, "fields": lr, "camera_opt": 1e-4})
 
 
 def _nerfacto(**changes: object) -> CsdNerfactoModelConfig:
@@ -113,9 +115,64 @@ csd_edit_cpu = MethodSpecification(
             edit_every=200,
             views_per_edit=8,
             edit_steps=60,
+            distil_views=2,
+            distil_px=64,
         ),
         optimizers=_optimizers(2e-2),
         vis="viewer",
     ),
     description="csd-edit for a small scene on two CPU cores, with the built-in prior.",
+)
+
+csd_edit_ngp = MethodSpecification(
+    CsdTrainerConfig(
+        method_name="csd-edit-ngp",
+        steps_per_eval_batch=500,
+        steps_per_save=2000,
+        max_num_iterations=30_000,
+        mixed_precision=True,
+        pipeline=CsdNgpPipelineConfig(
+            datamanager=CsdDataManagerConfig(
+                dataparser=NerfstudioDataParserConfig(), train_num_rays_per_batch=4096, eval_num_rays_per_batch=4096
+            ),
+            model=CsdNgpModelConfig(eval_num_rays_per_chunk=8192),
+        ),
+        optimizers=_constant({"fields": 1e-2}),
+        viewer=ViewerConfig(num_rays_per_chunk=1 << 12),
+        vis="viewer",
+    ),
+    description="csd-edit of an instant-ngp scene. Needs CUDA.",
+)
+
+csd_edit_splat = MethodSpecification(
+    CsdTrainerConfig(
+        method_name="csd-edit-splat",
+        steps_per_eval_image=100,
+        steps_per_eval_batch=0,
+        steps_per_save=2000,
+        steps_per_eval_all_images=1000,
+        max_num_iterations=30_000,
+        mixed_precision=False,
+        pipeline=CsdEditPipelineConfig(
+            datamanager=CsdFullImageDataManagerConfig(
+                dataparser=NerfstudioDataParserConfig(load_3D_points=True), cache_images_type="uint8"
+            ),
+            model=CsdSplatModelConfig(),
+        ),
+        optimizers=_constant(
+            {  # splatfacto's; means at the geometric middle of its decay
+                "means": 1.6e-5,
+                "features_dc": 2.5e-3,
+                "features_rest": 1.25e-4,
+                "opacities": 5e-2,
+                "scales": 5e-3,
+                "quats": 1e-3,
+                "camera_opt": 1e-4,
+                "bilateral_grid": 2e-3,
+            }
+        ),
+        viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
+        vis="viewer",
+    ),
+    description="csd-edit of a splatfacto scene. Needs CUDA.",
 )

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.loop import Batch, StepInfo, make_optimizer, run
+from csd3d.engine.stein import Kernel
+from csd3d.nerf.ranks import SharedScore, every
 from csd3d.priors.detail import restore_mapped
 from csd3d.priors.editor import Editor, native_px
 from csd3d.priors.geometry import WorkingSize, from_working, to_working, working_size
@@ -71,6 +73,7 @@ def edit_views(
     strength: float = 1.0,
     detail: float = 1.0,
     inside: Bool[Tensor, "n 1 H W"] | None = None,
+    kernel: Kernel | None = None,
 ) -> EditedViews:
     """Edit views of one scene as `prompt` says.
 
@@ -85,6 +88,9 @@ def edit_views(
         strength: share of the edit that is kept: 0 gives the photographs back, 1 the whole edit.
         detail: share of the photographs' lost detail that is put back (`csd3d.priors.detail`).
         inside: where views may change; outside the photographs stay bit for bit. None = everywhere.
+        kernel: how views talk, instead of what `csd.bandwidth` says; without effect where they do not.
+
+    Where several processes run, all call this with the same arguments, each does its share, and all get the outcome.
 
     Raises:
         UnknownPrompt: the prior knows a closed set of sentences, and this is not among them.
@@ -93,11 +99,17 @@ def edit_views(
     photographs = photographs.cpu()
     size = view_size(photographs, prior, size_px)
     score = prior.score(prompt, s_text=csd.s_text, s_image=csd.s_image)
-    s, z = (prior.codec.encode(to_working(rgb.cpu(), size).to(prior.device)) for rgb in (photographs, renders))
+    n = len(photographs)
+    s, z = (
+        every(n, lambda i, rgb=rgb: prior.codec.encode(to_working(rgb[i].cpu(), size).to(prior.device)))
+        for rgb in (photographs, renders)
+    )
     particles = ViewParticles(z, s, csd)
-    curves = tuple(run(particles, score, csd, rng=rng))
+    curves = tuple(run(particles, SharedScore(score), csd, rng=rng, kernel=kernel))
     mixed = s + strength * (particles.z - s)
-    rgb = finished(mixed, s, photographs, prior, size, detail=detail) if strength else photographs
+    rgb = photographs
+    if strength:
+        rgb = every(n, lambda i: finished(mixed[i], s[i], photographs[i], prior, size, detail=detail))
     return EditedViews(rgb if inside is None else torch.where(inside.cpu(), rgb, photographs), curves)
 
 

@@ -1,10 +1,10 @@
-"""Whatever touches nerfstudio's insides (1.1.5), in one place: trainer, data manager and models that edits can use.
+"""Whatever touches nerfstudio's insides (1.1.5), besides its models: trainer and data managers that edits can use.
 
-What the stock classes do that we cannot have: their model downloads weights for LPIPS; their checkpoints hold numpy
-scalars, which torch refuses to load without unpickling classes; their data managers hand images to worker processes,
-where they cannot be replaced.
+What the stock classes do that we cannot have: their checkpoints hold numpy scalars, which torch refuses to load without
+unpickling classes; their data managers hand images to worker processes, where they cannot be replaced.
 """
 
+import os
 import random
 import sys
 from collections.abc import Iterator, Mapping
@@ -15,16 +15,16 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchmetrics.image.lpip as lpip
 from jaxtyping import Float
-from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
+from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
-from nerfstudio.models.nerfacto import NerfactoModel, NerfactoModelConfig
 from nerfstudio.utils.decorators import check_main_thread
 from torch import Tensor
 
+from csd3d.nerf.backends import require_device
+from csd3d.nerf.ranks import ranks
 from csd3d.runs.atomic import atomic_path
 
 LEAST_VIEWS = 3
@@ -33,54 +33,17 @@ LEAST_VIEWS = 3
 
 @contextmanager
 def mistakes_in_one_line() -> Iterator[None]:
-    """A person's mistake ends the program with one line and exit code 2 instead of a traceback."""
+    """A person's mistake ends the program with one line and exit code 2 instead of a traceback, a divergence with 1.
+
+    As for the `csd3d` command, CSD3D_DEBUG=1 shows the traceback.
+    """
     try:
         yield
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+        if os.environ.get("CSD3D_DEBUG"):
+            raise
         print(f"csd-edit: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
-# --- models -----------------------------------------------------------------------------------------------------------
-
-
-class _NoLpips(torch.nn.Module):
-    """Stands where LPIPS stood; it is never asked."""
-
-    def __init__(self, **_: Any) -> None:
-        super().__init__()
-
-    def forward(self, *_: Tensor) -> Tensor:
-        """Not a number."""
-        return torch.tensor(float("nan"))
-
-
-class NerfactoWithoutLpips(NerfactoModel):
-    """Nerfacto, without the metric whose weights are downloaded."""
-
-    def populate_modules(self) -> None:
-        """As nerfacto's; the constructor of LPIPS is out of the way meanwhile."""
-        real = lpip.LearnedPerceptualImagePatchSimilarity
-        lpip.LearnedPerceptualImagePatchSimilarity = _NoLpips  # pyright: ignore[reportAttributeAccessIssue]
-        try:
-            super().populate_modules()
-        finally:
-            lpip.LearnedPerceptualImagePatchSimilarity = real
-
-    def get_image_metrics_and_images(
-        self, outputs: dict[str, Tensor], batch: dict[str, Tensor]
-    ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """As nerfacto's, without LPIPS."""
-        metrics, images = super().get_image_metrics_and_images(outputs, batch)
-        metrics.pop("lpips")
-        return metrics, images
-
-
-@dataclass
-class CsdNerfactoModelConfig(NerfactoModelConfig):
-    """Nerfacto, without the metric whose weights are downloaded."""
-
-    _target: type = field(default_factory=lambda: NerfactoWithoutLpips)
+        sys.exit(1 if isinstance(error, FloatingPointError) else 2)
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
@@ -102,18 +65,12 @@ class CsdDataManager(VanillaDataManager[InputDataset]):
         Raises:
             ValueError: there are too few views, or they differ in size.
         """
-        count = len(self.train_dataset)
-        if count < LEAST_VIEWS:
-            raise ValueError(f"data: expected at least {LEAST_VIEWS} training views, got {count} in {self.config.data}")
-        cameras = self.train_dataset.cameras
-        sizes = {(int(w), int(h)) for w, h in zip(cameras.width, cameras.height, strict=True)}
-        if len(sizes) > 1:
-            some = ", ".join(f"{w}x{h}" for w, h in sorted(sizes)[:3])
-            raise ValueError(f"data: expected training images of one size, got {some} in {self.config.data}")
+        require_views(self.train_dataset)
         super().setup_train()
         batch = self.train_image_dataloader.cached_collated_batch
         if batch is None:
             raise ValueError("train-num-images-to-sample-from: expected -1, all images, which edits replace")
+        count = len(self.train_dataset)
         order = batch["image_idx"].argsort()
         for name, value in batch.items():
             if isinstance(value, Tensor) and len(value) == count:
@@ -122,21 +79,53 @@ class CsdDataManager(VanillaDataManager[InputDataset]):
         self.photographs: Float[Tensor, "n 3 H W"] = self._images[..., :3].permute(0, 3, 1, 2).cpu().clone()
         """What the cameras saw, in [0, 1]."""
 
-    @property
-    def view_names(self) -> list[str]:
-        """File names of the training images without suffix; with their number where they are not unique."""
-        names = [Path(p).stem for p in self.train_dataset.image_filenames]
-        return names if len(set(names)) == len(names) else [f"{i:05d}_{name}" for i, name in enumerate(names)]
-
-    @property
-    def train_cameras(self) -> Cameras:
-        """The cameras of the training images."""
-        return self.train_dataset.cameras
-
     def show(self, view: int, rgb: Float[Tensor, "3 H W"] | None) -> None:
         """From now on training sees `rgb` there; None: its photograph again."""
         picture = self.photographs[view] if rgb is None else rgb
         self._images[view, ..., :3] = picture.permute(1, 2, 0).to(self._images)
+
+
+@dataclass
+class CsdFullImageDataManagerConfig(FullImageDatamanagerConfig):
+    """The same for backends that train on whole images."""
+
+    _target: type = field(default_factory=lambda: CsdFullImageDataManager)
+
+
+class CsdFullImageDataManager(FullImageDatamanager[InputDataset]):
+    """Whole training images, any of which can be replaced by an edited one."""
+
+    def setup_train(self) -> None:
+        """Load all images; raises as `CsdDataManager.setup_train` does."""
+        super().setup_train()
+        entries = self.cached_train
+        require_views(self.train_dataset)  # whose sizes taking out distortion may have changed
+        seen = torch.stack([entry["image"][..., :3].cpu() for entry in entries]).permute(0, 3, 1, 2)
+        self.photographs: Float[Tensor, "n 3 H W"] = seen / 255 if seen.dtype == torch.uint8 else seen.clone()
+        """What the cameras saw, without their distortion, in [0, 1]."""
+
+    def show(self, view: int, rgb: Float[Tensor, "3 H W"] | None) -> None:
+        """From now on training sees `rgb` there; None: its photograph again."""
+        image = self.cached_train[view]["image"]
+        picture = (self.photographs[view] if rgb is None else rgb).permute(1, 2, 0)
+        image[..., :3] = (picture * 255).round().to(image) if image.dtype == torch.uint8 else picture.to(image)
+
+
+def require_views(dataset: InputDataset) -> None:
+    """Raises `ValueError` for a scene of too few views, or of views that differ in size."""
+    cameras, where = dataset.cameras, Path(dataset.image_filenames[0]).parent if len(dataset) else "the data"
+    if len(dataset) < LEAST_VIEWS:
+        raise ValueError(f"data: expected at least {LEAST_VIEWS} training views, got {len(dataset)} in {where}")
+    sizes = {(int(w), int(h)) for w, h in zip(cameras.width, cameras.height, strict=True)}
+    if len(sizes) > 1:
+        some = ", ".join(f"{w}x{h}" for w, h in sorted(sizes)[:3])
+        raise ValueError(f"data: expected training images of one size, got {some} in {where}")
+
+
+def view_names(dataset: InputDataset) -> list[str]:
+    """File names of the images without suffix; with their number where they are not unique."""
+    names = [Path(p).stem for p in dataset.image_filenames]
+    return names if len(set(names)) == len(names) else [f"{i:05d}_{name}" for i, name in enumerate(names)]
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -157,18 +146,21 @@ class CsdTrainer(Trainer):
     def setup(self, test_mode: str = "val") -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """As the stock trainer's; mistakes end in one line."""
         with mistakes_in_one_line():
+            require_device(self.config)
             super().setup(test_mode)  # pyright: ignore[reportArgumentType]
 
     def train(self) -> None:
         """Train and edit; a resumed run goes on with the random numbers it would have had, to the end it would have."""
         if self._resumed is not None:
-            restore_random_state(self._resumed["random"])
+            if ranks()[0] == 0:  # other ranks must not draw the same rays
+                restore_random_state(self._resumed["random"])
             left = self._resumed["end"] - self._start_step
             if left > 0:
                 self.config.max_num_iterations = left
         self._end = self._start_step + self.config.max_num_iterations
         pipeline: Any = getattr(self.pipeline, "module", self.pipeline)
-        pipeline.publish_in(self.base_dir / "edited_views")
+        if ranks()[0] == 0:
+            pipeline.publish_in(self.base_dir / "edited_views")
         with mistakes_in_one_line():
             super().train()
 
@@ -181,6 +173,7 @@ class CsdTrainer(Trainer):
         self._start_step = state["step"] + 1
         edits = state.get("csd3d")
         self.pipeline.begin(self._start_step, edits)  # pyright: ignore[reportCallIssue]
+        self.optimizers = self.setup_optimizers()  # loading splats makes new parameters
         if edits is None:
             return  # a scene of the plain method: optimisers start anew, at the learning rates of the edit
         self.optimizers.load_optimizers(state["optimizers"])
@@ -204,6 +197,7 @@ class CsdTrainer(Trainer):
         path = self.checkpoint_dir / f"step-{step:09d}.ckpt"
         with atomic_path(path) as part:
             torch.save(plain(state), part)
+        pipeline.publish_field()
         if self.config.save_only_latest_checkpoint:
             for other in self.checkpoint_dir.glob("*.ckpt"):
                 if other != path:
@@ -251,19 +245,23 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def fitting_weights(loaded: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a checkpoint under the names of `own`, without those of LPIPS.
+    """The weights of a checkpoint under the names that a single process gives `own`, without those of LPIPS.
 
     Raises:
         ValueError: the checkpoint is of another backend or of other sizes.
     """
-    state = {k.removeprefix("module.").replace("_model.module.", "_model."): v for k, v in loaded.items()}
+    own, state = (
+        {k.removeprefix("module.").replace("_model.module.", "_model."): v for k, v in weights.items()}
+        for weights in (own, loaded)  # several processes wrap the model
+    )
     state = {k: v for k, v in state.items() if not k.startswith("_model.lpips.")}
     missing, extra = sorted(set(own) - set(state)), sorted(set(state) - set(own))
     if missing or extra:
         what = f"lacks {missing[0]}" if missing else f"also has {extra[0]}"
         raise ValueError(f"checkpoint: expected one of the backend that this method edits, got one that {what}")
     for name, value in state.items():
-        if value.shape != own[name].shape:
+        any_number = name.startswith("_model.gauss_params.")  # a splat's rows come and go
+        if value.shape[any_number:] != own[name].shape[any_number:]:
             raise ValueError(
                 f"checkpoint: expected {name} of shape {tuple(own[name].shape)}, as this method is set up, "
                 f"got {tuple(value.shape)}"

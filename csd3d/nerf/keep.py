@@ -6,7 +6,7 @@ kept as PNG, eight bits a channel, in memory as in checkpoints, so a checkpoint 
 """
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,12 +111,18 @@ class Layers:
             (folder / "sheet.png").unlink(missing_ok=True)
             return
         now = torch.stack([picture for v in shown if (picture := self.seen(v)) is not None])
-        rows = {"photograph": photographs[shown], ", then ".join(self.history): now}
-        save_picture(contact_sheet(rows, columns=[names[v] for v in shown]), folder / "sheet.png")
+        write_sheet(folder, {"photograph": photographs[shown], ", then ".join(self.history): now}, names, shown)
 
     def _png(self, view: int, *, below_top: bool = False) -> bytes | None:
         layers = reversed(self.layers[:-1] if below_top else self.layers)
         return next((layer.views[view] for layer in layers if view in layer.views), None)
+
+
+def write_sheet(
+    folder: Path, rows: Mapping[str, Float[Tensor, "n 3 _H _W"]], names: list[str], shown: list[int]
+) -> None:
+    """Write the contact sheet of the views `shown`, sheet.png."""
+    save_picture(contact_sheet(rows, columns=[names[v] for v in shown]), folder / "sheet.png")
 
 
 def _to_tensor(png: bytes) -> UInt8[Tensor, " b"]:

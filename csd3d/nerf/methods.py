@@ -3,7 +3,7 @@
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
-METHODS = ("csd-edit", "csd-edit-small", "csd-edit-cpu")
+METHODS = ("csd-edit", "csd-edit-small", "csd-edit-cpu", "csd-edit-ngp", "csd-edit-splat")
 
 
 def _unavailable(name: str, reason: Exception) -> MethodSpecification:
@@ -11,8 +11,6 @@ def _unavailable(name: str, reason: Exception) -> MethodSpecification:
 
 
 try:
-    from csd3d.nerf import configs
-
-    csd_edit, csd_edit_small, csd_edit_cpu = configs.csd_edit, configs.csd_edit_small, configs.csd_edit_cpu
+    from csd3d.nerf.configs import csd_edit, csd_edit_cpu, csd_edit_ngp, csd_edit_small, csd_edit_splat
 except Exception as error:  # of any kind: another release of nerfstudio may have moved anything
-    csd_edit, csd_edit_small, csd_edit_cpu = (_unavailable(name, error) for name in METHODS)
+    csd_edit, csd_edit_small, csd_edit_cpu, csd_edit_ngp, csd_edit_splat = (_unavailable(m, error) for m in METHODS)

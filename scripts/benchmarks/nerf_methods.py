@@ -150,7 +150,7 @@ def standard(plan: Plan, truth: Float[Tensor, "n 3 H W"]) -> Mapping[str, Method
     batches = {"views_per_edit": plan.views_per_edit, "edit_steps": plan.edit_steps, "edit_every": plan.edit_every}
     csd = {
         coupling: Method(CsdEditPipeline, {**scales, **batches, "coupling": coupling}, plan.unet_rows)
-        for coupling in ("independent", "svgd", "paper")
+        for coupling in ("independent", "svgd", "paper", "depth")
     }
     every = max(1, plan.field_steps // plan.samples)
     sampled = -(-plan.field_steps // every)
@@ -163,6 +163,7 @@ def standard(plan: Plan, truth: Float[Tensor, "n 3 H W"]) -> Mapping[str, Method
         "csd-edit, independent": csd["independent"],
         "csd-edit, SVGD": csd["svgd"],
         "csd-edit, SVGD, paper": csd["paper"],
+        "csd-edit, SVGD by depth": csd["depth"],
         "true edited views": Method(
             type("PlannedTrueViews", (TrueViews,), {"truth": truth}), {"edit_every": 2 * plan.field_steps}, 0
         ),

@@ -75,9 +75,10 @@ def to_markdown(records: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) 
         f"photographs), train it {about['edits'] * about['edit_every']} steps more and put the photographs' detail "
         f"back in the same way. csd-edit: {about['edits']} batches of {about['views_per_edit']} views, "
         f"{about['edit_steps']} moves each, one every {about['edit_every']} steps; `paper`: the published kernel, "
-        "normalisation and learning rate. One view at a time: as Instruct-NeRF2NeRF, a view every few steps sampled "
-        f"anew from its noised render, in {about['sampling_steps']} steps, as many views as the same number of UNet "
-        f"rows pays for. s_text {about['s_text']:g} and s_image {about['s_image']:g} for all.\n",
+        "normalisation and learning rate; `by depth`: views talk where they show the same point. One view at a time: "
+        "as Instruct-NeRF2NeRF, a view every few steps sampled anew from its noised render, in "
+        f"{about['sampling_steps']} steps, as many views as the same number of UNet rows pays for. "
+        f"s_text {about['s_text']:g} and s_image {about['s_image']:g} for all.\n",
         "At the held-out cameras: right, the share of renders nearest (mean squared error) to the truth of the edit "
         "among the truths of all edits that apply, and the unedited scene; PSNR to the true edited scene; way, how "
         "far PSNR got from one view at a time (0) to training on the true edited views (100); background, mean change "

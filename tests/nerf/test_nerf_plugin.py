@@ -1,8 +1,10 @@
 """The plugin inside nerfstudio: registration, edits while training, resuming, mistakes. Needs nerfstudio."""
 
 import copy
+import json
 import subprocess
 import sys
+import threading
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -14,20 +16,19 @@ from PIL import Image
 
 pytest.importorskip("nerfstudio", reason="the nerf extra is not installed")
 
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+
 from csd3d.nerf import methods
 from csd3d.nerf.host import (
-    CsdTrainerConfig,
+    CsdFullImageDataManagerConfig,
     fitting_weights,
     load_checkpoint,
     plain,
     random_state,
     restore_random_state,
 )
-from csd3d.world.export import write_scene
-from csd3d.world.sample import sample_scene
+from tests.nerf.tiny import PX, config_for, trainer_for, write_small_scene
 from tests.priors.tiny import write_tiny_prior
-
-PX = 32
 
 
 @pytest.fixture(scope="module")
@@ -37,49 +38,7 @@ def prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six training views and two held-out ones."""
-    out = tmp_path_factory.mktemp("scenes") / "small"
-    write_scene(sample_scene(8, train_views=6, test_views=2, height_px=PX, width_px=PX), out)
-    return out
-
-
-def config_for(scene: Path, prior: Path, out: Path, /, **changes: object) -> CsdTrainerConfig:
-    """A tiny run: 4 steps of scene, then edits every 3 steps, to step 10."""
-    config: Any = copy.deepcopy(methods.csd_edit_cpu.config)
-    assert isinstance(config, CsdTrainerConfig)
-    config.output_dir, config.timestamp, config.vis = out, "run", "tensorboard"
-    config.machine.seed = 1
-    config.max_num_iterations, config.steps_per_save = 10, 1000
-    pipeline: Any = config.pipeline
-    pipeline.datamanager.data = scene
-    pipeline.datamanager.train_num_rays_per_batch = 64
-    for name, value in {
-        "prompt": "make it snowy",
-        "prior": str(prior),
-        "size": PX,
-        "scene_steps": 4,
-        "edit_every": 3,
-        "views_per_edit": 4,
-        "edit_steps": 2,
-        "lr": 0.5,
-        "s_text": 2.0,
-        "s_image": 1.2,
-    }.items():
-        setattr(pipeline, name, value)
-    for name, value in changes.items():
-        setattr(pipeline if hasattr(pipeline, name) else config, name, value)
-    return config
-
-
-def trainer_for(config: CsdTrainerConfig) -> Any:  # a CsdTrainer whose pipeline is ours
-    torch.manual_seed(1)
-    restore_random_state(_SEEDED)
-    trainer = config.setup(local_rank=0, world_size=1)
-    trainer.setup()
-    return trainer
-
-
-_SEEDED = random_state()
+    return write_small_scene(tmp_path_factory.mktemp("scenes") / "small")
 
 
 def weights(trainer: Any) -> dict[str, torch.Tensor]:
@@ -201,32 +160,163 @@ def test_an_empty_box_changes_nothing(scene: Path, prior: Path, tmp_path: Path) 
     assert torch.equal(data._images.permute(0, 3, 1, 2), data.photographs)
 
 
+def use(control: Any, value: object = None) -> None:
+    """What the viewer does when a person moves a control."""
+    if value is not None:
+        control.value = value
+    control.cb_hook(control)
+
+
+def ask_for(controls: Any, sentence: str) -> None:
+    """A prompt is typed and the button pressed."""
+    use(controls.prompt, sentence[:-2])  # typing changes nothing
+    controls.prompt.value = sentence
+    use(controls.start)
+
+
 def test_the_viewer_changes_the_prompt_undoes_and_resets(scene: Path, prior: Path, tmp_path: Path) -> None:
     trainer = trainer_for(config_for(scene, prior, tmp_path))
     pipeline, data = trainer.pipeline, trainer.pipeline.datamanager
+    controls = pipeline.controls
     pipeline.get_train_loss_dict(4)
     snowy = data._images.clone()
-    pipeline.prompt_box.value = "make it night"
-    pipeline.prompt_box.cb_hook(pipeline.prompt_box)
+    ask_for(controls, "make it night")
+    assert pipeline.prompt == "make it snowy"  # callbacks come in the middle of a step
     pipeline.get_train_loss_dict(5)
     assert pipeline._layers.history == ("make it snowy", "make it night")
     assert not torch.equal(data._images, snowy)
-    pipeline.undo_button.cb_hook(pipeline.undo_button)
-    assert torch.equal(data._images, snowy)
-    assert pipeline.prompt == "make it snowy"
-    pipeline.prompt_box.value = "make it purple"  # not known: said, and nothing changes
-    pipeline.prompt_box.cb_hook(pipeline.prompt_box)
-    assert pipeline.prompt == "make it snowy"
-    pipeline.reset_button.cb_hook(pipeline.reset_button)
-    assert torch.equal(data._images.permute(0, 3, 1, 2), data.photographs)
-    pipeline.pause_box.value = True
-    pipeline.pause_box.cb_hook(pipeline.pause_box)
-    pipeline.prompt, pipeline._next_edit = "make it snowy", 0
+    use(controls.pause, True)
+    use(controls.undo)
     pipeline.get_train_loss_dict(6)
+    assert torch.equal(data._images, snowy)
+    assert pipeline.prompt == controls.prompt.value == "make it snowy"
+    ask_for(controls, "make it purple")  # not known: said, and nothing changes
+    pipeline.get_train_loss_dict(7)
+    assert pipeline.prompt == "make it snowy"
+    use(controls.reset)
+    pipeline.get_train_loss_dict(8)
     assert torch.equal(data._images.permute(0, 3, 1, 2), data.photographs)
-    pipeline.text_slider.value = 4.0
-    pipeline.text_slider.cb_hook(pipeline.text_slider)
-    assert pipeline.csd.s_text == 4.0
+    ask_for(controls, "make it snowy")
+    pipeline.get_train_loss_dict(9)  # paused
+    assert torch.equal(data._images.permute(0, 3, 1, 2), data.photographs)
+    for control, value in (
+        (controls.text, 4.0),
+        (controls.image, 1.7),
+        (controls.strength, 0.5),
+        (controls.pause, False),
+    ):
+        use(control, value)
+    pipeline.get_train_loss_dict(10)
+    assert (pipeline.csd().s_text, pipeline.csd().s_image, pipeline.config.strength) == (4.0, 1.7, 0.5)
+    assert pipeline._layers.edited()
+
+
+def test_the_viewer_finds_the_controls_in_their_order(scene: Path, prior: Path, tmp_path: Path) -> None:
+    from nerfstudio.viewer.utils import parse_object
+    from nerfstudio.viewer.viewer_elements import ViewerElement
+
+    pipeline = trainer_for(config_for(scene, prior, tmp_path, prompt=None)).pipeline
+    found = [element.name for _, element in parse_object(pipeline, ViewerElement, "Custom Elements")]
+    assert found == [element.name for element in pipeline.controls.elements]
+    assert found[0] == "Prompt"
+    assert "prior" not in vars(pipeline)  # looking for them did not load it
+
+
+def test_only_the_viewer_is_shown_the_scene_before(scene: Path, prior: Path, tmp_path: Path) -> None:
+    trainer = trainer_for(config_for(scene, prior, tmp_path))
+    camera = trainer.pipeline.datamanager.train_dataset.cameras[:1]
+    model = trainer.pipeline.model.eval()
+
+    def render(thread: bool = False) -> torch.Tensor:
+        shown: list[torch.Tensor] = []
+        draw = lambda: shown.append(model.get_outputs_for_camera(camera)["rgb"])  # noqa: E731
+        if thread:
+            viewer = threading.Thread(target=draw)
+            viewer.start()
+            viewer.join()
+        else:
+            draw()
+        return shown[0]
+
+    def train(step: int) -> None:
+        model.train()
+        trainer.train_iteration(step)
+        model.eval()
+
+    for step in range(4):
+        train(step)
+    before = render()
+    for step in range(4, 8):
+        train(step)
+    after = render()
+    assert not torch.equal(before, after)
+    use(trainer.pipeline.controls.before, True)
+    assert torch.equal(render(thread=True), before)
+    assert torch.equal(render(), after)
+    use(trainer.pipeline.controls.before, False)
+    assert torch.equal(render(thread=True), after)
+    saved = trainer.pipeline.edit_state()["before"]
+    again = trainer_for(config_for(scene, prior, tmp_path / "again")).pipeline
+    again.begin(8, {**trainer.pipeline.edit_state(), "before": saved})
+    assert all(torch.equal(again.model.before[k], v) for k, v in saved.items())
+
+
+def test_mixed_precision_of_the_field_leaves_edits_alone(scene: Path, prior: Path, tmp_path: Path) -> None:
+    def first_edit(mixed: bool) -> torch.Tensor:
+        pipeline = trainer_for(config_for(scene, prior, tmp_path / str(mixed))).pipeline
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            pipeline.get_train_loss_dict(4)
+        return pipeline.datamanager._images
+
+    assert torch.equal(first_edit(True), first_edit(False))
+
+
+@pytest.mark.parametrize("name", ["csd-edit-ngp", "csd-edit-splat", "csd-edit"])
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_what_needs_cuda_says_so_before_anything_is_read_or_compiled(
+    name: str, device: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if (name, device) == ("csd-edit", "cpu"):
+        pytest.skip("which runs, slowly")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config: Any = copy.deepcopy(getattr(methods, name.replace("-", "_")).config)
+    config.output_dir, config.timestamp, config.machine.device_type = tmp_path, "run", device
+    config.pipeline._target = None  # whoever got as far as building it would fail
+    with pytest.raises(SystemExit) as end:
+        trainer_for(config)
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"csd-edit: {name}: expected ")
+    assert said.endswith("csd-edit-cpu runs on a CPU\n")
+    assert said.count("\n") == 1
+
+
+def test_whole_images_are_replaced_and_brought_back(scene: Path) -> None:
+    """The data of splats, which themselves need CUDA."""
+    parser = NerfstudioDataParserConfig()
+    config = CsdFullImageDataManagerConfig(data=scene, dataparser=parser, cache_images="gpu")  # "gpu": the device given
+    data: Any = config.setup(device="cpu", test_mode="val", world_size=1, local_rank=0)
+    assert data.photographs.shape == (6, 3, PX, PX)
+    picture = torch.full((3, PX, PX), 100 / 255)
+    data.show(2, picture)
+    shown = {int(batch["image_idx"]): batch["image"] for _, batch in (data.next_train(i) for i in range(6))}
+    assert set(shown) == set(range(6))
+    assert (shown[2][..., :3] == 100).all()
+    assert torch.equal((data.photographs[3] * 255).round().byte(), shown[3][..., :3].permute(2, 0, 1))
+    data.show(2, None)
+    assert torch.equal(data.cached_train[2]["image"][..., :3].permute(2, 0, 1) / 255, data.photographs[2])
+
+
+def test_views_talk_by_the_depth_of_the_field(scene: Path, prior: Path, tmp_path: Path) -> None:
+    def first_edit(coupling: str) -> torch.Tensor:
+        trainer = trainer_for(config_for(scene, prior, tmp_path / coupling, coupling=coupling, edit_steps=3))
+        trainer.pipeline.edit(0)
+        return trainer.pipeline.datamanager._images.clone()
+
+    by_depth, plain = first_edit("depth"), first_edit("svgd")
+    assert not torch.equal(by_depth, plain)
+    assert (by_depth - plain).abs().mean() < 0.1
+    assert torch.equal(by_depth, first_edit("depth"))
 
 
 @pytest.mark.parametrize(
@@ -235,7 +325,14 @@ def test_the_viewer_changes_the_prompt_undoes_and_resets(scene: Path, prior: Pat
         ({"prompt": "make it purple"}, "does not know 'make it purple'"),
         ({"load_dir": Path("nowhere")}, "load-dir: expected a folder of checkpoints, got nowhere"),
         ({"prior": "/nowhere/at/all"}, "/nowhere/at/all"),
+        ({"prior": str(Path(__file__).parent)}, "model_index.json"),
+        ({"prior_device": "cuda:7"}, "device 'cuda:7'"),
         ({"mask_dir": Path("nowhere")}, "mask-dir: expected a folder of masks, got nowhere"),
+        ({"driver": "distil", "coupling": "depth"}, "coupling: expected svgd, paper or independent with driver distil"),
+        ({"coupling": "paper", "views_per_edit": 2}, "views_per_edit: expected 3 or more with coupling paper, got 2"),
+        ({"strength": 1.5}, "strength: expected 0 to 1, got 1.5"),
+        ({"edit_every": 0}, "edit_every: expected 1 or more, got 0"),
+        ({"lr": -1.0}, "lr: expected a number above 0, got -1.0"),
     ],
 )
 def test_mistakes_end_in_one_line(
@@ -251,16 +348,27 @@ def test_mistakes_end_in_one_line(
 def test_too_few_views_or_views_of_different_sizes_are_refused(
     scene: Path, prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    few = tmp_path / "few"
-    write_scene(sample_scene(8, train_views=2, test_views=1, height_px=PX, width_px=PX), few)
+    few = write_small_scene(tmp_path / "few", train_views=2)
     with pytest.raises(SystemExit):
         trainer_for(config_for(few, prior, tmp_path / "out"))
     assert "expected at least 3 training views, got 2" in capsys.readouterr().err
+    mixed: Any = write_small_scene(tmp_path / "mixed") / "transforms.json"
+    about = json.loads(mixed.read_text())
+    sizes = {key: about.pop(key) for key in ("w", "h", "fl_x", "fl_y", "cx", "cy")}
+    for frame in about["frames"]:
+        frame.update(sizes)
+    about["frames"][0].update({"w": 48, "cx": 24})
+    mixed.write_text(json.dumps(about))
+    with pytest.raises(SystemExit):
+        trainer_for(config_for(mixed.parent, prior, tmp_path / "out"))
+    assert f"expected training images of one size, got {PX}x{PX}, 48x{PX}" in capsys.readouterr().err
 
 
 def test_checkpoints_of_another_backend_are_refused() -> None:
     own = {"_model.a": torch.zeros(2), "_model.b": torch.zeros(3)}
     assert set(fitting_weights({"module._model.a": torch.zeros(2), "_model.b": torch.zeros(3)}, own)) == set(own)
+    wrapped = {"_model.module.a": torch.zeros(2), "_model.module.b": torch.zeros(3)}  # as several processes name them
+    assert set(fitting_weights(wrapped, own)) == set(fitting_weights(own, wrapped)) == set(own)
     with pytest.raises(ValueError, match=r"got one that lacks _model\.b"):
         fitting_weights({"_model.a": torch.zeros(2)}, own)
     with pytest.raises(ValueError, match=r"expected _model\.b of shape \(3,\), as this method is set up, got \(4,\)"):

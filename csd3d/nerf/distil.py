@@ -1,0 +1,67 @@
+"""Distillation: no picture is replaced; in every step the CSD gradient of a few renders arrives at the field itself.
+
+    z = encode(render)      g = csd_step(z, s)      loss = <z, g> / number of elements of z, g held fixed
+
+The derivative of the loss by z is g, up to that number; from there autograd goes through the encoder to the render and
+to whatever drew it. Of several processes each has the loss of its own renders, whose mean is that of all.
+"""
+
+from fractions import Fraction
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from csd3d.engine.config import CsdConfig
+from csd3d.engine.loop import draw_noise, draw_timestep
+from csd3d.engine.step import csd_step, require_finite, surrogate_loss
+from csd3d.nerf.ranks import SharedScore, gather, share
+from csd3d.priors.editor import Editor
+from csd3d.priors.geometry import to_working, working_size
+
+
+def distil_loss(
+    renders: Float[Tensor, "m 3 _h _w"],
+    sources: Float[Tensor, "m 3 _H _W"],
+    count: int,
+    prior: Editor,
+    prompt: str,
+    csd: CsdConfig,
+    *,
+    rng: torch.Generator,
+    step: int,
+    size_px: int,
+    inside: Bool[Tensor, "m 1 _h _w"] | None = None,
+) -> Float[Tensor, ""]:
+    """The surrogate loss of one step.
+
+    Args:
+        renders: what the field shows, in [0, 1], with the graph to it. Of several processes each brings its share.
+        sources: what the cameras saw of the same, in [0, 1], at any size of the same aspect.
+        count: particles of all processes together, equally many of each.
+        prior: an instruction editor.
+        prompt: the sentence.
+        csd: settings of the engine.
+        rng: on the CPU, in the same state in every process.
+        step: for messages.
+        size_px: shorter side at which the prior works.
+        inside: where the field may change: no gradient arrives elsewhere. None = everywhere.
+
+    Raises:
+        UnknownPrompt: the prior knows a closed set of sentences, and this is not among them.
+        FloatingPointError: a gradient is not finite.
+    """
+    height, width = sources.shape[-2:]
+    size = working_size(Fraction(width, height), size_px, prior.codec.factor)
+    score = SharedScore(prior.score(prompt, s_text=csd.s_text, s_image=csd.s_image))
+    if inside is not None:
+        renders = torch.where(inside.to(renders.device), renders, renders.detach())
+    mine = prior.codec.encode(to_working(renders, size).to(prior.device))
+    with torch.no_grad():
+        s = gather(prior.codec.encode(to_working(sources, size).to(prior.device)), count)
+    z = gather(mine, count)
+    t, e = draw_timestep(rng, csd), draw_noise(z, rng, csd)
+    index = torch.arange(count, device=z.device)
+    result = csd_step(score, z, s, index, t=t, e=e, config=csd)
+    require_finite(result, index, step=step, t=t)
+    return surrogate_loss(mine, result.g[share(count)]) / mine.numel()

@@ -1,0 +1,90 @@
+"""Several processes, each with views of its own, and one coupled step: who does what, and everybody told the outcome.
+
+Rank r of R takes particles r, r + R, r + 2 R, ...: renders, encodes, predicts and decodes them. Latents and predictions
+are gathered, so that every rank has all of them and couples them alike, with the same random numbers. With one process,
+or none that torch.distributed knows of, nothing is exchanged.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from csd3d.engine.residuals import Score
+from csd3d.engine.schedule import Schedule
+
+
+def ranks() -> tuple[int, int]:
+    """(r, R)."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+
+
+def share(count: int) -> list[int]:
+    """Which of `count` particles are this rank's."""
+    rank, world = ranks()
+    return list(range(rank, count, world))
+
+
+def gather(mine: Float[Tensor, "m *d"], count: int) -> Float[Tensor, "n *d"]:
+    """All `count` rows in order, from every rank's share of them; on the device of `mine`, without gradients."""
+    _, world = ranks()
+    if world == 1:
+        return mine.detach()
+    most = -(-count // world)
+    padded = torch.zeros(most, *mine.shape[1:], dtype=mine.dtype, device=_device(mine.device))
+    padded[: len(mine)] = mine.detach()
+    parts = [torch.empty_like(padded) for _ in range(world)]
+    dist.all_gather(parts, padded)
+    return torch.stack(parts, dim=1).flatten(0, 1)[:count].to(mine.device)
+
+
+def every(count: int, do: Callable[[list[int]], Float[Tensor, "m *d"]]) -> Float[Tensor, "n *d"]:
+    """What `do` makes of all particles 0 to `count` - 1, of which each rank does its share.
+
+    A rank without a share does the first one too, to learn the shape; that one's row is not taken.
+    """
+    mine = share(count)
+    done = do(mine or [0])
+    return gather(done if mine else done[:0], count)
+
+
+def agree(value: Any) -> Any:
+    """What rank 0 has."""
+    if ranks()[1] == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+@dataclass(frozen=True)
+class SharedScore:
+    """A prior of which every rank holds a copy: each predicts its share of the particles; satisfies `Score`."""
+
+    alone: Score
+
+    @property
+    def schedule(self) -> Schedule:
+        """The prior's."""
+        return self.alone.schedule
+
+    def target(
+        self, z_t: Float[Tensor, "n c h w"], t: int, s: Float[Tensor, "n c h w"], index: Int[Tensor, " n"]
+    ) -> Float[Tensor, "n c h w"]:
+        """Noise in the edited latents, of all particles."""
+        return every(len(z_t), lambda mine: self.alone.target(z_t[mine], t, s[mine], index[mine]))
+
+    def source(
+        self, s_t: Float[Tensor, "n c h w"], t: int, s: Float[Tensor, "n c h w"], index: Int[Tensor, " n"]
+    ) -> Float[Tensor, "n c h w"]:
+        """Noise in the source latents, of all particles."""
+        return every(len(s_t), lambda mine: self.alone.source(s_t[mine], t, s[mine], index[mine]))
+
+
+def _device(own: torch.device) -> torch.device:
+    """Where tensors are exchanged: NCCL knows only GPUs."""
+    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else own

@@ -1,0 +1,101 @@
+"""How a scene is edited: the settings of the pipeline, which are its command-line help too."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from nerfstudio.models.splatfacto import SplatfactoModelConfig
+from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
+
+from csd3d.engine.config import PAPER, CsdConfig
+from csd3d.priors.editor import recommended
+
+PAPER_VIEWS = 3
+"""The published bandwidth is not finite with fewer."""
+
+
+@dataclass
+class CsdEditPipelineConfig(VanillaPipelineConfig):
+    """How a scene is edited. `pipeline.prompt` is the sentence."""
+
+    _target: type = field(default_factory=lambda: _pipeline())
+    prompt: str | None = None
+    """What to change, for instance "make it snowy". None: only train the scene (the viewer can still set it)."""
+    prior: str = "builtin"
+    """`builtin` (small, knows a closed set of sentences), a folder in diffusers layout, or a hub id."""
+    prior_device: str | None = None
+    """Device of the prior; None: the field's."""
+    driver: Literal["update", "distil"] = "update"
+    """`update`: edited views replace training images. `distil`: the gradient of a few renders arrives at the field in
+    every step, instead of that of the photographs (not for splats; knows neither `strength` nor `detail`)."""
+    size: int | None = None
+    """Shorter side in px at which the prior works; None: what it was trained at."""
+    scene_steps: int = 30_000
+    """Steps before the first edit when training starts from nothing. From a checkpoint the first edit is at once."""
+    edit_every: int = 2_000
+    """Training steps between two batches of edited views."""
+    views_per_edit: int = 16
+    """Views edited together."""
+    edit_steps: int = 100
+    """Moves of every view of a batch."""
+    distil_views: int = 4
+    """Views rendered in a step of `distil`."""
+    distil_px: int = 128
+    """Their shorter side in px; the prior sees them scaled up to its size."""
+    distil_patches: bool = False
+    """Squares of `distil_px` px cut out of views at the prior's size, instead of whole views."""
+    coupling: Literal["svgd", "depth", "paper", "independent"] = "svgd"
+    """How views move: together (`svgd`), together where they show the same point of the scene, by the field's depth
+    (`depth`), together with the published kernel, normalisation and learning rate (`paper`, needs 3 views), or each for
+    itself (`independent`). `distil` does not know `depth`."""
+    lr: float | None = None
+    """Learning rate of the latents; None: what suits the prior."""
+    s_text: float | None = None
+    """How strongly the sentence is followed; None: what suits the prior."""
+    s_image: float | None = None
+    """How strongly the photographs are kept; None: what suits the prior."""
+    strength: float = 1.0
+    """Share of the edit that is kept, 0 to 1."""
+    detail: float = 1.0
+    """Share of the photographs' fine detail that is put back, 0 to 1."""
+    mask_dir: Path | None = None
+    """Folder of masks named as the training images: views change where they are white, elsewhere they stay bit-equal.
+    A view without a mask may change everywhere."""
+    box: tuple[float, float, float, float, float, float] | None = None
+    """Only what lies in this box changes: least x, y, z and largest x, y, z, in the scene's coordinates."""
+    seed: int = 0
+    """Of the edits: which views, which noise."""
+
+    def check(self) -> None:
+        """Raises `ValueError` for settings that cannot be used."""
+        for name in ("edit_every", "views_per_edit", "distil_views", "distil_px"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+        for name in ("strength", "detail"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: expected 0 to 1, got {getattr(self, name)}")
+        if self.driver == "distil" and isinstance(self.model, SplatfactoModelConfig):
+            raise ValueError("driver: expected update for splats, whose training cannot render patches, got distil")
+        if self.driver == "distil" and self.coupling == "depth":
+            raise ValueError("coupling: expected svgd, paper or independent with driver distil, got depth")
+        name = "views_per_edit" if self.driver == "update" else "distil_views"
+        if self.coupling == "paper" and getattr(self, name) < PAPER_VIEWS:
+            raise ValueError(f"{name}: expected {PAPER_VIEWS} or more with coupling paper, got {getattr(self, name)}")
+        self.engine(builtin=True)
+
+    def engine(self, *, builtin: bool) -> CsdConfig:
+        """Settings of the engine for one batch of views; those that are not given suit the prior: the small built-in
+        one, or a big one. Raises `ValueError` for values that the engine refuses."""
+        suited = recommended(builtin)
+        if self.coupling == "paper":
+            suited = replace(PAPER["csd-edit-video"], s_text=suited.s_text, s_image=suited.s_image)
+        elif self.coupling == "independent":
+            suited = replace(suited, coupling="independent")
+        given = {k: float(v) for k in ("lr", "s_text", "s_image") if (v := getattr(self, k)) is not None}
+        return replace(suited, steps=self.edit_steps, **given)
+
+
+def _pipeline() -> type:
+    from csd3d.nerf.pipeline import CsdEditPipeline
+
+    return CsdEditPipeline

@@ -1,0 +1,88 @@
+"""Distillation: the surrogate's derivative, and a field that goes where the edit wants it."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import interpolate
+
+pytest.importorskip("nerfstudio", reason="the nerf extra is not installed")
+
+from csd3d.engine.config import METHODS
+from csd3d.engine.loop import draw_noise, draw_timestep
+from csd3d.engine.step import csd_step
+from csd3d.nerf.distil import distil_loss
+from csd3d.nerf.views import square
+from tests.nerf.tiny import PX, ToyEditor, config_for, trainer_for, write_small_scene
+
+CSD = replace(METHODS["csd-edit"], steps=1)
+
+
+def redder(rgb: torch.Tensor) -> torch.Tensor:
+    """The edit: half of green and blue are gone."""
+    return rgb * torch.tensor([1.0, 0.5, 0.5]).view(3, 1, 1)
+
+
+def test_the_derivative_by_a_render_is_the_gradient_of_its_latent_through_the_encoder() -> None:
+    toy, rng = ToyEditor(redder), torch.Generator().manual_seed(0)
+    renders, sources = (torch.rand(3, 3, PX, PX, generator=rng) for _ in range(2))
+    renders.requires_grad_()
+    inside = torch.ones(3, 1, PX, PX, dtype=torch.bool)
+    inside[:, :, :8] = False
+    loss = distil_loss(
+        renders, sources, 3, toy, "", CSD, rng=torch.Generator().manual_seed(1), step=0, size_px=PX, inside=inside
+    )
+    loss.backward()
+    rng = torch.Generator().manual_seed(1)
+    z, s = toy.codec.encode(renders.detach()), toy.codec.encode(sources)
+    t, e = draw_timestep(rng, CSD), draw_noise(z, rng, CSD)
+    g = csd_step(toy, z, s, torch.arange(3), t=t, e=e, config=CSD).g
+    expected = interpolate(g / 16 / g.numel(), scale_factor=4.0)  # a latent is the mean of 16 pixels
+    assert renders.grad is not None
+    assert torch.allclose(renders.grad[:, :, 8:], expected[:, :, 8:], atol=1e-9)
+    assert not renders.grad[:, :, :8].any()
+
+
+def test_squares_reach_every_corner_and_never_out_of_the_view() -> None:
+    assert square(40, 60, 16, (0.0, 0.0)) == (slice(0, 16), slice(0, 16))
+    assert square(40, 60, 16, (1.0, 1.0)) == (slice(24, 40), slice(44, 60))
+    assert square(40, 60, 90, (0.3, 0.9999)) == (slice(0, 40), slice(20, 60))
+    assert square(40, 60, None, (0.3, 0.9)) == (slice(0, 40), slice(0, 60))
+
+
+def away_from(goal: torch.Tensor, trainer: Any) -> float:
+    """Mean squared distance between what the field shows of the training views and `goal`."""
+    renders, _ = trainer.pipeline.render(list(range(len(goal))), PX)
+    return float((renders - goal).square().mean())
+
+
+@pytest.mark.parametrize("patches", [False, True])
+def test_the_field_goes_where_the_edit_wants_it(patches: bool, tmp_path: Path) -> None:
+    scene = write_small_scene(tmp_path / "scene")
+    config = config_for(
+        scene, tmp_path, tmp_path / "out", prompt=None, prior="builtin", driver="distil", scene_steps=30,
+        distil_views=3, distil_px=16, distil_patches=patches,
+    )  # fmt: skip
+    trainer = trainer_for(config)
+    pipeline = trainer.pipeline
+    pipeline.prior, pipeline.prompt = ToyEditor(redder), "make it redder"
+    photographs = pipeline.datamanager.photographs
+    goal = redder(photographs)
+    for step in range(30):
+        trainer.train_iteration(step)
+    before = away_from(goal, trainer)
+    for step in range(30, 55):
+        _, losses, _ = trainer.train_iteration(step)
+        assert "csd_loss" in losses
+        assert "rgb_loss" not in losses
+    assert away_from(goal, trainer) < 0.5 * before
+    assert away_from(goal, trainer) < away_from(photographs, trainer)
+    if patches:
+        return
+    pipeline.undo()
+    for step in range(55, 75):  # and back to the photographs
+        trainer.train_iteration(step)
+    assert away_from(photographs, trainer) < away_from(goal, trainer)
+    assert torch.equal(pipeline.datamanager.photographs, photographs)

@@ -1,0 +1,94 @@
+"""Several processes: who does what, and two with gloo against one."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+pytest.importorskip("nerfstudio", reason="the nerf extra is not installed")
+
+from csd3d.nerf.host import load_checkpoint
+from csd3d.nerf.ranks import agree, every, gather, share
+from tests.nerf.tiny import ToyEditor, config_for, trainer_for, write_small_scene
+
+VIEWS = 4
+
+
+def inverted(rgb: torch.Tensor) -> torch.Tensor:
+    """An edit on which views do not agree."""
+    return 1 - rgb
+
+
+def outcome(folder: Path, *, rank: int = 0, world: int = 1, coupling: str = "svgd") -> dict[str, Any]:
+    """One batch of views edited together, then the gradient of one step of distillation, after which all is saved."""
+    scene = folder / "scene"
+    config = config_for(
+        scene, folder, folder / f"out{world}", prompt=None, prior="builtin", coupling=coupling, views_per_edit=VIEWS,
+        distil_views=VIEWS // world, distil_px=16, edit_steps=4,
+    )  # fmt: skip
+    trainer = trainer_for(config, rank=rank, world=world)
+    pipeline = trainer.pipeline
+    toy = pipeline.prior = ToyEditor(inverted)
+    pipeline.prompt = "turn it round"
+    views = pipeline.edit(0)
+    images, rows = pipeline.datamanager._images.clone(), list(toy.rows)
+    pipeline.config.driver, pipeline._next_edit = "distil", 0
+    pipeline.eval()  # so that no ray is jittered, of whatever rank
+    losses = pipeline.get_train_loss_dict(1)[1]
+    torch.stack(list(losses.values())).sum().backward()
+    trainer._end = 2
+    trainer.save_checkpoint(1)
+    gradients = {name: p.grad for name, p in pipeline.model.named_parameters() if p.grad is not None}
+    return {"views": views, "images": images, "rows": rows, "gradients": gradients, "folder": trainer.checkpoint_dir}
+
+
+def work(rank: int, folder: Path) -> None:
+    """What each of two processes does."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    done = outcome(folder, rank=rank, world=2)
+    done["all"] = gather(torch.tensor([[10.0 * i] for i in share(5)]), 5)
+    done["first"] = every(1, lambda mine: torch.tensor([[float(i)] for i in mine]))
+    done["agreed"] = agree([("pause", rank)])
+    torch.save({k: v for k, v in done.items() if k != "folder"}, folder / f"rank{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_edit_as_one(tmp_path: Path) -> None:
+    write_small_scene(tmp_path / "scene")
+    mp.spawn(work, args=(tmp_path,), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
+    first, second = (torch.load(tmp_path / f"rank{r}.pt", weights_only=True) for r in (0, 1))
+    alone, uncoupled = outcome(tmp_path), outcome(tmp_path, coupling="independent")
+    assert first["views"] == second["views"] == alone["views"]
+    assert torch.equal(first["images"], second["images"])
+    assert (first["images"] - alone["images"]).abs().max() < 1.5 / 255  # stored in eight bits
+    assert (uncoupled["images"] - alone["images"]).abs().max() > 10 / 255
+    assert first["rows"] == second["rows"] == [VIEWS // 2] * 4  # each does half of the work
+    assert alone["rows"] == [VIEWS] * 4
+    assert alone["gradients"]
+    for name, gradient in alone["gradients"].items():
+        least = 1e-4 * float(gradient.abs().max())
+        for of_two in (first, second):
+            assert torch.allclose(of_two["gradients"][name], gradient, rtol=1e-3, atol=least), name
+    for rank in (first, second):
+        assert rank["all"].flatten().tolist() == [0, 10, 20, 30, 40]
+        assert rank["first"].tolist() == [[0.0]]
+        assert rank["agreed"] == [("pause", 0)]
+    saved = load_checkpoint(next(tmp_path.glob("out2/**/*.ckpt")))
+    again = trainer_for(
+        config_for(tmp_path / "scene", tmp_path, tmp_path / "again", prompt=None, prior="builtin")
+    ).pipeline
+    again.load_pipeline(saved["pipeline"], 1)  # one process reads what two have written
+    again.begin(2, saved["csd3d"])
+    assert torch.equal(again.datamanager._images, first["images"])
+
+
+def test_one_process_exchanges_nothing() -> None:
+    assert share(3) == [0, 1, 2]
+    x = torch.rand(3, 2, requires_grad=True)
+    assert torch.equal(gather(x, 3), x)
+    assert not gather(x, 3).requires_grad
+    assert agree([1]) == [1]

@@ -1,0 +1,94 @@
+"""A tiny scene, a tiny run of the plugin, and an editor without networks. Needs nerfstudio."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, interpolate
+
+from csd3d.engine.schedule import Schedule
+from csd3d.nerf import methods
+from csd3d.nerf.host import CsdTrainerConfig, random_state, restore_random_state
+from csd3d.world.export import write_scene
+from csd3d.world.sample import sample_scene
+
+PX = 32
+_SEEDED = random_state()
+
+
+def write_small_scene(out: Path, *, train_views: int = 6) -> Path:
+    """Six training views and two held-out ones."""
+    write_scene(sample_scene(8, train_views=train_views, test_views=2, height_px=PX, width_px=PX), out)
+    return out
+
+
+def config_for(scene: Path, prior: Path, out: Path, /, **changes: object) -> CsdTrainerConfig:
+    """A tiny run: 4 steps of scene, then edits every 3 steps, to step 10."""
+    config: Any = copy.deepcopy(methods.csd_edit_cpu.config)
+    assert isinstance(config, CsdTrainerConfig)
+    config.output_dir, config.timestamp, config.vis = out, "run", "tensorboard"
+    config.machine.seed = 1
+    config.max_num_iterations, config.steps_per_save = 10, 1000
+    pipeline: Any = config.pipeline
+    pipeline.datamanager.data = scene
+    pipeline.datamanager.train_num_rays_per_batch = 64
+    for name, value in {
+        "prompt": "make it snowy",
+        "prior": str(prior),
+        "size": PX,
+        "scene_steps": 4,
+        "edit_every": 3,
+        "views_per_edit": 4,
+        "edit_steps": 2,
+        "lr": 0.5,
+        "s_text": 2.0,
+        "s_image": 1.2,
+    }.items():
+        setattr(pipeline, name, value)
+    for name, value in changes.items():
+        setattr(pipeline if hasattr(pipeline, name) else config, name, value)
+    return config
+
+
+def trainer_for(config: CsdTrainerConfig, *, rank: int = 0, world: int = 1) -> Any:  # a CsdTrainer with our pipeline
+    """Set up, always with the same random numbers."""
+    restore_random_state(_SEEDED)
+    torch.manual_seed(1)
+    trainer = config.setup(local_rank=rank, world_size=world)
+    trainer.setup()
+    return trainer
+
+
+@dataclass
+class ToyEditor:
+    """An editor that turns a source x into `goal(x)`, whatever the sentence; latents are means over 4x4 pixels."""
+
+    goal: Callable[[Tensor], Tensor]
+    rows: list[int] = field(default_factory=list)
+    """How many particles each prediction was for."""
+
+    name, path, builtin, working_px = "toy", Path(), True, PX
+    device = torch.device("cpu")
+    schedule = Schedule.scaled_linear()
+    codec = SimpleNamespace(
+        factor=4, encode=lambda rgb: avg_pool2d(rgb, 4), decode=lambda z: interpolate(z, scale_factor=4.0).clamp(0, 1)
+    )
+
+    def score(self, *_: object, **__: object) -> "ToyEditor":
+        return self
+
+    def target(self, z_t: Tensor, t: int, s: Tensor, index: Tensor) -> Tensor:
+        self.rows.append(len(z_t))
+        return self._noise(z_t, t, self.goal(s))
+
+    def source(self, s_t: Tensor, t: int, s: Tensor, index: Tensor) -> Tensor:
+        return self._noise(s_t, t, s)
+
+    def _noise(self, x_t: Tensor, t: int, x: Tensor) -> Tensor:
+        ab = self.schedule.alpha_bar(t)
+        return (x_t - ab**0.5 * x) / (1 - ab) ** 0.5
