@@ -38,6 +38,7 @@ COMMANDS: Mapping[str, Entry] = {
     "world": Entry(
         "csd3d.world.command", "Write sample clips, scenes, panoramas and photos whose edits are known exactly."
     ),
+    "runs": Entry("csd3d.runs.command", "List and show runs, and take a result back."),
     "priors": Entry("csd3d.priors.command", "List the diffusion priors that can be used, and what each one knows."),
     "doctor": Entry("csd3d.doctor.command", "Say what is installed and usable here, and what to do about what is not."),
 }

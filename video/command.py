@@ -15,14 +15,17 @@ from csd3d.runs.flags import CommonFlags, method_changes, preset_changes
 from csd3d.runs.interrupt import RunInterrupted
 from csd3d.runs.manifest import Manifest
 from csd3d.runs.settings import override
+from video import edit
 from video.config import Draw, VideoConfig
 from video.edit import edit_video
 from video.formats import Codec, Depth
+from video.preview import preview_video
+from video.probe import PICTURES
 
 
 @dataclass(frozen=True)
 class Command(CommonFlags):
-    """Edit a clip from one sentence, steady over time."""
+    """Edit a clip from one sentence, steady over time, or from several: "0-3s: make it day, 3-6s: make it night"."""
 
     clip: tyro.conf.Positional[Path | None] = None
     """Video file, folder of frames, or a pattern such as "frames/*.png". Only --resume can do without."""
@@ -32,6 +35,18 @@ class Command(CommonFlags):
     """Frames moved together in a step (default 24)."""
     draw: Draw | None = None
     """Which frames of a longer clip share a step: spread over the clip (`stratified`, default) or neighbours."""
+    keyframes: int | None = None
+    """Quick: edit only so many frames together and carry the edit to the others along their motion."""
+    preview: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Only a first look, in seconds: a few frames and what they become, in a picture (--output or NAME-preview.png)."""
+    strength: float | None = None
+    """How far the result goes from the source (0) to the edit (1, default)."""
+    mask: Path | None = None
+    """Edit only where this is white: a picture, or a folder, pattern or video with one for each frame."""
+    feather: float | None = None
+    """Pixels over which the edit fades in from the border of the mask, inwards (default 0)."""
+    fade: float | None = None
+    """Seconds of cross-fade between sentences of a prompt with times (default 0.5)."""
     detail: float | None = None
     """How much of the source's fine detail is put back, 0 to 1."""
     coupling: Literal["svgd", "motion", "independent"] | None = None
@@ -68,6 +83,8 @@ def run(command: Command) -> int:
     if not command.resume and (command.clip is None or command.prompt is None):
         missing = "a clip" if command.clip is None else 'a sentence, --prompt "..."'
         raise ValueError(f"expected {missing}, got none (--help shows an overview)")
+    if command.preview:
+        return _preview(command)
     try:
         result = edit_video(
             command.clip,
@@ -82,6 +99,22 @@ def run(command: Command) -> int:
         return stop.exit_code
     print(f"clip    {result.path}")
     print(f"report  {result.report}")
+    return 0
+
+
+def _preview(command: Command) -> int:
+    """A first look.
+
+    Raises:
+        ValueError: with --resume, or a name that is no picture's.
+    """
+    if command.resume or command.clip is None or command.prompt is None:
+        raise ValueError("preview: expected a clip and a sentence, got --resume")
+    output = command.output or Path(f"{command.clip.stem.strip('*?') or 'clip'}-preview.png")
+    if output.suffix.lower() not in PICTURES:
+        raise ValueError(f"output: expected a picture for --preview, such as preview.png, got {output}")
+    config = build_config(command)
+    print(f"preview {preview_video(command.clip, command.prompt, output, config, prior=edit.load_prior(config))}")
     return 0
 
 
@@ -101,6 +134,8 @@ def build_config(command: Command) -> VideoConfig:
         engine["coupling"] = "independent" if command.coupling == "independent" else "svgd"
     if command.strict:
         changes["strict"] = True
+    if command.mask is not None:
+        changes["mask"] = str(command.mask)
     if command.no_steady:
         changes["steady"] = False
     if command.method is not None:
@@ -119,6 +154,10 @@ _OWN = (
     "frames_per_step",
     "draw",
     "detail",
+    "keyframes",
+    "strength",
+    "feather",
+    "fade",
     "max_frames",
     "fps",
     "crf",

@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 from fractions import Fraction
+from math import inf
 from typing import Literal
 
 from csd3d.engine.config import CsdConfig
 from video.formats import CODECS, Codec, Depth
 
 Draw = Literal["stratified", "window"]
+ANCHORS = 4
+"""Frames from the whole clip that every window sees."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +29,23 @@ class VideoConfig:
     draw: Draw | None = None
     """Which frames of a longer clip share a step: `stratified` = spread over the clip, `window` = neighbours. With
     either every frame is moved equally often. None = `window` along motion, else `stratified`."""
+    anchors: int = ANCHORS
+    """Of the frames of a step that moves a window, how many are taken from the whole clip to be seen and not moved, so
+    that all windows agree; at most half of them."""
     motion: bool = False
     """Whether frames are coupled along optical flow, within a shot, and not pixel by pixel."""
     steady: bool = True
     """Whether decoded frames are averaged along optical flow, over four frames to either side of the same shot."""
+    keyframes: int | None = None
+    """Quick: edit only so many frames together and carry the edit to the others along their motion; none = edit all."""
+    fade: float = 0.5
+    """Seconds of cross-fade where one sentence of a prompt with times follows another."""
+    strength: float = 1.0
+    """How far the result goes from the source (0) to the edit (1)."""
+    mask: str | None = None
+    """Where to edit (white): a picture, or a folder, pattern or video with one for each frame. Black stays as it is."""
+    feather: float = 0.0
+    """Pixels over which the edit fades in from the border of the mask, inwards."""
     detail: float = 1.0
     """How much of the source's fine detail, which the prior's codec and working size lose, is put back, changed as the
     edit changes what is around it: 0 = none, 1 = all of it."""
@@ -60,6 +76,8 @@ class VideoConfig:
         for name, low, high in (
             ("size", 8, None),
             ("frames_per_step", 1, None),
+            ("anchors", 0, None),
+            ("keyframes", 1, None),
             ("max_frames", 1, None),
             ("crf", 0, 51),
             ("stream", 0, None),
@@ -68,7 +86,7 @@ class VideoConfig:
             ("seed", 0, 2**63 - 1),
         ):
             value = getattr(self, name)
-            if value is None and name in ("size", "max_frames", "stream"):
+            if value is None and name in ("size", "keyframes", "max_frames", "stream"):
                 continue
             if type(value) is not int:
                 raise TypeError(f"{name}: expected a whole number, got {value!r}")
@@ -86,7 +104,11 @@ class VideoConfig:
                 raise ValueError("motion: expected coupled frames, got independent ones")
             if self.csd.bandwidth == "paper":
                 raise ValueError("motion: expected a bandwidth of median or a number, got paper")
-        if not 0 <= self.detail <= 1:
-            raise ValueError(f"detail: expected 0 to 1, got {self.detail}")
+        for name in ("detail", "strength"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: expected 0 to 1, got {getattr(self, name)}")
+        for name in ("fade", "feather"):
+            if not 0 <= getattr(self, name) < inf:
+                raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
         if self.fps is not None and self.fps <= 0:
             raise ValueError(f"fps: expected more than 0, got {self.fps}")

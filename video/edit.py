@@ -1,62 +1,29 @@
-"""Editing a clip from one sentence: encode, move all frames together, decode, and leave a run that can be resumed."""
+"""Editing a clip from a sentence: what is asked for is checked here; `video.job` does it."""
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import Tensor
-
-from csd3d.engine.config import CsdConfig
-from csd3d.engine.loop import StepInfo, run
-from csd3d.engine.residuals import Score
-from csd3d.engine.transport import TransportKernel
-from csd3d.priors.editor import Editor, native_px, recommended
-from csd3d.priors.geometry import WorkingSize, working_size
-from csd3d.runs.folder import RunFolder, free_name, prior_fingerprint, reopen_run, start_run
-from csd3d.runs.interrupt import RunInterrupted, StopRequest, stoppable
+from csd3d.priors.editor import Editor, recommended
+from csd3d.runs.folder import free_name, prior_fingerprint, reopen_run, start_run
+from csd3d.runs.history import earlier_runs
+from csd3d.runs.interrupt import stoppable
 from csd3d.runs.manifest import Manifest, fingerprint, to_plain
 from csd3d.runs.progress import RunProgress
-from csd3d.runs.report import write_report
-from csd3d.runs.rows import Rows, writing_rows
 from csd3d.runs.settings import override
-from csd3d.runs.sheet import contact_sheet, save_picture
 from video.config import VideoConfig
 from video.formats import CONTAINERS, Encoding, require_output
-from video.keep import KeptLatents, greys_path, sources_path
-from video.motion import ClipMotion, grey_px, greys_at
-from video.particles import FrameParticles, rounds, state_arrays
-from video.render import Pictures, Samples, chunk_frames, render, working_frames
-from video.report import make_report
-from video.shots import changes, shots_of
+from video.job import Job, VideoResult, encoding_of, score_of, times_of
+from video.masks import ClipMask
+from video.plan import Plan, plan_frames, plan_keys, spans_of
+from video.propagate import key_frames
 from video.source import Clip, open_clip
 
-FREE = ("device", "checkpoint_every", "chunk_frames", "crf", "codec", "depth", "detail", "steady", "csd.steps")
+FREE = (
+    "device", "checkpoint_every", "chunk_frames", "crf", "codec", "depth", "detail", "steady", "strength", "mask",
+    "feather", "csd.steps",
+)  # fmt: skip
 """Settings that may change when a run is resumed: they do not touch the steps already done."""
-_GREYS = 64
-
-
-@dataclass(frozen=True)
-class VideoResult:
-    """Where things are, and what happened."""
-
-    path: Path
-    """The edited clip."""
-    run_dir: Path
-    """Manifest, state, report."""
-    frames: int
-    steps: int
-    """Steps of the loop over all starts; longer clips take several for each move of a frame."""
-    notes: tuple[str, ...]
-    """Fallbacks and warnings."""
-
-    @property
-    def report(self) -> Path:
-        """The page to look at."""
-        return self.run_dir / "report.html"
 
 
 def edit_video(
@@ -74,7 +41,7 @@ def edit_video(
 
     Args:
         clip: a video file, a folder of frames, or a pattern such as frames/*.png. None only to resume.
-        prompt: the sentence. None only to resume.
+        prompt: the sentence, or several with their times: 0-3s: make it day, 3-6s: make it night. None only to resume.
         output: .mp4, .m4v, .mov, .mkv or .webm; .gif or .webp for a small animation; a name without ending for a folder
             of PNG frames; None puts a clip into the run's folder.
         config: settings; None = the defaults, or the settings of the run that is resumed.
@@ -94,22 +61,29 @@ def edit_video(
         raise ValueError("video: expected a clip and a prompt, got none; only --resume can do without")
     config = config or VideoConfig()
     progress = progress or RunProgress()
-    with open_clip(
-        Path(clip), max_frames=config.max_frames, fps=config.fps, stream=config.stream, strict=config.strict
-    ) as source:
+    with ExitStack() as stack:
+        source = stack.enter_context(
+            open_clip(
+                Path(clip), max_frames=config.max_frames, fps=config.fps, stream=config.stream, strict=config.strict
+            )
+        )
+        plan = _plan(source, prompt, config)
+        mask = None
+        if config.mask is not None:
+            mask = stack.enter_context(ClipMask(Path(config.mask), source.info, feather_px=config.feather))
         prior = prior or load_prior(config)
-        config = replace(config, csd=config.csd or recommended(prior.builtin))
-        assert config.csd is not None
-        score = prior.score(prompt, s_text=config.csd.s_text, s_image=config.csd.s_image)
+        csd = config.csd or recommended(prior.builtin)
+        config = replace(config, csd=csd)
+        score_of(prior, plan, csd)  # refuses what the prior cannot serve
         manifest = _manifest(source, prompt, config, prior)
         path = Path(run_dir) if run_dir is not None else free_name(source.info.path.stem, prompt)
-        target = _target(output, path, source.info.path, _encoding(config))
+        target = _target(output, path, source.info.path, encoding_of(config))
         if resume:
             folder, manifest = reopen_run(path, manifest, free=FREE)
         else:
             folder = start_run(path, manifest)
         manifest.outputs["clip"] = str(target.resolve())
-        job = _Job(source, prompt, config, config.csd, prior, score, folder, manifest, target, progress)
+        job = Job(source, prompt, config, csd, prior, mask, folder, manifest, target, progress)
         with progress, stoppable() as stop:
             return job.go(stop)
 
@@ -125,189 +99,19 @@ def load_prior(config: VideoConfig) -> Editor:
     return InstructPrior.load(config.prior, device=config.device)
 
 
-@dataclass
-class _Job:
-    """One start of a run, phase by phase."""
+def _plan(clip: Clip, prompt: str, config: VideoConfig) -> Plan:
+    """What is asked for, before the clip is looked at closely.
 
-    clip: Clip
-    prompt: str
-    config: VideoConfig
-    csd: CsdConfig
-    prior: Editor
-    score: Score
-    folder: RunFolder
-    manifest: Manifest
-    target: Path
-    progress: RunProgress
-
-    def go(self, stop: StopRequest) -> VideoResult:
-        """All phases; whatever ends them, the manifest says how the run stands."""
-        try:
-            self._note_circumstances()
-            size = self._size()
-            self._encode(size, stop)
-            motion = self._motion(size)
-            with closing(KeptLatents(self.folder, state_arrays(self.csd))) as kept:
-                curves = self._move(kept, motion, stop)
-                self._render(kept, size, motion, curves, stop)
-        except BaseException as error:
-            self.manifest.status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            self.manifest.measure_memory()
-            self.manifest.write(self.folder.manifest)
-            raise
-        return VideoResult(
-            self.target, self.folder.path, self.clip.info.frames, self.manifest.steps_done, tuple(self.manifest.notes)
-        )
-
-    def _size(self) -> WorkingSize:
-        short = self.config.size or native_px(self.prior)
-        return working_size(self.clip.info.display_aspect, short, self.prior.codec.factor)
-
-    def _encode(self, size: WorkingSize, stop: StopRequest) -> None:
-        """Latents of the sources and, for their motion, the frames in grey; the files appear when they are whole."""
-        wanted = {sources_path(self.folder): self._latents}
-        if self._moves:
-            wanted[greys_path(self.folder)] = lambda rgb: greys_at(rgb, size, self.prior.codec.factor)
-        missing = {path: convert for path, convert in wanted.items() if not path.exists()}
-        if not missing:
-            return
-        chunks = working_frames(self.clip, size, most_frames=self.config.chunk_frames)
-        with self._phase("encode"), ExitStack() as stack:
-            stack.enter_context(closing(chunks))
-            files = [
-                (stack.enter_context(writing_rows(path, self.clip.info.frames)), convert)
-                for path, convert in missing.items()
-            ]
-            for frames, rgb in self._tracked("encode", chunks):
-                for append, convert in files:
-                    append(convert(rgb))
-                self._stop_if(stop, f"encoded {frames.stop} frames, which the next start does again")
-
-    def _latents(self, rgb: Tensor) -> Tensor:
-        return self.prior.codec.encode(rgb.to(self.prior.device)).detach().to("cpu", torch.float32)
-
-    @property
-    def _moves(self) -> bool:
-        """Whether the motion of the clip has to be known."""
-        return self.config.motion or self.config.steady
-
-    def _motion(self, size: WorkingSize) -> ClipMotion | None:
-        """Motion within each shot, if the settings need it."""
-        if not self._moves:
-            return None
-        greys = Rows(greys_path(self.folder))
-        shots = shots_of(changes(greys[k : k + _GREYS] for k in range(0, len(greys), _GREYS)))
-        if shots[-1]:
-            cuts = [k for k in range(1, len(shots)) if shots[k] != shots[k - 1]]
-            named = ", ".join(map(str, cuts[:8])) + (", ..." if len(cuts) > 8 else "")
-            self._note(f"{len(cuts) + 1} shots, cut at frames {named}: each has a motion of its own")
-        return ClipMotion(greys, grey_px(size, self.prior.codec.factor), shots)
-
-    def _move(self, kept: KeptLatents, motion: ClipMotion | None, stop: StopRequest) -> list[StepInfo]:
-        """The optimisation, from the last saved state to the end."""
-        group_count = rounds(len(kept.sources), self.config.frames_per_step)
-        csd = replace(
-            self.csd, steps=self.csd.steps * group_count, lr_decay_every=self.csd.lr_decay_every * group_count
-        )
-        draw = self.config.draw or ("window" if self.config.motion else "stratified")
-        particles = FrameParticles(
-            kept.sources, csd, budget=self.config.frames_per_step, draw=draw, device=self.prior.device,
-            arrays=kept.arrays,
-        )  # fmt: skip
-        kernel = TransportKernel(motion, csd.bandwidth) if motion and self.config.motion else None
-        rng = torch.Generator().manual_seed(self.config.seed)
-        done, curves = kept.load(particles, rng)
-        if done > csd.steps:
-            raise ValueError(f"steps: expected at least the {done} that this run has done, got {csd.steps}")
-
-        def save() -> None:
-            kept.save(particles, rng, curves, done)
-            self.manifest.steps_done = done
-
-        with self._phase("edit"):
-            steps = run(particles, self.score, csd, rng=rng, start=done, kernel=kernel)
-            for info in self.progress.track("edit", steps, total=csd.steps, start=done):
-                curves.append(replace(info, index=()))
-                done = info.step + 1
-                if stop or done % self.config.checkpoint_every == 0 or done == csd.steps:
-                    save()
-                self._stop_if(stop, f"{done} of {csd.steps} steps are done")
-            if done == 0 or not self.folder.state.exists():
-                save()
-        self.manifest.write(self.folder.manifest)
-        return curves
-
-    def _render(
-        self,
-        kept: KeptLatents,
-        size: WorkingSize,
-        motion: ClipMotion | None,
-        curves: Sequence[StepInfo],
-        stop: StopRequest,
-    ) -> None:
-        lost: list[str] = []
-        pictures = Pictures(
-            kept.arrays["z"], kept.sources, lambda z: self.prior.codec.decode(z.to(self.prior.device)).cpu(), size,
-            detail=self.config.detail, motion=motion if self.config.steady else None,
-        )  # fmt: skip
-        chunks = render(
-            self.clip, pictures, output=self.target, media=self.folder.media,
-            encoding=_encoding(self.config), tags=self.clip.info.tags, most_frames=self.config.chunk_frames, notes=lost,
-        )  # fmt: skip
-        samples = Samples([])
-        with self._phase("write"), closing(chunks):
-            for frames, now in self._tracked("write", chunks):
-                samples = now
-                if frames.stop < self.clip.info.frames:
-                    self._stop_if(stop, "all steps are done, the clip is not written yet")
-        for note in [*lost, *self.clip.notes, *getattr(self.prior, "notes", ())]:
-            self._note(note)
-        times = [f"{self.clip.info.time_s(i):.2f} s" for i in samples.frames]
-        rows = {"source": torch.stack(samples.source), self.prompt: torch.stack(samples.edited)}
-        save_picture(contact_sheet(rows, columns=times), self.folder.sheet)
-        self.manifest.status = "finished"
-        self.manifest.measure_memory()
-        self.manifest.outputs |= {
-            "report": str(self.folder.report.resolve()),
-            "sheet": str(self.folder.sheet.resolve()),
-        }
-        write_report(self.folder.report, make_report(self.clip, self.prompt, self.manifest, curves))
-        self.manifest.write(self.folder.manifest)
-
-    def _note_circumstances(self) -> None:
-        for note in self.clip.notes:
-            self._note(note)
-        if self.prior.builtin:
-            self._note(
-                "the built-in prior is small and knows a closed set of sentences; "
-                "--prior timbrooks/instruct-pix2pix (or a folder) uses a big one"
-            )
-        if self.config.device is None and self.prior.device.type == "cpu":
-            self._note("no CUDA device is in use: running on the CPU")
-
-    def _note(self, text: str) -> None:
-        """Say it once and keep it in the manifest."""
-        if self.manifest.note(text):
-            self.progress.say(f"note: {text}")
-
-    def _stop_if(self, stop: StopRequest, how_far: str) -> None:
-        if stop.signum is not None:
-            self.progress.say(f"stopped: {how_far}")
-            raise RunInterrupted(self.folder.path, stop.signum)
-
-    def _tracked(self, phase: str, chunks: Iterator[tuple[range, Any]]) -> Iterator[tuple[range, Any]]:
-        """The chunks with a bar that counts frames."""
-        unit = chunk_frames(self.clip, self.config.chunk_frames)
-        return self.progress.track(phase, chunks, total=self.clip.info.frames, unit=unit)
-
-    @contextmanager
-    def _phase(self, name: str) -> Iterator[None]:
-        """Measure a phase."""
-        since = time.monotonic()
-        try:
-            yield
-        finally:
-            self.manifest.add_time(name, time.monotonic() - since)
+    Raises:
+        ValueError: times that are not the clip's, or key frames that cannot serve it.
+    """
+    spans = spans_of(prompt)
+    if config.keyframes is None:
+        return plan_frames(spans, times_of(clip), fade_s=config.fade)
+    (first, *others) = spans
+    if others or first.sentence != prompt.strip():
+        raise ValueError("keyframes: expected one sentence for the whole clip, got sentences with times")
+    return plan_keys(first.sentence, key_frames([0] * clip.info.frames, config.keyframes))
 
 
 def _manifest(clip: Clip, prompt: str, config: VideoConfig, prior: Editor) -> Manifest:
@@ -315,11 +119,9 @@ def _manifest(clip: Clip, prompt: str, config: VideoConfig, prior: Editor) -> Ma
     if Path(prior.path).is_dir():
         known["fingerprint"] = prior_fingerprint(Path(prior.path))
     settings = to_plain(config) | {"prompt": prompt, "prior": prior.name}
-    return Manifest("video", settings, config.seed, inputs=[fingerprint(clip.info.path, clip.info.files)], prior=known)
-
-
-def _encoding(config: VideoConfig) -> Encoding:
-    return Encoding(config.codec, config.crf, config.depth)
+    source = fingerprint(clip.info.path, clip.info.files)
+    history = earlier_runs(clip.info.path, source["sha256"], clip.info.tags.get("comment"))
+    return Manifest("video", settings, config.seed, inputs=[source], prior=known, history=history)
 
 
 def _target(output: str | Path | None, run_dir: Path, clip: Path, encoding: Encoding) -> Path:

@@ -24,13 +24,16 @@ from csd3d.priors.geometry import WorkingSize
 
 FLOW_PX = 256
 """Motion is estimated on frames whose shorter side is at most this, if the codec's unit allows: latents are coarser."""
+FOLLOWED = 48
+"""Frames over which motion is followed: further apart, flow is found by chance."""
 _CACHE_BYTES = 1 << 28
 
 
 class ClipMotion:
     """The motion of a clip as the engine's `Correspondences`, found for pairs of frames as they are asked for.
 
-    Frames of different shots show nothing in common. What was found is kept, up to 256 MB of it.
+    Frames of different shots, or further apart than `FOLLOWED`, are not followed: they correspond pixel by pixel, as
+    in the plain kernel, which is how they share the edit. What was found is kept, up to 256 MB of it.
     """
 
     def __init__(self, greys: Any, per_latent_px: int, shots: Sequence[int] | None = None) -> None:
@@ -53,8 +56,8 @@ class ClipMotion:
         """How far the points of frame i are from their place in frame j, in latent pixels, and how sure that is."""
         if (i, j) in self._found:
             self._found.move_to_end((i, j))
-        elif i == j or not self.together(i, j):
-            return self._nothing(float(i == j))
+        elif i == j or not self.together(i, j) or abs(i - j) > FOLLOWED:
+            return self._in_place()
         else:
             (there, there_ok), (back, back_ok) = self.pixels(i, j)
             self._keep((j, i), to_latents(back, back_ok, self._unit))
@@ -78,13 +81,24 @@ class ClipMotion:
             self._bytes -= size
             self._found.popitem(last=False)
 
-    def _nothing(self, sure: float) -> tuple[Float[Tensor, "h w 2"], Float[Tensor, "h w"]]:
+    def _in_place(self) -> tuple[Float[Tensor, "h w 2"], Float[Tensor, "h w"]]:
         height, width = (side // self._unit for side in self._greys.shape[-2:])
-        return torch.zeros(height, width, 2), torch.full((height, width), sure)
+        return torch.zeros(height, width, 2), torch.ones(height, width)
 
     def _centres(self, like: Float[Tensor, "h w 2"]) -> Float[Tensor, "h w 2"]:
         y, x = torch.meshgrid(torch.arange(like.shape[0]) + 0.5, torch.arange(like.shape[1]) + 0.5, indexing="ij")
         return torch.stack([x, y], -1)
+
+
+class ParticleMotion:
+    """The motion of a clip between its particles: particle k shows frame `frames[k]`; satisfies `Correspondences`."""
+
+    def __init__(self, motion: ClipMotion, frames: Sequence[int]) -> None:
+        self._motion, self._frames = motion, torch.tensor(frames)
+
+    def __call__(self, i: int, index: Int[Tensor, " n"]) -> tuple[Float[Tensor, "n h w 2"], Float[Tensor, "n h w"]]:
+        """See the engine's protocol."""
+        return self._motion(i, self._frames[index.cpu()])
 
 
 def to_latents(

@@ -4,11 +4,15 @@ When the clip is longer than a step may hold, frames take turns. A round deals a
 groups, one group a step, so after every round each frame has been moved equally often, at the ends of the clip too:
 
     window       neighbours; the dealing starts at a random frame and wraps around, so that borders fall elsewhere every
-                 round and one group joins the end of the clip to its beginning
+                 round and one group joins the end of the clip to its beginning. A few anchors, spread over the whole
+                 clip, take part in every step without being moved by it: with them all windows mix, and so agree
     stratified   one frame out of every m consecutive ones, at random: each group spans the whole clip
+
+Particles under different sentences never share a step.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,6 +22,7 @@ from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.loop import Batch
+from csd3d.runs.sheet import evenly
 from video.config import Draw
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
@@ -26,6 +31,50 @@ _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 def rounds(frames: int, budget: int) -> int:
     """Steps in a round: how many groups of at most `budget` frames hold them all."""
     return -(-frames // budget)
+
+
+@dataclass(frozen=True)
+class Turns:
+    """How particles take turns."""
+
+    budget: int
+    """Most particles in a step."""
+    draw: Draw = "stratified"
+    anchors: int = 0
+    """Particles in a step of a window, among the budget, that are seen and not moved."""
+    groups: tuple[tuple[int, ...], ...] = ()
+    """Particles that may share a step; none: all of them."""
+
+    def of(self, count: int) -> tuple[tuple[int, ...], ...]:
+        """The groups of `count` particles."""
+        return self.groups or (tuple(range(count)),)
+
+    def steps(self, count: int) -> int:
+        """Steps in a round of `count` particles."""
+        return sum(rounds(len(group), self._moved(len(group))) for group in self.of(count))
+
+    def deal(self, count: int, rng: torch.Generator) -> list[Int[Tensor, " _n"]]:
+        """What is moved in each step of one round: each particle of a group once."""
+        dealt: list[Tensor] = []
+        for group in self.of(count):
+            members = torch.tensor(group)
+            dealt += [members[index] for index in deal(len(group), self._moved(len(group)), self.draw, rng)]
+        if len(self.of(count)) > 1:
+            dealt = [dealt[i] for i in torch.randperm(len(dealt), generator=rng).tolist()]
+        return dealt
+
+    def seen(self, moved: Int[Tensor, " n"], count: int) -> Int[Tensor, " m"]:
+        """What takes part in a step that moves `moved`: they and their anchors, in order."""
+        members = next(group for group in self.of(count) if int(moved[0]) in group)
+        if self._moved(len(members)) == self.budget:
+            return moved
+        others = sorted(set(members) - set(moved.tolist()))
+        anchors = torch.tensor([others[i] for i in evenly(len(others), self.anchors)], dtype=torch.int64)
+        return torch.cat([moved, anchors]).sort().values
+
+    def _moved(self, members: int) -> int:
+        """Most particles that a step moves."""
+        return self.budget - self.anchors if self.draw == "window" and members > self.budget else self.budget
 
 
 def deal(frames: int, budget: int, draw: Draw, rng: torch.Generator) -> list[Int[Tensor, " _n"]]:
@@ -82,8 +131,7 @@ class FrameParticles:
         s: Latents,
         config: CsdConfig,
         *,
-        budget: int,
-        draw: Draw = "stratified",
+        turns: Turns,
         device: torch.device | str = "cpu",
         arrays: Mapping[str, Latents] | None = None,
     ) -> None:
@@ -99,9 +147,9 @@ class FrameParticles:
             arrays = {name: s.clone() if name == "z" else torch.zeros_like(s) for name in state_arrays(config)}
         self.s, self._arrays = s, dict(arrays)
         self._adam = config.optimizer == "adam"
-        self._budget, self._device = budget, torch.device(device)
-        self._draw: Draw = draw
+        self._turns, self._device = turns, torch.device(device)
         self._queue: list[Tensor] = []
+        self._moving = torch.zeros(0, dtype=torch.int64)
         self._moves = torch.zeros(len(s), dtype=torch.int64)
 
     @property
@@ -110,15 +158,18 @@ class FrameParticles:
         return self._arrays["z"]
 
     def draw(self, rng: torch.Generator) -> Batch:
-        """The next group; a new round is dealt with `rng` when the last one is through."""
+        """The next group with its anchors; a new round is dealt with `rng` when the last one is through."""
         if not self._queue:
-            self._queue = deal(len(self.z), self._budget, self._draw, rng)
-        index = self._queue.pop(0)
+            self._queue = self._turns.deal(len(self.z), rng)
+        self._moving = self._queue.pop(0)
+        index = self._turns.seen(self._moving, len(self.z))
         return Batch(self.z[index].to(self._device), self.s[index].to(self._device), index.to(self._device))
 
     def apply(self, batch: Batch, g: Float[Tensor, "n c h w"], *, lr: float) -> None:
-        """z <- z - lr g, or Adam's step with moments and step count of each frame's own."""
-        index, g = batch.index.cpu(), g.cpu()
+        """z <- z - lr g, or Adam's step with moments and step count of each frame's own; anchors stay."""
+        index = batch.index.cpu()
+        moves = torch.isin(index, self._moving)
+        index, g = index[moves], g.cpu()[moves]
         self._moves[index] += 1
         move = lr * (self._adam_direction(index, g) if self._adam else g)
         self.z[index] = self.z[index] - move

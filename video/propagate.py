@@ -56,10 +56,10 @@ class CarriedFrames:
     """All frames in order, from the key frames; memory is that of two key frames and the flows between them."""
 
     def __init__(
-        self, decode: Callable[[int], Float[Tensor, "k h w"]], motion: ClipMotion, keys: Sequence[int], frames: int
+        self, decode: Callable[[int], Float[Tensor, "k h w"]], motion: ClipMotion, keys: Sequence[int]
     ) -> None:
-        """`decode` gives the key frame with a number of a frame in `keys`; `frames` is how many there are in all."""
-        self._decode, self._motion, self._keys, self._frames = decode, motion, sorted(keys), frames
+        """`decode` gives the key frame that has one of the numbers in `keys`."""
+        self._decode, self._motion, self._keys = decode, motion, sorted(keys)
         self._pictures: dict[int, Tensor] = {}
         self._ahead: dict[int, Path] = {}
         self._behind: tuple[int, int, Path] | None = None

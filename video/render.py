@@ -13,9 +13,12 @@ from csd3d.priors.detail import restore_mapped
 from csd3d.priors.geometry import WorkingSize, from_working, resize, to_working
 from csd3d.runs.sheet import evenly
 from video.formats import Encoding
+from video.masks import masked
 from video.motion import ClipMotion
 from video.output import open_output, square_size
 from video.particles import Latents
+from video.plan import Plan
+from video.propagate import CarriedFrames
 from video.sink import even_times, write_clip
 from video.source import Clip
 from video.steady import SteadyFrames
@@ -47,30 +50,62 @@ class Pictures:
     """The edited frames of a clip at its own size, chunk after chunk in order of time."""
 
     def __init__(
-        self, z: Latents, s: Latents, decode: Decode, size: WorkingSize, *, detail: float, motion: ClipMotion | None
+        self,
+        z: Latents,
+        s: Latents,
+        decode: Decode,
+        size: WorkingSize,
+        plan: Plan,
+        *,
+        detail: float = 1.0,
+        strength: float = 1.0,
+        mask: Callable[[range], Float[Tensor, "n 1 H W"]] | None = None,
+        motion: ClipMotion | None = None,
     ) -> None:
-        """From latents `z` with sources `s`.
+        """From latents `z` of the particles of `plan` with sources `s`.
 
-        `detail` is how much of the source's fine detail is put back (see `csd3d.priors.detail`); with `motion` the
-        decoded frames are averaged along it.
+        `detail` is how much of the source's fine detail is put back (see `csd3d.priors.detail`), `strength` how far
+        latents go from the source, `mask` where anything may change. Along `motion` the decoded frames are averaged or,
+        if the plan has only key frames, carried to the others.
         """
-        self._z, self._s, self._decode, self._size, self._detail = z, s, decode, size, detail
-        self._steady = SteadyFrames(self._decoded, motion, len(z)) if motion else None
+        self._z, self._s, self._decode, self._size, self._plan = z, s, decode, size, plan
+        self._detail, self._strength, self._mask = detail, strength, mask
+        self._small: Callable[[range], Tensor] = self._mixed
+        if not plan.shares:
+            assert motion is not None
+            self._small = CarriedFrames(self._key, motion, plan.frames)
+        elif motion is not None:
+            self._small = SteadyFrames(self._mixed, motion, len(plan.shares))
 
     def __call__(self, frames: range, source: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 H W"]:
         """The edited frames in [0, 1] that belong to `source`."""
         height, width = source.shape[-2:]
-        small = (self._steady or self._decoded)(frames)
-        return restore_mapped(
+        small = self._small(frames)
+        edited = restore_mapped(
             source, small[:, :3], small[:, -3:], lambda x: from_working(x, self._size, height, width),
             amount=self._detail,
         )  # fmt: skip
+        return masked(source, edited, self._mask(frames)) if self._mask else edited
 
-    def _decoded(self, frames: range) -> Float[Tensor, "_n k h w"]:
+    def _mixed(self, frames: range) -> Float[Tensor, "_n k h w"]:
+        """What each frame is made of, added up."""
+        shares = [self._plan.shares[i] for i in frames]
+        first, last = shares[0][0][0], shares[-1][-1][0]
+        decoded = self._decoded(slice(first, last + 1))
+        if len(decoded) == len(frames):
+            return decoded
+        return torch.stack([sum((w * decoded[p - first] for p, w in parts), torch.zeros(())) for parts in shares])
+
+    def _key(self, frame: int) -> Float[Tensor, "k h w"]:
+        particle = self._plan.frames.index(frame)
+        return self._decoded(slice(particle, particle + 1))[0]
+
+    def _decoded(self, particles: slice) -> Float[Tensor, "_n k h w"]:
         """Decoded edit and, where detail is put back, decoded source beside it, at working size."""
-        rows = slice(frames.start, frames.stop)
-        parts = [self._decode(self._z[rows]), *([self._decode(self._s[rows])] if self._detail else [])]
-        return torch.cat(parts, 1).float()
+        z, s = self._z[particles], self._s[particles]
+        if self._strength < 1:
+            z = torch.lerp(s, z, self._strength)
+        return torch.cat([self._decode(z), *([self._decode(s)] if self._detail else [])], 1).float()
 
 
 def render(

@@ -157,7 +157,8 @@ def write_clip(
     if not pts:
         raise ValueError("output: expected at least one frame, got none")
     with atomic_path(path) as part, ExitStack() as stack:
-        options = {"movflags": "+faststart"} if path.suffix.lower() not in (".mkv", ".webm") else {}
+        matroska = path.suffix.lower() in (".mkv", ".webm")  # which else has a number of its own drawn at random
+        options = {"fflags": "+bitexact"} if matroska else {"movflags": "+faststart"}
         container = stack.enter_context(av.open(str(part), "w", options=options))
         how = stream_of(path, encoding, width_px=width_px, height_px=height_px)
         stream = _video_stream(container, how, width_px, height_px, fps)

@@ -24,8 +24,8 @@ from csd3d import __version__
 from csd3d.runs.atomic import write_json
 
 FORMAT = 1
-Status = Literal["running", "interrupted", "failed", "finished"]
-_STATUSES = ("running", "interrupted", "failed", "finished")
+Status = Literal["running", "interrupted", "failed", "finished", "undone"]
+_STATUSES = ("running", "interrupted", "failed", "finished", "undone")
 _PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "decord", "av", "opencv-python-headless", "numpy")
 
 
@@ -51,6 +51,8 @@ class Manifest:
     """Peak memory by kind of memory."""
     outputs: dict[str, str] = field(default_factory=dict)
     """What was written, by role."""
+    written: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of the results by absolute path, by which an edit of an edit finds its history."""
     numbers: dict[str, float | int | str] = field(default_factory=dict)
     """Measured results, if any were measured."""
     history: list[dict[str, Any]] = field(default_factory=list)

@@ -15,9 +15,9 @@ from csd3d.engine.stein import Kernel
 from csd3d.engine.transport import Correspondences, TransportKernel
 from csd3d.priors.instruct import InstructPrior
 from csd3d.world.sample import Clip
-from video.config import Draw
+from video.config import ANCHORS, Draw
 from video.motion import ClipMotion, grey_levels, to_latents
-from video.particles import FrameParticles, rounds
+from video.particles import FrameParticles, Turns
 from video.propagate import CarriedFrames, key_frames
 
 UNET_CALLS_SAMPLING, UNET_CALLS_CSD = 3, 5
@@ -137,7 +137,7 @@ def propagation(csd: CsdConfig, *, keys: int | None) -> Method:
         chosen = [0] if keys is None else key_frames([0] * n, keys)
         s = job.prior.codec.encode(job.source[chosen])
         edited = decode(job.prior, move(job, csd, s, None, draw="stratified", budget=24))
-        carried = CarriedFrames(lambda key: edited[chosen.index(key)], estimated_motion(job), chosen, n)
+        carried = CarriedFrames(lambda key: edited[chosen.index(key)], estimated_motion(job), chosen)
         return carried(range(n))
 
     return Method(edit, lambda frames: UNET_CALLS_CSD * csd.steps * min(keys or 1, frames) / frames)
@@ -147,9 +147,11 @@ def move(
     job: Job, csd: CsdConfig, s: Float[Tensor, "n c h w"], kernel: Kernel | None, *, draw: Draw, budget: int
 ) -> Float[Tensor, "n c h w"]:
     """The latents of an edit that begins at `s`."""
-    turns = rounds(len(s), budget)
-    config = replace(csd, steps=csd.steps * turns, lr_decay_every=csd.lr_decay_every * turns)
-    particles = FrameParticles(s, config, budget=budget, draw=draw, device=job.prior.device)
+    turns = Turns(budget, draw, anchors=ANCHORS)
+    config = replace(
+        csd, steps=csd.steps * turns.steps(len(s)), lr_decay_every=csd.lr_decay_every * turns.steps(len(s))
+    )
+    particles = FrameParticles(s, config, turns=turns, device=job.prior.device)
     score = job.prior.score(job.sentence, s_text=csd.s_text, s_image=csd.s_image)
     for _ in run(particles, score, config, rng=job.rng(), kernel=kernel):
         pass

@@ -8,7 +8,7 @@ from torch.nn.functional import interpolate
 
 from csd3d.engine.transport import Correspondences
 from csd3d.priors.geometry import WorkingSize
-from video.motion import ClipMotion, both_ways, grey_levels, grey_px, greys_at, to_latents
+from video.motion import ClipMotion, ParticleMotion, both_ways, grey_levels, grey_px, greys_at, to_latents
 from video.source import open_clip
 
 
@@ -93,13 +93,29 @@ def test_positions_in_a_clip():
     assert float(sure[2].mean()) > 0.9
 
 
-def test_shots_have_nothing_in_common():
+def test_what_is_not_followed_corresponds_in_place(monkeypatch):
+    """Other shots, and frames far away, share the edit as in the plain kernel and not their motion."""
     motion = ClipMotion(panned(4, 1, 0), 8, [0, 0, 1, 1])
-    _, sure = motion(0, torch.arange(4))
-    assert bool((sure[2:] == 0).all())
+    position, sure = motion(0, torch.arange(4))
+    assert bool((sure[2:] == 1).all())
+    assert torch.equal(position[2], position[0])
     assert float(sure[1].mean()) > 0.8
+    assert not torch.equal(position[1], position[0])
     assert motion.together(2, 3)
     assert not motion.together(1, 2)
+    monkeypatch.setattr("video.motion.FOLLOWED", 2)
+    far = ClipMotion(panned(4, 1, 0), 8)
+    position, _ = far(0, torch.arange(4))
+    assert torch.equal(position[3], position[0])
+    assert not torch.equal(position[2], position[0])
+
+
+def test_particles_show_frames():
+    motion = ClipMotion(panned(6, 1, 0), 8)
+    of_particles = ParticleMotion(motion, (0, 0, 3, 5))
+    assert isinstance(of_particles, Correspondences)
+    mine, theirs = of_particles(0, torch.tensor([1, 2, 3])), motion(0, torch.tensor([0, 3, 5]))
+    assert all(torch.equal(got, expected) for got, expected in zip(mine, theirs, strict=True))
 
 
 def test_what_was_found_is_kept_within_bounds(monkeypatch):

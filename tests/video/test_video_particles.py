@@ -9,7 +9,7 @@ from video_toys import ToyPrior
 
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.loop import Particles, run
-from video.particles import FrameParticles, deal, rounds
+from video.particles import FrameParticles, Turns, deal, rounds
 
 
 @pytest.mark.parametrize("draw", ["window", "stratified"])
@@ -44,13 +44,49 @@ def test_strata_spread_each_group_over_the_clip():
     assert [g.tolist() for g in groups] != [g.tolist() for g in again]
 
 
+def test_windows_see_anchors_from_the_whole_clip_and_move_only_themselves():
+    turns, rng = Turns(8, "window", anchors=3), torch.Generator().manual_seed(1)
+    dealt = turns.deal(60, rng)
+    assert len(dealt) == turns.steps(60) == 12
+    assert sorted(torch.cat(dealt).tolist()) == list(range(60))
+    for moved in dealt:
+        seen = turns.seen(moved, 60)
+        assert len(seen) == len(moved) + 3
+        assert seen.tolist() == sorted(set(seen.tolist()))
+        others = sorted(set(seen.tolist()) - set(moved.tolist()))
+        assert others[-1] - others[0] > 40
+    assert turns.steps(8) == 1
+    assert torch.equal(turns.seen(torch.arange(8), 8), torch.arange(8))
+    assert Turns(8, "stratified", anchors=3).steps(60) == 8
+
+
+def test_anchors_are_not_moved():
+    s = latents(20)
+    particles = FrameParticles(s, CsdConfig(), turns=Turns(6, "window", anchors=2))
+    batch = particles.draw(torch.Generator().manual_seed(0))
+    particles.apply(batch, torch.ones_like(batch.z), lr=1.0)
+    moved = (particles.z[:] != s).flatten(1).any(1)
+    assert (int(moved.sum()), len(batch.index)) == (4, 6)
+    assert set(moved.nonzero().flatten().tolist()) < set(batch.index.tolist())
+
+
+def test_groups_never_share_a_step_and_outsiders_stay():
+    groups = ((0, 2, 4, 6, 8), (1, 3, 5))
+    turns, rng = Turns(3, groups=groups), torch.Generator().manual_seed(0)
+    for _ in range(3):
+        dealt = turns.deal(10, rng)
+        assert len(dealt) == turns.steps(10) == 3
+        assert sorted(torch.cat(dealt).tolist()) == [0, 1, 2, 3, 4, 5, 6, 8]
+        assert all(any(set(moved.tolist()) <= set(group) for group in groups) for moved in dealt)
+
+
 def latents(frames, seed=0):
     return torch.randn(frames, 4, 3, 5, generator=torch.Generator().manual_seed(seed))
 
 
 def test_satisfies_the_protocol_and_starts_at_the_source():
     s = latents(3)
-    particles = FrameParticles(s, CsdConfig(), budget=8)
+    particles = FrameParticles(s, CsdConfig(), turns=Turns(8))
     assert isinstance(particles, Particles)
     assert torch.equal(particles.z[:], s)
     particles.z[:] = particles.z[:] + 1
@@ -60,7 +96,7 @@ def test_satisfies_the_protocol_and_starts_at_the_source():
 def test_memory_layout_of_the_sources_does_not_matter():
     """A loaded state is contiguous; kernels round differently for other layouts."""
     wild = latents(6).to(memory_format=torch.channels_last)
-    particles = FrameParticles(wild, CsdConfig(), budget=4)
+    particles = FrameParticles(wild, CsdConfig(), turns=Turns(4))
     batch = particles.draw(torch.Generator().manual_seed(0))
     assert all(x.is_contiguous() for x in (particles.s[:], particles.z[:], batch.s, batch.z))
     particles.load_state_dict({**particles.state_dict(), "z": wild})
@@ -69,7 +105,7 @@ def test_memory_layout_of_the_sources_does_not_matter():
 
 def test_sgd_is_plain_and_touches_only_its_group():
     s = latents(9)
-    particles = FrameParticles(s, CsdConfig(), budget=3)
+    particles = FrameParticles(s, CsdConfig(), turns=Turns(3))
     batch = particles.draw(torch.Generator().manual_seed(0))
     g = torch.randn(batch.z.shape, generator=torch.Generator().manual_seed(5))
     particles.apply(batch, g, lr=0.25)
@@ -80,7 +116,7 @@ def test_sgd_is_plain_and_touches_only_its_group():
 
 def test_adam_equals_a_torch_optimiser_for_every_frame_alone():
     s, config = latents(5), CsdConfig(optimizer="adam")
-    particles = FrameParticles(s, config, budget=2)
+    particles = FrameParticles(s, config, turns=Turns(2))
     frames = [s[i].clone().requires_grad_() for i in range(5)]
     oracles = [torch.optim.Adam([f], lr=0.1) for f in frames]
     rng, noise = torch.Generator().manual_seed(0), torch.Generator().manual_seed(1)
@@ -103,7 +139,7 @@ def test_state_goes_on_bit_for_bit(optimizer, draw):
     score = ToyPrior().score("make it dark", s_text=1, s_image=1)
 
     def fresh():
-        return FrameParticles(latents(11), config, budget=4, draw=draw), torch.Generator().manual_seed(7)
+        return FrameParticles(latents(11), config, turns=Turns(4, draw)), torch.Generator().manual_seed(7)
 
     whole, rng = fresh()
     for _ in run(whole, score, config, rng=rng):
@@ -124,9 +160,9 @@ def test_state_goes_on_bit_for_bit(optimizer, draw):
 
 
 def test_state_of_another_clip_or_optimiser_is_refused():
-    sgd = FrameParticles(latents(3), CsdConfig(), budget=2)
-    adam = FrameParticles(latents(3), CsdConfig(optimizer="adam"), budget=2)
-    longer = FrameParticles(latents(4), CsdConfig(), budget=2)
+    sgd = FrameParticles(latents(3), CsdConfig(), turns=Turns(2))
+    adam = FrameParticles(latents(3), CsdConfig(optimizer="adam"), turns=Turns(2))
+    longer = FrameParticles(latents(4), CsdConfig(), turns=Turns(2))
     for state in (adam.state_dict(), longer.state_dict(), {}):
         with pytest.raises(ValueError, match="state: expected"):
             sgd.load_state_dict(state)

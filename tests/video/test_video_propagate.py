@@ -25,7 +25,7 @@ def carried(greys, keys, shots=None, chunk=4, seen=None):
             seen.append(key)
         return rgb[key]
 
-    frames = CarriedFrames(decode, motion, keys, len(rgb))
+    frames = CarriedFrames(decode, motion, keys)
     parts = [frames(range(a, min(a + chunk, len(rgb)))) for a in range(0, len(rgb), chunk)]
     return torch.cat(parts), rgb
 

@@ -33,13 +33,14 @@ class ToyCodec:
 class ToyScore:
     """Predicts the noise that leads from z_t to `goal(s)`; the source's is the noise that leads to s itself."""
 
-    def __init__(self, goal, schedule, watch=None):
-        self.schedule, self._goal, self._watch = schedule, goal, watch
+    def __init__(self, goals, schedule, watch=None, assign=None):
+        self.schedule, self._goals, self._watch, self._assign = schedule, goals, watch, assign
 
     def target(self, z_t, t, s, index):
         if self._watch:
             self._watch(index)
-        return self._noise(z_t, t, self._goal(s))
+        said = self._assign[index].tolist() if self._assign is not None else [0] * len(s)
+        return self._noise(z_t, t, torch.cat([self._goals[k](s[i : i + 1]) for i, k in enumerate(said)]))
 
     def source(self, s_t, t, s, index):
         return self._noise(s_t, t, s)
@@ -68,9 +69,10 @@ class ToyPrior:
             "make it red": lambda s: torch.tensor([1.0, -1, -1, -1 / 3]).reshape(1, 4, 1, 1).expand_as(s),
             "make it dark": lambda s: 0.5 * s - 0.5,
         }
-        if prompt not in goals:
-            raise ValueError(f"this prior does not know {prompt!r}. It knows: {', '.join(goals)}")
-        return ToyScore(goals[prompt], self.schedule, self._watch)
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if unknown := [p for p in prompts if p not in goals]:
+            raise ValueError(f"this prior does not know {unknown[0]!r}. It knows: {', '.join(goals)}")
+        return ToyScore([goals[p] for p in prompts], self.schedule, self._watch, assign)
 
 
 def toy_edit(clip, run_dir, prompt="make it red", *, config, prior=None, output=None, resume=False):

@@ -1,0 +1,93 @@
+"""Which runs led to a file, and taking the last of them back.
+
+A run's manifest holds the hash of what it wrote. A file with that hash is the run's result wherever it lies, and an
+edit of it continues the run's history. Where the run is not found, the comment in the file still names the sentences.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from csd3d.runs.manifest import Manifest, fingerprint
+
+COMMENT = "csd3d: "
+"""How the comment of an edited clip begins; its sentences follow, oldest first."""
+_BETWEEN = " | "
+
+
+def runs_in(folder: Path) -> Iterator[tuple[Path, Manifest]]:
+    """The runs in a folder (and the folder itself, if it is one), oldest first; what cannot be read is left out."""
+    found: list[tuple[str, Path, Manifest]] = []
+    for path in (folder, *(sorted(folder.iterdir()) if folder.is_dir() else ())):
+        if (path / "manifest.json").is_file():
+            try:
+                manifest = Manifest.read(path / "manifest.json")
+            except ValueError:
+                continue
+            found.append((manifest.created, path, manifest))
+    yield from ((path, manifest) for _, path, manifest in sorted(found, key=lambda item: item[:2]))
+
+
+def earlier_runs(source: Path, sha256: str, comment: str | None = None) -> list[dict[str, Any]]:
+    """The history of a file: one entry a run, oldest first; none for a file that no run has made.
+
+    Looks beside the file and in `runs/`, there and here. `comment` is that of the file.
+    """
+    for folder in dict.fromkeys((source.parent, source.parent / "runs", Path("runs"))):
+        for path, manifest in runs_in(folder):
+            if sha256 in manifest.written.values():
+                return [*manifest.history, entry(path, manifest)]
+    if comment and comment.startswith(COMMENT):
+        return [{"prompt": prompt} for prompt in comment.removeprefix(COMMENT).split(_BETWEEN)]
+    return []
+
+
+def entry(path: Path, manifest: Manifest) -> dict[str, Any]:
+    """What a later run keeps of an earlier one."""
+    known = {"command": manifest.command, "prompt": manifest.config.get("prompt"), "run_dir": str(path.resolve())}
+    return known | {"input": manifest.inputs[0]["path"] if manifest.inputs else None, "created": manifest.created}
+
+
+def provenance(comment: str | None, history: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The tag that names the sentences of `history` in a result; none where a comment of someone else's is."""
+    if comment and not comment.startswith(COMMENT):
+        return {}
+    return {"comment": COMMENT + _BETWEEN.join(str(run["prompt"]) for run in history)}
+
+
+def undo(run_dir: Path, *, others: Path | None = None) -> tuple[list[Path], Manifest]:
+    """Delete what a run wrote; its state stays, so that resuming it writes the very same again.
+
+    Returns what was deleted and the manifest. `others` is the folder whose runs may build on this one (that of the
+    run by default).
+
+    Raises:
+        FileNotFoundError: there is no run.
+        ValueError: it has written nothing, what it wrote was changed since, or a later run builds on it.
+    """
+    path = run_dir / "manifest.json"
+    manifest = Manifest.read(path)
+    if not manifest.written:
+        raise ValueError(f"undo: expected a finished run, got {run_dir}, which has written nothing ({manifest.status})")
+    for later, other in runs_in(others or run_dir.parent):
+        builds = {run["sha256"] for run in other.inputs} & set(manifest.written.values())
+        if builds and other.status != "undone" and later.resolve() != run_dir.resolve():
+            raise ValueError(f"undo: expected the last edit, got {run_dir}, on which {later} builds; undo that first")
+    files = [Path(name) for name in manifest.written if Path(name).exists()]
+    for file in files:
+        if fingerprint(file)["sha256"] != manifest.written[str(file)]:
+            raise ValueError(f"undo: {file} was changed after {run_dir} wrote it; it is left alone")
+    manifest.status = "undone"
+    manifest.write(path)  # first: should this be stopped, a second try deletes the rest
+    for file in files:
+        _delete(file)
+    return files, manifest
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        for file in path.iterdir():
+            file.unlink()
+        path.rmdir()
+    else:
+        path.unlink()

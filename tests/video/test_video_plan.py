@@ -1,0 +1,76 @@
+"""Sentences hold for their time and fade into each other; what nobody speaks of stays."""
+
+import math
+
+import pytest
+
+from video.plan import STILL, Span, plan_frames, plan_keys, spans_of
+
+
+@pytest.mark.parametrize(
+    ("prompt", "spans"),
+    [
+        ("make it snowy", [Span("make it snowy")]),
+        ("turn the 3-5s: sign red", [Span("turn the 3-5s: sign red")]),
+        ("0-3s: make it day, 3-6s: make it night", [Span("make it day", 0.0, 3.0), Span("make it night", 3.0, 6.0)]),
+        ("0.5s - 1.25s: a, with a comma, 2-s: b", [Span("a, with a comma", 0.5, 1.25), Span("b", 2.0, math.inf)]),
+    ],
+)
+def test_prompts_are_read(prompt, spans):
+    assert list(spans_of(prompt)) == spans
+
+
+@pytest.mark.parametrize(
+    ("prompt", "match"),
+    [
+        ("0-3s:, 3-6s: b", "a sentence after '0-3s:'"),
+        ("3-1s: a", "times that follow each other"),
+        ("0-3s: a, 2-6s: b", "times that follow each other"),
+    ],
+)
+def test_refusals(prompt, match):
+    with pytest.raises(ValueError, match=match):
+        spans_of(prompt)
+
+
+def test_one_sentence_is_one_particle_a_frame():
+    plan = plan_frames(spans_of("a"), [0.0, 0.1, 0.2])
+    assert (plan.sentences, plan.frames, plan.said) == (("a",), (0, 1, 2), (0, 0, 0))
+    assert plan.shares == (((0, 1.0),), ((1, 1.0),), ((2, 1.0),))
+    assert plan.groups == ((0, 1, 2),)
+
+
+def test_a_border_fades_evenly_and_everything_adds_up():
+    times = [k / 10 for k in range(20)]
+    plan = plan_frames(spans_of("0-1s: a, 1-2s: b"), times, fade_s=0.4)
+    for i, parts in enumerate(plan.shares):
+        assert sum(weight for _, weight in parts) == pytest.approx(1)
+        assert all(plan.frames[particle] == i for particle, _ in parts)
+        of_b = sum(weight for particle, weight in parts if plan.said[particle] == 1)
+        assert of_b == pytest.approx(min(max((times[i] - 0.8) / 0.4, 0), 1))
+    assert sorted(plan.frames) == list(plan.frames)
+    assert len(plan.frames) == 23  # three frames are of both
+    assert sorted(sum(plan.groups, ())) == list(range(23))
+
+
+def test_without_a_fade_it_changes_at_once_and_gaps_stay_still():
+    plan = plan_frames(spans_of("0-1s: a, 2-3s: b, 3-4s: a"), [0.0, 0.9, 1.0, 1.5, 2.0, 2.9, 3.0, 4.0])
+    assert plan.said == (0, 0, STILL, STILL, 1, 1, 0, STILL)
+    assert plan.groups == ((0, 1, 6), (4, 5))
+    assert all(parts == ((i, 1.0),) for i, parts in enumerate(plan.shares))
+
+
+def test_a_fade_is_no_longer_than_what_it_joins():
+    plan = plan_frames(spans_of("0-1s: a, 1-1.2s: b, 1.2-9s: c"), [k / 10 for k in range(30)], fade_s=5.0)
+    assert all(sum(w for _, w in parts) == pytest.approx(1) for parts in plan.shares)
+    assert all(len(parts) <= 2 for parts in plan.shares)
+
+
+def test_times_beyond_the_clip_are_refused():
+    with pytest.raises(ValueError, match=r"within the clip's 1.00 s, got none for 'b'"):
+        plan_frames(spans_of("0-1s: a, 5-6s: b"), [0.0, 0.5, 1.0])
+
+
+def test_key_frames_alone():
+    plan = plan_keys("a", [3, 9])
+    assert (plan.frames, plan.said, plan.groups) == ((3, 9), (0, 0), ((0, 1),))

@@ -1,0 +1,320 @@
+"""One start of a run: encode, move all frames together, decode, write, and leave a page to look at."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from csd3d.engine.config import CsdConfig
+from csd3d.engine.loop import StepInfo, run
+from csd3d.engine.residuals import Score
+from csd3d.engine.transport import TransportKernel
+from csd3d.priors.editor import Editor, native_px
+from csd3d.priors.geometry import WorkingSize, working_size
+from csd3d.runs.folder import RunFolder
+from csd3d.runs.history import provenance
+from csd3d.runs.interrupt import RunInterrupted, StopRequest
+from csd3d.runs.manifest import Manifest, fingerprint
+from csd3d.runs.progress import RunProgress
+from csd3d.runs.report import write_report
+from csd3d.runs.rows import Rows, writing_rows
+from csd3d.runs.sheet import contact_sheet, save_picture
+from video.config import VideoConfig
+from video.formats import Encoding
+from video.keep import KeptLatents, greys_path, sources_path
+from video.masks import ClipMask
+from video.motion import ClipMotion, ParticleMotion, grey_px, greys_at
+from video.particles import FrameParticles, Turns, state_arrays
+from video.plan import Plan, plan_frames, plan_keys, spans_of
+from video.propagate import key_frames
+from video.render import Pictures, Samples, chunk_frames, render, working_frames
+from video.report import make_report
+from video.shots import changes, shots_of
+from video.source import Clip
+
+_GREYS = 64
+
+Convert = Callable[[range, Tensor], Tensor]
+"""Frames at working size and their numbers to the rows that are kept of them, maybe none."""
+
+
+@dataclass(frozen=True)
+class VideoResult:
+    """Where things are, and what happened."""
+
+    path: Path
+    """The edited clip."""
+    run_dir: Path
+    """Manifest, state, report."""
+    frames: int
+    steps: int
+    """Steps of the loop over all starts; longer clips take several for each move of a frame."""
+    notes: tuple[str, ...]
+    """Fallbacks and warnings."""
+
+    @property
+    def report(self) -> Path:
+        """The page to look at."""
+        return self.run_dir / "report.html"
+
+
+@dataclass
+class Job:
+    """One start of a run, phase by phase."""
+
+    clip: Clip
+    prompt: str
+    config: VideoConfig
+    csd: CsdConfig
+    prior: Editor
+    mask: ClipMask | None
+    folder: RunFolder
+    manifest: Manifest
+    target: Path
+    progress: RunProgress
+    _seen: tuple[tuple[int, int], ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._seen = _stamps(self.clip)
+
+    def go(self, stop: StopRequest) -> VideoResult:
+        """All phases; whatever ends them, the manifest says how the run stands."""
+        try:
+            self._note_circumstances()
+            plan = self._encode(stop)
+            with closing(KeptLatents(self.folder, state_arrays(self.csd))) as kept:
+                curves = self._move(kept, plan, stop)
+                self._render(kept, plan, curves, stop)
+        except BaseException as error:
+            self.manifest.status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            self.manifest.measure_memory()
+            self.manifest.write(self.folder.manifest)
+            raise
+        return VideoResult(
+            self.target, self.folder.path, self.clip.info.frames, self.manifest.steps_done, tuple(self.manifest.notes)
+        )
+
+    @cached_property
+    def _size(self) -> WorkingSize:
+        short = self.config.size or native_px(self.prior)
+        return working_size(self.clip.info.display_aspect, short, self.prior.codec.factor)
+
+    def _encode(self, stop: StopRequest) -> Plan:
+        """Latents of the particles' sources and, for motion, the frames in grey; the files appear when whole."""
+        count = self.clip.info.frames
+        greys = {greys_path(self.folder): (count, self._greys)} if self._moves else {}
+        if self.config.keyframes is not None:
+            self._scan(greys, stop)
+            plan = plan_keys(self.prompt, key_frames(self._shots, self.config.keyframes))
+            self._note(f"{len(plan.frames)} key frames are edited, the others follow their motion")
+        else:
+            plan = plan_frames(spans_of(self.prompt), times_of(self.clip), fade_s=self.config.fade)
+        self._scan({sources_path(self.folder): (len(plan.frames), self._latents_of(plan))} | greys, stop)
+        return plan
+
+    def _scan(self, wanted: dict[Path, tuple[int, Convert]], stop: StopRequest) -> None:
+        """Write what is missing of `wanted`: files of so many rows."""
+        missing = {path: rows for path, rows in wanted.items() if not path.exists()}
+        if not missing:
+            return
+        chunks = working_frames(self.clip, self._size, most_frames=self.config.chunk_frames)
+        with self._phase("encode"), ExitStack() as stack:
+            stack.enter_context(closing(chunks))
+            files = [
+                (stack.enter_context(writing_rows(path, count)), convert) for path, (count, convert) in missing.items()
+            ]
+            for frames, rgb in self._tracked("encode", chunks):
+                for append, convert in files:
+                    if len(rows := convert(frames, rgb)):
+                        append(rows)
+                self._stop_if(stop, f"encoded {frames.stop} frames, which the next start does again")
+            self._require_unchanged()
+
+    def _greys(self, frames: range, rgb: Tensor) -> Tensor:
+        return greys_at(rgb, self._size, self.prior.codec.factor)
+
+    def _latents_of(self, plan: Plan) -> Convert:
+        def convert(frames: range, rgb: Tensor) -> Tensor:
+            wanted = [frame - frames.start for frame in plan.frames if frame in frames]
+            if not wanted:
+                return torch.empty(0)
+            own = sorted(set(wanted))
+            z = self.prior.codec.encode(rgb[own].to(self.prior.device)).detach().to("cpu", torch.float32)
+            return z[[own.index(k) for k in wanted]]
+
+        return convert
+
+    @property
+    def _moves(self) -> bool:
+        """Whether the motion of the clip has to be known."""
+        return self.config.motion or self.config.steady or self.config.keyframes is not None
+
+    @cached_property
+    def _shots(self) -> list[int]:
+        """To which shot each frame belongs."""
+        greys = Rows(greys_path(self.folder))
+        with closing(greys):
+            shots = shots_of(changes(greys[k : k + _GREYS] for k in range(0, len(greys), _GREYS)))
+        if shots[-1]:
+            cuts = [k for k in range(1, len(shots)) if shots[k] != shots[k - 1]]
+            named = ", ".join(map(str, cuts[:8])) + (", ..." if len(cuts) > 8 else "")
+            self._note(f"{len(cuts) + 1} shots, cut at frames {named}: each has a motion of its own")
+        return shots
+
+    @cached_property
+    def _motion(self) -> ClipMotion | None:
+        """Motion within each shot, if the settings need it."""
+        if not self._moves:
+            return None
+        return ClipMotion(Rows(greys_path(self.folder)), grey_px(self._size, self.prior.codec.factor), self._shots)
+
+    def _move(self, kept: KeptLatents, plan: Plan, stop: StopRequest) -> list[StepInfo]:
+        """The optimisation, from the last saved state to the end."""
+        turns = turns_of(self.config, plan)
+        round_steps = turns.steps(len(kept.sources))
+        csd = replace(
+            self.csd, steps=self.csd.steps * round_steps, lr_decay_every=self.csd.lr_decay_every * round_steps
+        )
+        particles = FrameParticles(kept.sources, csd, turns=turns, device=self.prior.device, arrays=kept.arrays)
+        score = score_of(self.prior, plan, csd)
+        kernel = None
+        if self._motion and self.config.motion:
+            kernel = TransportKernel(ParticleMotion(self._motion, plan.frames), csd.bandwidth)
+        rng = torch.Generator().manual_seed(self.config.seed)
+        done, curves = kept.load(particles, rng)
+        if done > csd.steps:
+            raise ValueError(f"steps: expected at least the {done} that this run has done, got {csd.steps}")
+
+        def save() -> None:
+            kept.save(particles, rng, curves, done)
+            self.manifest.steps_done = done
+
+        with self._phase("edit"):
+            steps = run(particles, score, csd, rng=rng, start=done, kernel=kernel)
+            for info in self.progress.track("edit", steps, total=csd.steps, start=done):
+                curves.append(replace(info, index=()))
+                done = info.step + 1
+                if stop or done % self.config.checkpoint_every == 0 or done == csd.steps:
+                    save()
+                self._stop_if(stop, f"{done} of {csd.steps} steps are done")
+            if done == 0 or not self.folder.state.exists():
+                save()
+        self.manifest.write(self.folder.manifest)
+        return curves
+
+    def _render(self, kept: KeptLatents, plan: Plan, curves: Sequence[StepInfo], stop: StopRequest) -> None:
+        lost: list[str] = []
+        pictures = Pictures(
+            kept.arrays["z"], kept.sources, lambda z: self.prior.codec.decode(z.to(self.prior.device)).cpu(),
+            self._size, plan, detail=self.config.detail, strength=self.config.strength, mask=self.mask,
+            motion=self._motion if self.config.steady or not plan.shares else None,
+        )  # fmt: skip
+        tags = dict(self.clip.info.tags)
+        tags |= provenance(tags.get("comment"), [*self.manifest.history, {"prompt": self.prompt}])
+        chunks = render(
+            self.clip, pictures, output=self.target, media=self.folder.media,
+            encoding=encoding_of(self.config), tags=tags, most_frames=self.config.chunk_frames, notes=lost,
+        )  # fmt: skip
+        samples = Samples([])
+        with self._phase("write"), closing(chunks):
+            for frames, now in self._tracked("write", chunks):
+                samples = now
+                self._require_unchanged()
+                if frames.stop < self.clip.info.frames:
+                    self._stop_if(stop, "all steps are done, the clip is not written yet")
+        for note in [*lost, *self.clip.notes, *getattr(self.prior, "notes", ())]:
+            self._note(note)
+        times = [f"{self.clip.info.time_s(i):.2f} s" for i in samples.frames]
+        rows = {"source": torch.stack(samples.source), self.prompt: torch.stack(samples.edited)}
+        save_picture(contact_sheet(rows, columns=times), self.folder.sheet)
+        self.manifest.status = "finished"
+        self.manifest.measure_memory()
+        self.manifest.outputs |= {
+            "report": str(self.folder.report.resolve()),
+            "sheet": str(self.folder.sheet.resolve()),
+        }
+        written = fingerprint(self.target)
+        self.manifest.written = {written["path"]: written["sha256"]}
+        write_report(self.folder.report, make_report(self.clip, self.prompt, self.manifest, curves))
+        self.manifest.write(self.folder.manifest)
+
+    def _note_circumstances(self) -> None:
+        for note in self.clip.notes:
+            self._note(note)
+        if self.prior.builtin:
+            self._note(
+                "the built-in prior is small and knows a closed set of sentences; "
+                "--prior timbrooks/instruct-pix2pix (or a folder) uses a big one"
+            )
+        if self.config.device is None and self.prior.device.type == "cpu":
+            self._note("no CUDA device is in use: running on the CPU")
+
+    def _note(self, text: str) -> None:
+        """Say it once and keep it in the manifest."""
+        if self.manifest.note(text):
+            self.progress.say(f"note: {text}")
+
+    def _require_unchanged(self) -> None:
+        """Raises `ValueError` if the clip is no longer what the run began with."""
+        if (now := _stamps(self.clip)) != self._seen:
+            info = self.clip.info
+            if fingerprint(info.path, info.files)["sha256"] != self.manifest.inputs[0]["sha256"]:
+                raise ValueError(f"clip: {info.path} changed while it was edited; the state is as it was before")
+            self._seen = now
+
+    def _stop_if(self, stop: StopRequest, how_far: str) -> None:
+        if stop.signum is not None:
+            self.progress.say(f"stopped: {how_far}")
+            raise RunInterrupted(self.folder.path, stop.signum)
+
+    def _tracked(self, phase: str, chunks: Iterator[tuple[range, Any]]) -> Iterator[tuple[range, Any]]:
+        """The chunks with a bar that counts frames."""
+        unit = chunk_frames(self.clip, self.config.chunk_frames)
+        return self.progress.track(phase, chunks, total=self.clip.info.frames, unit=unit)
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        """Measure a phase."""
+        since = time.monotonic()
+        try:
+            yield
+        finally:
+            self.manifest.add_time(name, time.monotonic() - since)
+
+
+def turns_of(config: VideoConfig, plan: Plan) -> Turns:
+    """How the particles of a clip take turns."""
+    budget = config.frames_per_step
+    draw = config.draw or ("window" if config.motion else "stratified")
+    return Turns(budget, draw, min(config.anchors, budget // 2), plan.groups)
+
+
+def score_of(prior: Editor, plan: Plan, csd: CsdConfig) -> Score:
+    """The prior under the sentences of a plan."""
+    if len(plan.sentences) == 1:
+        return prior.score(plan.sentences[0], s_text=csd.s_text, s_image=csd.s_image)
+    said = torch.tensor(plan.said).clamp_min(0)  # what is still takes part in no step
+    return prior.score(plan.sentences, s_text=csd.s_text, s_image=csd.s_image, assign=said)
+
+
+def encoding_of(config: VideoConfig) -> Encoding:
+    """How the result is encoded."""
+    return Encoding(config.codec, config.crf, config.depth)
+
+
+def times_of(clip: Clip) -> list[float]:
+    """When each frame is shown, in seconds from the first."""
+    info = clip.info
+    return [float((pts - info.pts[0]) * info.time_base) for pts in info.pts]
+
+
+def _stamps(clip: Clip) -> tuple[tuple[int, int], ...]:
+    """Sizes and times of change of the clip's files; none for what is gone."""
+    paths = clip.info.files or (clip.info.path,)
+    return tuple((s.st_size, s.st_mtime_ns) for s in (path.stat() for path in paths if path.exists()))

@@ -1,0 +1,114 @@
+"""Which frames become particles, under which sentence, and what each frame of the clip is then made of.
+
+Usually every frame is one particle. `0-3s: make it day, 3-6s: make it night` gives each time its sentence; around the
+border between two, frames are particles of both, and the picture fades from one to the other. Frames of no sentence
+stay as they are. With key frames only those are particles.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_SPAN = re.compile(r"(?:^|[,;])\s*(\d+(?:\.\d+)?)\s*s?\s*-\s*(\d+(?:\.\d+)?)?\s*s\s*:")
+STILL = -1
+"""The sentence of frames that nothing is said about."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """One sentence and the time for which it holds, in seconds from the first frame."""
+
+    sentence: str
+    start_s: float = 0.0
+    end_s: float = math.inf
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The particles of a clip, in the order of their frames."""
+
+    sentences: tuple[str, ...]
+    frames: tuple[int, ...]
+    """The frame of each particle."""
+    said: tuple[int, ...]
+    """The number of its sentence; `STILL` for what does not move."""
+    shares: tuple[tuple[tuple[int, float], ...], ...]
+    """For each frame of the clip the particles that it is made of, with weights that add up to 1; none for frames that
+    are carried over from key frames."""
+
+    @property
+    def groups(self) -> tuple[tuple[int, ...], ...]:
+        """The particles of each sentence: only these move together."""
+        of = tuple(tuple(i for i, said in enumerate(self.said) if said == k) for k in range(len(self.sentences)))
+        return tuple(group for group in of if group)
+
+
+def spans_of(prompt: str) -> tuple[Span, ...]:
+    """The sentences of a prompt with their times; a prompt without times holds for the whole clip.
+
+    Raises:
+        ValueError: a time without a sentence, that ends before it begins, or that overlaps the one before.
+    """
+    marks = list(_SPAN.finditer(prompt))
+    if not marks or prompt[: marks[0].start()].strip():
+        return (Span(prompt.strip()),)
+    spans: list[Span] = []
+    ends = [*(m.start() for m in marks[1:]), len(prompt)]
+    for mark, end in zip(marks, ends, strict=True):
+        sentence = prompt[mark.end() : end].strip().rstrip(",;").strip()
+        first, last = float(mark[1]), float(mark[2]) if mark[2] else math.inf
+        named = repr(mark[0].strip(" ,;"))
+        if not sentence:
+            raise ValueError(f"prompt: expected a sentence after {named}, got none")
+        if first >= last or (spans and first < spans[-1].end_s):
+            raise ValueError(f"prompt: expected times that follow each other, got {named} in {prompt!r}")
+        spans.append(Span(sentence, first, last))
+    return tuple(spans)
+
+
+def plan_frames(spans: Sequence[Span], times_s: Sequence[float], *, fade_s: float = 0.0, strict: bool = True) -> Plan:
+    """Every frame under the sentence of its time, with cross-fades of `fade_s` where one sentence follows another.
+
+    `times_s` says when each frame is shown, from the first one on.
+
+    Raises:
+        ValueError: no frame belongs to a sentence, unless not `strict`.
+    """
+    sentences = tuple(dict.fromkeys(span.sentence for span in spans))
+    frames, said, shares = list[int](), list[int](), list[tuple[tuple[int, float], ...]]()
+    met: set[str] = set()
+    for i, time in enumerate(times_s):
+        parts = dict[int, float]()
+        for k in range(len(spans)):
+            if weight := _weight(spans, k, time, fade_s):
+                number = sentences.index(spans[k].sentence)
+                parts[number] = parts.get(number, 0.0) + weight
+                met.add(spans[k].sentence)
+        parts = parts or {STILL: 1.0}
+        shares.append(tuple((len(frames) + p, weight) for p, weight in enumerate(parts.values())))
+        frames += [i] * len(parts)
+        said += parts
+    if strict and (unmet := [s for s in sentences if s not in met]):
+        raise ValueError(f"prompt: expected times within the clip's {times_s[-1]:.2f} s, got none for {unmet[0]!r}")
+    return Plan(sentences, tuple(frames), tuple(said), tuple(shares))
+
+
+def plan_keys(sentence: str, keys: Sequence[int]) -> Plan:
+    """Only the key frames, under one sentence."""
+    return Plan((sentence,), tuple(keys), (0,) * len(keys), ())
+
+
+def _weight(spans: Sequence[Span], k: int, time: float, fade_s: float) -> float:
+    """How much span k has to say at a time: 1 within it, falling evenly to 0 across a border with another."""
+    before, after = spans[k - 1] if k else None, spans[k + 1] if k + 1 < len(spans) else None
+    rises = _past(spans[k].start_s, before, spans[k], time, fade_s)
+    return max(round(rises - _past(spans[k].end_s, spans[k], after, time, fade_s), 6), 0.0)
+
+
+def _past(border_s: float, a: Span | None, b: Span | None, time: float, fade_s: float) -> float:
+    """How far a time is past a border, 0 to 1: gradually if it lies between spans `a` and `b`, else at once."""
+    if a is None or b is None or a.end_s != b.start_s:
+        return float(time >= border_s)
+    fade = min(fade_s, a.end_s - a.start_s, b.end_s - b.start_s)
+    return min(max((time - border_s) / fade + 0.5, 0.0), 1.0) if fade > 0 else float(time >= border_s)

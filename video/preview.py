@@ -1,0 +1,66 @@
+"""A first look: a few frames of a clip, small and with few steps, in seconds."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from csd3d.engine.loop import run
+from csd3d.priors.editor import Editor, native_px, recommended
+from csd3d.priors.geometry import to_working, working_size
+from csd3d.runs.progress import RunProgress
+from csd3d.runs.sheet import contact_sheet, evenly, save_picture
+from video.config import VideoConfig
+from video.job import score_of, times_of
+from video.particles import FrameParticles, Turns
+from video.plan import plan_frames, spans_of
+from video.render import Pictures
+from video.source import open_clip
+
+FRAMES = 4
+"""Frames that are shown, of the whole clip."""
+STEPS_SHARE = 4
+"""Of the steps of the real thing, one in so many is done, at a learning rate that is higher at the end."""
+
+
+@torch.no_grad()
+def preview_video(
+    clip: Path, prompt: str, picture: Path, config: VideoConfig, *, prior: Editor, progress: RunProgress | None = None
+) -> Path:
+    """Write a contact sheet: a few frames of `clip` and what they become. Nothing else is written.
+
+    Colours and composition are those to expect; fine structure is not, and steadiness is not shown.
+
+    Raises:
+        ValueError, FileNotFoundError: as for `video.edit.edit_video`.
+    """
+    csd = config.csd or recommended(prior.builtin)
+    csd = replace(csd, steps=-(-csd.steps // STEPS_SHARE), lr_decay_every=max(csd.lr_decay_every // STEPS_SHARE, 1))
+    progress = progress or RunProgress()
+    with (
+        open_clip(
+            clip, max_frames=config.max_frames, fps=config.fps, stream=config.stream, strict=config.strict
+        ) as source,
+        progress,
+    ):
+        times = times_of(source)
+        shown = evenly(len(times), FRAMES)
+        plan = plan_frames(spans_of(prompt), [times[i] for i in shown], strict=False)
+        size = working_size(source.info.display_aspect, config.size or native_px(prior), prior.codec.factor)
+        rgb = torch.cat([to_working(source.read(i, i + 1), size) for i in shown])
+        s = prior.codec.encode(rgb.to(prior.device)).cpu()[list(plan.frames)]
+        particles = FrameParticles(s, csd, turns=Turns(FRAMES, groups=plan.groups), device=prior.device)
+        if plan.groups:
+            steps = csd.steps * Turns(FRAMES, groups=plan.groups).steps(len(s))
+            rng = torch.Generator().manual_seed(config.seed)
+            moves = run(particles, score_of(prior, plan, csd), replace(csd, steps=steps), rng=rng)
+            for _ in progress.track("preview", moves, total=steps):
+                pass
+    pictures = Pictures(
+        particles.z, particles.s, lambda z: prior.codec.decode(z.to(prior.device)).cpu(), size, plan,
+        detail=config.detail, strength=config.strength,
+    )  # fmt: skip
+    content = (..., slice(size.top_px, size.top_px + size.height_px), slice(size.left_px, size.left_px + size.width_px))
+    rows = {"source": rgb[content], prompt: pictures(range(len(shown)), rgb[content])}
+    save_picture(contact_sheet(rows, columns=[f"{times[i]:.2f} s" for i in shown]), picture)
+    return picture
