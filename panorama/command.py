@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import tyro
 
-from csd3d.priors.editor import USUAL_PX, recommended
+from csd3d.priors.editor import USUAL_PX, default_prior, recommended
 from csd3d.priors.resolve import read_json, resolve
 from csd3d.runs.flags import CommonFlags, method_changes, preset_changes
 from csd3d.runs.folder import free_name
@@ -119,17 +119,17 @@ def build_config(command: PictureFlags, *, single: bool) -> PanoramaConfig:
     engine: dict[str, Any] = {k: v for k, v in given.items() if k in _ENGINE}
     changes = {k: str(v) if isinstance(v, Path) else v for k, v in given.items() if k in _OWN}
     if command.preset is not None:
-        changed = _paper(config) if command.preset == "paper" else preset_changes(command.preset, editor="panorama")
+        own = command.preset == "paper" and command.method in (None, "csd-edit")
+        changed = _paper(config) if own else preset_changes(command.preset, editor="panorama", method=command.method)
         config = override(config, changed, where="preset")
     if command.method is not None:
         engine = {**method_changes(command.method), **engine}
-    _require_servable(command)
     return override(config, {**changes, "csd": engine}, where="flags")
 
 
 _OWN = (
-    "prior", "seed", "device", "size", "detail", "mask", "prompt_at", "prompt_mask", "quality", "wrap", "window",
-    "stride", "windows_per_step", "draw",
+    "prior", "source_prompt", "seed", "device", "size", "detail", "mask", "prompt_at", "prompt_mask", "quality", "wrap",
+    "window", "stride", "windows_per_step", "draw",
 )  # fmt: skip
 _ENGINE = ("steps", "coupling", "lr", "s_text", "s_image")
 
@@ -139,8 +139,9 @@ def _start(command: PictureFlags, single: bool) -> PanoramaConfig:
         recorded: Mapping[str, Any] = Manifest.read(command.run_dir / "manifest.json").config
         settings = {k: v for k, v in recorded.items() if k != "prompt"}
         return override(PanoramaConfig(), settings, where="manifest")
-    prior = command.prior or PanoramaConfig().prior
-    return replace(PanoramaConfig(), prior=prior, csd=recommended(resolve(prior).builtin), single=single)
+    prior = command.prior or default_prior(command.method)
+    suited = recommended(resolve(prior).builtin, command.method)
+    return replace(PanoramaConfig(), prior=prior, csd=suited, single=single)
 
 
 def _paper(config: PanoramaConfig) -> dict[str, Any]:
@@ -149,18 +150,3 @@ def _paper(config: PanoramaConfig) -> dict[str, Any]:
     unet = None if path is None else read_json(path / "unet" / "config.json", "not a prior: it has no UNet")
     size = None if unet is None else unet.get("sample_size")
     return paper_changes(size if isinstance(size, int) else USUAL_PX // 8)
-
-
-def _require_servable(command: PictureFlags) -> None:
-    """Instruction editors serve csd-edit and take no source prompt.
-
-    Raises:
-        ValueError: something else was asked for.
-    """
-    if command.source_prompt is not None:
-        raise ValueError("source-prompt: expected none, an instruction editor reads the source from its picture")
-    if command.method not in (None, "csd-edit"):
-        raise ValueError(
-            f"method: expected csd-edit, which is for instruction editors; {command.method} needs a text-to-image "
-            "prior, which pictures do not take yet (windows on their own: --coupling independent)"
-        )

@@ -16,7 +16,9 @@ class PanoramaConfig:
     """Engine settings; none = those that suit the prior. `steps` counts the moves of the whole picture, however many
     windows it has."""
     prior: str = "builtin"
-    """`builtin`, a folder in diffusers layout, or a hub id."""
+    """`builtin`, `builtin:t2i`, a folder in diffusers layout, or a hub id."""
+    source_prompt: str | None = None
+    """What the source shows, for text-to-image priors."""
     size: int | None = None
     """Shorter side in px at which the prior works. None = one row of windows for a flat picture or a cylinder; for a
     sphere twice the window, since its views look at half of its height. Aspect is kept."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.loop import StepInfo, run
 from csd3d.engine.residuals import Score
-from csd3d.priors.editor import Editor, native_px, recommended
+from csd3d.priors.editor import Loaded, native_px, recommended, score_for
 from csd3d.runs import folder as runs
 from csd3d.runs.folder import RunFolder
 from csd3d.runs.interrupt import RunInterrupted, StopRequest, stoppable
@@ -70,7 +70,7 @@ def edit_panorama(
     *,
     run_dir: str | Path | None = None,
     resume: bool = False,
-    prior: Editor | None = None,
+    prior: Loaded | None = None,
     progress: RunProgress | None = None,
 ) -> PanoramaResult:
     """Edit a picture as `prompt` says and write it to `output`.
@@ -112,7 +112,7 @@ def edit_panorama(
     if not len(windows):
         raise ValueError("mask: expected something white, got a mask that leaves nothing to edit")
     sentences = [sentence.text for sentence in plan.sentences]
-    score = prior.score(sentences, s_text=config.csd.s_text, s_image=config.csd.s_image, assign=windows.prompt)
+    score = score_for(prior, config.csd, sentences, source_prompt=config.source_prompt, assign=windows.prompt)
     manifest = _manifest(source, prompt, config, prior, plan)
     if resume:
         folder, manifest = runs.reopen_run(path, manifest, free=FREE)
@@ -126,18 +126,18 @@ def edit_panorama(
         return job.go(stop, [wrap.reason] if wrap.reason else [])
 
 
-def load_prior(config: PanoramaConfig) -> Editor:
+def load_prior(config: PanoramaConfig) -> Loaded:
     """Load the prior that `config` names.
 
     Raises:
-        ValueError, FileNotFoundError: there is none of that name, or it is not an instruction editor.
+        ValueError, FileNotFoundError: there is none of that name, or it is of no kind that can be used.
     """
-    from csd3d.priors.instruct import InstructPrior  # slow to import, and a caller may bring a prior of its own
+    from csd3d.priors.either import load_either  # slow to import, and a caller may bring a prior of its own
 
-    return InstructPrior.load(config.prior, device=config.device)
+    return load_either(config.prior, device=config.device)
 
 
-def make_surface(picture: Picture, wrap: Wrap, config: PanoramaConfig, prior: Editor) -> Surface:
+def make_surface(picture: Picture, wrap: Wrap, config: PanoramaConfig, prior: Loaded) -> Surface:
     """What the picture is drawn on, with the windows that `config` asks for.
 
     Raises:
@@ -169,7 +169,7 @@ class _Job:
     windows: Windows
     config: PanoramaConfig
     csd: CsdConfig
-    prior: Editor
+    prior: Loaded
     score: Score
     folder: RunFolder
     manifest: Manifest
@@ -303,7 +303,7 @@ class _Job:
             self.manifest.add_time(name, time.monotonic() - since)
 
 
-def _manifest(picture: Picture, prompt: str | None, config: PanoramaConfig, prior: Editor, plan: Plan) -> Manifest:
+def _manifest(picture: Picture, prompt: str | None, config: PanoramaConfig, prior: Loaded, plan: Plan) -> Manifest:
     known = {"name": prior.name, "path": str(prior.path), "builtin": prior.builtin}
     if Path(prior.path).is_dir():
         known["fingerprint"] = runs.prior_fingerprint(Path(prior.path))

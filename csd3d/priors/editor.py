@@ -1,4 +1,4 @@
-"""What the editors need of an instruction editor, and the size and settings that suit it. Loads nothing."""
+"""What the editors need of a prior, and the size and settings that suit it. Loads nothing."""
 
 import json
 from collections.abc import Sequence
@@ -10,13 +10,16 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from csd3d.engine.config import METHODS, CsdConfig
+from csd3d.engine.config import METHODS, PAPER, CsdConfig
 from csd3d.engine.residuals import Score
 
 USUAL_PX = 512
 """Side in px of the pictures that a prior was trained on, where it does not say."""
 BUILTIN = replace(METHODS["csd-edit"], steps=100, lr=0.5, lr_decay=0.75, s_text=1.5, s_image=1.5)
 """What suits the small built-in prior: it follows text at lower guidance than the big editors."""
+
+_SMALL: dict[str, Any] = {"s_text": 3.0}
+"""What differs from the published settings of text-to-image methods for the small prior."""
 
 
 @runtime_checkable
@@ -70,9 +73,47 @@ def native_px(prior: Loaded) -> int:
     return sample * prior.codec.factor if isinstance(sample, int) and sample > 0 else USUAL_PX
 
 
-def recommended(builtin: bool) -> CsdConfig:
-    """Engine settings that suit a prior: the small built-in one, or a big instruction editor."""
-    return BUILTIN if builtin else METHODS["csd-edit"]
+def default_prior(method: str | None) -> str:
+    """The built-in prior that a method is for: the instruction editor, or the text-to-image model."""
+    return "builtin" if method in (None, "csd-edit") else "builtin:t2i"
+
+
+def recommended(builtin: bool, method: str | None = None) -> CsdConfig:
+    """Engine settings that suit a prior, a small built-in or a big one, under a named method (None: `csd-edit`).
+
+    `dds` and `cds` are as published, `sds` and `csd` start from the same learning rate and timesteps.
+    """
+    if method in (None, "csd-edit"):
+        return BUILTIN if builtin else METHODS["csd-edit"]
+    delta = PAPER["cds" if METHODS[method].regulariser == "patch-nce" else "dds"]
+    config = replace(delta, residual=METHODS[method].residual, coupling=METHODS[method].coupling)
+    return replace(config, **_SMALL) if builtin else config
+
+
+def score_for(
+    prior: Loaded,
+    csd: CsdConfig,
+    prompt: str | Sequence[str],
+    *,
+    source_prompt: str | None = None,
+    assign: Int[Tensor, " m"] | None = None,
+) -> Score:
+    """The engine's view of any prior: an instruction editor under sentences, or a text-to-image model under captions.
+
+    Raises:
+        ValueError: Something that the prior cannot serve.
+        UnknownPrompt: A sentence that it was never taught.
+    """
+    if getattr(prior, "kind", "instruct") == "instruct":
+        if source_prompt is not None:
+            raise ValueError("source-prompt: expected none, an instruction editor reads the source from its picture")
+        return prior.score(prompt, s_text=csd.s_text, s_image=csd.s_image, assign=assign)  # pyright: ignore[reportAttributeAccessIssue]
+    if source_prompt is None and (csd.residual == "source" or csd.regulariser != "none"):
+        raise ValueError(
+            f"source-prompt: expected what the source shows, with which {prior.name} compares the result, got none; "
+            "only sds and csd can do without"
+        )
+    return prior.score(prompt, s_text=csd.s_text, source_prompt=source_prompt, assign=assign)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def generation(builtin: bool, method: str) -> CsdConfig:

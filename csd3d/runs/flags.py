@@ -9,7 +9,7 @@ import tyro
 from csd3d.engine.config import METHODS, PAPER
 from csd3d.runs.settings import load_preset
 
-Method = Literal["csd-edit", "csd", "dds", "sds"]
+Method = Literal["csd-edit", "csd", "dds", "cds", "sds"]
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,11 @@ class CommonFlags:
     output: Path | None = None
     """File to write. Default: in the run's folder."""
     prior: str | None = None
-    """`builtin` (small, knows a closed set of sentences; the default), a folder in diffusers layout, or a hub id such
-    as timbrooks/instruct-pix2pix."""
+    """`builtin` (small, knows a closed set of sentences; the default), `builtin:t2i` (for captions), a folder in
+    diffusers layout, or a hub id such as timbrooks/instruct-pix2pix."""
     method: Method | None = None
-    """How particles are moved: `csd-edit` for instruction editors (default), the others for text-to-image priors."""
+    """How particles are moved: `csd-edit` for instruction editors (default), the others for text-to-image priors, which
+    take captions: of the result, and in --source-prompt of the source (not needed by sds and csd)."""
     preset: str | None = None
     """Settings to start from: `paper` (as published), or a JSON file of overrides. Flags go before it."""
     steps: int | None = None
@@ -41,26 +42,26 @@ class CommonFlags:
     """Go on with the run in --run-dir. Whatever else is given must agree with it."""
 
 
-def preset_changes(name: str, *, editor: str) -> dict[str, object]:
-    """What a `--preset` changes: `paper` the published settings of `editor`, else a JSON file; overrides only.
+def preset_changes(name: str, *, editor: str, method: str | None = None) -> dict[str, object]:
+    """What a `--preset` changes: `paper` the published settings of a method in `editor`, else a JSON file's.
 
     Raises:
         FileNotFoundError: no such preset or file.
         ValueError: the file is no preset.
     """
     if name == "paper":
-        return {"csd": dict(vars(PAPER[f"csd-edit-{editor}"]))}
+        return {"csd": dict(vars(PAPER.get(str(method), PAPER[f"csd-edit-{editor}"])))}
     if not name.endswith(".json"):
         raise ValueError(f"preset: expected `paper` or a .json file, got {name!r}")
     return dict(load_preset(Path(name)))
 
 
 def method_changes(method: str) -> dict[str, object]:
-    """The settings that make a named method: which residual, which coupling.
+    """The settings that make a named method: which residual, which coupling, which regulariser.
 
     Raises:
         ValueError: no method of that name.
     """
     if method not in METHODS:
         raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
-    return {"residual": METHODS[method].residual, "coupling": METHODS[method].coupling}
+    return {name: getattr(METHODS[method], name) for name in ("residual", "coupling", "regulariser")}

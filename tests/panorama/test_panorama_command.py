@@ -64,7 +64,6 @@ def test_sentences_by_region_need_no_other(wide, tmp_path):
         (["{wide}", "--prompt", "make it blue"], "It knows: make it red"),
         (["{wide}"], "expected a sentence"),
         (["--prompt", "make it red"], "expected a picture"),
-        (["{wide}", "--prompt", "make it red", "--method", "sds"], "text-to-image"),
         (["{wide}", "--prompt", "make it red", "--source-prompt", "a dog"], "instruction editor"),
         (["{wide}", "--prompt", "make it red", "--preset", "none.json"], "does not exist"),
         (["{wide}", "--prompt", "make it red", "--output", "a.gif"], "name ending in"),

@@ -1,0 +1,91 @@
+"""Named methods on pictures: each one is a combination that the prior serves, or is refused with the reason."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from csd3d.cli import main
+from csd3d.engine.config import METHODS
+from csd3d.priors.editor import default_prior, recommended, score_for
+from csd3d.priors.either import load_either
+from csd3d.runs.manifest import Manifest
+from tests.priors.tiny import write_tiny_prior
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("photo") / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text-to-image model that was trained at 32 px."""
+    path = write_tiny_prior(tmp_path_factory.mktemp("prior") / "t2i", kind="text-to-image", closed=False)
+    config = path / "unet" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"sample_size": 4}))
+    return path
+
+
+@pytest.mark.parametrize("method", ["sds", "csd", "dds", "cds"])
+def test_a_method_is_its_residual_coupling_and_regulariser(
+    photo: Path, prior: Path, tmp_path: Path, method: str
+) -> None:
+    words = ["image", str(photo), "--prompt", "a blue ball", "--source-prompt", "a red ball", "--prior", str(prior)]
+    assert main([*words, "--method", method, "--steps", "2", "--run-dir", str(tmp_path / "run")]) == 0
+    manifest = Manifest.read(tmp_path / "run" / "manifest.json")
+    assert manifest.config["source_prompt"] == "a red ball"
+    for name in ("residual", "coupling", "regulariser"):
+        assert manifest.config["csd"][name] == getattr(METHODS[method], name)
+    edited = np.array(Image.open(tmp_path / "run" / "edited.png"))
+    assert not np.array_equal(edited, np.array(Image.open(photo)))
+
+
+def test_any_other_combination_is_as_good(photo: Path, prior: Path, tmp_path: Path) -> None:
+    words = ["panorama", str(photo), "--prompt", "a", "--source-prompt", "b", "--prior", str(prior), "--method", "dds"]
+    assert main([*words, "--coupling", "svgd", "--steps", "1", "--run-dir", str(tmp_path / "run")]) == 0
+    csd = Manifest.read(tmp_path / "run" / "manifest.json").config["csd"]
+    assert (csd["residual"], csd["coupling"]) == ("source", "svgd")
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        (["--method", "dds"], "source-prompt: expected what the source shows"),
+        (["--method", "cds"], "source-prompt: expected what the source shows"),
+        ([], "source-prompt: expected what the source shows"),
+        (
+            ["--method", "cds", "--prior", "builtin", "--source-prompt", "a ball"],
+            "an instruction editor reads the source",
+        ),
+    ],
+)
+def test_what_a_prior_cannot_serve_is_refused_with_the_reason(
+    photo: Path, prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], match: str
+) -> None:
+    given = words if "--prior" in words else [*words, "--prior", str(prior)]
+    assert main(["image", str(photo), "--prompt", "make it snowy", *given, "--run-dir", str(tmp_path / "run")]) == 2
+    assert match in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings_suit_the_method_and_the_prior() -> None:
+    assert recommended(False, "csd-edit") is METHODS["csd-edit"]
+    for method in ("sds", "csd", "dds", "cds"):
+        config = recommended(False, method)
+        assert (config.t_min, config.t_max, config.weight) == (50, 950, "one"), "as published for dds and cds"
+        assert config.lr == pytest.approx(0.1 * 2000 / 64**2)
+        assert recommended(True, method).residual == METHODS[method].residual
+    assert default_prior(None) == default_prior("csd-edit") == "builtin"
+    assert default_prior("dds") == "builtin:t2i"
+
+
+def test_an_instruction_editor_is_found_by_its_files(tmp_path: Path) -> None:
+    editor = load_either(write_tiny_prior(tmp_path / "editor"))
+    assert editor.kind == "instruct"
+    score = score_for(editor, METHODS["csd-edit"], "make it snowy")
+    assert score.schedule.num_timesteps == 1000
