@@ -7,6 +7,7 @@ there is nothing to measure; `tables` averages what is a number and says how man
     accuracy    is it the edit that was asked for       true or false
     warp        do two frames agree where they overlap  [0, 1] units, lower is better
     background  what changed that should not have       [0, 1] units, lower is better
+    structure   are edges where they were               squared cosines, lower is better
     flicker     how much a clip trembles                energy, lower is steadier
     tables      means, counts, markdown
 """
@@ -19,6 +20,7 @@ from csd3d.metrics.background import untouched as untouched
 from csd3d.metrics.fidelity import mean_squared_error as mean_squared_error
 from csd3d.metrics.fidelity import psnr as psnr
 from csd3d.metrics.flicker import flicker as flicker
+from csd3d.metrics.structure import structure_distance as structure_distance
 from csd3d.metrics.tables import Mean as Mean
 from csd3d.metrics.tables import aggregate as aggregate
 from csd3d.metrics.tables import jsonable as jsonable
