@@ -293,8 +293,8 @@ def test_what_needs_cuda_says_so_before_anything_is_read_or_compiled(
 
 def test_whole_images_are_replaced_and_brought_back(scene: Path) -> None:
     """The data of splats, which themselves need CUDA."""
-    parser = NerfstudioDataParserConfig()
-    config = CsdFullImageDataManagerConfig(data=scene, dataparser=parser, cache_images="gpu")  # "gpu": the device given
+    config = CsdFullImageDataManagerConfig(data=scene, dataparser=NerfstudioDataParserConfig())
+    config.cache_images, config.cache_images_type = "gpu", "uint8"  # "gpu" is the device that is given
     data: Any = config.setup(device="cpu", test_mode="val", world_size=1, local_rank=0)
     assert data.photographs.shape == (6, 3, PX, PX)
     picture = torch.full((3, PX, PX), 100 / 255)
