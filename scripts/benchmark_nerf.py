@@ -56,11 +56,11 @@ class Settings:
     """Training steps of the unedited scene, from which all methods start."""
     edits: int = 3
     """Batches of views that csd-edit edits."""
-    edit_every: int = 200
+    edit_every: int = 150
     """Training steps after each batch."""
     views_per_edit: int = 8
     """Views of a batch."""
-    edit_steps: int = 60
+    edit_steps: int = 40
     """Moves of a view in a batch."""
     sampling_steps: int = 20
     """Steps of the sampler of one view at a time."""

@@ -84,7 +84,7 @@ def to_markdown(records: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) 
         "far PSNR got from one view at a time (0) to training on the true edited views (100); background, mean change "
         "where the true edit changes nothing. Of the edited training views: warp error, mean difference between a view "
         f"and its neighbour reprojected by the true depth, in % of full scale (far: {about['gap']} views apart), and "
-        "PSNR. Definitions in `csd3d/metrics`.\n",
+        f"PSNR; s, {'processor time' if about['device'] == 'cpu' else 'by the clock'}. Definitions in `csd3d/metrics`.\n",
         rows_table(records),
         "## By edit\n",
         edits_table(records),
