@@ -66,6 +66,7 @@ def to_markdown(records: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) 
     """The page."""
     size = f"{about['size_px']}x{about['size_px']}"
     threads = f"{about['threads']} thread{'s' if about['threads'] > 1 else ''}"
+    clock = "processor time" if about["device"] == "cpu" else "by the clock"
     parts = [
         "# Editing radiance fields: methods against exact truth\n\n"
         f"Prior `{about['prior']}`, one scene of {about['train_views']} training and {about['test_views']} held-out "
@@ -84,7 +85,7 @@ def to_markdown(records: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) 
         "far PSNR got from one view at a time (0) to training on the true edited views (100); background, mean change "
         "where the true edit changes nothing. Of the edited training views: warp error, mean difference between a view "
         f"and its neighbour reprojected by the true depth, in % of full scale (far: {about['gap']} views apart), and "
-        f"PSNR; s, {'processor time' if about['device'] == 'cpu' else 'by the clock'}. Definitions in `csd3d/metrics`.\n",
+        f"PSNR; s, {clock}. Definitions in `csd3d/metrics`.\n",
         rows_table(records),
         "## By edit\n",
         edits_table(records),
