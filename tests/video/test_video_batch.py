@@ -1,0 +1,95 @@
+"""Many clips from one file: what can be done is done, failures are said, a second start does only what is left."""
+
+import pytest
+from video_toys import ToyPrior
+
+from csd3d.runs.manifest import Manifest
+from scripts.edit_video import Batch, commands, convert, main, read_jobs
+
+
+@pytest.fixture(autouse=True)
+def loaded(monkeypatch):
+    """The toy prior, whichever is named; gives the names that were loaded."""
+    names = []
+    monkeypatch.setattr("video.edit.load_prior", lambda config: (names.append(config.prior), ToyPrior())[1])
+    monkeypatch.setattr("video.command.resolve", lambda name: ToyPrior)
+    return names
+
+
+def write(path, text):
+    path.write_text(text)
+    return path
+
+
+def test_what_can_be_done_is_done_and_failures_are_said(make_clip, tmp_path, capsys, loaded):
+    make_clip("a.mp4", frames=3)
+    make_clip("b.mp4", frames=2)
+    write(tmp_path / "broken.mp4", "no video")
+    jobs = write(
+        tmp_path / "jobs.csv",
+        "clip,prompt,output,steps,frames-per-step\n"
+        "a.mp4,make it red,red.mkv,3,\n"
+        "broken.mp4,make it red,,3,\n"
+        '"b.mp4","make it blue",,3,\n'
+        "b.mp4,make it dark,,2,2\n",
+    )
+    batch = Batch(jobs, out=tmp_path / "out")
+    assert main(batch) == 1
+    printed = capsys.readouterr().out
+    assert printed.count("edited") >= 2
+    assert printed.count("failed") == 3
+    assert "readable video" in printed
+    assert "does not know 'make it blue'" in printed
+    assert (tmp_path / "out" / "red.mkv").exists()
+    assert (tmp_path / "out" / "b-make-it-dark.mp4").exists()
+    assert Manifest.read(tmp_path / "out/runs/red.mkv/manifest.json").steps_done == 3
+    assert loaded == ["builtin"]
+    before = (tmp_path / "out" / "red.mkv").stat().st_mtime_ns
+    jobs.write_text("clip,prompt,output,steps\na.mp4,make it red,red.mkv,3\n")
+    assert main(batch) == 0
+    assert "done before" in capsys.readouterr().out
+    assert (tmp_path / "out" / "red.mkv").stat().st_mtime_ns == before
+    jobs.write_text("clip,prompt,output,steps\na.mp4,make it red,red.mkv,5\n")
+    assert main(batch) == 0
+    assert Manifest.read(tmp_path / "out/runs/red.mkv/manifest.json").steps_done == 5
+
+
+def test_yaml_and_patterns(make_clip, tmp_path):
+    for name in ("a.mp4", "b.mkv"):
+        make_clip(name, frames=2)
+    jobs = write(tmp_path / "jobs.yaml", "- clip: '*.m*'\n  prompt: make it red\n  strength: 0.5\n  strict: true\n")
+    made = commands(read_jobs(jobs), Batch(jobs, out=tmp_path / "out"))
+    assert [c.clip for c in made] == [tmp_path / "a.mp4", tmp_path / "b.mkv"]
+    assert [c.output for c in made] == [
+        tmp_path / "out" / f"{n}-make-it-red.{s}" for n, s in (("a", "mp4"), ("b", "mkv"))
+    ]
+    assert all((c.strength, c.strict, c.prior) == (0.5, True, None) for c in made)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "match"),
+    [
+        ("j.csv", "clip,prompt\n", "at least one edit"),
+        ("j.csv", "clip,prompt,colour\na.mp4,x,y\n", "edit 1: expected columns among"),
+        ("j.csv", "clip,prompt\na.mp4,\n", "edit 1: expected a prompt"),
+        ("j.csv", "clip,prompt,steps\na.mp4,x,many\n", "steps: expected a whole number, got 'many'"),
+        ("j.csv", "clip,prompt,codec\na.mp4,x,divx\n", "codec: expected one of h264"),
+        ("j.csv", "clip,prompt,output\na.mp4,x,o.mp4\nb.mp4,x,o.mp4\n", "an output for each edit"),
+        ("j.yaml", "- a: [", "cannot be read"),
+        ("j.txt", "x", "expected a .csv"),
+    ],
+)
+def test_a_file_that_makes_no_sense_is_one_line(tmp_path, capsys, name, text, match):
+    assert main(Batch(write(tmp_path / name, text), out=tmp_path / "out")) == 2
+    error = capsys.readouterr().err
+    assert match in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_values():
+    assert convert("steps", "3", int | None) == 3
+    assert convert("no_steady", "True", bool) is True
+    assert convert("strength", "1", float | None) == 1.0
+    with pytest.raises(ValueError, match="expected true or false"):
+        convert("strict", "maybe", bool)
