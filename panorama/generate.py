@@ -41,6 +41,8 @@ from panorama.windows import WindowParticles, Windows, rounds
 Method = Literal["csd", "sds", "ddim"]
 FREE = ("device", "checkpoint_every", "csd.steps")
 """Settings that may change when a run is resumed."""
+SPREAD = "mean distance of two pictures (rms)"
+"""Name of `spread` among the numbers of a run."""
 
 
 @dataclass(frozen=True)
@@ -282,7 +284,7 @@ class _Job:
         save_picture(contact_sheet(sheet), self.folder.sheet)
         manifest = self.manifest
         if self.config.count > 1:
-            manifest.numbers["mean distance of two pictures (rms)"] = round(spread(rgb), 4)
+            manifest.numbers[SPREAD] = round(spread(rgb), 4)
         for note in self.prior.notes:
             if manifest.note(note):
                 self.progress.say(f"note: {note}")

@@ -1,0 +1,231 @@
+"""Compare the objectives of score distillation on held-out pictures of the world, whose true edits are known exactly.
+
+    python scripts/benchmark_objectives.py [--prior builtin:t2i] [--out FOLDER] [--quick]
+
+SDS, DDS and CDS edit the same pictures from the same captions, seed and learning rate; guidance and the place of
+PatchNCE are varied; the gradients of SDS and DDS are averaged over many noises; samples made by SDS, by CSD and by the
+ordinary sampler are compared with each other. Writes objectives.md, .json and .png, and goes on where it was stopped.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import tyro
+from safetensors.torch import load_file, save_file
+
+from csd3d.engine.config import CsdConfig
+from csd3d.metrics import aggregate, jsonable, markdown_table
+from csd3d.priors.editor import generation, recommended
+from csd3d.priors.text_to_image import TextToImagePrior
+from csd3d.runs.atomic import write_json, write_text
+from csd3d.runs.manifest import Manifest
+from csd3d.runs.progress import RunProgress
+from csd3d.runs.sheet import contact_sheet, save_picture
+from csd3d.world.edits import Kind
+from panorama.generate import SPREAD, GenerateConfig, Method, generate
+from scripts.benchmarks.heldout import FIRST_SEED, choose, world_source
+from scripts.benchmarks.kept import Kept
+from scripts.benchmarks.objectives import Job, directions, edit_all, make_job, measure, methods
+
+MEASURES = ("accuracy", "psnr", "background", "sharpness", "structure", "seconds")
+SHOWN = 8
+SAMPLERS: tuple[Method, ...] = ("ddim", "sds", "csd")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Compare the objectives of score distillation against exact truth."""
+
+    prior: str = "builtin:t2i"
+    """"builtin:t2i", a directory in diffusers layout, or a hub id."""
+    out: Path = Path("outputs/benchmark_objectives")
+    """Folder for the results."""
+    sources: int = 12
+    """Held-out pictures."""
+    per_kind: int = 8
+    """Edits of each kind."""
+    kinds: tuple[Kind, ...] = ("colour", "material", "shape", "time", "weather", "ground")
+    """Kinds of edits that captions can tell."""
+    csd: CsdConfig = field(default_factory=lambda: recommended(True, "dds"))
+    """Settings of `dds`; the other methods share what they have in common with it."""
+    guidance: tuple[float, ...] = (1.5, 3.0, 7.5, 15.0)
+    """Guidance scales for `dds`."""
+    times: tuple[int, ...] = (50, 150, 250, 350, 450, 550, 650, 750, 850, 950)
+    """Timesteps at which gradients are averaged."""
+    draws: int = 64
+    """Noises over which they are averaged."""
+    captions: int = 4
+    """Captions for which samples are compared, four samples each."""
+    size_px: int = 128
+    """Side of the pictures."""
+    seed: int = 0
+    device: str | None = None
+    """None: CUDA when there is one."""
+    quick: bool = False
+    """Few pictures and steps."""
+
+    def __post_init__(self) -> None:
+        for name in ("sources", "per_kind", "draws", "captions"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+        if self.size_px % 8 or self.size_px < 64:
+            raise ValueError(f"size_px: expected a multiple of 8, 64 or more, got {self.size_px}")
+
+    def effective(self) -> "Settings":
+        """With `quick` spelled out."""
+        if not self.quick:
+            return self
+        steps = min(self.csd.steps, 10)
+        return replace(
+            self, sources=min(self.sources, 2), per_kind=1, kinds=self.kinds[:2], csd=replace(self.csd, steps=steps),
+            guidance=self.guidance[:1], times=self.times[::5], draws=2, captions=1,
+        )  # fmt: skip
+
+
+def make_material(settings: Settings) -> Job:
+    """Held-out pictures and the edits that are tried on them."""
+    first = FIRST_SEED + 700_000 + 1000 * settings.seed
+    sources = [world_source(first + i, settings.size_px) for i in range(settings.sources)]
+    tasks = choose(sources, settings.per_kind, seed=settings.seed, kinds=settings.kinds)
+    if len(tasks) < 2:
+        raise ValueError(f"sources: expected two edits or more that can be seen, got {len(tasks)}")
+    return make_job(tasks)
+
+
+def run_methods(
+    prior: TextToImagePrior, job: Job, settings: Settings, kept: Kept, progress: RunProgress
+) -> list[dict[str, Any]]:
+    """Records of all rows."""
+    with torch.no_grad():
+        truth = prior.codec.decode(prior.codec.encode(job.truths.to(prior.device))).cpu()
+    records = [{"row": "unedited", **r} for r in measure(job, job.pictures)]
+    records += [{"row": "codec of the truth", **r} for r in measure(job, truth)]
+    for name, config in methods(settings.csd, settings.guidance).items():
+
+        def make(name: str = name, config: CsdConfig = config) -> list[dict[str, Any]]:
+            edited = edit_all(prior, job, config, seed=settings.seed)
+            kept.folder.mkdir(parents=True, exist_ok=True)
+            save_file({"rgb": edited.rgb[:SHOWN].contiguous()}, kept.folder / f"{name}.safetensors")
+            done = [{"row": name, "seconds": edited.seconds, **r} for r in measure(job, edited.rgb)]
+            done[0]["gradients"] = list(edited.gradients)
+            return done
+
+        rows = kept.records(name, make)
+        records += rows
+        right = sum(r["accuracy"] for r in rows) / len(rows)
+        progress.say(f"{name}: {100 * right:.0f} % right, {sum(r['psnr'] for r in rows) / len(rows):.2f} dB")
+    return records
+
+
+def agreement(prior: TextToImagePrior, job: Job, settings: Settings) -> list[dict[str, Any]]:
+    """How far samples of one caption are from each other, by how they were made."""
+    records = []
+    for i, (caption, _) in enumerate(job.captions[: settings.captions]):
+        for method in SAMPLERS:
+            config = GenerateConfig(method=method, prior=settings.prior, seed=settings.seed + i)
+            if settings.quick:
+                csd = replace(generation(prior.builtin, "sds" if method == "sds" else "csd"), steps=2)
+                config = replace(config, count=2, sampling_steps=2, csd=csd)
+            with TemporaryDirectory() as folder:
+                quiet = RunProgress(quiet=True)
+                done = generate(caption, None, config, run_dir=Path(folder) / "run", prior=prior, progress=quiet)
+                numbers = Manifest.read(done.run_dir / "manifest.json").numbers
+            records.append({"row": method, "caption": caption, "spread": numbers[SPREAD]})
+    return records
+
+
+def draw_sheet(job: Job, rows: Sequence[str], folder: Path, path: Path) -> None:
+    """Write a contact sheet: sources, truths, and what every method made of the first pictures."""
+    shown = {"source": job.pictures[:SHOWN], "truth": job.truths[:SHOWN]}
+    shown |= {name: load_file(folder / f"{name}.safetensors")["rgb"] for name in rows}
+    names = [t.edit.name for t in job.tasks[:SHOWN]]
+    save_picture(contact_sheet(shown, columns=names, cell_px=job.pictures.shape[-1]), path)
+
+
+def to_markdown(
+    records: Sequence[Mapping[str, Any]],
+    found: Sequence[Mapping[str, float]],
+    samples: Sequence[Mapping[str, Any]],
+    about: Mapping[str, Any],
+) -> str:
+    """The page."""
+    table = aggregate(records, "row", MEASURES)
+    rows = [
+        [
+            name, f"{100 * r['accuracy'].value:.0f}", r["psnr"], 100 * r["background"].value, r["sharpness"],
+            f"{100 * r['structure'].value:.2f}", f"{1000 * r['seconds'].value:.0f}" if r["seconds"].n else None,
+        ]
+        for name, r in table.items()
+    ]  # fmt: skip
+    header = ["", "right, %", "PSNR, dB", "background, %", "sharpness", "structure, %", "ms / step"]
+    times = [[r["t"], r["aligned"], r["unaligned"], r["dds"], r["cosine"], r["cosine_others"]] for r in found]
+    csd = about["csd"]
+    parts = [
+        "# Objectives of score distillation against exact truth\n\n"
+        f"Prior `{about['prior']}`, {about['tasks']} edits of {about['sources']} held-out pictures of "
+        f"{about['size_px']} px, {csd['steps']} steps, lr {csd['lr']:.3g}, s_text {csd['s_text']:g}, "
+        f"t in [{csd['t_min']}, {csd['t_max']}), seed {about['seed']}; "
+        f"`scripts/benchmark_objectives.py{' --quick' if about['quick'] else ''}`.\n",
+        "Right: nearest to the truth of the edit among the truths of all edits that apply, and the source. Background: "
+        "mean change where the true edit changes nothing. Sharpness: pixel differences there, divided by the truth's. "
+        "Structure: distance of edge self-similarities to the source (`csd3d/metrics/structure.py`).\n",
+        markdown_table(header, rows),
+        f"## Gradients averaged over {about['draws']} noises\n\n"
+        "Norms: SDS with the picture's own caption, SDS with another one's, DDS between an edited picture and its "
+        "source. Cosines: SDS gradients of an edited picture and of its source under one noise, and of different "
+        "scenes.\n",
+        markdown_table(["t", "SDS, aligned", "SDS, unaligned", "DDS", "cosine", "cosine, others"], times),
+        "## Samples of one caption\n\nMean root mean square difference of two of them.\n",
+        markdown_table(["", "captions", "spread"], [
+            [name, r["spread"].n, f"{r['spread'].value:.3f}"]
+            for name, r in aggregate(samples, "row", ("spread",)).items()
+        ]),
+    ]  # fmt: skip
+    return "\n".join(parts)
+
+
+def benchmark(settings: Settings, progress: RunProgress) -> Path:
+    """Measure everything and write it; returns the folder. Raises ValueError or FileNotFoundError for a bad prior."""
+    settings = settings.effective()
+    prior = TextToImagePrior.load(settings.prior, device=settings.device)
+    settings.out.mkdir(parents=True, exist_ok=True)
+    job = make_material(settings)
+    measured = {k: v for k, v in asdict(settings).items() if k not in ("out", "device")}
+    kept = Kept(settings.out / "kept", measured, settings.prior)
+    records = run_methods(prior, job, settings, kept, progress)
+
+    def make_directions() -> list[dict[str, Any]]:
+        times, draws = settings.times, settings.draws
+        given = {"s_text": settings.csd.s_text, "times": times, "draws": draws, "seed": settings.seed}
+        return [asdict(d) for d in directions(prior, job, **given)]
+
+    found = kept.records("directions", make_directions)
+    samples = kept.records("samples", lambda: agreement(prior, job, settings))
+    draw_sheet(job, list(methods(settings.csd, settings.guidance)), kept.folder, settings.out / "objectives.png")
+    about = {**measured, "tasks": len(job.tasks)}
+    write_json(
+        settings.out / "objectives.json",
+        jsonable({"about": about, "records": records, "directions": found, "samples": samples}),
+    )
+    write_text(settings.out / "objectives.md", to_markdown(records, found, samples, about))
+    return settings.out
+
+
+def main(settings: Settings) -> int:
+    """Compare; 2 and one line when the settings or the prior cannot be used."""
+    try:
+        with RunProgress() as progress:
+            progress.say(f"wrote {benchmark(settings, progress)}/objectives.md, .json, .png")
+    except (ValueError, FileNotFoundError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Settings)))

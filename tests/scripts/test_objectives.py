@@ -1,0 +1,96 @@
+"""The benchmark of objectives: its measures mean what they say, and it runs on a tiny prior and goes on."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from csd3d.engine.config import METHODS
+from csd3d.priors.editor import recommended
+from csd3d.priors.text_to_image import TextToImagePrior
+from csd3d.runs.progress import RunProgress
+from scripts import benchmark_objectives
+from scripts.benchmark_objectives import Settings, benchmark, make_material
+from scripts.benchmarks.objectives import directions, edit_all, measure, methods, sharpness
+from tests.priors.tiny import write_tiny_prior
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = write_tiny_prior(tmp_path_factory.mktemp("prior") / "t2i", kind="text-to-image", closed=False)
+    config = path / "unet" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"sample_size": 4}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def settings(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    csd = replace(recommended(True, "dds"), steps=2)
+    return Settings(str(folder), tmp_path_factory.mktemp("out"), csd=csd, size_px=64, quick=True)
+
+
+def test_the_truth_is_right_sharp_and_keeps_the_background(settings: Settings) -> None:
+    job = make_material(settings.effective())
+    for record in measure(job, job.truths):
+        assert record["accuracy"] == 1
+        assert record["background"] < 0.002 or record["background"] != record["background"]
+    assert all(r["accuracy"] == 0 and r["structure"] == 0 for r in measure(job, job.pictures))
+    before, after = job.captions[0]
+    assert before != after
+
+
+def test_blur_is_seen_only_where_the_edit_changes_nothing() -> None:
+    source = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    truth = source.clone()
+    truth[..., 8:] = 0.5
+    spoilt = truth.clone()
+    spoilt[..., 8:] = torch.rand(1, 3, 16, 8)
+    assert float(sharpness(spoilt, source, truth)) == pytest.approx(1.0)
+    flat = truth.clone()
+    flat[..., :8] = 0.5 + 0.5 * (flat[..., :8] - 0.5)
+    assert float(sharpness(flat, source, truth)) == pytest.approx(0.5, abs=1e-5)
+
+
+def test_methods_differ_in_one_thing_each() -> None:
+    base = recommended(True, "dds")
+    rows = methods(base, (base.s_text, 7.0))
+    assert rows["sds"] == replace(base, residual="noise")
+    assert rows["cds"].regulariser == METHODS["cds"].regulariser
+    assert {rows[k].nce_layers for k in rows if k.startswith("cds,")} == {"cross-attention", "score"}
+    assert rows["dds, s_text 7"].s_text == 7.0
+    assert len(rows) == 6
+
+
+def test_directions_are_those_of_the_step(settings: Settings, folder: Path) -> None:
+    prior, job = TextToImagePrior.load(folder), make_material(settings.effective())
+    (found,) = directions(prior, job, s_text=2.0, times=(400,), draws=1, seed=3)
+    s = prior.codec.encode(job.pictures)
+    score = prior.score([c[0] for c in job.captions], s_text=2.0)
+    e = torch.randn(s.shape[1:], generator=torch.Generator().manual_seed(3)).expand_as(s)
+    g = score.target(prior.schedule.add_noise(s, e, 400), 400, s, torch.arange(len(s))) - e
+    assert found.aligned == pytest.approx(float(g.flatten(1).norm(dim=1).mean()), rel=1e-4)
+    same = directions(prior, replace(job, truths=job.pictures, captions=[(a, a) for a, _ in job.captions]),
+                      s_text=2.0, times=(400,), draws=1, seed=3)  # fmt: skip
+    assert same[0].dds == pytest.approx(0, abs=1e-4)
+    assert same[0].cosine == pytest.approx(1, abs=1e-4)
+
+
+def test_pictures_do_not_depend_on_each_other_but_for_their_noise(settings: Settings, folder: Path) -> None:
+    prior, job = TextToImagePrior.load(folder), make_material(settings.effective())
+    csd = replace(settings.csd, noise="shared")
+    both = edit_all(prior, job, csd, seed=0).rgb
+    one = replace(job, tasks=job.tasks[:1], captions=job.captions[:1], pictures=job.pictures[:1], truths=job.truths[:1])
+    torch.testing.assert_close(edit_all(prior, one, csd, seed=0).rgb, both[:1], atol=1e-4, rtol=0)
+
+
+def test_it_runs_and_goes_on_with_what_is_finished(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    quiet = RunProgress(quiet=True)
+    page = (benchmark(settings, quiet) / "objectives.md").read_text()
+    for row in ("sds", "cds, score", "codec of the truth", "| 50 |", "| csd |"):
+        assert row in page
+    assert (settings.out / "objectives.png").is_file()
+    monkeypatch.setattr(benchmark_objectives, "edit_all", None)
+    monkeypatch.setattr(benchmark_objectives, "agreement", None)
+    assert (benchmark(settings, quiet) / "objectives.md").read_text() == page
