@@ -4,7 +4,7 @@
 
 Writes nerf.md, nerf.json and one contact sheet for each edit. All methods start from the same trained scene and get the
 same sentence, seed, number of training steps and of UNet rows. What is done is kept in FOLDER/work, row by row: a run
-that was stopped goes on where it was. On one CPU core the default takes about an hour.
+that was stopped goes on where it was.
 """
 
 import contextlib
