@@ -35,6 +35,9 @@ COMMANDS: Mapping[str, Entry] = {
     "stitch": Entry("panorama.stitch_command", "Join photos taken on one spot into one panorama."),
     "image": Entry("panorama.image_command", "Edit a single picture from one sentence."),
     "generate": Entry("panorama.generate_command", "Make pictures from a caption, several that agree, or a wide one."),
+    "translate": Entry(
+        "csd3d.translate.command", "Learn an edit once from a folder of pictures, then apply it in one pass."
+    ),
     "world": Entry(
         "csd3d.world.command", "Write sample clips, scenes, panoramas and photos whose edits are known exactly."
     ),

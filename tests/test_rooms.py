@@ -21,6 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "csd3d.runs": {"csd3d.engine"},
     "csd3d.metrics": {"csd3d.engine"},
     "csd3d.nerf": BELOW_EDITORS,
+    "csd3d.translate": BELOW_EDITORS | {"video", "panorama"},  # through whose sources and sinks a network is applied
     "video": BELOW_EDITORS,
     "panorama": BELOW_EDITORS,
 }

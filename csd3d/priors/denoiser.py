@@ -5,12 +5,13 @@
 so e = sqrt(ab_t) v + sqrt(1 - ab_t) z_t (Salimans and Ho 2022, appendix D).
 """
 
+import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Float, Float32, Int64, Num
-from torch import Tensor
+from torch import Tensor, nn
 
 from csd3d.engine.regularisers import FeatureLoss, Layers
 from csd3d.engine.schedule import Schedule
@@ -56,6 +57,10 @@ class Denoiser:
     def device(self) -> torch.device:
         """Where rows are to be built."""
         return self._chunks.device
+
+    def copy_unet(self) -> nn.Module:
+        """A copy of the UNet that learns, in float32."""
+        return copy.deepcopy(self._unet).float().train().requires_grad_()
 
     def predict(
         self, make_rows: MakeRows, total: int, t: int | Num[Tensor, ""], *, size_lat: tuple[int, int]

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from csd3d.engine.schedule import Schedule
 from csd3d.priors.chunks import Chunks
@@ -111,6 +111,14 @@ class Prior:
     def notes(self) -> list[str]:
         """What happened that a person should know: prompts that were cut, chunks that were halved."""
         return [*self._text.notes, *(note for chunks in self._chunks for note in chunks.notes)]
+
+    def copy_unet(self) -> nn.Module:
+        """A copy of the UNet that learns, in float32 on the prior's device."""
+        return self._denoiser.copy_unet()
+
+    def embed(self, sentences: Sequence[str]) -> Float[Tensor, "k l d"]:
+        """Text embeddings of sentences, float32 on the prior's device. Raises UnknownPrompt as scores do."""
+        return self._text.encode([self._known(s) for s in sentences]).float().to(self.device)
 
     def _known(self, sentence: str) -> str:
         """The sentence as the prior learnt it. Raises UnknownPrompt when it knows a closed set without this one."""

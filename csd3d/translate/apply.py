@@ -1,0 +1,82 @@
+"""Pictures through a trained network, one pass each.
+
+The network works at the size that it was trained at; what it changed is scaled up and added to the picture itself, so
+that fine detail is not lost.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from csd3d.priors.text_to_image import TextToImagePrior
+from csd3d.runs.checkpoint import load_checkpoint, save_checkpoint
+from csd3d.runs.folder import prior_fingerprint
+from csd3d.translate.network import Translator, make_translator
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network with its prior."""
+
+    prior: TextToImagePrior
+    network: Translator
+    tasks: tuple[str, ...]
+    size_px: int
+    """Short side at which it works."""
+
+    def task(self, name: str) -> int:
+        """Number of a task. Raises ValueError, naming those there are."""
+        if name not in self.tasks:
+            raise ValueError(f"task: expected {' or '.join(self.tasks)}, got {name!r}")
+        return self.tasks.index(name)
+
+    @torch.no_grad()
+    def __call__(self, rgb: Float[Tensor, "n 3 H W"], task: str) -> Float[Tensor, "n 3 H W"]:
+        """Translate pictures of one size, in [0, 1]."""
+        number, device = self.task(task), self.prior.device
+        size = working_size(rgb.shape[-2], rgb.shape[-1], self.size_px, self.prior.codec.factor)
+        small = interpolate(rgb.to(device), size, mode="bicubic", antialias=True).clamp(0, 1)
+        s = self.prior.codec.encode(small)
+        z = torch.cat([self.network(x[None], torch.tensor([number], device=device)) for x in s])
+        change = self.prior.codec.decode(z) - self.prior.codec.decode(s)
+        full = (rgb.shape[-2], rgb.shape[-1])
+        return (rgb + interpolate(change, full, mode="bicubic").to(rgb)).clamp(0, 1)
+
+
+def working_size(height_px: int, width_px: int, short_px: int, unit: int) -> tuple[int, int]:
+    """Height and width with about that short side and the same aspect, in whole units."""
+    scale = short_px / min(height_px, width_px)
+    height, width = (max(1, round(side * scale / unit)) * unit for side in (height_px, width_px))
+    return height, width
+
+
+def save_trained(path: Path, trained: Trained, captions: Sequence[str]) -> None:
+    """Write the network as one file (float16), with its tasks, their captions and what its prior was."""
+    state = {k: v.half() for k, v in trained.network.state_dict().items()}
+    record = {"kind": "translator", "tasks": list(trained.tasks), "captions": list(captions)}
+    record |= {"prior": trained.prior.name, "size_px": trained.size_px}
+    record["fingerprint"] = prior_fingerprint(trained.prior.path)
+    save_checkpoint(path, state, record)
+
+
+def load_trained(path: Path, *, prior: TextToImagePrior | None = None, device: str | None = None) -> Trained:
+    """Read a network and load the prior that it was trained with, for its codec.
+
+    Raises:
+        FileNotFoundError, ValueError: It or its prior cannot be read, or the prior is another one by now.
+    """
+    saved = load_checkpoint(path)
+    record = saved.record
+    if record.get("kind") != "translator":
+        raise ValueError(f"network: expected one that csd3d translate train wrote, got {path}")
+    prior = prior or TextToImagePrior.load(record["prior"], device=device)
+    if prior_fingerprint(prior.path) != record["fingerprint"]:
+        raise ValueError(f"network: {path} was trained with another version of the prior {record['prior']!r}")
+    network = make_translator(prior, record["captions"]).to(prior.device)
+    network.load_state_dict(saved.tensors)
+    return Trained(prior, network.eval(), tuple(record["tasks"]), int(record["size_px"]))
