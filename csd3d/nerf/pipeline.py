@@ -156,7 +156,9 @@ class CsdEditPipeline(VanillaPipeline):
         assert self.prompt
         config = self.config
         size_px = config.size or native_px(self.prior)
-        views = self._cover.next(config.distil_views * ranks()[1], self._rng)
+        world = ranks()[1]
+        each = min(config.distil_views, len(self.datamanager.photographs) // world)  # of every process
+        views = self._cover.next(each * world, self._rng)
         corners = torch.rand(len(views), 2, generator=self._rng)
         sources, mine = self.sources(views), share(len(views))
         seen = []
