@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from csd3d.priors.editor import Editor, recommended
+from csd3d.runs.atomic import remove_parts
 from csd3d.runs.folder import free_name, prior_fingerprint, reopen_run, start_run
 from csd3d.runs.history import earlier_runs
 from csd3d.runs.interrupt import stoppable
@@ -80,9 +81,11 @@ def edit_video(
         target = _target(output, path, source.info.path, encoding_of(config))
         if resume:
             folder, manifest = reopen_run(path, manifest, free=FREE)
+            remove_parts(target)
+            manifest.outputs["clip"] = str(target.resolve())
         else:
+            manifest.outputs["clip"] = str(target.resolve())
             folder = start_run(path, manifest)
-        manifest.outputs["clip"] = str(target.resolve())
         job = Job(source, prompt, config, csd, prior, mask, folder, manifest, target, progress)
         with progress, stoppable() as stop:
             return job.go(stop)
@@ -142,7 +145,7 @@ def _recall(
     output: str | Path | None,
     config: VideoConfig | None,
     run_dir: str | Path | None,
-) -> tuple[str | Path, str, str | Path, VideoConfig]:
+) -> tuple[str | Path, str, str | Path | None, VideoConfig]:
     """What was left out of a resume, from the run's manifest."""
     if run_dir is None:
         raise ValueError("resume: expected --run-dir, the folder of the run to go on with, got none")
@@ -151,6 +154,6 @@ def _recall(
     return (
         clip if clip is not None else old.inputs[0]["path"],
         prompt if prompt is not None else old.config["prompt"],
-        output if output is not None else old.outputs.get("clip", str(Path(run_dir) / "edited.mp4")),
+        output if output is not None else old.outputs.get("clip"),
         config if config is not None else override(VideoConfig(), settings, where="manifest"),
     )

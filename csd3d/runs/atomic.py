@@ -4,9 +4,11 @@ Everything is written to a hidden sibling first, flushed to the disk and renamed
 reader, or the next start after a crash, sees the old file or the new one and never half of either.
 """
 
+import glob
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,6 +48,12 @@ def remove_leftovers(folder: Path) -> list[Path]:
     for path in left:
         path.unlink(missing_ok=True)
     return left
+
+
+def remove_parts(final: Path) -> None:
+    """Delete what a killed process left of writing `final`, be that a file or a folder."""
+    for part in final.parent.glob(f".{glob.escape(final.stem)}{_PART}*{glob.escape(final.suffix)}"):
+        shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
 
 
 def write_bytes(final: Path, data: bytes) -> None:

@@ -82,6 +82,8 @@ def start_run(path: Path, manifest: Manifest) -> RunFolder:
         raise ValueError(
             f"run-dir: {path} already holds a run; --resume goes on with it, another --run-dir starts anew"
         )
+    if path.is_dir():
+        remove_leftovers(path)  # of a start that was killed before it had a manifest
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"run-dir: expected a new or empty folder, got {path}")
     path.mkdir(parents=True, exist_ok=True)

@@ -3,11 +3,8 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -127,39 +124,17 @@ def test_same_seed_same_result_other_seed_other_latents(make_clip, tmp_path):
     assert not np.array_equal(latents_of(tmp_path / "a")["z.npy"], latents_of(tmp_path / "c")["z.npy"])
 
 
-@pytest.fixture(scope="module")
-def killable():
-    """`killable(clip, run_dir, calls, kind)` -> exit code of a run in a process that may die."""
-    command = [sys.executable, str(Path(__file__).with_name("killable.py"))]
-    root = str(Path(__file__).parents[2])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=root
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-
-        def run(clip, run_dir, calls, kind):
-            request = {"clip": str(clip), "run_dir": str(run_dir), "calls": calls, "kind": kind}
-            print(json.dumps(request), file=process.stdin, flush=True)
-            assert process.stdout is not None
-            return int(process.stdout.readline())
-
-        yield run
-        process.stdin.close()
-
-
 @pytest.mark.parametrize("kind", ["sgd", "adam", "motion"])
-def test_killed_at_any_step_and_resumed_equals_never_stopped(make_clip, tmp_path, killable, kind):
+def test_killed_at_any_step_and_resumed_equals_never_stopped(make_clip, tmp_path, forked, kind):
     path, _ = make_clip(frames=9)
-    assert killable(path, tmp_path / "whole", 0, kind) == 0
+    assert forked(path, tmp_path / "whole", kind)[0] == 0
     points = torch.randperm(17, generator=torch.Generator().manual_seed(len(kind)))[:3] + 1
     for first in points.tolist():
         run_dir = tmp_path / f"killed{first}"
-        assert killable(path, run_dir, first, kind) == -signal.SIGKILL
+        assert forked(path, run_dir, kind, at=first)[0] == -signal.SIGKILL
         assert Manifest.read(run_dir / "manifest.json").status == "running"
-        killable(path, run_dir, 2, kind)  # and once more, soon after
-        assert killable(path, run_dir, 0, kind) == 0
+        forked(path, run_dir, kind, at=2)  # and once more, soon after
+        assert forked(path, run_dir, kind)[0] == 0
         manifest = Manifest.read(run_dir / "manifest.json")
         assert (manifest.status, manifest.steps_done) == ("finished", 30 if kind == "motion" else 18)
         assert same_state(run_dir, tmp_path / "whole")
