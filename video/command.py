@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import tyro
 
-from csd3d.priors.editor import recommended
+from csd3d.priors.editor import default_prior, recommended
 from csd3d.priors.resolve import resolve
 from csd3d.runs.flags import CommonFlags, method_changes, preset_changes
 from csd3d.runs.interrupt import RunInterrupted
@@ -128,7 +128,7 @@ def build_config(command: Command) -> VideoConfig:
     changes: dict[str, Any] = {k: v for k, v in vars(command).items() if k in _OWN and v is not None}
     engine: dict[str, Any] = {k: v for k, v in vars(command).items() if k in _ENGINE and v is not None}
     if command.preset is not None:
-        config = override(config, preset_changes(command.preset, editor="video"), where="preset")
+        config = override(config, preset_changes(command.preset, editor="video", method=command.method), where="preset")
     if command.coupling is not None:
         changes["motion"] = command.coupling == "motion"
         engine["coupling"] = "independent" if command.coupling == "independent" else "svgd"
@@ -142,12 +142,12 @@ def build_config(command: Command) -> VideoConfig:
         engine = {**method_changes(command.method), **engine}
     if command.fps is not None:
         changes["fps"] = _rate(command.fps)
-    _require_servable(command)
     return override(config, {**changes, "csd": engine}, where="flags")
 
 
 _OWN = (
     "prior",
+    "source_prompt",
     "seed",
     "device",
     "size",
@@ -173,8 +173,8 @@ def _start(command: Command) -> VideoConfig:
         recorded: Mapping[str, Any] = Manifest.read(command.run_dir / "manifest.json").config
         settings = {k: v for k, v in recorded.items() if k != "prompt"}
         return override(VideoConfig(), settings, where="manifest")
-    prior = command.prior or VideoConfig().prior
-    return replace(VideoConfig(), prior=prior, csd=recommended(resolve(prior).builtin))
+    prior = command.prior or default_prior(command.method)
+    return replace(VideoConfig(), prior=prior, csd=recommended(resolve(prior).builtin, command.method))
 
 
 def _rate(text: str) -> Fraction:
@@ -187,18 +187,3 @@ def _rate(text: str) -> Fraction:
         return Fraction(text)
     except (ValueError, ZeroDivisionError):
         raise ValueError(f"fps: expected a number or a fraction such as 30000/1001, got {text!r}") from None
-
-
-def _require_servable(command: Command) -> None:
-    """Instruction editors serve csd-edit and take no source prompt.
-
-    Raises:
-        ValueError: something else was asked for.
-    """
-    if command.source_prompt is not None:
-        raise ValueError("source-prompt: expected none, an instruction editor reads the source from its picture")
-    if command.method not in (None, "csd-edit"):
-        raise ValueError(
-            f"method: expected csd-edit, which is for instruction editors; {command.method} needs a text-to-image "
-            "prior, which videos do not take yet (frames on their own: --coupling independent)"
-        )

@@ -21,7 +21,9 @@ class VideoConfig:
     """Engine settings; none = those that suit the prior. `steps` counts the moves of every frame, however long the
     clip."""
     prior: str = "builtin"
-    """`builtin`, a folder in diffusers layout, or a hub id."""
+    """`builtin`, `builtin:t2i`, a folder in diffusers layout, or a hub id."""
+    source_prompt: str | None = None
+    """What the clip shows, for text-to-image priors."""
     size: int | None = None
     """Shorter side in px at which the prior works; none = what the prior was trained at. Aspect is kept."""
     frames_per_step: int = 24

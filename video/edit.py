@@ -4,7 +4,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from csd3d.priors.editor import Editor, recommended
+from csd3d.priors.editor import Loaded, recommended
 from csd3d.runs.atomic import remove_parts
 from csd3d.runs.folder import free_name, prior_fingerprint, reopen_run, start_run
 from csd3d.runs.history import earlier_runs
@@ -35,7 +35,7 @@ def edit_video(
     *,
     run_dir: str | Path | None = None,
     resume: bool = False,
-    prior: Editor | None = None,
+    prior: Loaded | None = None,
     progress: RunProgress | None = None,
 ) -> VideoResult:
     """Edit a clip as `prompt` says and write it to `output`.
@@ -75,7 +75,7 @@ def edit_video(
         prior = prior or load_prior(config)
         csd = config.csd or recommended(prior.builtin)
         config = replace(config, csd=csd)
-        score_of(prior, plan, csd)  # refuses what the prior cannot serve
+        score_of(prior, plan, csd, config.source_prompt)  # refuses what the prior cannot serve
         manifest = _manifest(source, prompt, config, prior)
         path = Path(run_dir) if run_dir is not None else free_name(source.info.path.stem, prompt)
         target = _target(output, path, source.info.path, encoding_of(config))
@@ -91,15 +91,15 @@ def edit_video(
             return job.go(stop)
 
 
-def load_prior(config: VideoConfig) -> Editor:
+def load_prior(config: VideoConfig) -> Loaded:
     """Load the prior that `config` names.
 
     Raises:
-        ValueError, FileNotFoundError: there is none of that name, or it is not an instruction editor.
+        ValueError, FileNotFoundError: there is none of that name, or it is of no kind that can be used.
     """
-    from csd3d.priors.instruct import InstructPrior  # slow to import, and a caller may bring a prior of its own
+    from csd3d.priors.either import load_either  # slow to import, and a caller may bring a prior of its own
 
-    return InstructPrior.load(config.prior, device=config.device)
+    return load_either(config.prior, device=config.device)
 
 
 def _plan(clip: Clip, prompt: str, config: VideoConfig) -> Plan:
@@ -117,7 +117,7 @@ def _plan(clip: Clip, prompt: str, config: VideoConfig) -> Plan:
     return plan_keys(first.sentence, key_frames([0] * clip.info.frames, config.keyframes))
 
 
-def _manifest(clip: Clip, prompt: str, config: VideoConfig, prior: Editor) -> Manifest:
+def _manifest(clip: Clip, prompt: str, config: VideoConfig, prior: Loaded) -> Manifest:
     known = {"name": prior.name, "path": str(prior.path), "builtin": prior.builtin}
     if Path(prior.path).is_dir():
         known["fingerprint"] = prior_fingerprint(Path(prior.path))

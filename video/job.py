@@ -15,7 +15,7 @@ from csd3d.engine.config import CsdConfig
 from csd3d.engine.loop import StepInfo, run
 from csd3d.engine.residuals import Score
 from csd3d.engine.transport import TransportKernel
-from csd3d.priors.editor import Editor, native_px
+from csd3d.priors.editor import Loaded, native_px, score_for
 from csd3d.priors.geometry import WorkingSize, working_size
 from csd3d.runs.folder import RunFolder
 from csd3d.runs.history import provenance
@@ -72,7 +72,7 @@ class Job:
     prompt: str
     config: VideoConfig
     csd: CsdConfig
-    prior: Editor
+    prior: Loaded
     mask: ClipMask | None
     folder: RunFolder
     manifest: Manifest
@@ -182,7 +182,7 @@ class Job:
             self.csd, steps=self.csd.steps * round_steps, lr_decay_every=self.csd.lr_decay_every * round_steps
         )
         particles = FrameParticles(kept.sources, csd, turns=turns, device=self.prior.device, arrays=kept.arrays)
-        score = score_of(self.prior, plan, csd)
+        score = score_of(self.prior, plan, csd, self.config.source_prompt)
         kernel = None
         if self._motion and self.config.motion:
             kernel = TransportKernel(ParticleMotion(self._motion, plan.frames), csd.bandwidth)
@@ -295,12 +295,12 @@ def turns_of(config: VideoConfig, plan: Plan) -> Turns:
     return Turns(budget, draw, min(config.anchors, budget // 2), plan.groups)
 
 
-def score_of(prior: Editor, plan: Plan, csd: CsdConfig) -> Score:
-    """The prior under the sentences of a plan."""
+def score_of(prior: Loaded, plan: Plan, csd: CsdConfig, source_prompt: str | None = None) -> Score:
+    """The prior under the sentences of a plan. Raises ValueError for what it cannot serve."""
     if len(plan.sentences) == 1:
-        return prior.score(plan.sentences[0], s_text=csd.s_text, s_image=csd.s_image)
+        return score_for(prior, csd, plan.sentences[0], source_prompt=source_prompt)
     said = torch.tensor(plan.said).clamp_min(0)  # what is still takes part in no step
-    return prior.score(plan.sentences, s_text=csd.s_text, s_image=csd.s_image, assign=said)
+    return score_for(prior, csd, plan.sentences, source_prompt=source_prompt, assign=said)
 
 
 def encoding_of(config: VideoConfig) -> Encoding:

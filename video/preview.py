@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from csd3d.engine.loop import run
-from csd3d.priors.editor import Editor, native_px, recommended
+from csd3d.priors.editor import Loaded, native_px, recommended
 from csd3d.priors.geometry import to_working, working_size
 from csd3d.runs.progress import RunProgress
 from csd3d.runs.sheet import contact_sheet, evenly, save_picture
@@ -25,7 +25,7 @@ STEPS_SHARE = 4
 
 @torch.no_grad()
 def preview_video(
-    clip: Path, prompt: str, picture: Path, config: VideoConfig, *, prior: Editor, progress: RunProgress | None = None
+    clip: Path, prompt: str, picture: Path, config: VideoConfig, *, prior: Loaded, progress: RunProgress | None = None
 ) -> Path:
     """Write a contact sheet: a few frames of `clip` and what they become. Nothing else is written.
 
@@ -53,7 +53,7 @@ def preview_video(
         if plan.groups:
             steps = csd.steps * Turns(FRAMES, groups=plan.groups).steps(len(s))
             rng = torch.Generator().manual_seed(config.seed)
-            moves = run(particles, score_of(prior, plan, csd), replace(csd, steps=steps), rng=rng)
+            moves = run(particles, score_of(prior, plan, csd, config.source_prompt), replace(csd, steps=steps), rng=rng)
             for _ in progress.track("preview", moves, total=steps):
                 pass
     pictures = Pictures(

@@ -43,7 +43,6 @@ def test_a_clip_is_edited_and_the_places_are_printed(make_clip, tmp_path, capsys
         (["{clip}", "--prompt", "make it blue"], "It knows: make it red"),
         (["{clip}"], "expected a sentence"),
         (["--prompt", "make it red"], "expected a clip"),
-        (["{clip}", "--prompt", "make it red", "--method", "sds"], "text-to-image"),
         (["{clip}", "--prompt", "make it red", "--source-prompt", "a dog"], "instruction editor"),
         (["{clip}", "--prompt", "make it red", "--preset", "none.json"], "does not exist"),
         (["{clip}", "--prompt", "make it red", "--fps", "5"], "video file"),

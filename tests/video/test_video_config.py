@@ -1,6 +1,7 @@
 """Settings are checked at the door, and built from flags in the order prior, preset, flag."""
 
 import json
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -82,11 +83,10 @@ def test_unknown_keys_and_files_of_presets_are_refused(tmp_path):
         build_config(Command(preset="nice"))
 
 
-def test_what_instruction_editors_cannot_serve_is_refused_with_the_reason():
-    with pytest.raises(ValueError, match="text-to-image"):
-        build_config(Command(method="dds"))
-    with pytest.raises(ValueError, match="instruction editor"):
-        build_config(Command(source_prompt="a dog"))
+def test_methods_bring_their_settings_and_can_be_combined():
+    dds = build_config(Command(method="dds", prior="a/b", source_prompt="a dog", coupling="svgd"))
+    assert dds.source_prompt == "a dog"
+    assert dds.csd == replace(PAPER["dds"], coupling="svgd")
     csd = build_config(Command(method="csd-edit", coupling="independent")).csd
     assert csd is not None
     assert csd.coupling == "independent"
