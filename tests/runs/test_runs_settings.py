@@ -56,7 +56,8 @@ def test_preset_files(tmp_path):
 def test_named_presets_and_methods():
     assert preset_changes("paper", editor="video") == {"csd": vars(PAPER["csd-edit-video"])}
     for name, config in METHODS.items():
-        assert method_changes(name) == {"residual": config.residual, "coupling": config.coupling}
+        wanted = {"residual": config.residual, "coupling": config.coupling, "regulariser": config.regulariser}
+        assert method_changes(name) == wanted
     with pytest.raises(ValueError, match="expected one of"):
         method_changes("best")
 
