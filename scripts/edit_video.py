@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from csd3d.cli import explain
-from csd3d.priors.editor import Editor
+from csd3d.priors.editor import Loaded
 from csd3d.runs.interrupt import RunInterrupted
 from csd3d.runs.manifest import Manifest, differences, fingerprint, to_plain
 from video import edit
@@ -173,9 +173,9 @@ class Priors:
 
     def __init__(self) -> None:
         self._name: tuple[str, str | None] | None = None
-        self._prior: Editor | None = None
+        self._prior: Loaded | None = None
 
-    def get(self, config: Any) -> Editor:
+    def get(self, config: Any) -> Loaded:
         """The prior of some settings."""
         if self._prior is None or self._name != (config.prior, config.device):
             self._prior = None
