@@ -57,7 +57,7 @@ class Settings:
     edits: int = 3
     """Batches of views that csd-edit edits."""
     edit_every: int = 150
-    """Training steps after each batch."""
+    """Training steps for each batch."""
     views_per_edit: int = 8
     """Views of a batch."""
     edit_steps: int = 40

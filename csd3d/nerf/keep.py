@@ -47,6 +47,10 @@ class Layers:
         """All prompts, the first one first."""
         return tuple(layer.prompt for layer in self.layers)
 
+    def holds_some(self, prompt: str | None, count: int) -> bool:
+        """Whether `prompt` is the latest and has edited some of `count` views, but not all."""
+        return bool(self.layers) and prompt == self.prompt and 0 < len(self.layers[-1].views) < count
+
     def start(self, prompt: str) -> None:
         """Begin a layer, unless the top one is of that prompt."""
         if prompt != self.prompt:

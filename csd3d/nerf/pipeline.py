@@ -2,8 +2,10 @@
 
 Dataset update (CSD, section on 3-D; Instruct-NeRF2NeRF with all views of a batch in one SVGD instead of one at a time):
 render views that cover the scene, move their latents by CSD-Edit, conditioned on their photographs, and let training
-see the result in the place of the photographs. Distillation (`csd3d.nerf.distil`) replaces nothing: a few renders of
-every step carry the gradient to the field. The prior lives outside the module and never reaches a checkpoint.
+see the result in the place of the photographs. The first batches of a prompt follow each other at once until it has
+edited every view: a field that trains on a mix of edited and other views fills with haze. Distillation
+(`csd3d.nerf.distil`) replaces nothing: a few renders of every step carry the gradient to the field. The prior lives
+outside the module and never reaches a checkpoint.
 """
 
 from functools import cached_property
@@ -107,18 +109,22 @@ class CsdEditPipeline(VanillaPipeline):
         """The loss of a training step; an edit that is due comes first."""
         for name, *values in agree(self.controls.wishes()):
             getattr(self, name)(*values)
-        due = step >= self._next_edit and self.prompt is not None and not self._paused
+        due = self.prompt is not None and not self._paused and (step >= self._next_edit or self.unfinished())
         if due:
             self.model.remember()
         if due and self.config.driver == "update":
             with torch.autocast(self.device.type, enabled=False):  # the trainer's mixed precision is for the field
                 self.edit(step)
-            self._next_edit = step + self.config.edit_every
+            self._next_edit = max(step, self._next_edit) + self.config.edit_every
         outputs, loss, metrics = super().get_train_loss_dict(step)
         if due and self.config.driver == "distil":
             loss.pop("rgb_loss")  # which holds the field to the photographs
             loss["csd_loss"] = self.distil(step)
         return outputs, loss, metrics
+
+    def unfinished(self) -> bool:
+        """Whether the prompt has edited some views, but not yet all."""
+        return self._layers.holds_some(self.prompt, len(self.datamanager.photographs))
 
     def edit(self, step: int) -> list[int]:
         """Edit the next batch of views together; returns which they were."""

@@ -33,7 +33,8 @@ class CsdEditPipelineConfig(VanillaPipelineConfig):
     scene_steps: int = 30_000
     """Steps before the first edit when training starts from nothing. From a checkpoint the first edit is at once."""
     edit_every: int = 2_000
-    """Training steps between two batches of edited views."""
+    """Training steps for each batch of edited views. The batches that a prompt needs to edit every view once come
+    together; all their steps follow."""
     views_per_edit: int = 16
     """Views edited together."""
     edit_steps: int = 100

@@ -43,7 +43,7 @@ class Plan:
     edits: int
     """Batches of views that are edited."""
     edit_every: int
-    """Training steps after each of them."""
+    """Training steps for each of them."""
     sampling_steps: int
     s_text: float
     s_image: float
@@ -93,6 +93,10 @@ class OneByOne(CsdEditPipeline):
     """Instruct-NeRF2NeRF's dataset update: every few steps one view is sampled anew, from its noised render."""
 
     plan: Plan
+
+    def unfinished(self) -> bool:
+        """Never: views change one by one, all along."""
+        return False
 
     @torch.no_grad()
     def edit(self, step: int) -> list[int]:

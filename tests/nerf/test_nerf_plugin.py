@@ -88,7 +88,7 @@ def test_views_are_edited_while_the_scene_trains_and_kept_beside_it(scene: Path,
     before = data.photographs.clone()
     trainer.train()
     changed = [v for v in range(6) if not torch.equal(data._images[v].permute(2, 0, 1), before[v])]
-    assert len(changed) == 6  # batches of 4 at steps 4 and 7 cover the round of 6
+    assert len(changed) == 6  # batches of 4 at steps 4 and 5 cover all 6
     assert torch.equal(data.photographs, before)
     edited = trainer.base_dir / "edited_views"
     assert len(list(edited.glob("train_*.png"))) == 6
@@ -102,15 +102,24 @@ def test_views_are_edited_while_the_scene_trains_and_kept_beside_it(scene: Path,
     assert "lpips" not in names
 
 
+def test_a_prompt_edits_every_view_before_training_goes_on(scene: Path, prior: Path, tmp_path: Path) -> None:
+    trainer = trainer_for(config_for(scene, prior, tmp_path, max_num_iterations=11))
+    pipeline, steps = trainer.pipeline, []
+    edit = pipeline.edit
+    pipeline.edit = lambda step: steps.append(step) or edit(step)
+    trainer.train()
+    assert steps == [4, 5, 10]  # two batches of 4 for 6 views; then the 3 steps that each of them has
+
+
 def test_a_resumed_run_ends_with_the_same_bits(scene: Path, prior: Path, tmp_path: Path) -> None:
     whole = trainer_for(config_for(scene, prior, tmp_path / "whole"))
     whole.train()
     first = trainer_for(config_for(scene, prior, tmp_path / "first"))
-    first.config.max_num_iterations = 6  # stopped between the two edits ...
+    first.config.max_num_iterations = 5  # stopped between the two edits ...
     first.train()
-    saved = load_checkpoint(first.checkpoint_dir / "step-000000005.ckpt")
+    saved = load_checkpoint(first.checkpoint_dir / "step-000000004.ckpt")
     saved["csd3d"]["end"] = 10  # ... of a run that was to go on to step 10
-    torch.save(saved, first.checkpoint_dir / "step-000000005.ckpt")
+    torch.save(saved, first.checkpoint_dir / "step-000000004.ckpt")
     second = trainer_for(config_for(scene, prior, tmp_path / "second", load_dir=first.checkpoint_dir))
     second.train()
     assert second.step == whole.step == 9
