@@ -31,7 +31,7 @@ def test_struck_anywhere_sixty_times(small_clip, tmp_path, forked):
     assert deeds > 100
     rng, strikes, run, ended = random.Random(7), [], 0, 0
     while len(strikes) < 60:
-        how = rng.choice(["kill", "kill", "stop", "full"])
+        how = ("kill", "stop", "kill", "full")[len(strikes) % 4]
         run_dir = tmp_path / f"run{run}"
         code, _ = forked(small_clip, run_dir, "lossless", how=how, at=rng.randint(1, deeds), everything=True)
         if code == 0:
@@ -41,7 +41,7 @@ def test_struck_anywhere_sixty_times(small_clip, tmp_path, forked):
             stopped = [130, 143, -signal.SIGTERM]  # the last before anything has begun
             assert code in {"kill": [-signal.SIGKILL], "stop": stopped, "full": [errno.ENOSPC]}[how]
             strikes.append(how)
-    assert {how: strikes.count(how) >= 8 for how in strikes} == {"kill": True, "stop": True, "full": True}
+        assert ended < 60  # a run that is struck over and over does not often get to its end
     code, _ = forked(small_clip, tmp_path / f"run{run}", "lossless")
     assert code == 0
     assert finished(tmp_path / f"run{run}", tmp_path / "whole")
