@@ -1,8 +1,6 @@
 """Editing a picture from one sentence: encode, move all windows together, decode, and leave a run to resume from."""
 
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -198,7 +196,7 @@ class _Job:
 
     def _encode(self, stop: StopRequest) -> Float[Tensor, "k c h w"]:
         canvas = None
-        with self._phase("encode"):
+        with self.manifest.timed("encode"):
             parts = self.surface.encode(self.picture, self._encoder)
             for done, part in self.progress.track("encode", parts, total=self.surface.parts):
                 canvas = part
@@ -227,7 +225,7 @@ class _Job:
             runs.save_state(self.folder, particles, rng, curves, done)
             self.manifest.steps_done = done
 
-        with self._phase("edit"):
+        with self.manifest.timed("edit"):
             steps = run(particles, self.score, csd, rng=rng, start=done)
             for info in self.progress.track("edit", steps, total=csd.steps, start=done):
                 curves.append(info)
@@ -242,7 +240,7 @@ class _Job:
 
     def _render(self, particles: WindowParticles, curves: Sequence[StepInfo], stop: StopRequest) -> None:
         picture = self.picture
-        with self._phase("write"):
+        with self.manifest.timed("write"):
             total = block_count(picture.height_px, picture.width_px)
             blocks = self.surface.blocks(picture, particles.z, particles.s, self._decoder, detail=self.config.detail)
             pixels = put_together(
@@ -292,15 +290,6 @@ class _Job:
         if stop.signum is not None:
             self.progress.say(f"stopped: {how_far}")
             raise RunInterrupted(self.folder.path, stop.signum)
-
-    @contextmanager
-    def _phase(self, name: str) -> Iterator[None]:
-        """Measure a phase."""
-        since = time.monotonic()
-        try:
-            yield
-        finally:
-            self.manifest.add_time(name, time.monotonic() - since)
 
 
 def _manifest(picture: Picture, prompt: str | None, config: PanoramaConfig, prior: Loaded, plan: Plan) -> Manifest:

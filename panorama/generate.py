@@ -8,9 +8,7 @@ A picture is a layer of one canvas, under one window or under several that overl
 """
 
 import shlex
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -205,7 +203,7 @@ class _Job:
             rng = torch.Generator().manual_seed(self.config.seed)
             start = torch.randn(self.config.count, self.prior.codec.channels, *self.size_lat, generator=rng)
             if self.config.method == "ddim":
-                with self._phase("sample"):
+                with self.manifest.timed("sample"):
                     z, curves = self._sample(start, rng, stop), []
             else:
                 z, curves = self._distil(start, rng, stop)
@@ -256,7 +254,7 @@ class _Job:
             runs.save_state(self.folder, particles, rng, curves, done)
             self.manifest.steps_done = done
 
-        with self._phase("generate"):
+        with self.manifest.timed("generate"):
             steps = run(particles, self.prior.score(self.prompt, s_text=csd.s_text), csd, rng=rng, start=done)
             for info in self.progress.track("generate", steps, total=csd.steps, start=done):
                 curves.append(info)
@@ -267,7 +265,7 @@ class _Job:
         return particles.z, curves
 
     def _write(self, start: Tensor, z: Tensor, curves: Sequence[StepInfo]) -> list[Path]:
-        with self._phase("write"):
+        with self.manifest.timed("write"):
             rgb = torch.cat([self.prior.codec.decode(one[None].to(self.prior.device)).cpu() for one in z])
             paths = _names(self.target, self.config.count)
             levels = (rgb.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
@@ -301,15 +299,6 @@ class _Job:
         if stop.signum is not None:
             self.progress.say(f"stopped: {how_far}")
             raise RunInterrupted(self.folder.path, stop.signum)
-
-    @contextmanager
-    def _phase(self, name: str) -> Iterator[None]:
-        """Measure a phase."""
-        since = time.monotonic()
-        try:
-            yield
-        finally:
-            self.manifest.add_time(name, time.monotonic() - since)
 
 
 def spread(rgb: Float[Tensor, "n 3 H W"]) -> float:

@@ -1,8 +1,7 @@
 """One start of a run: encode, move all frames together, decode, write, and leave a page to look at."""
 
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -124,7 +123,7 @@ class Job:
         if not missing:
             return
         chunks = working_frames(self.clip, self._size, most_frames=self.config.chunk_frames)
-        with self._phase("encode"), ExitStack() as stack:
+        with self.manifest.timed("encode"), ExitStack() as stack:
             stack.enter_context(closing(chunks))
             files = [
                 (stack.enter_context(writing_rows(path, count)), convert) for path, (count, convert) in missing.items()
@@ -195,7 +194,7 @@ class Job:
             kept.save(particles, rng, curves, done)
             self.manifest.steps_done = done
 
-        with self._phase("edit"):
+        with self.manifest.timed("edit"):
             steps = run(particles, score, csd, rng=rng, start=done, kernel=kernel)
             for info in self.progress.track("edit", steps, total=csd.steps, start=done):
                 curves.append(replace(info, index=()))
@@ -222,7 +221,7 @@ class Job:
             encoding=encoding_of(self.config), tags=tags, most_frames=self.config.chunk_frames, notes=lost,
         )  # fmt: skip
         samples = Samples([])
-        with self._phase("write"), closing(chunks):
+        with self.manifest.timed("write"), closing(chunks):
             for frames, now in self._tracked("write", chunks):
                 samples = now
                 self._require_unchanged()
@@ -277,15 +276,6 @@ class Job:
         """The chunks with a bar that counts frames."""
         unit = chunk_frames(self.clip, self.config.chunk_frames)
         return self.progress.track(phase, chunks, total=self.clip.info.frames, unit=unit)
-
-    @contextmanager
-    def _phase(self, name: str) -> Iterator[None]:
-        """Measure a phase."""
-        since = time.monotonic()
-        try:
-            yield
-        finally:
-            self.manifest.add_time(name, time.monotonic() - since)
 
 
 def turns_of(config: VideoConfig, plan: Plan) -> Turns:

@@ -10,7 +10,9 @@ import os
 import platform
 import resource
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from fractions import Fraction
@@ -78,6 +80,15 @@ class Manifest:
     def add_time(self, phase: str, seconds: float) -> None:
         """Add `seconds` to what `phase` has taken so far."""
         self.timing_s[phase] = round(self.timing_s.get(phase, 0.0) + seconds, 3)
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Within the block time runs for `phase`, however the block ends."""
+        since = time.monotonic()
+        try:
+            yield
+        finally:
+            self.add_time(phase, time.monotonic() - since)
 
     def measure_memory(self) -> None:
         """Record the peak memory of this process; a resumed run keeps the larger of its starts."""

@@ -26,6 +26,17 @@ class _Config:
     size: int | None = None
 
 
+def test_time_of_a_phase_counts_however_it_ends(monkeypatch):
+    clock = iter([10.0, 12.5, 20.0, 20.25])
+    monkeypatch.setattr("csd3d.runs.manifest.time.monotonic", lambda: next(clock))
+    manifest = Manifest(command="video", config={}, seed=0)
+    with manifest.timed("edit"):
+        pass
+    with pytest.raises(ValueError, match="full"), manifest.timed("edit"):
+        raise ValueError("full")
+    assert manifest.timing_s == {"edit": 2.75}
+
+
 def test_round_trip_keeps_every_field(tmp_path):
     manifest = Manifest(command="video", config=to_plain(_Config()), seed=3)
     assert manifest.note("fell back")
