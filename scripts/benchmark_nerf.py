@@ -8,7 +8,6 @@ that was stopped goes on where it was.
 """
 
 import contextlib
-import hashlib
 import json
 import shutil
 import sys
@@ -24,11 +23,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from csd3d.metrics import jsonable
-from csd3d.priors.resolve import resolve
 from csd3d.runs.atomic import atomic_path, write_json, write_text
 from csd3d.runs.progress import RunProgress
 from csd3d.runs.sheet import contact_sheet, evenly, save_picture
 from csd3d.world.export import write_scene
+from scripts.benchmarks.kept import work_folder
 from scripts.benchmarks.nerf_methods import Edited, Plan, run, standard, train_scene, unedited
 from scripts.benchmarks.nerf_scenes import Judge, Place, place
 from scripts.benchmarks.nerf_tables import TRUTH, UNEDITED, to_json, to_markdown
@@ -107,9 +106,8 @@ class Work:
 
     def __init__(self, settings: Settings) -> None:
         key = asdict(settings) | {"out": None, "quick": None, "rows": None, "sentences": None, "gap": None}
-        key |= {"out": str(fingerprint(settings.prior)), "torch": torch.__version__}
-        digest = hashlib.sha256(json.dumps(jsonable(key), sort_keys=True).encode()).hexdigest()[:12]
-        self.folder = settings.out / "work" / digest
+        key |= {"torch": torch.__version__}
+        self.folder = work_folder(settings.out / "work", key, settings.prior)
         self.data = self.folder / "scene"
         self._base = self.folder / "base"
 
@@ -142,17 +140,6 @@ class Work:
             self.folder / f"{name}.json", jsonable({"seconds": edited.seconds, "peak_mb": edited.peak_mb})
         )  # last: its presence says that all is there
         return replace(edited, held_out=held_out.float() / 255, train=train.float() / 255)
-
-
-def fingerprint(prior: str) -> str:
-    """Of a prior's weights, where it is a folder; else its name."""
-    folder = resolve(prior).path
-    if folder is None:
-        return prior
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.safetensors")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def rows_of(

@@ -36,6 +36,7 @@ from panorama.surface import Surface
 from panorama.views import look_into
 from panorama.wrap import Wrap
 from scripts.benchmarks.kept import Kept
+from scripts.benchmarks.memory import peak_memory
 from scripts.benchmarks.panorama_methods import UNET_ROWS_CSD, UNET_ROWS_SAMPLING, Task, standard
 from scripts.benchmarks.panorama_tables import CODEC, TRUTH, UNEDITED, accuracy, measure_picture, to_json, to_markdown
 
@@ -174,13 +175,11 @@ def run_case(
             continue
         steps = settings.csd.steps * UNET_ROWS_CSD if "csd" in name else settings.sampling_steps * UNET_ROWS_SAMPLING
         windows = len(task.windows(apart="one by one" in name))
-        cuda = prior.device.type == "cuda"
-        told = _forget_peak(prior.device)
+        peak_mb = peak_memory(prior.device)
         since = time.perf_counter()
         z = method(task)
         seconds = time.perf_counter() - since
-        peak = (torch.cuda.max_memory_allocated(prior.device) if cuda else _resident_peak()) if told else float("nan")
-        price = {"seconds": seconds, "peak_mb": peak / 1e6, "unet_rows": float(steps * windows)}
+        price = {"seconds": seconds, "peak_mb": peak_mb(), "unet_rows": float(steps * windows)}
         record(name, assembled(task, picture, z, detail=0.0), False, **price)
         last = records[-1]
         progress.say(
@@ -221,25 +220,6 @@ def _borders(apart: Surface, picture: Picture) -> list[int]:
     ends = {(start + k) % spans.length for start in spans.starts for k in (0, spans.size)}
     px = {round((end * apart.factor - apart.x.before_px) * apart.x.scale) for end in ends}
     return sorted(x for x in px if 0 < x < picture.width_px)
-
-
-def _forget_peak(device: torch.device) -> bool:
-    """Start the peak of memory anew; whether the system can."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return True
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return False
-    return True
-
-
-def _resident_peak() -> float:
-    """Peak of resident memory in bytes since `_forget_peak`; NaN where the system does not tell."""
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.is_file() else []
-    return 1024 * float(next((line.split()[1] for line in lines if line.startswith("VmHWM:")), "nan"))
 
 
 def benchmark(settings: Settings, progress: RunProgress) -> Path:

@@ -8,7 +8,6 @@ row: a run that was stopped goes on when it is started again with the same setti
 about two hours, `--clips 2 --frames 12` a third of that.
 """
 
-import hashlib
 import json
 import shlex
 import sys
@@ -30,12 +29,12 @@ from csd3d.priors.detail import restore_mapped
 from csd3d.priors.editor import BUILTIN
 from csd3d.priors.instruct import InstructPrior
 from csd3d.runs.atomic import write_json, write_text
-from csd3d.runs.folder import prior_fingerprint
 from csd3d.runs.progress import RunProgress
 from csd3d.runs.sheet import contact_sheet, evenly, save_picture
 from csd3d.world.camera import PathName
 from csd3d.world.edits import Edit, Kind
 from scripts.benchmarks.clips import Material, material, pick_edits
+from scripts.benchmarks.kept import work_folder
 from scripts.benchmarks.video_methods import Job, Method, estimated_motion, standard, timed
 from scripts.benchmarks.video_tables import CODEC, TRUTH, UNEDITED, Detail, jsonable, measure, to_json, to_markdown
 from video.steady import SteadyFrames
@@ -141,11 +140,10 @@ def cases(settings: Settings) -> Iterator[Case]:
 class Work:
     """The rows that are done: their records, and a few frames of each to look at."""
 
-    def __init__(self, settings: Settings, prior: InstructPrior) -> None:
-        about = asdict(settings) | {"prior": prior_fingerprint(Path(prior.path)), "out": None, "clips": None}
+    def __init__(self, settings: Settings) -> None:
+        about = asdict(settings) | {"prior": None, "out": None, "clips": None}
         about |= {"kinds": None, "quick": None, "ablation": None}  # they decide how many rows, not what is in one
-        digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
-        self.folder = settings.out / "work" / digest
+        self.folder = work_folder(settings.out / "work", about, settings.prior)
 
     def get(self, case: Case, row: str) -> list[dict[str, Any]] | None:
         """The records of a row, None if it is not done."""
@@ -260,7 +258,7 @@ def benchmark(settings: Settings, progress: RunProgress) -> Path:
         keys=settings.keys,
         ablation=settings.ablation,
     )
-    work, records = Work(settings, prior), []
+    work, records = Work(settings), []
     total = settings.clips * len(settings.kinds)
     tracked = progress.track("clips and edits", cases(settings), total=total)
     for done, case in enumerate(tracked, start=1):

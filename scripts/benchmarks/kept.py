@@ -15,8 +15,7 @@ class Kept:
     """Records below `folder`, for as long as `settings` and the weights of `prior` are the same."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], prior: str) -> None:
-        key = json.dumps([jsonable(settings), weights_digest(prior)], sort_keys=True, default=str)
-        self.folder = folder / hashlib.sha256(key.encode()).hexdigest()[:12]
+        self.folder = work_folder(folder, settings, prior)
 
     def records(self, name: str, make: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
         """Those of the part `name`, from disk or made now."""
@@ -26,12 +25,19 @@ class Kept:
         return json.loads(path.read_text())
 
 
-def weights_digest(prior: str) -> str:
-    """SHA-256 over a prior's weights where it is a folder; else its name."""
+def work_folder(folder: Path, settings: Mapping[str, Any], prior: str) -> Path:
+    """The folder below `folder` for what is done with these settings and this prior."""
+    key = json.dumps([jsonable(settings), prior_digest(prior)], sort_keys=True, default=str)
+    return folder / hashlib.sha256(key.encode()).hexdigest()[:12]
+
+
+def prior_digest(prior: str) -> str:
+    """SHA-256 over all weights and settings of a prior where it is a folder; else its name."""
     folder = resolve(prior).path
     if folder is None:
         return prior
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.safetensors")):
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".json", ".safetensors", ".txt") and p.is_file()):
+        digest.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()

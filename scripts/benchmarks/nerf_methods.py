@@ -1,10 +1,9 @@
 """The ways of editing a radiance field that are compared: all start from one field and train it equally long."""
 
-import contextlib
 import copy
 import gc
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +19,7 @@ from csd3d.nerf.host import CsdTrainer
 from csd3d.nerf.pipeline import CsdEditPipeline
 from csd3d.priors.editor import Editor
 from csd3d.priors.geometry import to_working
+from scripts.benchmarks.memory import peak_memory
 
 UNET_ROWS_SAMPLING, UNET_ROWS_CSD = 3, 5
 """Rows through the UNet for one view in one step."""
@@ -235,20 +235,3 @@ def training_views(made: Any) -> Float[Tensor, "n 3 H W"]:
     data = made.pipeline.datamanager
     now = [made.pipeline._layers.seen(view) for view in range(len(data.photographs))]
     return torch.stack([p if seen is None else seen for p, seen in zip(data.photographs, now, strict=True)])
-
-
-def peak_memory() -> Callable[[], float]:
-    """Start the peak of resident memory anew; the function tells it in MB, NaN where the system does not."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return lambda: float("nan")
-
-    def peak() -> float:
-        with contextlib.suppress(OSError):
-            for line in Path("/proc/self/status").read_text().splitlines():
-                if line.startswith("VmHWM:"):
-                    return 1024 * float(line.split()[1]) / 1e6
-        return float("nan")
-
-    return peak

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
@@ -15,6 +14,7 @@ from csd3d.engine.stein import Kernel
 from csd3d.engine.transport import Correspondences, TransportKernel
 from csd3d.priors.instruct import InstructPrior
 from csd3d.world.sample import Clip
+from scripts.benchmarks.memory import peak_memory
 from video.config import ANCHORS, Draw
 from video.motion import ClipMotion, grey_levels, to_latents
 from video.particles import FrameParticles, Turns
@@ -200,29 +200,9 @@ def standard(
 def timed(method: Method, job: Job) -> Edited:
     """Run it and measure."""
     cuda = job.prior.device.type == "cuda"
-    if cuda:
-        torch.cuda.reset_peak_memory_stats(job.prior.device)
-    told = cuda or _forget_peak()
+    peak_mb = peak_memory(job.prior.device)
     clock = time.perf_counter if cuda else time.process_time  # others may use the processors meanwhile
     since = clock()
     clip = method.run(job).float().cpu()
     seconds = (clock() - since) / len(clip)
-    peak = torch.cuda.max_memory_allocated(job.prior.device) if cuda else _resident_peak()
-    return Edited(clip, seconds, peak / 1e6 if told else float("nan"))
-
-
-def _forget_peak() -> bool:
-    """Start the peak of resident memory anew; whether the system can (Linux can)."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return False
-    return True
-
-
-def _resident_peak() -> float:
-    """Peak of resident memory in bytes since `_forget_peak`; NaN where the system does not tell."""
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.is_file() else []
-    kilobytes = next((line.split()[1] for line in lines if line.startswith("VmHWM:")), "nan")
-    return 1024 * float(kilobytes)
+    return Edited(clip, seconds, peak_mb())
