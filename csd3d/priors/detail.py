@@ -8,24 +8,24 @@ The bracket is the detail that was lost. Added as it is (A = 1) it leaves ghosts
 old edges beside the new ones. So around each pixel a 3 x 3 colour map A is fitted that takes the decoded source to the
 decoded edit, as in the guided filter (He, Sun and Tang 2013), and detail goes through it:
 
-    A = (cov(D(z), D(s)) + eps I) (cov(D(s), D(s)) + eps I)^-1       covariances over a window of (2 r + 1)^2 pixels
+    A = (cov(D(z), D(s)) + eps B) (cov(D(s), D(s)) + eps I)^-1       covariances over a window of (2 r + 1)^2 pixels
 
-An unedited latent gives A = I and the source itself, bit for bit up to rounding; a colour edit (night, grey, negative)
-gives that edit of the full-size source; where the edit has nothing to do with the source A tends to 0 and the edit
-stands alone.
+In a flat window, which says nothing of colours, A tends to B: the map fitted in the same way to a far wider window,
+and where that one is flat too, to I. An unedited latent gives A = I and the source itself, bit for bit up to rounding;
+a colour edit (night, grey, negative) gives that edit of the full-size source; where the edit has nothing to do with the
+source A tends to 0 and the edit stands alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
-RADIUS = 4
-"""Half the window, in working pixels."""
-EPSILON = 3e-4
-"""Variance below which a window counts as flat and keeps its detail: 4 levels of 255, squared."""
+WINDOWS = ((16, 1e-3), (4, 3e-4))
+"""From wide to narrow: half the window in working pixels, and the variance below which it counts as flat. The last is
+4 levels of 255, squared."""
 LIMIT = 2.0
 """Largest entry of A, lest the codec's errors in flat places blow up."""
 
@@ -67,17 +67,21 @@ def restore_mapped(
 
 
 def colour_maps(
-    edited: Float[Tensor, "n 3 h w"], source: Float[Tensor, "n 3 h w"], *, radius: int = RADIUS, eps: float = EPSILON
+    edited: Float[Tensor, "n 3 h w"],
+    source: Float[Tensor, "n 3 h w"],
+    *,
+    windows: Sequence[tuple[int, float]] = WINDOWS,
 ) -> Float[Tensor, "n 9 h w"]:
-    """The maps A at working size, rows of the 3 x 3 matrix one after the other, smoothed over the same window.
+    """The maps A at working size, rows of the 3 x 3 matrix one after the other, smoothed over the narrowest window.
 
     `edited` and `source` are the decoded latents, rgb in [0, 1].
     """
-    eye = eps * torch.eye(3, device=source.device, dtype=torch.float64)
-    within = _covariance(source, source, radius) + eye
-    between = _covariance(edited, source, radius) + eye
-    maps = _divide(between, within).to(source.dtype)
-    return _box(maps.flatten(3).permute(0, 3, 1, 2), radius).clamp(-LIMIT, LIMIT)
+    eye = torch.eye(3, device=source.device, dtype=torch.float64)
+    maps, radius = eye, 0
+    for radius, eps in windows:
+        between = _covariance(edited, source, radius) + eps * maps
+        maps = _divide(between, _covariance(source, source, radius) + eps * eye)
+    return _box(maps.to(source.dtype).flatten(3).permute(0, 3, 1, 2), radius).clamp(-LIMIT, LIMIT)
 
 
 def apply_maps(maps: Float[Tensor, "n 9 H W"], detail: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 H W"]:
@@ -107,4 +111,5 @@ def _covariance(a: Float[Tensor, "n 3 h w"], b: Float[Tensor, "n 3 h w"], radius
 
 def _box(x: Float[Tensor, "n k h w"], radius: int) -> Float[Tensor, "n k h w"]:
     """Mean over the window; beyond the border pixels repeat."""
-    return avg_pool2d(pad(x, (radius,) * 4, mode="replicate"), 2 * radius + 1, 1)
+    side = 2 * radius + 1
+    return avg_pool2d(avg_pool2d(pad(x, (radius,) * 4, mode="replicate"), (side, 1), 1), (1, side), 1)

@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import avg_pool2d, interpolate
 
 from csd3d.metrics import psnr
-from csd3d.priors.detail import RADIUS, colour_maps, restore_mapped
+from csd3d.priors.detail import colour_maps, restore_mapped
 
 
 def picture(height=96, width=128, seed=0):
@@ -28,28 +28,46 @@ def restore(edited_small, source_small, source, *, gain=True):
     return up(edited_small) + source - up(source_small)
 
 
+def window(y, x, radius, shape=(5, 6)):
+    """Pixels around (y, x), those beyond the border replaced by the nearest."""
+    span = range(-radius, radius + 1)
+    return [(min(max(y + a, 0), shape[0] - 1), min(max(x + b, 0), shape[1] - 1)) for a in span for b in span]
+
+
 def test_maps_match_a_loop_over_windows():
     rng = torch.Generator().manual_seed(1)
     edited, source = torch.rand(1, 3, 5, 6, generator=rng).double(), torch.rand(1, 3, 5, 6, generator=rng).double()
-    radius, eps = 1, 1e-2
-    raw = torch.zeros(9, 5, 6, dtype=torch.float64)
+    windows = ((2, 3e-2), (1, 1e-2))
+    eye = torch.eye(3, dtype=torch.float64)
+    raw = torch.zeros(5, 6, 3, 3, dtype=torch.float64)
     for y in range(5):
         for x in range(6):
-            window = [
-                (min(max(y + dy, 0), 4), min(max(x + dx, 0), 5)) for dy in (-1, 0, 1) for dx in (-1, 0, 1)
-            ]  # fmt: skip
-            z = torch.stack([edited[0, :, a, b] for a, b in window])
-            s = torch.stack([source[0, :, a, b] for a, b in window])
-            z, s = z - z.mean(0), s - s.mean(0)
-            eye = eps * torch.eye(3, dtype=torch.float64)
-            raw[:, y, x] = ((z.T @ s / 9 + eye) @ (s.T @ s / 9 + eye).inverse()).flatten()
+            fitted = eye
+            for radius, eps in windows:
+                around = window(y, x, radius)
+                z = torch.stack([edited[0, :, a, b] for a, b in around])
+                s = torch.stack([source[0, :, a, b] for a, b in around])
+                z, s = z - z.mean(0), s - s.mean(0)
+                fitted = (z.T @ s / len(around) + eps * fitted) @ (s.T @ s / len(around) + eps * eye).inverse()
+            raw[y, x] = fitted
     expected = torch.zeros_like(raw)
     for y in range(5):
         for x in range(6):
-            window = [(min(max(y + a, 0), 4), min(max(x + b, 0), 5)) for a in (-1, 0, 1) for b in (-1, 0, 1)]
-            expected[:, y, x] = torch.stack([raw[:, a, b] for a, b in window]).mean(0)
-    got = colour_maps(edited, source, radius=radius, eps=eps)[0]
-    assert torch.allclose(got, expected.clamp(-2, 2), atol=1e-9)
+            expected[y, x] = torch.stack([raw[a, b] for a, b in window(y, x, 1)]).mean(0)
+    got = colour_maps(edited, source, windows=windows)[0]
+    assert torch.allclose(got, expected.flatten(2).permute(2, 0, 1).clamp(-2, 2), atol=1e-9)
+
+
+def test_flat_places_take_the_colours_of_their_surroundings():
+    """A grey edit leaves no tint where the decoded source is flat: fine colour noise comes back grey."""
+    rng = torch.Generator().manual_seed(3)
+    small = picture(48, 64)
+    small[..., 16:32, 24:40] = small[..., 16:32, 24:40].mean((-2, -1), keepdim=True)
+    grey = torch.tensor([[0.299, 0.587, 0.114]]).expand(3, 3)
+    noise = 0.1 * torch.randn(1, 3, 48, 64, generator=rng)
+    out = restore_mapped((small + noise).clamp(0, 1), torch.einsum("cd,ndhw->nchw", grey, small), small)
+    flat = out[0, :, 22:26, 30:34]
+    assert (flat - flat.mean(0)).abs().max() < 0.02
 
 
 def test_no_edit_gives_the_source_back():
@@ -99,4 +117,3 @@ def test_flat_places_stay_finite_and_within_limits():
     assert bool(maps.isfinite().all())
     assert maps.abs().max() <= 2
     assert colour_maps(flat[..., :2, :3], flat[..., :2, :3]).shape[-2:] == (2, 3)  # smaller than the window
-    assert RADIUS > 1
