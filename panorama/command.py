@@ -1,7 +1,6 @@
 """`csd3d panorama`: parse, build the settings, edit, say where the result is."""
 
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -10,10 +9,8 @@ import tyro
 
 from csd3d.priors.editor import USUAL_PX, default_prior, recommended
 from csd3d.priors.resolve import read_json, resolve
-from csd3d.runs.flags import CommonFlags, method_changes, preset_changes
-from csd3d.runs.folder import free_name
-from csd3d.runs.interrupt import RunInterrupted
-from csd3d.runs.manifest import Manifest
+from csd3d.runs.flags import CommonFlags, given, preset_changes, put_flags
+from csd3d.runs.folder import free_name, recorded
 from csd3d.runs.settings import override
 from panorama.config import PanoramaConfig, paper_changes
 from panorama.edit import edit_panorama
@@ -89,20 +86,14 @@ def run(command: Command) -> int:
 
 def run_on(picture: Path | None, command: PictureFlags, name: str) -> int:
     """Edit one picture with the flags of `csd3d name`."""
-    if command.resume and command.run_dir is None:
-        raise ValueError("resume: expected --run-dir, the folder of the run to go on with, got none")
     if not command.resume and picture is None:
         raise ValueError("expected a picture, got none (--help shows an overview)")
     if not command.resume and not (command.prompt or command.prompt_at or command.prompt_mask):
         raise ValueError('expected a sentence, --prompt "...", got none (--help shows an overview)')
     config = build_config(command, single=name == "image")
-    try:
-        result = edit_panorama(
-            picture, command.prompt, command.output, config, run_dir=command.run_dir, resume=command.resume
-        )
-    except RunInterrupted as stop:
-        print(f"{stop}; go on with: csd3d {name} --resume --run-dir {stop.run_dir}", file=sys.stderr)
-        return stop.exit_code
+    result = edit_panorama(
+        picture, command.prompt, command.output, config, run_dir=command.run_dir, resume=command.resume
+    )
     print(f"picture  {result.path}")
     print(f"report   {result.report}")
     return 0
@@ -115,30 +106,16 @@ def build_config(command: PictureFlags, *, single: bool) -> PanoramaConfig:
         ValueError, TypeError, FileNotFoundError: a setting that makes no sense, or that the prior cannot serve.
     """
     config = _start(command, single)
-    given = {k: v for k, v in vars(command).items() if v is not None and v != ()}
-    engine: dict[str, Any] = {k: v for k, v in given.items() if k in _ENGINE}
-    changes = {k: str(v) if isinstance(v, Path) else v for k, v in given.items() if k in _OWN}
     if command.preset is not None:
         own = command.preset == "paper" and command.method in (None, "csd-edit")
         changed = _paper(config) if own else preset_changes(command.preset, editor="panorama", method=command.method)
         config = override(config, changed, where="preset")
-    if command.method is not None:
-        engine = {**method_changes(command.method), **engine}
-    return override(config, {**changes, "csd": engine}, where="flags")
-
-
-_OWN = (
-    "prior", "source_prompt", "seed", "device", "size", "detail", "mask", "prompt_at", "prompt_mask", "quality", "wrap",
-    "window", "stride", "windows_per_step", "draw",
-)  # fmt: skip
-_ENGINE = ("steps", "coupling", "lr", "s_text", "s_image")
+    return put_flags(config, given(command))
 
 
 def _start(command: PictureFlags, single: bool) -> PanoramaConfig:
-    if command.resume and command.run_dir is not None:
-        recorded: Mapping[str, Any] = Manifest.read(command.run_dir / "manifest.json").config
-        settings = {k: v for k, v in recorded.items() if k != "prompt"}
-        return override(PanoramaConfig(), settings, where="manifest")
+    if command.resume:
+        return recorded(command.run_dir, PanoramaConfig(), "panorama", "image")[1]
     prior = command.prior or default_prior(command.method)
     suited = recommended(resolve(prior).builtin, command.method)
     return replace(PanoramaConfig(), prior=prior, csd=suited, single=single)

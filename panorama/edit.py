@@ -1,6 +1,5 @@
 """Editing a picture from one sentence: encode, move all windows together, decode, and leave a run to resume from."""
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,17 +8,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
-from csd3d.engine.loop import StepInfo, run
 from csd3d.engine.residuals import Score
 from csd3d.priors.editor import Loaded, native_px, recommended, score_for
-from csd3d.runs import folder as runs
-from csd3d.runs.folder import RunFolder
-from csd3d.runs.interrupt import RunInterrupted, StopRequest, stoppable
+from csd3d.runs.folder import free_name, load_sources, prior_entry, recorded, save_sources
+from csd3d.runs.history import earlier_runs
+from csd3d.runs.log import StepLog
 from csd3d.runs.manifest import Manifest, fingerprint, to_plain
 from csd3d.runs.progress import RunProgress
-from csd3d.runs.report import write_report
-from csd3d.runs.settings import override
 from csd3d.runs.sheet import contact_sheet, save_picture
+from csd3d.runs.start import Start, started
 from panorama.config import PanoramaConfig
 from panorama.plane import make_plane
 from panorama.regions import MaskFile, Plan, make_plan
@@ -89,12 +86,14 @@ def edit_panorama(
         RunInterrupted: SIGINT or SIGTERM arrived and the state is saved.
     """
     if resume:
-        picture, prompt, output, config = _recall(picture, prompt, output, config, run_dir)
+        old, settings = recorded(run_dir, PanoramaConfig(), "panorama", "image")
+        picture, prompt = picture or old.inputs[0]["path"], prompt or old.config["prompt"]
+        output, config = output or old.outputs.get("picture"), config or settings
     if picture is None:
         raise ValueError("panorama: expected a picture, got none; only --resume can do without")
     config, progress = config or PanoramaConfig(), progress or RunProgress()
     source = open_picture(Path(picture))
-    path = Path(run_dir) if run_dir is not None else runs.free_name(source.path.stem, prompt or "regions")
+    path = Path(run_dir) if run_dir is not None else free_name(source.path.stem, prompt or "regions")
     target = _target(output, path, source)
     wrap = recognise(source, "none" if config.single and config.wrap == "auto" else config.wrap)
     plan = make_plan(
@@ -111,17 +110,10 @@ def edit_panorama(
         raise ValueError("mask: expected something white, got a mask that leaves nothing to edit")
     sentences = [sentence.text for sentence in plan.sentences]
     score = score_for(prior, config.csd, sentences, source_prompt=config.source_prompt, assign=windows.prompt)
-    manifest = _manifest(source, prompt, config, prior, plan)
-    if resume:
-        folder, manifest = runs.reopen_run(path, manifest, free=FREE)
-    else:
-        folder = runs.start_run(path, manifest)
-    manifest.outputs["picture"] = str(target.resolve())
-    job = _Job(
-        source, plan, wrap.wrap, surface, windows, config, config.csd, prior, score, folder, manifest, target, progress
-    )
-    with progress, stoppable() as stop:
-        return job.go(stop, [wrap.reason] if wrap.reason else [])
+    manifest = _manifest(source, prompt, config, prior, plan, target)
+    with started(path, manifest, [target], progress, resume=resume, free=FREE) as start:
+        start.note(*([wrap.reason] if wrap.reason else []), *source.notes)
+        return _Job(source, plan, wrap.wrap, surface, windows, config, config.csd, prior, score, start).go()
 
 
 def load_prior(config: PanoramaConfig) -> Loaded:
@@ -169,102 +161,73 @@ class _Job:
     csd: CsdConfig
     prior: Loaded
     score: Score
-    folder: RunFolder
-    manifest: Manifest
-    target: Path
-    progress: RunProgress
+    start: Start
 
-    def go(self, stop: StopRequest, words: Sequence[str]) -> PanoramaResult:
-        """All phases; whatever ends them, the manifest says how the run stands."""
-        try:
-            for note in (*words, *self.picture.notes, *self._circumstances()):
-                self._note(note)
-            s = runs.load_sources(self.folder)
-            if s is None:
-                s = self._encode(stop)
-            particles, curves = self._move(s, stop)
-            self._render(particles, curves, stop)
-        except BaseException as error:
-            self.manifest.status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            self.manifest.measure_memory()
-            self.manifest.write(self.folder.manifest)
-            raise
+    def go(self) -> PanoramaResult:
+        """All phases."""
+        start = self.start
+        start.note_prior(self.prior, self.config.device)
+        s = load_sources(start.folder)
+        if s is None:
+            s = self._encode()
+        particles, log = self._move(s)
+        self._render(particles, log)
+        notes = tuple(start.manifest.notes)
         return PanoramaResult(
-            self.target, self.folder.path, self.wrap, len(self.windows), self.manifest.steps_done,
-            tuple(self.manifest.notes),
-        )  # fmt: skip
+            start.results[0], start.folder.path, self.wrap, len(self.windows), start.manifest.steps_done, notes
+        )
 
-    def _encode(self, stop: StopRequest) -> Float[Tensor, "k c h w"]:
+    def _encode(self) -> Float[Tensor, "k c h w"]:
         canvas = None
-        with self.manifest.timed("encode"):
+        with self.start.manifest.timed("encode"):
             parts = self.surface.encode(self.picture, self._encoder)
-            for done, part in self.progress.track("encode", parts, total=self.surface.parts):
+            for done, part in self.start.progress.track("encode", parts, total=self.surface.parts):
                 canvas = part
-                self._stop_if(stop, f"encoded {done} of {self.surface.parts} parts, which the next start does again")
+                self.start.stop_if_asked(
+                    f"encoded {done} of {self.surface.parts} parts, which the next start does again"
+                )
             assert canvas is not None
-            runs.save_sources(self.folder, canvas)
+            save_sources(self.start.folder, canvas)
         return canvas
 
-    def _move(self, s: Float[Tensor, "k c h w"], stop: StopRequest) -> tuple[WindowParticles, list[StepInfo]]:
+    def _move(self, s: Float[Tensor, "k c h w"]) -> tuple[WindowParticles, StepLog]:
         """The optimisation, from the last saved state to the end."""
-        csd, config = self.csd, self.config
-        turns = rounds(len(self.windows), config.windows_per_step) if config.draw == "rounds" else 1
-        csd = replace(csd, steps=csd.steps * turns, lr_decay_every=csd.lr_decay_every * turns)
+        config, count = self.config, len(self.windows)
         particles = WindowParticles(
-            s, self.windows, csd, budget=config.windows_per_step, draw=config.draw, device=self.prior.device,
+            s, self.windows, self.csd, budget=config.windows_per_step, draw=config.draw, device=self.prior.device,
             mask=self.surface.mask(self.plan),
             settle=(lambda z: self.surface.settle(z, self._encoder, self._decoder)) if self.wrap == "sphere" else None,
             settle_every=config.settle_every,
         )  # fmt: skip
-        rng = torch.Generator().manual_seed(config.seed)
-        done, curves = runs.load_state(self.folder, particles, rng)
-        if done > csd.steps:
-            raise ValueError(f"steps: expected at least the {done} that this run has done, got {csd.steps}")
+        log = self.start.move(
+            particles, self.score, self.csd, torch.Generator().manual_seed(config.seed), count=count,
+            turns=rounds(count, config.windows_per_step) if config.draw == "rounds" else 1,
+            save_every=config.checkpoint_every,
+        )  # fmt: skip
+        return particles, log
 
-        def save() -> None:
-            runs.save_state(self.folder, particles, rng, curves, done)
-            self.manifest.steps_done = done
-
-        with self.manifest.timed("edit"):
-            steps = run(particles, self.score, csd, rng=rng, start=done)
-            for info in self.progress.track("edit", steps, total=csd.steps, start=done):
-                curves.append(info)
-                done = info.step + 1
-                if stop or done % config.checkpoint_every == 0 or done == csd.steps:
-                    save()
-                self._stop_if(stop, f"{done} of {csd.steps} steps are done")
-            if not self.folder.state.exists():
-                save()
-        self.manifest.write(self.folder.manifest)
-        return particles, curves
-
-    def _render(self, particles: WindowParticles, curves: Sequence[StepInfo], stop: StopRequest) -> None:
-        picture = self.picture
-        with self.manifest.timed("write"):
+    def _render(self, particles: WindowParticles, log: StepLog) -> None:
+        picture, start = self.picture, self.start
+        with start.manifest.timed("write"):
             total = block_count(picture.height_px, picture.width_px)
             blocks = self.surface.blocks(picture, particles.z, particles.s, self._decoder, detail=self.config.detail)
             pixels = put_together(
                 picture, self.plan, blocks,
-                lambda items: self.progress.track("write", items, total=total),
-                lambda: self._stop_if(stop, "all steps are done, the picture is not written yet"),
+                lambda items: start.progress.track("write", items, total=total),
+                lambda: start.stop_if_asked("all steps are done, the picture is not written yet"),
             )  # fmt: skip
             lost = write_picture(
-                self.target, pixels, alpha=picture.alpha, tags=picture.tags, quality=self.config.quality
+                start.results[0], pixels, alpha=picture.alpha, tags=picture.tags, quality=self.config.quality
             )
-        for note in (*lost, *getattr(self.prior, "notes", ())):
-            self._note(note)
-        shown = write_media(self.folder.media, picture.pixels, pixels)
+        start.note(*lost, *getattr(self.prior, "notes", ()))
+        shown = write_media(start.folder.media, picture.pixels, pixels)
         rows = {"source": shown[0][None], " · ".join(s.text for s in self.plan.sentences): shown[1][None]}
-        save_picture(contact_sheet(rows, cell_px=1100), self.folder.sheet)
-        self.manifest.status = "finished"
-        self.manifest.measure_memory()
-        self.manifest.outputs |= {
-            "report": str(self.folder.report.resolve()),
-            "sheet": str(self.folder.sheet.resolve()),
-        }
+        save_picture(contact_sheet(rows, cell_px=1100), start.folder.sheet)
         facts = Facts(picture, self.plan, self.wrap, len(self.windows), make_panels(*shown, wrap=self.wrap))
-        write_report(self.folder.report, make_report(facts, self.manifest, curves))
-        self.manifest.write(self.folder.manifest)
+        start.finish(
+            make_report(facts, start.manifest), log,
+            lambda i: (f"window {i}", self._decoder(self.windows.some(torch.tensor([i])).look(particles.s))),
+        )  # fmt: skip
 
     def _encoder(self, rgb: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
         return self.prior.codec.encode(rgb.to(self.prior.device))
@@ -272,35 +235,18 @@ class _Job:
     def _decoder(self, z: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
         return self.prior.codec.decode(z.to(self.prior.device))
 
-    def _circumstances(self) -> Iterator[str]:
-        if self.prior.builtin:
-            yield (
-                "the built-in prior is small and knows a closed set of sentences; "
-                "--prior timbrooks/instruct-pix2pix (or a folder) uses a big one"
-            )
-        if self.config.device is None and self.prior.device.type == "cpu":
-            yield "no CUDA device is in use: running on the CPU"
 
-    def _note(self, text: str) -> None:
-        """Say it once and keep it in the manifest."""
-        if self.manifest.note(text):
-            self.progress.say(f"note: {text}")
-
-    def _stop_if(self, stop: StopRequest, how_far: str) -> None:
-        if stop.signum is not None:
-            self.progress.say(f"stopped: {how_far}")
-            raise RunInterrupted(self.folder.path, stop.signum)
-
-
-def _manifest(picture: Picture, prompt: str | None, config: PanoramaConfig, prior: Loaded, plan: Plan) -> Manifest:
-    known = {"name": prior.name, "path": str(prior.path), "builtin": prior.builtin}
-    if Path(prior.path).is_dir():
-        known["fingerprint"] = runs.prior_fingerprint(Path(prior.path))
+def _manifest(
+    picture: Picture, prompt: str | None, config: PanoramaConfig, prior: Loaded, plan: Plan, target: Path
+) -> Manifest:
     regions = [plan.mask, *(sentence.region for sentence in plan.sentences)]
-    files = [picture.path, *(region.path for region in regions if isinstance(region, MaskFile))]
-    settings = to_plain(config) | {"prompt": prompt, "prior": prior.name}
-    command = "image" if config.single else "panorama"
-    return Manifest(command, settings, config.seed, inputs=[fingerprint(f) for f in files], prior=known)
+    masks = [region.path for region in regions if isinstance(region, MaskFile)]
+    source = fingerprint(picture.path)
+    return Manifest(
+        "image" if config.single else "panorama", to_plain(config) | {"prompt": prompt, "prior": prior.name},
+        config.seed, inputs=[source, *map(fingerprint, masks)], prior=prior_entry(prior),
+        outputs={"picture": str(target.resolve())}, history=earlier_runs(picture.path, source["sha256"]),
+    )  # fmt: skip
 
 
 def _target(output: str | Path | None, run_dir: Path, picture: Picture) -> Path:
@@ -311,23 +257,3 @@ def _target(output: str | Path | None, run_dir: Path, picture: Picture) -> Path:
     if target.exists() and target.samefile(picture.path):
         raise ValueError(f"output: expected another file than the picture itself, got {target}")
     return target
-
-
-def _recall(
-    picture: str | Path | None,
-    prompt: str | None,
-    output: str | Path | None,
-    config: PanoramaConfig | None,
-    run_dir: str | Path | None,
-) -> tuple[str | Path, str | None, str | Path, PanoramaConfig]:
-    """What was left out of a resume, from the run's manifest."""
-    if run_dir is None:
-        raise ValueError("resume: expected --run-dir, the folder of the run to go on with, got none")
-    old = Manifest.read(Path(run_dir) / "manifest.json")
-    settings = {k: v for k, v in old.config.items() if k != "prompt"}
-    return (
-        picture if picture is not None else old.inputs[0]["path"],
-        prompt if prompt is not None else old.config["prompt"],
-        output if output is not None else old.outputs.get("picture", str(Path(run_dir) / "edited.png")),
-        config if config is not None else override(PanoramaConfig(), settings, where="manifest"),
-    )

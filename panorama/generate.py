@@ -8,7 +8,6 @@ A picture is a layer of one canvas, under one window or under several that overl
 """
 
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -19,19 +18,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
-from csd3d.engine.loop import StepInfo, run
 from csd3d.priors.editor import generation, native_px
 from csd3d.priors.text_to_image import TextToImagePrior
-from csd3d.runs import folder as runs
-from csd3d.runs.curves import Curve
-from csd3d.runs.folder import RunFolder
-from csd3d.runs.gradient import gradient_picture
-from csd3d.runs.interrupt import RunInterrupted, StopRequest, stoppable
+from csd3d.runs.folder import free_name, prior_entry, recorded
+from csd3d.runs.log import StepLog
 from csd3d.runs.manifest import Manifest, to_plain
 from csd3d.runs.progress import RunProgress
-from csd3d.runs.report import Report, write_report
-from csd3d.runs.settings import override
+from csd3d.runs.report import Report
 from csd3d.runs.sheet import contact_sheet, save_picture
+from csd3d.runs.start import Start, started
 from panorama.sink import require_writable, write_picture
 from panorama.spans import cover
 from panorama.windows import WindowParticles, Windows, rounds
@@ -130,16 +125,13 @@ def generate(
         RunInterrupted: SIGINT or SIGTERM arrived and the state is saved.
     """
     if resume:
-        if run_dir is None:
-            raise ValueError("resume: expected --run-dir, the folder of the run to go on with, got none")
-        old = Manifest.read(Path(run_dir) / "manifest.json")
-        settings = {k: v for k, v in old.config.items() if k != "prompt"}
+        old, settings = recorded(run_dir, GenerateConfig(), "generate")
         prompt, output = prompt or old.config["prompt"], output or old.outputs.get("pictures")
-        config = config or override(GenerateConfig(), settings, where="manifest")
+        config = config or settings
     if prompt is None or not prompt.strip():
         raise ValueError('expected a caption, --prompt "...", got none')
     config, progress = config or GenerateConfig(), progress or RunProgress()
-    path = Path(run_dir) if run_dir is not None else runs.free_name("generate", prompt)
+    path = Path(run_dir) if run_dir is not None else free_name("generate", prompt)
     prior = prior or TextToImagePrior.load(config.prior, device=config.device)
     csd = config.csd or generation(prior.builtin, "sds" if config.method == "sds" else "csd")
     if csd.residual != "noise":
@@ -147,20 +139,16 @@ def generate(
     config = replace(config, csd=csd)
     size_lat = _size_lat(config, prior)
     target = Path(output) if output is not None else path / "picture.png"
-    for name in _names(target, config.count):
+    results = _names(target, config.count)
+    for name in results:
         require_writable(name, size_lat[0] * prior.codec.factor, size_lat[1] * prior.codec.factor)
     prior.score(prompt, s_text=1.0)  # an unknown word is refused before anything is written
-    known = {"name": prior.name, "path": str(prior.path), "builtin": prior.builtin}
-    known["fingerprint"] = runs.prior_fingerprint(prior.path)
-    manifest = Manifest("generate", to_plain(config) | {"prompt": prompt}, config.seed, prior=known)
-    if resume:
-        folder, manifest = runs.reopen_run(path, manifest, free=FREE)
-    else:
-        folder = runs.start_run(path, manifest)
-    manifest.outputs["pictures"] = str(target.resolve())
+    settings = to_plain(config) | {"prompt": prompt}
+    outputs = {"pictures": str(target.resolve())}
+    manifest = Manifest("generate", settings, config.seed, prior=prior_entry(prior), outputs=outputs)
     windows = make_windows(config.count, size_lat, native_px(prior) // prior.codec.factor, wrap=config.wrap)
-    with progress, stoppable() as stop:
-        return _Job(prompt, config, csd, prior, windows, size_lat, folder, manifest, target, progress).go(stop)
+    with started(path, manifest, results, progress, resume=resume, free=FREE) as start:
+        return _Job(prompt, config, csd, prior, windows, size_lat, start).go()
 
 
 def make_windows(count: int, size_lat: tuple[int, int], window_lat: int, *, wrap: bool) -> Windows:
@@ -192,40 +180,35 @@ class _Job:
     prior: TextToImagePrior
     windows: Windows
     size_lat: tuple[int, int]
-    folder: RunFolder
-    manifest: Manifest
-    target: Path
-    progress: RunProgress
+    start: Start
 
-    def go(self, stop: StopRequest) -> GenerateResult:
-        """Make, write, report; whatever ends it, the manifest says how the run stands."""
-        try:
-            rng = torch.Generator().manual_seed(self.config.seed)
-            start = torch.randn(self.config.count, self.prior.codec.channels, *self.size_lat, generator=rng)
-            if self.config.method == "ddim":
-                with self.manifest.timed("sample"):
-                    z, curves = self._sample(start, rng, stop), []
-            else:
-                z, curves = self._distil(start, rng, stop)
-            paths = self._write(start, z, curves)
-        except BaseException as error:
-            self.manifest.status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            self.manifest.measure_memory()
-            self.manifest.write(self.folder.manifest)
-            raise
-        return GenerateResult(tuple(paths), self.folder.path, tuple(self.manifest.notes))
+    def go(self) -> GenerateResult:
+        """Make, write, report."""
+        start, config = self.start, self.config
+        start.note_prior(self.prior, config.device)
+        rng = torch.Generator().manual_seed(config.seed)
+        noise = torch.randn(config.count, self.prior.codec.channels, *self.size_lat, generator=rng)
+        if config.method == "ddim":
+            with start.manifest.timed("sample"):
+                z, log = self._sample(noise, rng), StepLog(0)
+        else:
+            z, log = self._distil(noise, rng)
+        self._write(z, log)
+        return GenerateResult(tuple(start.results), start.folder.path, tuple(start.manifest.notes))
 
     @torch.no_grad()
-    def _sample(self, noise: Tensor, rng: torch.Generator, stop: StopRequest) -> Float[Tensor, "k c H W"]:
+    def _sample(self, noise: Tensor, rng: torch.Generator) -> Float[Tensor, "k c H W"]:
         """DDIM; at every step a place is predicted by all windows that see it."""
         score = self.prior.score(self.prompt, s_text=self.csd.s_text)
         step = 0
-        bar = iter(self.progress.track("sample", range(self.config.sampling_steps), total=self.config.sampling_steps))
+        bar = iter(
+            self.start.progress.track("sample", range(self.config.sampling_steps), total=self.config.sampling_steps)
+        )
 
         def predict(z: Tensor, t: Tensor) -> Tensor:
             nonlocal step
             step = next(bar, step)
-            self._stop_if(stop, "sampling starts again next time")
+            self.start.stop_if_asked("sampling starts again next time")
             seen, out = self.windows.look(z.cpu()), torch.zeros(z.shape)
             parts = []
             for index in torch.arange(len(self.windows)).split(self.config.windows_per_step):
@@ -238,94 +221,48 @@ class _Job:
         next(bar, None)
         return z
 
-    def _distil(
-        self, start: Tensor, rng: torch.Generator, stop: StopRequest
-    ) -> tuple[Float[Tensor, "k c H W"], list[StepInfo]]:
+    def _distil(self, noise: Tensor, rng: torch.Generator) -> tuple[Float[Tensor, "k c H W"], StepLog]:
         """CSD or SDS from noise, from the last saved state to the end."""
-        csd, config = self.csd, self.config
-        turns = rounds(len(self.windows), config.windows_per_step)
-        csd = replace(csd, steps=csd.steps * turns, lr_decay_every=csd.lr_decay_every * turns)
-        particles = WindowParticles(start, self.windows, csd, budget=config.windows_per_step, device=self.prior.device)
-        done, curves = runs.load_state(self.folder, particles, rng)
-        if done > csd.steps:
-            raise ValueError(f"steps: expected at least the {done} that this run has done, got {csd.steps}")
+        config, count = self.config, len(self.windows)
+        particles = WindowParticles(
+            noise, self.windows, self.csd, budget=config.windows_per_step, device=self.prior.device
+        )
+        log = self.start.move(
+            particles, self.prior.score(self.prompt, s_text=self.csd.s_text), self.csd, rng, count=count,
+            turns=rounds(count, config.windows_per_step), save_every=config.checkpoint_every, phase="generate",
+        )  # fmt: skip
+        return particles.z, log
 
-        def save() -> None:
-            runs.save_state(self.folder, particles, rng, curves, done)
-            self.manifest.steps_done = done
-
-        with self.manifest.timed("generate"):
-            steps = run(particles, self.prior.score(self.prompt, s_text=csd.s_text), csd, rng=rng, start=done)
-            for info in self.progress.track("generate", steps, total=csd.steps, start=done):
-                curves.append(info)
-                done = info.step + 1
-                if stop or done % config.checkpoint_every == 0 or done == csd.steps:
-                    save()
-                self._stop_if(stop, f"{done} of {csd.steps} steps are done")
-        return particles.z, curves
-
-    def _write(self, start: Tensor, z: Tensor, curves: Sequence[StepInfo]) -> list[Path]:
-        with self.manifest.timed("write"):
-            rgb = torch.cat([self.prior.codec.decode(one[None].to(self.prior.device)).cpu() for one in z])
-            paths = _names(self.target, self.config.count)
+    def _write(self, z: Tensor, log: StepLog) -> None:
+        start = self.start
+        with start.manifest.timed("write"):
+            rgb = torch.cat([self._decode(one[None]) for one in z])
             levels = (rgb.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-            for path, pixels in zip(paths, levels, strict=True):
+            for path, pixels in zip(start.results, levels, strict=True):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_picture(path, pixels)
-        sheet = {self.prompt: rgb[:8]}
-        if curves:
-            score = self.prior.score(self.prompt, s_text=self.csd.s_text)
-            seen = [self.windows.look(canvas)[:8].to(self.prior.device) for canvas in (start, z)]
-            index = torch.arange(len(seen[0]), device=self.prior.device)
-            for when, x in zip(("first", "last"), seen, strict=True):
-                sheet[f"gradient, {when} step"] = gradient_picture(score, x, x, index, self.csd, seed=self.config.seed)
-        save_picture(contact_sheet(sheet), self.folder.sheet)
-        manifest = self.manifest
-        if self.config.count > 1:
-            manifest.numbers[SPREAD] = round(spread(rgb), 4)
-        for note in self.prior.notes:
-            if manifest.note(note):
-                self.progress.say(f"note: {note}")
-        manifest.status = "finished"
-        manifest.measure_memory()
-        manifest.outputs |= {"report": str(self.folder.report.resolve()), "sheet": str(self.folder.sheet.resolve())}
-        size = f"{rgb.shape[-1]} × {rgb.shape[-2]} px"
-        facts = (size, f"{len(self.windows)} windows", self.config.method, f"prior {manifest.prior['name']}")
-        write_report(self.folder.report, _report(self.prompt, facts, manifest, curves))
-        manifest.write(self.folder.manifest)
-        return paths
+        save_picture(contact_sheet({self.prompt: rgb[:8]}), start.folder.sheet)
+        if len(rgb) > 1:
+            start.manifest.numbers[SPREAD] = round(spread(rgb), 4)
+        start.note(*self.prior.notes)
+        page = Report(
+            title=self.prompt, subtitle="generated",
+            facts=(
+                f"{rgb.shape[-1]} × {rgb.shape[-2]} px", f"{len(self.windows)} windows", self.config.method,
+                f"prior {self.prior.name}",
+            ),
+            command=shlex.join(["csd3d", "generate", "--prompt", self.prompt, "--seed", str(self.config.seed)]),
+        )  # fmt: skip
+        start.finish(page, log, lambda i: (f"window {i}", self._decode(self.windows.some(torch.tensor([i])).look(z))))
 
-    def _stop_if(self, stop: StopRequest, how_far: str) -> None:
-        if stop.signum is not None:
-            self.progress.say(f"stopped: {how_far}")
-            raise RunInterrupted(self.folder.path, stop.signum)
+    def _decode(self, z: Tensor) -> Tensor:
+        return self.prior.codec.decode(z.to(self.prior.device)).cpu()
 
 
 def spread(rgb: Float[Tensor, "n 3 H W"]) -> float:
     """Mean over all pairs of pictures of the root mean square difference of the two; 0 = all are the same."""
     pairs = [(rgb[i] - rgb[j]).square().mean().sqrt() for i, j in combinations(range(len(rgb)), 2)]
     return float(torch.stack(pairs).mean())
-
-
-def _report(prompt: str, facts: Sequence[str], manifest: Manifest, curves: Sequence[StepInfo]) -> Report:
-    kernel = [float("nan") if i.kernel_mean is None else i.kernel_mean for i in curves]
-    charts = (
-        Curve("Gradient", [i.gradient_rms for i in curves], log=True, hint="root mean square of the update direction"),
-        Curve("Kernel weight", kernel, hint="mean weight between different particles; 1 = all move as one"),
-        Curve("Learning rate", [i.lr for i in curves]),
-    )
-    return Report(
-        title=prompt,
-        subtitle="generated",
-        facts=facts,
-        sheet="sheet.png",
-        curves=[c for c in charts if any(v == v for v in c.values)],
-        numbers=manifest.numbers,
-        settings=manifest.config,
-        notes=manifest.notes,
-        environment={"versions": manifest.versions, "machine": manifest.machine, "seconds": manifest.timing_s},
-        command=shlex.join(["csd3d", "generate", "--prompt", prompt, "--seed", str(manifest.seed)]),
-    )
 
 
 def _size_lat(config: GenerateConfig, prior: TextToImagePrior) -> tuple[int, int]:

@@ -1,17 +1,14 @@
 """`csd3d generate`: parse, build the settings, make pictures, say where they are."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import tyro
 
 from csd3d.priors.editor import generation
 from csd3d.priors.resolve import resolve
-from csd3d.runs.interrupt import RunInterrupted
-from csd3d.runs.manifest import Manifest
-from csd3d.runs.settings import override
+from csd3d.runs.flags import given, put_flags
+from csd3d.runs.folder import recorded
 from panorama.generate import GenerateConfig, Method, generate
 
 
@@ -56,17 +53,11 @@ class Command:
 
 def run(command: Command) -> int:
     """Make pictures as `command` says; returns the exit code. Mistakes raise, see `panorama.generate.generate`."""
-    if command.resume and command.run_dir is None:
-        raise ValueError("resume: expected --run-dir, the folder of the run to go on with, got none")
     if not command.resume and not command.prompt:
         raise ValueError('expected a caption, --prompt "...", got none (--help shows an overview)')
-    try:
-        result = generate(
-            command.prompt, command.output, build_config(command), run_dir=command.run_dir, resume=command.resume
-        )
-    except RunInterrupted as stop:
-        print(f"{stop}; go on with: csd3d generate --resume --run-dir {stop.run_dir}", file=sys.stderr)
-        return stop.exit_code
+    result = generate(
+        command.prompt, command.output, build_config(command), run_dir=command.run_dir, resume=command.resume
+    )
     for path in result.paths:
         print(f"picture  {path}")
     print(f"report   {result.report}")
@@ -79,23 +70,14 @@ def build_config(command: Command) -> GenerateConfig:
     Raises:
         ValueError, TypeError, FileNotFoundError: a setting that makes no sense.
     """
-    given = {k: v for k, v in vars(command).items() if v is not None and v is not False}
-    changes: dict[str, Any] = {k: given[k] for k in _OWN if k in given}
-    if "n" in given:
-        changes["count"] = given["n"]
-    engine = {k: given[k] for k in ("lr", "s_text") if k in given}
-    if command.resume and command.run_dir is not None:
-        recorded = Manifest.read(command.run_dir / "manifest.json").config
-        config = override(GenerateConfig(), {k: v for k, v in recorded.items() if k != "prompt"}, where="manifest")
+    if command.resume:
+        _, config = recorded(command.run_dir, GenerateConfig(), "generate")
     else:
         prior, method = command.prior or GenerateConfig.prior, command.method or GenerateConfig.method
         config = GenerateConfig(csd=generation(resolve(prior).builtin, "sds" if method == "sds" else "csd"))
-    if "steps" in given:
-        if (command.method or config.method) == "ddim":
-            changes["sampling_steps"] = given["steps"]
-        else:
-            engine["steps"] = given["steps"]
-    return override(config, {**changes, "csd": engine}, where="flags")
-
-
-_OWN = ("method", "prior", "width", "height", "wrap", "windows_per_step", "seed", "device")
+    values = given(command)
+    if "n" in values:
+        values["count"] = values["n"]
+    if "steps" in values and (command.method or config.method) == "ddim":
+        values["sampling_steps"] = values.pop("steps")
+    return put_flags(config, values)

@@ -1,7 +1,6 @@
 """What the page of a panorama run shows, and the pictures beside it."""
 
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from csd3d.engine.loop import StepInfo
 from csd3d.runs.atomic import atomic_path
-from csd3d.runs.curves import Curve
 from csd3d.runs.manifest import Manifest
 from csd3d.runs.report import Panel, Report
 from panorama.regions import Plan
@@ -51,8 +48,8 @@ def write_media(
     return shown[0], shown[1]
 
 
-def make_report(facts: Facts, manifest: Manifest, curves: Sequence[StepInfo]) -> Report:
-    """The page of a finished run."""
+def make_report(facts: Facts, manifest: Manifest) -> Report:
+    """What the page of a finished run shows of its own."""
     picture, edit = facts.picture, manifest.config
     bits = 8 if picture.levels == 255 else 16
     wraps = {"none": "flat", "cylinder": "closed cylinder", "sphere": "full sphere"}[facts.wrap]
@@ -60,22 +57,9 @@ def make_report(facts: Facts, manifest: Manifest, curves: Sequence[StepInfo]) ->
         f"{picture.width_px} × {picture.height_px} px", f"{bits} bits", wraps, f"{facts.windows} windows",
         f"{edit['csd']['coupling']} coupling", f"prior {manifest.prior['name']}", f"{manifest.steps_done} steps",
     ]  # fmt: skip
-    kernel = [float("nan") if i.kernel_mean is None else i.kernel_mean for i in curves]
-    charts = (
-        Curve("Gradient", [i.gradient_rms for i in curves], log=True, hint="root mean square of the update direction"),
-        Curve("Residual", [i.residual_rms for i in curves], log=True, hint="what windows want before they are coupled"),
-        Curve("Kernel weight", kernel, hint="mean weight between different windows; 1 = all move as one"),
-        Curve("Learning rate", [i.lr for i in curves]),
-    )
-    seconds = {f"{k} (s)": v for k, v in manifest.timing_s.items()}
-    memory = {f"peak {k} memory (MB)": round(v / 1e6) for k, v in manifest.memory_bytes.items()}
     return Report(
         title=" · ".join(sentence.text for sentence in facts.plan.sentences), subtitle=picture.path.name,
-        facts=phrases, panels=facts.panels, sheet="sheet.png",
-        curves=[c for c in charts if any(v == v for v in c.values)],
-        numbers=manifest.numbers, settings=edit, notes=manifest.notes,
-        environment={**seconds, **memory, "versions": manifest.versions, "machine": manifest.machine},
-        command=_command_line(picture.path, manifest.command, edit),
+        facts=phrases, panels=facts.panels, command=_command_line(picture.path, manifest.command, edit),
     )  # fmt: skip
 
 

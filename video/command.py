@@ -1,19 +1,16 @@
 """`csd3d video`: parse, build the settings, edit, say where the result is."""
 
-import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import tyro
 
 from csd3d.priors.editor import default_prior, recommended
 from csd3d.priors.resolve import resolve
-from csd3d.runs.flags import CommonFlags, method_changes, preset_changes
-from csd3d.runs.interrupt import RunInterrupted
-from csd3d.runs.manifest import Manifest
+from csd3d.runs.flags import CommonFlags, given, preset_changes, put_flags
+from csd3d.runs.folder import recorded
 from csd3d.runs.settings import override
 from video import edit
 from video.config import Draw, VideoConfig
@@ -78,25 +75,19 @@ class Command(CommonFlags):
 
 def run(command: Command) -> int:
     """Edit as `command` says; returns the exit code. Mistakes raise, see `video.edit.edit_video`."""
-    if command.resume and command.run_dir is None:
-        raise ValueError("resume: expected --run-dir, the folder of the run to go on with, got none")
     if not command.resume and (command.clip is None or command.prompt is None):
         missing = "a clip" if command.clip is None else 'a sentence, --prompt "..."'
         raise ValueError(f"expected {missing}, got none (--help shows an overview)")
     if command.preview:
         return _preview(command)
-    try:
-        result = edit_video(
-            command.clip,
-            command.prompt,
-            command.output,
-            build_config(command),
-            run_dir=command.run_dir,
-            resume=command.resume,
-        )
-    except RunInterrupted as stop:
-        print(f"{stop}; go on with: csd3d video --resume --run-dir {stop.run_dir}", file=sys.stderr)
-        return stop.exit_code
+    result = edit_video(
+        command.clip,
+        command.prompt,
+        command.output,
+        build_config(command),
+        run_dir=command.run_dir,
+        resume=command.resume,
+    )
     print(f"clip    {result.path}")
     print(f"report  {result.report}")
     return 0
@@ -125,54 +116,22 @@ def build_config(command: Command) -> VideoConfig:
         ValueError, TypeError, FileNotFoundError: a setting that makes no sense, or that the prior cannot serve.
     """
     config = _start(command)
-    changes: dict[str, Any] = {k: v for k, v in vars(command).items() if k in _OWN and v is not None}
-    engine: dict[str, Any] = {k: v for k, v in vars(command).items() if k in _ENGINE and v is not None}
     if command.preset is not None:
         config = override(config, preset_changes(command.preset, editor="video", method=command.method), where="preset")
+    values = given(command)
     if command.coupling is not None:
-        changes["motion"] = command.coupling == "motion"
-        engine["coupling"] = "independent" if command.coupling == "independent" else "svgd"
-    if command.strict:
-        changes["strict"] = True
-    if command.mask is not None:
-        changes["mask"] = str(command.mask)
+        values["motion"] = command.coupling == "motion"
+        values["coupling"] = "independent" if command.coupling == "independent" else "svgd"
     if command.no_steady:
-        changes["steady"] = False
-    if command.method is not None:
-        engine = {**method_changes(command.method), **engine}
+        values["steady"] = False
     if command.fps is not None:
-        changes["fps"] = _rate(command.fps)
-    return override(config, {**changes, "csd": engine}, where="flags")
-
-
-_OWN = (
-    "prior",
-    "source_prompt",
-    "seed",
-    "device",
-    "size",
-    "frames_per_step",
-    "draw",
-    "detail",
-    "keyframes",
-    "strength",
-    "feather",
-    "fade",
-    "max_frames",
-    "fps",
-    "crf",
-    "stream",
-    "codec",
-    "depth",
-)
-_ENGINE = ("steps", "lr", "s_text", "s_image")
+        values["fps"] = _rate(command.fps)
+    return put_flags(config, values)
 
 
 def _start(command: Command) -> VideoConfig:
-    if command.resume and command.run_dir is not None:
-        recorded: Mapping[str, Any] = Manifest.read(command.run_dir / "manifest.json").config
-        settings = {k: v for k, v in recorded.items() if k != "prompt"}
-        return override(VideoConfig(), settings, where="manifest")
+    if command.resume:
+        return recorded(command.run_dir, VideoConfig(), "video")[1]
     prior = command.prior or default_prior(command.method)
     return replace(VideoConfig(), prior=prior, csd=recommended(resolve(prior).builtin, command.method))
 

@@ -5,13 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from csd3d.priors.editor import Loaded, recommended
-from csd3d.runs.atomic import remove_parts
-from csd3d.runs.folder import free_name, prior_fingerprint, reopen_run, start_run
+from csd3d.runs.folder import free_name, prior_entry, recorded
 from csd3d.runs.history import earlier_runs
-from csd3d.runs.interrupt import stoppable
 from csd3d.runs.manifest import Manifest, fingerprint, to_plain
 from csd3d.runs.progress import RunProgress
-from csd3d.runs.settings import override
+from csd3d.runs.start import started
 from video.config import VideoConfig
 from video.formats import CONTAINERS, Encoding, require_output
 from video.job import Job, VideoResult, encoding_of, score_of, times_of
@@ -57,7 +55,9 @@ def edit_video(
         RunInterrupted: SIGINT or SIGTERM arrived and the state is saved.
     """
     if resume:
-        clip, prompt, output, config = _recall(clip, prompt, output, config, run_dir)
+        old, settings = recorded(run_dir, VideoConfig(), "video")
+        clip, prompt = clip or old.inputs[0]["path"], prompt or old.config["prompt"]
+        output, config = output or old.outputs.get("clip"), config or settings
     if clip is None or prompt is None or not prompt.strip():
         raise ValueError("video: expected a clip and a prompt, got none; only --resume can do without")
     config = config or VideoConfig()
@@ -76,19 +76,11 @@ def edit_video(
         csd = config.csd or recommended(prior.builtin)
         config = replace(config, csd=csd)
         score_of(prior, plan, csd, config.source_prompt)  # refuses what the prior cannot serve
-        manifest = _manifest(source, prompt, config, prior)
         path = Path(run_dir) if run_dir is not None else free_name(source.info.path.stem, prompt)
         target = _target(output, path, source.info.path, encoding_of(config))
-        if resume:
-            folder, manifest = reopen_run(path, manifest, free=FREE)
-            remove_parts(target)
-            manifest.outputs["clip"] = str(target.resolve())
-        else:
-            manifest.outputs["clip"] = str(target.resolve())
-            folder = start_run(path, manifest)
-        job = Job(source, prompt, config, csd, prior, mask, folder, manifest, target, progress)
-        with progress, stoppable() as stop:
-            return job.go(stop)
+        manifest = _manifest(source, prompt, config, prior, mask, target)
+        with started(path, manifest, [target], progress, resume=resume, free=FREE) as start:
+            return Job(source, prompt, config, csd, prior, mask, start).go()
 
 
 def load_prior(config: VideoConfig) -> Loaded:
@@ -117,14 +109,16 @@ def _plan(clip: Clip, prompt: str, config: VideoConfig) -> Plan:
     return plan_keys(first.sentence, key_frames([0] * clip.info.frames, config.keyframes))
 
 
-def _manifest(clip: Clip, prompt: str, config: VideoConfig, prior: Loaded) -> Manifest:
-    known = {"name": prior.name, "path": str(prior.path), "builtin": prior.builtin}
-    if Path(prior.path).is_dir():
-        known["fingerprint"] = prior_fingerprint(Path(prior.path))
-    settings = to_plain(config) | {"prompt": prompt, "prior": prior.name}
+def _manifest(
+    clip: Clip, prompt: str, config: VideoConfig, prior: Loaded, mask: ClipMask | None, target: Path
+) -> Manifest:
     source = fingerprint(clip.info.path, clip.info.files)
-    history = earlier_runs(clip.info.path, source["sha256"], clip.info.tags.get("comment"))
-    return Manifest("video", settings, config.seed, inputs=[source], prior=known, history=history)
+    return Manifest(
+        "video", to_plain(config) | {"prompt": prompt, "prior": prior.name}, config.seed,
+        inputs=[source] if mask is None else [source, fingerprint(mask.path, mask.files)],
+        prior=prior_entry(prior), outputs={"clip": str(target.resolve())},
+        history=earlier_runs(clip.info.path, source["sha256"], clip.info.tags.get("comment")),
+    )  # fmt: skip
 
 
 def _target(output: str | Path | None, run_dir: Path, clip: Path, encoding: Encoding) -> Path:
@@ -137,23 +131,3 @@ def _target(output: str | Path | None, run_dir: Path, clip: Path, encoding: Enco
     if target.exists() and clip.exists() and target.samefile(clip):
         raise ValueError(f"output: expected another file than the clip itself, got {target}")
     return target
-
-
-def _recall(
-    clip: str | Path | None,
-    prompt: str | None,
-    output: str | Path | None,
-    config: VideoConfig | None,
-    run_dir: str | Path | None,
-) -> tuple[str | Path, str, str | Path | None, VideoConfig]:
-    """What was left out of a resume, from the run's manifest."""
-    if run_dir is None:
-        raise ValueError("resume: expected --run-dir, the folder of the run to go on with, got none")
-    old = Manifest.read(Path(run_dir) / "manifest.json")
-    settings = {k: v for k, v in old.config.items() if k != "prompt"}
-    return (
-        clip if clip is not None else old.inputs[0]["path"],
-        prompt if prompt is not None else old.config["prompt"],
-        output if output is not None else old.outputs.get("clip"),
-        config if config is not None else override(VideoConfig(), settings, where="manifest"),
-    )

@@ -1,8 +1,8 @@
 """One start of a run: encode, move all frames together, decode, write, and leave a page to look at."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,19 +11,16 @@ import torch
 from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
-from csd3d.engine.loop import StepInfo, run
 from csd3d.engine.residuals import Score
 from csd3d.engine.transport import TransportKernel
 from csd3d.priors.editor import Loaded, native_px, score_for
 from csd3d.priors.geometry import WorkingSize, working_size
-from csd3d.runs.folder import RunFolder
 from csd3d.runs.history import provenance
-from csd3d.runs.interrupt import RunInterrupted, StopRequest
-from csd3d.runs.manifest import Manifest, fingerprint
-from csd3d.runs.progress import RunProgress
-from csd3d.runs.report import write_report
+from csd3d.runs.log import StepLog
+from csd3d.runs.manifest import fingerprint
 from csd3d.runs.rows import Rows, writing_rows
 from csd3d.runs.sheet import contact_sheet, save_picture
+from csd3d.runs.start import Start
 from video.config import VideoConfig
 from video.formats import Encoding
 from video.keep import KeptLatents, greys_path, sources_path
@@ -73,57 +70,51 @@ class Job:
     csd: CsdConfig
     prior: Loaded
     mask: ClipMask | None
-    folder: RunFolder
-    manifest: Manifest
-    target: Path
-    progress: RunProgress
+    start: Start
     _seen: tuple[tuple[int, int], ...] = field(init=False)
 
     def __post_init__(self) -> None:
         self._seen = _stamps(self.clip)
 
-    def go(self, stop: StopRequest) -> VideoResult:
-        """All phases; whatever ends them, the manifest says how the run stands."""
-        try:
-            self._note_circumstances()
-            plan = self._encode(stop)
-            with closing(KeptLatents(self.folder, state_arrays(self.csd))) as kept:
-                curves = self._move(kept, plan, stop)
-                self._render(kept, plan, curves, stop)
-        except BaseException as error:
-            self.manifest.status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            self.manifest.measure_memory()
-            self.manifest.write(self.folder.manifest)
-            raise
+    def go(self) -> VideoResult:
+        """All phases."""
+        self.start.note(*self.clip.notes)
+        self.start.note_prior(self.prior, self.config.device)
+        plan = self._encode()
+        with closing(KeptLatents(self.start.folder, state_arrays(self.csd))) as kept:
+            log = self._move(kept, plan)
+            self._render(kept, plan, log)
+        manifest = self.start.manifest
         return VideoResult(
-            self.target, self.folder.path, self.clip.info.frames, self.manifest.steps_done, tuple(self.manifest.notes)
-        )
+            self.start.results[0], self.start.folder.path, self.clip.info.frames, manifest.steps_done,
+            tuple(manifest.notes),
+        )  # fmt: skip
 
     @cached_property
     def _size(self) -> WorkingSize:
         short = self.config.size or native_px(self.prior)
         return working_size(self.clip.info.display_aspect, short, self.prior.codec.factor)
 
-    def _encode(self, stop: StopRequest) -> Plan:
+    def _encode(self) -> Plan:
         """Latents of the particles' sources and, for motion, the frames in grey; the files appear when whole."""
         count = self.clip.info.frames
-        greys = {greys_path(self.folder): (count, self._greys)} if self._moves else {}
+        greys = {greys_path(self.start.folder): (count, self._greys)} if self._moves else {}
         if self.config.keyframes is not None:
-            self._scan(greys, stop)
+            self._scan(greys)
             plan = plan_keys(self.prompt, key_frames(self._shots, self.config.keyframes))
-            self._note(f"{len(plan.frames)} key frames are edited, the others follow their motion")
+            self.start.note(f"{len(plan.frames)} key frames are edited, the others follow their motion")
         else:
             plan = plan_frames(spans_of(self.prompt), times_of(self.clip), fade_s=self.config.fade)
-        self._scan({sources_path(self.folder): (len(plan.frames), self._latents_of(plan))} | greys, stop)
+        self._scan({sources_path(self.start.folder): (len(plan.frames), self._latents_of(plan))} | greys)
         return plan
 
-    def _scan(self, wanted: dict[Path, tuple[int, Convert]], stop: StopRequest) -> None:
+    def _scan(self, wanted: dict[Path, tuple[int, Convert]]) -> None:
         """Write what is missing of `wanted`: files of so many rows."""
         missing = {path: rows for path, rows in wanted.items() if not path.exists()}
         if not missing:
             return
         chunks = working_frames(self.clip, self._size, most_frames=self.config.chunk_frames)
-        with self.manifest.timed("encode"), ExitStack() as stack:
+        with self.start.manifest.timed("encode"), ExitStack() as stack:
             stack.enter_context(closing(chunks))
             files = [
                 (stack.enter_context(writing_rows(path, count)), convert) for path, (count, convert) in missing.items()
@@ -132,7 +123,7 @@ class Job:
                 for append, convert in files:
                     if len(rows := convert(frames, rgb)):
                         append(rows)
-                self._stop_if(stop, f"encoded {frames.stop} frames, which the next start does again")
+                self.start.stop_if_asked(f"encoded {frames.stop} frames, which the next start does again")
             self._require_unchanged()
 
     def _greys(self, frames: range, rgb: Tensor) -> Tensor:
@@ -157,13 +148,13 @@ class Job:
     @cached_property
     def _shots(self) -> list[int]:
         """To which shot each frame belongs."""
-        greys = Rows(greys_path(self.folder))
+        greys = Rows(greys_path(self.start.folder))
         with closing(greys):
             shots = shots_of(changes(greys[k : k + _GREYS] for k in range(0, len(greys), _GREYS)))
         if shots[-1]:
             cuts = [k for k in range(1, len(shots)) if shots[k] != shots[k - 1]]
             named = ", ".join(map(str, cuts[:8])) + (", ..." if len(cuts) > 8 else "")
-            self._note(f"{len(cuts) + 1} shots, cut at frames {named}: each has a motion of its own")
+            self.start.note(f"{len(cuts) + 1} shots, cut at frames {named}: each has a motion of its own")
         return shots
 
     @cached_property
@@ -171,111 +162,67 @@ class Job:
         """Motion within each shot, if the settings need it."""
         if not self._moves:
             return None
-        return ClipMotion(Rows(greys_path(self.folder)), grey_px(self._size, self.prior.codec.factor), self._shots)
-
-    def _move(self, kept: KeptLatents, plan: Plan, stop: StopRequest) -> list[StepInfo]:
-        """The optimisation, from the last saved state to the end."""
-        turns = turns_of(self.config, plan)
-        round_steps = turns.steps(len(kept.sources))
-        csd = replace(
-            self.csd, steps=self.csd.steps * round_steps, lr_decay_every=self.csd.lr_decay_every * round_steps
+        return ClipMotion(
+            Rows(greys_path(self.start.folder)), grey_px(self._size, self.prior.codec.factor), self._shots
         )
-        particles = FrameParticles(kept.sources, csd, turns=turns, device=self.prior.device, arrays=kept.arrays)
-        score = score_of(self.prior, plan, csd, self.config.source_prompt)
+
+    def _move(self, kept: KeptLatents, plan: Plan) -> StepLog:
+        """The optimisation, from the last saved state to the end."""
+        turns, count = turns_of(self.config, plan), len(kept.sources)
+        particles = FrameParticles(kept.sources, self.csd, turns=turns, device=self.prior.device, arrays=kept.arrays)
         kernel = None
         if self._motion and self.config.motion:
-            kernel = TransportKernel(ParticleMotion(self._motion, plan.frames), csd.bandwidth)
-        rng = torch.Generator().manual_seed(self.config.seed)
-        done, curves = kept.load(particles, rng)
-        if done > csd.steps:
-            raise ValueError(f"steps: expected at least the {done} that this run has done, got {csd.steps}")
+            kernel = TransportKernel(ParticleMotion(self._motion, plan.frames), self.csd.bandwidth)
+        return self.start.move(
+            particles, score_of(self.prior, plan, self.csd, self.config.source_prompt), self.csd,
+            torch.Generator().manual_seed(self.config.seed), count=count, turns=turns.steps(count), kernel=kernel,
+            kept=kept, save_every=self.config.checkpoint_every,
+        )  # fmt: skip
 
-        def save() -> None:
-            kept.save(particles, rng, curves, done)
-            self.manifest.steps_done = done
-
-        with self.manifest.timed("edit"):
-            steps = run(particles, score, csd, rng=rng, start=done, kernel=kernel)
-            for info in self.progress.track("edit", steps, total=csd.steps, start=done):
-                curves.append(replace(info, index=()))
-                done = info.step + 1
-                if stop or done % self.config.checkpoint_every == 0 or done == csd.steps:
-                    save()
-                self._stop_if(stop, f"{done} of {csd.steps} steps are done")
-            if done == 0 or not self.folder.state.exists():
-                save()
-        self.manifest.write(self.folder.manifest)
-        return curves
-
-    def _render(self, kept: KeptLatents, plan: Plan, curves: Sequence[StepInfo], stop: StopRequest) -> None:
+    def _render(self, kept: KeptLatents, plan: Plan, log: StepLog) -> None:
         lost: list[str] = []
         pictures = Pictures(
-            kept.arrays["z"], kept.sources, lambda z: self.prior.codec.decode(z.to(self.prior.device)).cpu(),
+            kept.arrays["z"], kept.sources, self._decode,
             self._size, plan, detail=self.config.detail, strength=self.config.strength, mask=self.mask,
             motion=self._motion if self.config.steady or not plan.shares else None,
         )  # fmt: skip
         tags = dict(self.clip.info.tags)
-        tags |= provenance(tags.get("comment"), [*self.manifest.history, {"prompt": self.prompt}])
+        tags |= provenance(tags.get("comment"), [*self.start.manifest.history, {"prompt": self.prompt}])
         chunks = render(
-            self.clip, pictures, output=self.target, media=self.folder.media,
+            self.clip, pictures, output=self.start.results[0], media=self.start.folder.media,
             encoding=encoding_of(self.config), tags=tags, most_frames=self.config.chunk_frames, notes=lost,
         )  # fmt: skip
         samples = Samples([])
-        with self.manifest.timed("write"), closing(chunks):
+        with self.start.manifest.timed("write"), closing(chunks):
             for frames, now in self._tracked("write", chunks):
                 samples = now
                 self._require_unchanged()
                 if frames.stop < self.clip.info.frames:
-                    self._stop_if(stop, "all steps are done, the clip is not written yet")
-        for note in [*lost, *self.clip.notes, *getattr(self.prior, "notes", ())]:
-            self._note(note)
+                    self.start.stop_if_asked("all steps are done, the clip is not written yet")
+        self.start.note(*lost, *self.clip.notes, *getattr(self.prior, "notes", ()))
         times = [f"{self.clip.info.time_s(i):.2f} s" for i in samples.frames]
         rows = {"source": torch.stack(samples.source), self.prompt: torch.stack(samples.edited)}
-        save_picture(contact_sheet(rows, columns=times), self.folder.sheet)
-        self.manifest.status = "finished"
-        self.manifest.measure_memory()
-        self.manifest.outputs |= {
-            "report": str(self.folder.report.resolve()),
-            "sheet": str(self.folder.sheet.resolve()),
-        }
-        written = fingerprint(self.target)
-        self.manifest.written = {written["path"]: written["sha256"]}
-        write_report(self.folder.report, make_report(self.clip, self.prompt, self.manifest, curves))
-        self.manifest.write(self.folder.manifest)
+        save_picture(contact_sheet(rows, columns=times), self.start.folder.sheet)
+        self.start.finish(
+            make_report(self.clip, self.prompt, self.start.manifest), log,
+            lambda i: (f"frame {plan.frames[i]}", self._decode(kept.sources[i : i + 1])),
+        )  # fmt: skip
 
-    def _note_circumstances(self) -> None:
-        for note in self.clip.notes:
-            self._note(note)
-        if self.prior.builtin:
-            self._note(
-                "the built-in prior is small and knows a closed set of sentences; "
-                "--prior timbrooks/instruct-pix2pix (or a folder) uses a big one"
-            )
-        if self.config.device is None and self.prior.device.type == "cpu":
-            self._note("no CUDA device is in use: running on the CPU")
-
-    def _note(self, text: str) -> None:
-        """Say it once and keep it in the manifest."""
-        if self.manifest.note(text):
-            self.progress.say(f"note: {text}")
+    def _decode(self, z: Tensor) -> Tensor:
+        return self.prior.codec.decode(z.to(self.prior.device)).cpu()
 
     def _require_unchanged(self) -> None:
         """Raises `ValueError` if the clip is no longer what the run began with."""
         if (now := _stamps(self.clip)) != self._seen:
             info = self.clip.info
-            if fingerprint(info.path, info.files)["sha256"] != self.manifest.inputs[0]["sha256"]:
+            if fingerprint(info.path, info.files)["sha256"] != self.start.manifest.inputs[0]["sha256"]:
                 raise ValueError(f"clip: {info.path} changed while it was edited; the state is as it was before")
             self._seen = now
-
-    def _stop_if(self, stop: StopRequest, how_far: str) -> None:
-        if stop.signum is not None:
-            self.progress.say(f"stopped: {how_far}")
-            raise RunInterrupted(self.folder.path, stop.signum)
 
     def _tracked(self, phase: str, chunks: Iterator[tuple[range, Any]]) -> Iterator[tuple[range, Any]]:
         """The chunks with a bar that counts frames."""
         unit = chunk_frames(self.clip, self.config.chunk_frames)
-        return self.progress.track(phase, chunks, total=self.clip.info.frames, unit=unit)
+        return self.start.progress.track(phase, chunks, total=self.clip.info.frames, unit=unit)
 
 
 def turns_of(config: VideoConfig, plan: Plan) -> Turns:

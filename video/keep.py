@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from csd3d.engine.loop import StepInfo
 from csd3d.runs.checkpoint import load_checkpoint
-from csd3d.runs.folder import RunFolder, load_state, save_state
+from csd3d.runs.folder import RunFolder
+from csd3d.runs.log import StepLog
 from csd3d.runs.rows import Rows, copy_rows, writing_rows
 from video.particles import FrameParticles
 
@@ -45,16 +45,16 @@ class KeptLatents:
                         append(torch.zeros(min(_ZEROS, count - k), *shape))
         self.arrays = {name: Rows(self._now(name)) for name in self._names}
 
-    def load(self, particles: FrameParticles, rng: torch.Generator) -> tuple[int, list[StepInfo]]:
-        """Everything else of the saved state; the number of steps done and their curves."""
-        return load_state(self._folder, particles, rng)
+    def load(self, particles: FrameParticles, rng: torch.Generator, log: StepLog) -> None:
+        """Everything else of the saved state."""
+        self._folder.load(particles, rng, log)
 
-    def save(self, particles: FrameParticles, rng: torch.Generator, curves: Sequence[StepInfo], step: int) -> None:
-        """Keep the state after `step` steps; whenever this is stopped, the earlier state or this one is whole."""
+    def save(self, particles: FrameParticles, rng: torch.Generator, log: StepLog) -> None:
+        """Keep the state after the steps of `log`; whenever this is stopped, the earlier state or this one is whole."""
         for name in self._names:
-            copy_rows(self._now(name), self._saved(step, name))
-        save_state(self._folder, particles, rng, curves, step)
-        self._forget(but=step)
+            copy_rows(self._now(name), self._saved(log.done, name))
+        self._folder.save(particles, rng, log)
+        self._forget(but=log.done)
 
     def close(self) -> None:
         """Free the files and delete what only a running start needs."""

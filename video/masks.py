@@ -29,6 +29,7 @@ class ClipMask:
             FileNotFoundError: there is nothing at `path`.
             ValueError: it cannot be read, has another shape than the clip, or fewer frames.
         """
+        self.path, self.files = path, ()
         self._feather, self._info = feather_px, info
         self._clip: Clip | None = None
         self._one: Tensor | None = None
@@ -36,6 +37,7 @@ class ClipMask:
             self._one = self._fitted(_picture(path), path)
             return
         self._clip = open_clip(path)
+        self.path, self.files = self._clip.info.path, self._clip.info.files
         if self._clip.info.frames < info.frames:
             have = self._clip.info.frames
             self._clip.close()

@@ -8,7 +8,7 @@ the particles, the state of `rng`, and `info.step + 1`. Restore them, pass the l
 the CPU bit for bit.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.residuals import Score
 from csd3d.engine.stein import Kernel
-from csd3d.engine.step import Regulariser, csd_step, named_regularisers, require_finite
+from csd3d.engine.step import Regulariser, StepResult, csd_step, named_regularisers, require_finite
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,10 @@ class Particles(Protocol):
         ...
 
 
+Watch = Callable[[Batch, StepResult], None]
+"""Sees the particles of a step and what came of them."""
+
+
 @dataclass(frozen=True)
 class StepInfo:
     """What happened in one step."""
@@ -88,16 +92,17 @@ def run(
     start: int = 0,
     kernel: Kernel | None = None,
     regularisers: Sequence[Regulariser] = (),
+    watch: Watch | None = None,
 ) -> Iterator[StepInfo]:
     """Steps `start` to `config.steps` - 1, one for each item that is asked for.
 
-    `rng` lives on the CPU whatever the device of the particles. Raises `ValueError` at once for settings that the
-    prior cannot serve, and `FloatingPointError` before a step with NaN or infinity is applied: particles then stay as
-    the step before left them.
+    `rng` lives on the CPU whatever the device of the particles. `watch` sees every step before it is applied. Raises
+    `ValueError` at once for settings that the prior cannot serve, and `FloatingPointError` before a step with NaN or
+    infinity is applied: particles then stay as the step before left them.
     """
     require_timesteps(score, config)
     named_regularisers(score, config)
-    return _steps(particles, score, config, rng, start, kernel=kernel, regularisers=regularisers)
+    return _steps(particles, score, config, rng, start, kernel=kernel, regularisers=regularisers, watch=watch)
 
 
 def _steps(
@@ -109,6 +114,7 @@ def _steps(
     *,
     kernel: Kernel | None,
     regularisers: Sequence[Regulariser],
+    watch: Watch | None,
 ) -> Iterator[StepInfo]:
     for step in range(start, config.steps):
         batch = particles.draw(rng)
@@ -118,6 +124,8 @@ def _steps(
             score, batch.z, batch.s, batch.index, t=t, e=e, config=config, kernel=kernel, regularisers=regularisers
         )
         require_finite(result, batch.index, step=step, t=t)
+        if watch is not None:
+            watch(batch, result)
         lr = lr_at(step, config)
         particles.apply(batch, result.g, lr=lr)
         yield StepInfo(

@@ -1,14 +1,16 @@
 """The flags that mean the same in every editor's command."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import tyro
 
-from csd3d.engine.config import METHODS, PAPER
-from csd3d.runs.settings import load_preset
+from csd3d.engine.config import METHODS, PAPER, CsdConfig
+from csd3d.runs.settings import load_preset, override
 
+C = TypeVar("C")
 Method = Literal["csd-edit", "csd", "dds", "cds", "sds"]
 
 
@@ -40,6 +42,26 @@ class CommonFlags:
     """Folder of the run: manifest, state, report. Default: a new one in `runs/`."""
     resume: tyro.conf.FlagCreatePairsOff[bool] = False
     """Go on with the run in --run-dir. Whatever else is given must agree with it."""
+
+
+def given(command: Any) -> dict[str, Any]:
+    """The flags of a command that a person gave, by name; paths as text."""
+    values = {k: v for k, v in vars(command).items() if v is not None and v is not False and v != ()}
+    return {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
+
+
+def put_flags(config: C, values: Mapping[str, Any]) -> C:
+    """`config` with each value where a setting of its name is, in it or in the engine's; a `method` stands for several.
+
+    Raises:
+        ValueError, TypeError: a value that makes no sense.
+    """
+    own = {f.name for f in fields(config)}  # pyright: ignore[reportArgumentType]
+    if "method" in values and "method" not in own:
+        values = {**method_changes(values["method"]), **values}
+    engine = {f.name for f in fields(CsdConfig)} - own
+    changes = {k: v for k, v in values.items() if k in own}
+    return override(config, {**changes, "csd": {k: v for k, v in values.items() if k in engine}}, where="flags")
 
 
 def preset_changes(name: str, *, editor: str, method: str | None = None) -> dict[str, object]:

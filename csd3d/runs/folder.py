@@ -2,28 +2,30 @@
 
 manifest.json           settings, versions, hashes, notes, timing; rewritten at every phase
 sources.safetensors     latents of the sources, written once
-state.safetensors       particles, random state, step and curves; rewritten every few steps
-report.html, sheet.png, media/      for people
+state.safetensors       particles, random state and the log of the steps; rewritten every few steps
+report.html, sheet.png, gradient.png, media/      for people
 """
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from csd3d.engine.loop import Particles, StepInfo
+from csd3d.engine.loop import Particles
 from csd3d.runs.atomic import remove_leftovers
 from csd3d.runs.checkpoint import load_checkpoint, save_checkpoint
+from csd3d.runs.log import StepLog
 from csd3d.runs.manifest import Manifest, differences
+from csd3d.runs.settings import override
 
-CURVES = ("t", "lr", "gradient_rms", "residual_rms", "kernel_mean")
-"""What is kept of every step."""
+C = TypeVar("C")
+
 _END_BYTES = 1 << 16
 
 
@@ -59,9 +61,36 @@ class RunFolder:
         return self.path / "sheet.png"
 
     @property
+    def gradient(self) -> Path:
+        """The picture of the gradient."""
+        return self.path / "gradient.png"
+
+    @property
     def report(self) -> Path:
         """The page for people."""
         return self.path / "report.html"
+
+    def save(self, particles: Particles, rng: torch.Generator, log: StepLog) -> None:
+        """Keep everything needed to go on after the steps of `log`, in one atomic file.
+
+        The particles' state must be flat: tensors by name.
+        """
+        tensors = {f"particles.{name}": value for name, value in particles.state_dict().items()}
+        tensors |= {f"log.{name}": value for name, value in log.state_dict().items()}
+        save_checkpoint(self.state, {**tensors, "rng": rng.get_state()}, {"step": log.done})
+
+    def load(self, particles: Particles, rng: torch.Generator, log: StepLog) -> None:
+        """Put particles, random state and the log of the steps done back, where a state was saved.
+
+        Raises:
+            ValueError: the state does not fit these particles.
+        """
+        if not self.state.exists():
+            return
+        saved = load_checkpoint(self.state).tensors
+        particles.load_state_dict(_below("particles.", saved))
+        rng.set_state(saved["rng"])
+        log.load_state_dict(_below("log.", saved))
 
 
 def free_name(stem: str, prompt: str, *, base: Path = Path("runs")) -> Path:
@@ -121,9 +150,33 @@ def reopen_run(path: Path, manifest: Manifest, *, free: tuple[str, ...]) -> tupl
         )
     for place in (folder.path, folder.media):
         remove_leftovers(place)
-    old.status, old.config = "running", manifest.config
+    old.status, old.config, old.outputs = "running", manifest.config, old.outputs | manifest.outputs
     old.versions, old.machine = manifest.versions, manifest.machine
+    old.write(folder.manifest)
     return folder, old
+
+
+def recorded(run_dir: str | Path | None, config: C, *commands: str) -> tuple[Manifest, C]:
+    """The manifest of a run of `commands` to go on with, and its settings, put into the editor's `config`.
+
+    Raises:
+        ValueError: no folder is given, or its run is of another command.
+        FileNotFoundError: it holds no run.
+    """
+    if run_dir is None:
+        raise ValueError("resume: expected --run-dir, the folder of the run to go on with, got none")
+    manifest = Manifest.read(Path(run_dir) / "manifest.json")
+    if manifest.command not in commands:
+        expected = " or ".join(commands)
+        raise ValueError(f"resume: expected a run of {expected}, got one of {manifest.command} in {run_dir}")
+    settings = {name: value for name, value in manifest.config.items() if name != "prompt"}
+    return manifest, override(config, settings, where="manifest")
+
+
+def prior_entry(prior: Any) -> dict[str, Any]:
+    """What a manifest keeps of a loaded prior."""
+    known = {"name": prior.name, "path": str(prior.path), "builtin": prior.builtin}
+    return known | ({"fingerprint": prior_fingerprint(prior.path)} if prior.path.is_dir() else {})
 
 
 def save_sources(folder: RunFolder, s: Float[Tensor, "n c h w"]) -> None:
@@ -134,37 +187,6 @@ def save_sources(folder: RunFolder, s: Float[Tensor, "n c h w"]) -> None:
 def load_sources(folder: RunFolder) -> Float[Tensor, "n c h w"] | None:
     """The source latents, or None when the run was stopped before it had them."""
     return load_checkpoint(folder.sources).tensors["s"] if folder.sources.exists() else None
-
-
-def save_state(
-    folder: RunFolder, particles: Particles, rng: torch.Generator, curves: Sequence[StepInfo], step: int
-) -> None:
-    """Everything needed to go on after `step` steps, in one atomic file.
-
-    `curves` are the steps of all starts of the run together. The particles' state must be flat: tensors by name.
-    """
-    rows = [[_as_float(getattr(info, name)) for name in CURVES] for info in curves]
-    tensors = {f"particles.{name}": value for name, value in particles.state_dict().items()}
-    tensors["rng"] = rng.get_state()
-    tensors["curves"] = torch.tensor(rows, dtype=torch.float64).reshape(-1, len(CURVES))
-    save_checkpoint(folder.state, tensors, {"step": step, "curves": list(CURVES)})
-
-
-def load_state(folder: RunFolder, particles: Particles, rng: torch.Generator) -> tuple[int, list[StepInfo]]:
-    """Put particles and random state back; the number of steps done and their curves (0 and none for a fresh run).
-
-    Raises:
-        ValueError: the state does not fit these particles.
-    """
-    if not folder.state.exists():
-        return 0, []
-    saved = load_checkpoint(folder.state)
-    mine = {k.removeprefix("particles."): v for k, v in saved.tensors.items() if k.startswith("particles.")}
-    particles.load_state_dict(mine)
-    rng.set_state(saved.tensors["rng"])
-    table = saved.tensors["curves"].tolist()
-    curves = [_as_info(i, dict(zip(saved.record["curves"], row, strict=True))) for i, row in enumerate(table)]
-    return int(saved.record["step"]), curves
 
 
 def prior_fingerprint(path: Path) -> str:
@@ -180,18 +202,5 @@ def prior_fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _as_float(value: float | int | None) -> float:
-    return float("nan") if value is None else float(value)
-
-
-def _as_info(step: int, row: dict[str, Any]) -> StepInfo:
-    kernel = row["kernel_mean"]
-    return StepInfo(
-        step=step,
-        t=int(row["t"]),
-        lr=row["lr"],
-        index=(),
-        gradient_rms=row["gradient_rms"],
-        residual_rms=row["residual_rms"],
-        kernel_mean=None if kernel != kernel else kernel,
-    )
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

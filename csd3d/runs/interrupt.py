@@ -12,10 +12,12 @@ class RunInterrupted(KeyboardInterrupt):
     """A run was asked to stop and has saved its state.
 
     `run_dir` is the folder to resume from, `exit_code` what a command should return (130 for Ctrl-C, 143 for SIGTERM).
+    The text says how `command` goes on, if that is given.
     """
 
-    def __init__(self, run_dir: Path, signum: int = signal.SIGINT) -> None:
-        super().__init__(f"stopped; the state is saved in {run_dir}")
+    def __init__(self, run_dir: Path, signum: int = signal.SIGINT, *, command: str | None = None) -> None:
+        how = f"; go on with: csd3d {command} --resume --run-dir {run_dir}" if command else ""
+        super().__init__(f"stopped; the state is saved in {run_dir}{how}")
         self.run_dir = run_dir
         self.exit_code = 128 + signum
 

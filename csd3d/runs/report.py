@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from csd3d.runs.atomic import write_text
 from csd3d.runs.curves import Curve, curve_svg
+from csd3d.runs.log import CAPTION
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Report:
     """Parts of the page made elsewhere, after the players."""
     sheet: str = ""
     """Contact sheet, a picture file relative to the report."""
+    gradient: str = ""
+    """Picture of the gradient, likewise."""
     curves: Sequence[Curve] = ()
     numbers: Mapping[str, Any] = field(default_factory=dict)
     """Measured results."""
@@ -76,10 +79,11 @@ def render(report: Report) -> str:
         _header(report),
         _players(report),
         *(panel.html for panel in report.panels),
-        _sheet(report.sheet),
+        _picture("Contact sheet", report.sheet),
         _notes(report.notes),
         _section("Measured", _table(report.numbers)),
         _curves(report.curves),
+        _picture("Gradient", report.gradient, CAPTION),
         _section("Settings", _table(report.settings)),
         _section("Run", _table(report.environment)),
         _section("Repeat", f"<pre>{escape(report.command)}</pre>" if report.command else ""),
@@ -128,11 +132,12 @@ def _players(report: Report) -> str:
     )
 
 
-def _sheet(file: str) -> str:
+def _picture(title: str, file: str, caption: str = "") -> str:
     if not file:
         return ""
-    name = quote(file)
-    return _section("Contact sheet", f'<a href="{name}"><img class="sheet" src="{name}" alt="Contact sheet"></a>')
+    name, said = quote(file), f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    shown = f'<a href="{name}"><img class="sheet" src="{name}" alt="{escape(title)}"></a>'
+    return _section(title, f"<figure>{shown}{said}</figure>")
 
 
 def _notes(notes: Sequence[str]) -> str:

@@ -27,6 +27,21 @@ def test_toys_are_particles() -> None:
     assert isinstance(FreeLatents(latents(2), CONFIG), Particles)
 
 
+def test_whoever_watches_sees_each_step_before_it_is_applied() -> None:
+    particles, seen = FreeLatents(latents(6), CONFIG, per_step=4), []
+    infos = run(
+        particles, ToyScore(), CONFIG, rng=generator(0),
+        watch=lambda batch, result: seen.append((batch.index, rms(result.g), particles.z.detach().clone())),
+    )  # fmt: skip
+    before = particles.z.detach().clone()
+    for step, info in enumerate(infos):
+        index, size, then = seen[step]
+        assert (tuple(index.tolist()), size) == (info.index, info.gradient_rms)
+        assert torch.equal(then, before)
+        before = particles.z.detach().clone()
+    assert torch.equal(before, finished(CONFIG)[0]), "watching changes nothing"
+
+
 def test_first_step_by_hand() -> None:
     particles, rng = FreeLatents(latents(3), CONFIG), generator(5)
     info = next(run(particles, ToyScore(), CONFIG, rng=rng))

@@ -72,7 +72,7 @@ def test_run_directory_is_complete_and_valid(wide, tmp_path):
     names = {str(p.relative_to(result.run_dir)) for p in result.run_dir.rglob("*") if p.is_file()}
     assert names == {
         "manifest.json", "state.safetensors", "sources.safetensors", "edited.png", "report.html", "sheet.png",
-        "media/source.jpg", "media/edited.jpg",
+        "gradient.png", "media/source.jpg", "media/edited.jpg",
     }  # fmt: skip
     page = result.report.read_text()
     assert "make it red" in page

@@ -102,7 +102,7 @@ def test_run_directory_is_complete_and_valid(make_clip, tmp_path):
     names = {str(p.relative_to(result.run_dir)) for p in result.run_dir.rglob("*") if p.is_file()}
     assert names == {
         "manifest.json", "state.safetensors", "state-18-z.npy", "sources.npy", "greys.npy", "edited.mp4", "report.html",
-        "sheet.png", "media/source.mp4", "media/edited.mp4",
+        "sheet.png", "gradient.png", "media/source.mp4", "media/edited.mp4",
     }  # fmt: skip
     page = result.report.read_text()
     assert "make it red" in page
@@ -112,7 +112,7 @@ def test_run_directory_is_complete_and_valid(make_clip, tmp_path):
             assert clip.info.frames == 9
     state = state_of(result.run_dir)
     assert state.record["step"] == 18
-    assert state.tensors["curves"].shape == (18, 5)
+    assert state.tensors["log.curves"].shape == (18, 5)
 
 
 def test_same_seed_same_result_other_seed_other_latents(make_clip, tmp_path):

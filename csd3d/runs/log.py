@@ -1,0 +1,127 @@
+"""What is kept of the steps of a run: numbers for its curves, and the gradient of a few particles for its picture.
+
+A particle's first turns change most, and a single gradient is mostly the noise that was drawn. So gradients are summed
+over stretches of turns that double: 1, 2-3, 4-7, 8-15, ... What is kept thus grows with the logarithm of the turns, and
+depends on nothing but the steps that were done, however often the run was stopped.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from csd3d.engine.loop import Batch, StepInfo
+from csd3d.engine.step import StepResult
+from csd3d.runs.curves import Curve
+from csd3d.runs.sheet import contact_sheet, evenly
+
+PARTICLES = 3
+"""Whose gradients are kept: the first, a middle and the last particle."""
+SHOWN = 5
+"""Most stretches in a row of the picture."""
+CAPTION = (
+    "Where particles were told to change: the source, then the gradient's length over the latent channels, from black "
+    "(none) to white (the most of that picture). Each picture is the mean gradient over the turns that are named; a "
+    "single turn's is mostly noise."
+)
+_NUMBERS = ("t", "lr", "gradient_rms", "residual_rms", "kernel_mean")
+
+
+class StepLog:
+    """The steps of a run, those of all its starts together."""
+
+    def __init__(self, count: int) -> None:
+        """Nothing yet, of `count` particles."""
+        self.infos: list[StepInfo] = []
+        self._turns = dict.fromkeys(evenly(count, PARTICLES), 0)
+        self._sums: dict[int, list[Tensor]] = {i: [] for i in self._turns}
+
+    @property
+    def done(self) -> int:
+        """Steps that are finished."""
+        return len(self.infos)
+
+    def watch(self, batch: Batch, result: StepResult) -> None:
+        """Take up the gradients of a step; the engine's loop calls it."""
+        for i in self._turns:
+            at = (batch.index == i).nonzero().flatten()
+            if not len(at):
+                continue
+            g = result.g[at[0]].detach().to("cpu", torch.float32)
+            self._turns[i] += 1
+            if self._turns[i].bit_length() > len(self._sums[i]):
+                self._sums[i].append(torch.zeros_like(g))
+            self._sums[i][-1] += g
+
+    def add(self, info: StepInfo) -> None:
+        """Take up the numbers of a step."""
+        self.infos.append(replace(info, index=()))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything, as tensors by name."""
+        rows = [[_as_float(getattr(info, name)) for name in _NUMBERS] for info in self.infos]
+        curves = torch.tensor(rows, dtype=torch.float64).reshape(-1, len(_NUMBERS))
+        sums = {f"gradient.{i}": torch.stack(own) for i, own in self._sums.items() if own}
+        return {"curves": curves, "turns": torch.tensor(list(self._turns.values())), **sums}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Return to a state of `state_dict`, of as many particles."""
+        rows = state["curves"].tolist()
+        self.infos = [_as_info(i, dict(zip(_NUMBERS, row, strict=True))) for i, row in enumerate(rows)]
+        self._turns = dict(zip(self._turns, state["turns"].tolist(), strict=True))
+        self._sums = {i: list(state[f"gradient.{i}"].clone()) if turns else [] for i, turns in self._turns.items()}
+
+    def curves(self) -> list[Curve]:
+        """The charts of a report."""
+        infos = self.infos
+        charts = (
+            Curve("Gradient", [i.gradient_rms for i in infos], log=True, hint="root mean square of the direction"),
+            Curve(
+                "Residual", [i.residual_rms for i in infos], log=True, hint="what each wants before they are coupled"
+            ),
+            Curve(
+                "Kernel weight",
+                [_as_float(i.kernel_mean) for i in infos],
+                hint="mean weight between two particles; 1 = all move as one",
+            ),
+            Curve("Learning rate", [i.lr for i in infos]),
+        )
+        return [chart for chart in charts if any(v == v for v in chart.values)]
+
+    def picture(self, show: Callable[[int], tuple[str, Float[Tensor, "1 3 H W"]]]) -> Image.Image | None:
+        """The gradients beside what they are gradients of, a row for each particle; none if nothing moved.
+
+        `show` gives a particle's name and what it began as, in [0, 1].
+        """
+        rows: dict[str, Tensor] = {}
+        for i, turns in self._turns.items():
+            if not turns:
+                continue
+            name, rgb = show(i)
+            spans = [(2**k, min(2 ** (k + 1) - 1, turns)) for k in evenly(len(self._sums[i]), SHOWN)]
+            means = [self._sums[i][first.bit_length() - 1] / (last - first + 1) for first, last in spans]
+            maps = interpolate(heat(torch.stack(means)), rgb.shape[-2:], mode="nearest")
+            said = ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in spans)
+            rows[f"{name}, turns {said}"] = torch.cat([rgb.detach().float().cpu(), maps])
+        return contact_sheet(rows, cell_px=160) if rows else None
+
+
+def heat(g: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 h w"]:
+    """Length over channels as the colours of hot iron: black for none, red, yellow, white for the most of a picture."""
+    length = g.norm(dim=1, keepdim=True)
+    share = length / length.amax((1, 2, 3), keepdim=True).clamp_min(1e-12)
+    return (3 * share - torch.tensor([0.0, 1.0, 2.0])[:, None, None]).clamp(0, 1)
+
+
+def _as_float(value: float | int | None) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def _as_info(step: int, row: Mapping[str, float]) -> StepInfo:
+    kernel = row["kernel_mean"]
+    numbers = {**row, "t": int(row["t"]), "kernel_mean": None if kernel != kernel else kernel}
+    return StepInfo(step=step, index=(), **numbers)  # pyright: ignore[reportArgumentType]
