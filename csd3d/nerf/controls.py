@@ -5,7 +5,7 @@ when the next step begins; with several processes, all of them do.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from nerfstudio.utils.rich_utils import CONSOLE
@@ -21,31 +21,48 @@ class Controls:
     def __init__(
         self,
         prompt: str | None,
+        source_prompt: str | None,
         *,
         s_text: float,
-        s_image: float,
-        strength: float,
-        check: Callable[[str], object],
+        s_image: float | None,
+        strength: float | None,
+        needs_source: bool,
+        check: Callable[[str, str | None], object],
         show_before: Callable[[bool], None],
     ) -> None:
-        """`check` raises `ValueError` for a sentence that the prior does not know; `show_before` acts at once."""
+        """`s_image` and `strength`: None where they mean nothing. `needs_source`: a caption of the scene is needed too.
+        `check` raises `ValueError` for sentences that the prior cannot serve; `show_before` acts at once."""
         self._check = check
         self._wishes: deque[Wish] = deque()
         self.prompt = ViewerText("Prompt", prompt or "")  # without a hook, which would see every keystroke
-        self.start = ViewerButton("Edit as the prompt says", cb_hook=lambda _: self._ask_for(self.prompt.value))
-        self.text = ViewerSlider("Text guidance", s_text, 1.0, 15.0, 0.1, cb_hook=self._setter("s_text"))
-        self.image = ViewerSlider("Image guidance", s_image, 1.0, 5.0, 0.1, cb_hook=self._setter("s_image"))
-        self.strength = ViewerSlider("Edit strength", strength, 0.0, 1.0, 0.05, cb_hook=self._setter("strength"))
+        self.source = ViewerText("What the scene shows", source_prompt or "")
+        self.start = ViewerButton("Edit as the prompt says", cb_hook=lambda _: self._ask())
+        self.scales = {
+            name: self._slider(label, name, value, most)
+            for label, name, value, most in (
+                ("Text guidance", "s_text", s_text, 15.0),
+                ("Image guidance", "s_image", s_image, 5.0),
+                ("Edit strength", "strength", strength, 1.0),
+            )
+            if value is not None
+        }
         self.pause = ViewerCheckbox("Pause edits", False, cb_hook=lambda box: self._wish("pause", box.value))
         self.before = ViewerCheckbox("Show the scene before", False, cb_hook=lambda box: show_before(box.value))
         self.undo = ViewerButton("Undo the last prompt", cb_hook=lambda _: self._wish("undo"))
         self.reset = ViewerButton("Back to the photographs", cb_hook=lambda _: self._wish("reset"))
+        self._texts = [self.prompt, self.source] if needs_source else [self.prompt]
 
     @property
     def elements(self) -> list[ViewerElement]:
         """In the order in which they are shown."""
-        scales = [self.text, self.image, self.strength]
-        return [self.prompt, self.start, *scales, self.pause, self.before, self.undo, self.reset]
+        switches = [self.pause, self.before, self.undo, self.reset]
+        return [*self._texts, self.start, *self.scales.values(), *switches]
+
+    def show(self, prompt: str | None, source_prompt: str | None, scales: Mapping[str, float]) -> None:
+        """Show other sentences, and other values of the scales that are named."""
+        self.prompt.value, self.source.value = prompt or "", source_prompt or ""
+        for name, slider in self.scales.items():
+            slider.value = scales.get(name, slider.value)
 
     def wishes(self) -> list[Wish]:
         """What was wished for since the last call."""
@@ -54,17 +71,22 @@ class Controls:
     def _wish(self, *wish: Any) -> None:
         self._wishes.append(wish)
 
-    def _setter(self, name: str) -> Callable[[Any], None]:
-        return lambda control: self._wish("adjust", name, control.value)
+    def _slider(self, label: str, name: str, value: float, most: float) -> ViewerSlider[float]:
+        """From 1 to `most` (0 to 1 for a share), or to whatever was asked for beyond."""
+        least, step = (0.0, 0.05) if most == 1 else (1.0, 0.1)
+        return ViewerSlider(
+            label, value, min(least, value), max(most, value), step,
+            cb_hook=lambda slider: self._wish("adjust", name, slider.value),
+        )  # fmt: skip
 
-    def _ask_for(self, prompt: str) -> None:
-        """A sentence that the prior does not know is said on the console and changes nothing."""
-        prompt = prompt.strip()
+    def _ask(self) -> None:
+        """Sentences that the prior cannot serve are said on the console and change nothing."""
+        prompt, source_prompt = self.prompt.value.strip(), self.source.value.strip() or None
         if not prompt:
             return
         try:
-            self._check(prompt)
+            self._check(prompt, source_prompt)
         except ValueError as error:
             CONSOLE.print(f"[bold yellow]{error}")
             return
-        self._wish("change_prompt", prompt)
+        self._wish("change_prompt", prompt, source_prompt)

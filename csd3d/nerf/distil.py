@@ -16,7 +16,7 @@ from csd3d.engine.config import CsdConfig
 from csd3d.engine.loop import draw_noise, draw_timestep
 from csd3d.engine.step import csd_step, require_finite, surrogate_loss
 from csd3d.nerf.ranks import SharedScore, gather, share
-from csd3d.priors.editor import Editor
+from csd3d.priors.editor import Loaded, score_for
 from csd3d.priors.geometry import to_working, working_size
 
 
@@ -24,13 +24,14 @@ def distil_loss(
     renders: Float[Tensor, "m 3 _h _w"],
     sources: Float[Tensor, "m 3 _H _W"],
     count: int,
-    prior: Editor,
+    prior: Loaded,
     prompt: str,
     csd: CsdConfig,
     *,
     rng: torch.Generator,
     step: int,
     size_px: int,
+    source_prompt: str | None = None,
     inside: Bool[Tensor, "m 1 _h _w"] | None = None,
 ) -> Float[Tensor, ""]:
     """The surrogate loss of one step.
@@ -39,21 +40,23 @@ def distil_loss(
         renders: what the field shows, in [0, 1], with the graph to it. Of several processes each brings its share.
         sources: what the cameras saw of the same, in [0, 1], at any size of the same aspect.
         count: particles of all processes together, equally many of each.
-        prior: an instruction editor.
-        prompt: the sentence.
+        prior: of either kind.
+        prompt: the sentence, or the caption of the result.
         csd: settings of the engine.
         rng: on the CPU, in the same state in every process.
         step: for messages.
         size_px: shorter side at which the prior works.
+        source_prompt: the caption of the sources, for text-to-image priors.
         inside: where the field may change: no gradient arrives elsewhere. None = everywhere.
 
     Raises:
         UnknownPrompt: the prior knows a closed set of sentences, and this is not among them.
+        ValueError: what is asked for is nothing that the prior can serve.
         FloatingPointError: a gradient is not finite.
     """
     height, width = sources.shape[-2:]
     size = working_size(Fraction(width, height), size_px, prior.codec.factor)
-    score = SharedScore(prior.score(prompt, s_text=csd.s_text, s_image=csd.s_image))
+    score = SharedScore(score_for(prior, csd, prompt, source_prompt=source_prompt))
     if inside is not None:
         renders = torch.where(inside.to(renders.device), renders, renders.detach())
     mine = prior.codec.encode(to_working(renders, size).to(prior.device))

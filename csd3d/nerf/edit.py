@@ -1,4 +1,4 @@
-"""Rendered views in, edited views out: CSD-Edit of all of them together. Knows no nerfstudio.
+"""Rendered views in, edited views out: score distillation of all of them together. Knows no nerfstudio.
 
 A particle starts at the latent of its render, not of its photograph: what the field has taken up of earlier edits is
 kept, and what it has averaged out over views stays averaged out. It is conditioned on, and compared with, the
@@ -19,7 +19,7 @@ from csd3d.engine.loop import Batch, StepInfo, make_optimizer, run
 from csd3d.engine.stein import Kernel
 from csd3d.nerf.ranks import SharedScore, every
 from csd3d.priors.detail import restore_mapped
-from csd3d.priors.editor import Editor, native_px
+from csd3d.priors.editor import Loaded, native_px, score_for
 from csd3d.priors.geometry import WorkingSize, from_working, to_working, working_size
 
 
@@ -64,11 +64,12 @@ class EditedViews:
 def edit_views(
     renders: Float[Tensor, "n 3 _h _w"],
     photographs: Float[Tensor, "n 3 H W"],
-    prior: Editor,
+    prior: Loaded,
     prompt: str,
     csd: CsdConfig,
     *,
     rng: torch.Generator,
+    source_prompt: str | None = None,
     size_px: int | None = None,
     strength: float = 1.0,
     detail: float = 1.0,
@@ -80,10 +81,11 @@ def edit_views(
     Args:
         renders: what the field shows now, in [0, 1]; any size of the same aspect.
         photographs: what the cameras saw, in [0, 1], the same views in the same order.
-        prior: an instruction editor.
-        prompt: the sentence.
+        prior: of either kind.
+        prompt: the sentence, or the caption of the result.
         csd: settings of the engine; `steps` is the number of moves of this call.
         rng: on the CPU.
+        source_prompt: the caption of the photographs, for text-to-image priors.
         size_px: shorter side at which the prior works; None = what it was trained at.
         strength: share of the edit that is kept: 0 gives the photographs back, 1 the whole edit.
         detail: share of the photographs' lost detail that is put back (`csd3d.priors.detail`).
@@ -94,11 +96,12 @@ def edit_views(
 
     Raises:
         UnknownPrompt: the prior knows a closed set of sentences, and this is not among them.
+        ValueError: what is asked for is nothing that the prior can serve.
         FloatingPointError: the run diverged.
     """
     photographs = photographs.cpu()
     size = view_size(photographs, prior, size_px)
-    score = prior.score(prompt, s_text=csd.s_text, s_image=csd.s_image)
+    score = score_for(prior, csd, prompt, source_prompt=source_prompt)
     n = len(photographs)
     s, z = (
         every(n, lambda i, rgb=rgb: prior.codec.encode(to_working(rgb[i].cpu(), size).to(prior.device)))
@@ -113,7 +116,7 @@ def edit_views(
     return EditedViews(rgb if inside is None else torch.where(inside.cpu(), rgb, photographs), curves)
 
 
-def view_size(photographs: Float[Tensor, "n 3 H W"], prior: Editor, size_px: int | None) -> WorkingSize:
+def view_size(photographs: Float[Tensor, "n 3 H W"], prior: Loaded, size_px: int | None) -> WorkingSize:
     """The size at which the prior works on these views."""
     height, width = photographs.shape[-2:]
     return working_size(Fraction(width, height), size_px or native_px(prior), prior.codec.factor)
@@ -124,7 +127,7 @@ def finished(
     z: Float[Tensor, "n c h w"],
     s: Float[Tensor, "n c h w"],
     photographs: Float[Tensor, "n 3 H W"],
-    prior: Editor,
+    prior: Loaded,
     size: WorkingSize,
     *,
     detail: float,

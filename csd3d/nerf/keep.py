@@ -28,6 +28,8 @@ class Layer:
     """The views that one prompt has edited, as PNG files."""
 
     prompt: str
+    source_prompt: str | None = None
+    method: str | None = None
     views: dict[int, bytes] = field(default_factory=dict)
 
 
@@ -51,10 +53,16 @@ class Layers:
         """Whether `prompt` is the latest and has edited some of `count` views, but not all."""
         return bool(self.layers) and prompt == self.prompt and 0 < len(self.layers[-1].views) < count
 
-    def start(self, prompt: str) -> None:
-        """Begin a layer, unless the top one is of that prompt."""
+    @property
+    def source_prompt(self) -> str | None:
+        """The source prompt beside it."""
+        return self.layers[-1].source_prompt if self.layers else None
+
+    def start(self, prompt: str, source_prompt: str | None = None, method: str | None = None) -> None:
+        """Begin a layer, unless the top one is of that prompt; what else is said goes for it from now on."""
         if prompt != self.prompt:
             self.layers.append(Layer(prompt))
+        self.layers[-1].source_prompt, self.layers[-1].method = source_prompt, method
 
     def undo(self) -> set[int]:
         """Take the top layer away; the views that look different now."""
@@ -88,14 +96,14 @@ class Layers:
     def state(self) -> list[dict[str, Any]]:
         """For a checkpoint: plain containers and byte tensors, which load without unpickling classes."""
         return [
-            {"prompt": layer.prompt, "views": {v: _to_tensor(png) for v, png in layer.views.items()}}
-            for layer in self.layers
+            {**vars(layer), "views": {v: _to_tensor(png) for v, png in layer.views.items()}} for layer in self.layers
         ]
 
     def load(self, state: list[dict[str, Any]]) -> None:
         """Return to a `state`."""
         self.layers = [
-            Layer(layer["prompt"], {v: png.numpy().tobytes() for v, png in layer["views"].items()}) for layer in state
+            Layer(**{**layer, "views": {v: png.numpy().tobytes() for v, png in layer["views"].items()}})
+            for layer in state
         ]
 
     def write(

@@ -1,11 +1,11 @@
 """The pipeline: nerfstudio trains the field, and every so often a batch of its training views is edited together.
 
 Dataset update (CSD, section on 3-D; Instruct-NeRF2NeRF with all views of a batch in one SVGD instead of one at a time):
-render views that cover the scene, move their latents by CSD-Edit, conditioned on their photographs, and let training
-see the result in the place of the photographs. The first batches of a prompt follow each other at once until it has
-edited every view: a field that trains on a mix of edited and other views fills with haze. Distillation
-(`csd3d.nerf.distil`) replaces nothing: a few renders of every step carry the gradient to the field. The prior lives
-outside the module and never reaches a checkpoint.
+render views that cover the scene, move their latents by CSD-Edit or another method, compared with their photographs,
+and let training see the result in the place of the photographs. The first batches of a prompt follow each other at
+once until it has edited every view: a field that trains on a mix of edited and other views fills with haze.
+Distillation (`csd3d.nerf.distil`) replaces nothing: a few renders of every step carry the gradient to the field. The
+prior lives outside the module and never reaches a checkpoint.
 """
 
 from functools import cached_property
@@ -20,6 +20,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
+from csd3d.engine.loop import require_timesteps
 from csd3d.engine.transport import TransportKernel
 from csd3d.nerf.backends import EditedModel, for_ranks
 from csd3d.nerf.controls import Controls
@@ -32,10 +33,13 @@ from csd3d.nerf.masks import in_box, read_masks
 from csd3d.nerf.ranks import agree, every, ranks, share
 from csd3d.nerf.settings import CsdEditPipelineConfig
 from csd3d.nerf.views import correspond, look, points_of, scaled, show, square
-from csd3d.priors.editor import Editor, native_px, recommended
+from csd3d.priors.editor import native_px, score_for
 from csd3d.priors.geometry import resize
 from csd3d.priors.resolve import resolve
 from csd3d.runs.sheet import evenly
+
+SCALES = ("s_text", "s_image", "strength")
+"""Settings that the viewer can change."""
 
 
 class CsdEditPipeline(VanillaPipeline):
@@ -78,28 +82,41 @@ class CsdEditPipeline(VanillaPipeline):
             names = [Path(p).stem for p in data.train_dataset.image_filenames]
             self._masks = read_masks(config.mask_dir, names, height, width)
         self.prompt: str | None = config.prompt or getattr(config.model, "prompt", None)
-        if self.prompt:
-            self.prior.score(self.prompt, s_text=1.0, s_image=1.0)  # a sentence that it does not know: say so now
-        suited = recommended(resolve(config.prior).builtin)
+        self.source_prompt = config.source_prompt
+        resolved = resolve(config.prior_name)
+        captions = resolved.kind != "instruct" and config.method not in (None, "csd-edit")
+        suited = config.engine(builtin=resolved.builtin)
         self.controls = Controls(
             self.prompt,
-            s_text=config.s_text or suited.s_text,
-            s_image=config.s_image or suited.s_image,
-            strength=config.strength,
-            check=lambda prompt: self.prior.score(prompt, s_text=1.0, s_image=1.0),
+            self.source_prompt,
+            s_text=suited.s_text,
+            s_image=None if captions else suited.s_image,
+            strength=config.strength if config.driver == "update" else None,
+            needs_source=captions and suited.residual == "source",
+            check=self.require,
             show_before=lambda wanted: setattr(self.model, "show_before", wanted),
         )
+        if self.prompt or self.source_prompt is not None:
+            self.require(self.prompt or "", self.source_prompt)
+        self._asked = self._now()
         for i, element in enumerate(self.controls.elements):  # the viewer looks for attributes, and sorts their names
             setattr(self, f"control_{i}", element)
 
     # --- the edit -----------------------------------------------------------------------------------------------------
 
     @cached_property  # which the viewer's search for elements passes by, unlike a property
-    def prior(self) -> Editor:
-        """The prior, loaded when first asked for; no part of the module, so not of checkpoints."""
-        from csd3d.priors.instruct import InstructPrior  # slow to import, and eval never needs it
+    def prior(self) -> Any:
+        """The prior, a `Loaded` of either kind, when first asked for; no part of the module, so not of checkpoints."""
+        from csd3d.priors.either import load_either  # slow to import, and eval never needs it
 
-        return InstructPrior.load(self.config.prior, device=self.config.prior_device or str(self.device))
+        prior = load_either(self.config.prior_name, device=self.config.prior_device or str(self.device))
+        self.config.require_kind(prior.kind)
+        return prior
+
+    def require(self, prompt: str, source_prompt: str | None) -> None:
+        """Raises `ValueError` for what the prior cannot serve, by its words, by its kind or by its training."""
+        csd = self.csd()
+        require_timesteps(score_for(self.prior, csd, prompt, source_prompt=source_prompt), csd)
 
     def csd(self) -> CsdConfig:
         """Settings of the engine for one batch of views."""
@@ -148,6 +165,7 @@ class CsdEditPipeline(VanillaPipeline):
             self.prompt,
             self.csd(),
             rng=self._rng,
+            source_prompt=self.source_prompt,
             size_px=size_px,
             strength=self.config.strength,
             detail=self.config.detail,
@@ -190,13 +208,14 @@ class CsdEditPipeline(VanillaPipeline):
                 rng=self._rng,
                 step=step,
                 size_px=config.distil_px if config.distil_patches else size_px,
+                source_prompt=self.source_prompt,
                 inside=torch.stack(masks) if masks else None,
             ).to(self.device)
 
     def sources(self, views: list[int]) -> Float[Tensor, "n 3 H W"]:
         """What the present prompt edits: photographs, or what earlier prompts made of them."""
         assert self.prompt
-        self._layers.start(self.prompt)
+        self._layers.start(self.prompt, self.source_prompt, self.config.method)
         before = [self._layers.seen(v, below_top=True) for v in views]
         data = self.datamanager
         return torch.stack([data.photographs[v] if b is None else b for v, b in zip(views, before, strict=True)])
@@ -285,10 +304,12 @@ class CsdEditPipeline(VanillaPipeline):
         if edits is None:
             self._next_edit = step
             return
+        self._return_to(edits["now"], edits["asked"])
         self._layers.load(edits["layers"])
         self._rng.set_state(edits["rng"])
         self._cover.left = list(edits["left"])
-        self._next_edit = edits["next_edit"]
+        self._next_edit = edits["next_edit"] if self.prompt == edits["now"]["prompt"] else step
+        self._paused = self.controls.pause.value = edits["paused"]
         self.model.before = edits.get("before")
         for view in self._layers.edited():
             self.datamanager.show(view, self._layers.seen(view))
@@ -303,9 +324,32 @@ class CsdEditPipeline(VanillaPipeline):
             "rng": self._rng.get_state(),
             "left": list(self._cover.left),
             "next_edit": self._next_edit,
+            "paused": self._paused,
+            "now": self._now(),
+            "asked": self._asked,
             "before": self.model.before,
             "steps_since_update": 0 if sampler is None else sampler._steps_since_update,
         }
+
+    def _now(self) -> dict[str, Any]:
+        """What the viewer can change, as it is now."""
+        scales = {name: getattr(self.config, name) for name in SCALES}
+        return {"prompt": self.prompt, "source_prompt": self.source_prompt, **scales}
+
+    def _return_to(self, then: dict[str, Any], asked: dict[str, Any]) -> None:
+        """What the viewer had changed, unless the command line asks for something else than it did at that time.
+
+        Raises:
+            ValueError: the prior cannot serve the sentences.
+        """
+        back = {name: value for name, value in then.items() if self._asked[name] in (None, asked[name])}
+        self.prompt, self.source_prompt = (back.pop(k, self._asked[k]) for k in ("prompt", "source_prompt"))
+        if self.prompt:
+            self.require(self.prompt, self.source_prompt)
+        scales = {name: value for name, value in back.items() if value is not None}
+        for name, value in scales.items():
+            self.adjust(name, value)
+        self.controls.show(self.prompt, self.source_prompt, scales)
 
     def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
         """Load a checkpoint's weights.
@@ -318,10 +362,10 @@ class CsdEditPipeline(VanillaPipeline):
 
     # --- what the viewer's controls wish for --------------------------------------------------------------------------
 
-    def change_prompt(self, prompt: str) -> None:
-        """From now on edit as `prompt` says, starting from what training sees; an edit is due at once."""
-        if prompt != self.prompt:
-            self.prompt, self._next_edit = prompt, 0
+    def change_prompt(self, prompt: str, source_prompt: str | None = None) -> None:
+        """From now on edit as the sentences say, starting from what training sees; an edit is due at once."""
+        if (prompt, source_prompt) != (self.prompt, self.source_prompt):
+            self.prompt, self.source_prompt, self._next_edit = prompt, source_prompt, 0
 
     def adjust(self, name: str, value: float) -> None:
         """Set `s_text`, `s_image` or `strength`."""
@@ -333,15 +377,21 @@ class CsdEditPipeline(VanillaPipeline):
 
     def undo(self) -> None:
         """Take the last prompt's edits back; training goes on towards what was there before."""
-        self._show_again(self._layers.undo())
-        self.prompt = self._layers.prompt
-        self.controls.prompt.value = self.prompt or ""
+        if self.prompt == self._layers.prompt:  # else it has not edited anything yet
+            self._show_again(self._layers.undo())
+        self._follow_layers()
 
     def reset(self) -> None:
         """Back to the photographs."""
         self._show_again(self._layers.reset())
-        self.prompt = None
-        self.controls.prompt.value = ""
+        self._follow_layers()
+
+    def _follow_layers(self) -> None:
+        """Go on with what made the top layer; nothing is asked for where there is none."""
+        self.prompt, self.source_prompt = self._layers.prompt, self._layers.source_prompt
+        if self.prompt is None:
+            self.source_prompt = self._asked["source_prompt"]
+        self.controls.show(self.prompt, self.source_prompt, {})
 
     def _show_again(self, views: set[int]) -> None:
         for view in views:

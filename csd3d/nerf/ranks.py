@@ -14,6 +14,7 @@ import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from csd3d.engine.regularisers import FeatureLoss, Features, Layers
 from csd3d.engine.residuals import Score
 from csd3d.engine.schedule import Schedule
 
@@ -63,7 +64,7 @@ def agree(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class SharedScore:
-    """A prior of which every rank holds a copy: each predicts its share of the particles; satisfies `Score`."""
+    """A prior of which every rank holds a copy: each does its share of the particles; satisfies `Score`, `Features`."""
 
     alone: Score
 
@@ -83,6 +84,26 @@ class SharedScore:
     ) -> Float[Tensor, "n c h w"]:
         """Noise in the source latents, of all particles."""
         return every(len(s_t), lambda mine: self.alone.source(s_t[mine], t, s[mine], index[mine]))
+
+    def feature_gradient(
+        self,
+        z_t: Float[Tensor, "n c h w"],
+        s_t: Float[Tensor, "n c h w"],
+        t: int,
+        s: Float[Tensor, "n c h w"],
+        index: Int[Tensor, " n"],
+        *,
+        layers: Layers,
+        loss: FeatureLoss,
+    ) -> Float[Tensor, "n c h w"]:
+        """Gradient of a loss between features of edited and source latents, of all particles."""
+        alone = self.alone
+        assert isinstance(alone, Features)  # as the scores of all our priors are
+
+        def some(mine: list[int]) -> Tensor:
+            return alone.feature_gradient(z_t[mine], s_t[mine], t, s[mine], index[mine], layers=layers, loss=loss)
+
+        return every(len(z_t), some)
 
 
 def _device(own: torch.device) -> torch.device:

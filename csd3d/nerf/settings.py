@@ -8,7 +8,9 @@ from nerfstudio.models.splatfacto import SplatfactoModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 
 from csd3d.engine.config import PAPER, CsdConfig
-from csd3d.priors.editor import recommended
+from csd3d.priors.editor import default_prior, recommended
+from csd3d.priors.resolve import Kind, resolve
+from csd3d.runs.flags import Method, method_changes
 
 PAPER_VIEWS = 3
 """The published bandwidth is not finite with fewer."""
@@ -21,8 +23,14 @@ class CsdEditPipelineConfig(VanillaPipelineConfig):
     _target: type = field(default_factory=lambda: _pipeline())
     prompt: str | None = None
     """What to change, for instance "make it snowy". None: only train the scene (the viewer can still set it)."""
-    prior: str = "builtin"
-    """`builtin` (small, knows a closed set of sentences), a folder in diffusers layout, or a hub id."""
+    source_prompt: str | None = None
+    """What the scene shows, for text-to-image priors. After a further prompt: what the prompt before made of it."""
+    method: Method | None = None
+    """How views are moved: `csd-edit` for instruction editors (None: the same), the others for text-to-image priors,
+    which take captions: of the result, and in `source_prompt` of the scene (not needed by sds and csd)."""
+    prior: str | None = None
+    """`builtin` (small, knows a closed set of sentences), `builtin:t2i` (for captions), a folder in diffusers layout,
+    or a hub id. None: the built-in one that the method is for."""
     prior_device: str | None = None
     """Device of the prior; None: the field's."""
     driver: Literal["update", "distil"] = "update"
@@ -45,10 +53,10 @@ class CsdEditPipelineConfig(VanillaPipelineConfig):
     """Their shorter side in px; the prior sees them scaled up to its size."""
     distil_patches: bool = False
     """Squares of `distil_px` px cut out of views at the prior's size, instead of whole views."""
-    coupling: Literal["svgd", "depth", "paper", "independent"] = "svgd"
+    coupling: Literal["svgd", "depth", "paper", "independent"] | None = None
     """How views move: together (`svgd`), together where they show the same point of the scene, by the field's depth
     (`depth`), together with the published kernel, normalisation and learning rate (`paper`, needs 3 views), or each for
-    itself (`independent`). `distil` does not know `depth`."""
+    itself (`independent`). `distil` does not know `depth`. None: as the method says, together for csd-edit and csd."""
     lr: float | None = None
     """Learning rate of the latents; None: what suits the prior."""
     s_text: float | None = None
@@ -79,21 +87,41 @@ class CsdEditPipelineConfig(VanillaPipelineConfig):
             raise ValueError("driver: expected update for splats, whose training cannot render patches, got distil")
         if self.driver == "distil" and self.coupling == "depth":
             raise ValueError("coupling: expected svgd, paper or independent with driver distil, got depth")
+        for name in ("strength", "detail"):
+            if self.driver == "distil" and getattr(self, name) != 1:
+                raise ValueError(
+                    f"{name}: expected 1 with driver distil, which replaces no picture, got {getattr(self, name)}"
+                )
         name = "views_per_edit" if self.driver == "update" else "distil_views"
         if self.coupling == "paper" and getattr(self, name) < PAPER_VIEWS:
             raise ValueError(f"{name}: expected {PAPER_VIEWS} or more with coupling paper, got {getattr(self, name)}")
         self.engine(builtin=True)
+        self.require_kind(resolve(self.prior_name).kind)
+
+    @property
+    def prior_name(self) -> str:
+        """The prior that is asked for."""
+        return self.prior or default_prior(self.method)
+
+    def require_kind(self, kind: Kind | None) -> None:
+        """Raises `ValueError` for a prior of a kind that the method is not for; None: not known yet."""
+        if kind == "text-to-image" and self.method in (None, "csd-edit"):
+            raise ValueError(
+                f"method: expected sds, csd, dds or cds for the text-to-image model {self.prior_name}, got csd-edit, "
+                "which is for instruction editors"
+            )
 
     def engine(self, *, builtin: bool) -> CsdConfig:
         """Settings of the engine for one batch of views; those that are not given suit the prior: the small built-in
         one, or a big one. Raises `ValueError` for values that the engine refuses."""
-        suited = recommended(builtin)
+        suited = recommended(builtin, self.method)
+        named = method_changes(self.method or "csd-edit")
         if self.coupling == "paper":
             suited = replace(PAPER["csd-edit-video"], s_text=suited.s_text, s_image=suited.s_image)
-        elif self.coupling == "independent":
-            suited = replace(suited, coupling="independent")
+        if self.coupling is not None:
+            named["coupling"] = "independent" if self.coupling == "independent" else "svgd"
         given = {k: float(v) for k in ("lr", "s_text", "s_image") if (v := getattr(self, k)) is not None}
-        return replace(suited, steps=self.edit_steps, **given)
+        return replace(suited, steps=self.edit_steps, **named, **given)
 
 
 def _pipeline() -> type:

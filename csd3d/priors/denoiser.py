@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from csd3d.engine.regularisers import FeatureLoss, Layers
 from csd3d.engine.schedule import Schedule
 from csd3d.priors.chunks import Chunks
-from csd3d.priors.taps import as_map, tapped
+from csd3d.priors.taps import as_map, tapped, tapped_modules
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -61,6 +61,10 @@ class Denoiser:
     def copy_unet(self) -> nn.Module:
         """A copy of the UNet that learns, in float32."""
         return copy.deepcopy(self._unet).float().train().requires_grad_()
+
+    def require_layers(self, layers: Layers) -> None:
+        """Raises ValueError if the UNet has no such layers to take features from."""
+        tapped_modules(self._unet, layers)
 
     def predict(
         self, make_rows: MakeRows, total: int, t: int | Num[Tensor, ""], *, size_lat: tuple[int, int]

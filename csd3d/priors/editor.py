@@ -104,6 +104,8 @@ def score_for(
         ValueError: Something that the prior cannot serve.
         UnknownPrompt: A sentence that it was never taught.
     """
+    if csd.regulariser != "none":
+        prior.require_layers(csd.nce_layers)  # pyright: ignore[reportAttributeAccessIssue]
     if getattr(prior, "kind", "instruct") == "instruct":
         if source_prompt is not None:
             raise ValueError("source-prompt: expected none, an instruction editor reads the source from its picture")

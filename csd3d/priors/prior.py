@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from csd3d.engine.regularisers import Layers
 from csd3d.engine.schedule import Schedule
 from csd3d.priors.chunks import Chunks
 from csd3d.priors.codec import Codec
@@ -111,6 +112,10 @@ class Prior:
     def notes(self) -> list[str]:
         """What happened that a person should know: prompts that were cut, chunks that were halved."""
         return [*self._text.notes, *(note for chunks in self._chunks for note in chunks.notes)]
+
+    def require_layers(self, layers: Layers) -> None:
+        """Raises ValueError if the UNet has no such layers to take features from."""
+        self._denoiser.require_layers(layers)
 
     def copy_unet(self) -> nn.Module:
         """A copy of the UNet that learns, in float32 on the prior's device."""

@@ -209,15 +209,63 @@ def test_the_viewer_changes_the_prompt_undoes_and_resets(scene: Path, prior: Pat
     pipeline.get_train_loss_dict(9)  # paused
     assert torch.equal(data._images.permute(0, 3, 1, 2), data.photographs)
     for control, value in (
-        (controls.text, 4.0),
-        (controls.image, 1.7),
-        (controls.strength, 0.5),
+        (controls.scales["s_text"], 4.0),
+        (controls.scales["s_image"], 1.7),
+        (controls.scales["strength"], 0.5),
         (controls.pause, False),
     ):
         use(control, value)
     pipeline.get_train_loss_dict(10)
     assert (pipeline.csd().s_text, pipeline.csd().s_image, pipeline.config.strength) == (4.0, 1.7, 0.5)
     assert pipeline._layers.edited()
+
+
+def test_undo_of_a_prompt_that_has_not_edited_yet_leaves_the_one_before(
+    scene: Path, prior: Path, tmp_path: Path
+) -> None:
+    pipeline = trainer_for(config_for(scene, prior, tmp_path)).pipeline
+    pipeline.get_train_loss_dict(4)
+    snowy = pipeline.datamanager._images.clone()
+    use(pipeline.controls.pause, True)
+    ask_for(pipeline.controls, "make it night")
+    use(pipeline.controls.undo)
+    pipeline.get_train_loss_dict(5)
+    assert torch.equal(pipeline.datamanager._images, snowy)
+    assert pipeline.prompt == pipeline.controls.prompt.value == "make it snowy"
+
+
+def test_a_resumed_run_goes_on_as_the_viewer_left_it_unless_the_command_says_otherwise(
+    scene: Path, prior: Path, tmp_path: Path
+) -> None:
+    left = trainer_for(config_for(scene, prior, tmp_path)).pipeline
+    left.get_train_loss_dict(4)
+    ask_for(left.controls, "make it night")
+    use(left.controls.scales["s_text"], 4.0)
+    left.get_train_loss_dict(5)
+    use(left.controls.pause, True)
+    left.get_train_loss_dict(6)
+    state = left.edit_state()
+
+    def resumed(**changes: object) -> Any:
+        pipeline = trainer_for(config_for(scene, prior, tmp_path / "again", **changes)).pipeline
+        pipeline.begin(7, state)
+        return pipeline
+
+    same, silent = resumed(), resumed(prompt=None)
+    for pipeline in (same, silent):
+        assert pipeline._layers.history == ("make it snowy", "make it night")
+        assert pipeline.prompt == pipeline.controls.prompt.value == "make it night"
+        assert pipeline.csd().s_text == pipeline.controls.scales["s_text"].value == 4.0
+        assert pipeline._paused
+        assert pipeline._next_edit == left._next_edit
+    other = resumed(prompt="make the ball red", s_text=3.0)
+    assert (other.prompt, other.csd().s_text, other._next_edit) == ("make the ball red", 3.0, 7)
+
+
+def test_guidance_beyond_the_sliders_usual_range_is_taken(scene: Path, prior: Path, tmp_path: Path) -> None:
+    controls = trainer_for(config_for(scene, prior, tmp_path, s_text=20.0, s_image=0.5)).pipeline.controls
+    ranges = [(slider.min, slider.value, slider.max) for slider in controls.scales.values()]
+    assert ranges == [(1.0, 20.0, 20.0), (0.5, 0.5, 5.0), (0.0, 1.0, 1.0)]
 
 
 def test_the_viewer_finds_the_controls_in_their_order(scene: Path, prior: Path, tmp_path: Path) -> None:
@@ -337,6 +385,8 @@ def test_views_talk_by_the_depth_of_the_field(scene: Path, prior: Path, tmp_path
         ({"prior": str(Path(__file__).parent)}, "model_index.json"),
         ({"prior_device": "cuda:7"}, "device 'cuda:7'"),
         ({"mask_dir": Path("nowhere")}, "mask-dir: expected a folder of masks, got nowhere"),
+        ({"driver": "distil", "strength": 0.5}, "strength: expected 1 with driver distil"),
+        ({"driver": "distil", "detail": 0.0}, "detail: expected 1 with driver distil"),
         ({"driver": "distil", "coupling": "depth"}, "coupling: expected svgd, paper or independent with driver distil"),
         ({"coupling": "paper", "views_per_edit": 2}, "views_per_edit: expected 3 or more with coupling paper, got 2"),
         ({"strength": 1.5}, "strength: expected 0 to 1, got 1.5"),

@@ -10,8 +10,9 @@ import torch.multiprocessing as mp
 
 pytest.importorskip("nerfstudio", reason="the nerf extra is not installed")
 
+from csd3d.engine.regularisers import PatchNce
 from csd3d.nerf.host import load_checkpoint
-from csd3d.nerf.ranks import agree, every, gather, share
+from csd3d.nerf.ranks import SharedScore, agree, every, gather, share
 from tests.nerf.tiny import ToyEditor, config_for, trainer_for, write_small_scene
 
 VIEWS = 4
@@ -45,6 +46,25 @@ def outcome(folder: Path, *, rank: int = 0, world: int = 1, coupling: str = "svg
     return {"views": views, "images": images, "rows": rows, "gradients": gradients, "folder": trainer.checkpoint_dir}
 
 
+class FeatureToy(ToyEditor):
+    """A score whose features are its latents."""
+
+    def feature_gradient(self, z_t: Any, s_t: Any, t: int, s: Any, index: Any, *, layers: Any, loss: Any) -> Any:
+        self.rows.append(len(z_t))
+        with torch.enable_grad():
+            z = z_t.clone().requires_grad_()
+            return torch.autograd.grad(loss([z * (1 + index.view(-1, 1, 1, 1))], [s_t]), z)[0]
+
+
+def feature_gradient() -> torch.Tensor:
+    """PatchNCE's gradient for 3 particles, of which every process does its share."""
+    z, s, e = torch.randn(3, 3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    toy = FeatureToy(inverted)
+    gradient = PatchNce(SharedScore(toy), patches=5)(z, s, torch.arange(3), t=100, e=e)
+    assert toy.rows == [len(share(3))]
+    return gradient
+
+
 def work(rank: int, folder: Path) -> None:
     """What each of two processes does."""
     torch.set_num_threads(1)
@@ -52,6 +72,7 @@ def work(rank: int, folder: Path) -> None:
     done = outcome(folder, rank=rank, world=2)
     done["all"] = gather(torch.tensor([[10.0 * i] for i in share(5)]), 5)
     done["first"] = every(1, lambda mine: torch.tensor([[float(i)] for i in mine]))
+    done["features"] = feature_gradient()
     done["agreed"] = agree([("pause", rank)])
     torch.save({k: v for k, v in done.items() if k != "folder"}, folder / f"rank{rank}.pt")
     dist.destroy_process_group()
@@ -76,11 +97,13 @@ def test_two_processes_edit_as_one(tmp_path: Path) -> None:
     for rank in (first, second):
         assert rank["all"].flatten().tolist() == [0, 10, 20, 30, 40]
         assert rank["first"].tolist() == [[0.0]]
+        assert torch.allclose(rank["features"], feature_gradient(), atol=1e-7)
         assert rank["agreed"] == [("pause", 0)]
     saved = load_checkpoint(next(tmp_path.glob("out2/**/*.ckpt")))
     again = trainer_for(
         config_for(tmp_path / "scene", tmp_path, tmp_path / "again", prompt=None, prior="builtin")
     ).pipeline
+    again.prior = ToyEditor(inverted)
     again.load_pipeline(saved["pipeline"], 1)  # one process reads what two have written
     again.begin(2, saved["csd3d"])
     assert torch.equal(again.datamanager._images, first["images"])
