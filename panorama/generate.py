@@ -213,7 +213,12 @@ class _Job:
             parts = []
             for index in torch.arange(len(self.windows)).split(self.config.windows_per_step):
                 parts.append(score.predict(score.prompt, seen[index].to(z), t, index).cpu())
-            self.windows.add(out, torch.cat(parts))
+            predicted = torch.cat(parts)
+            if bad := (~predicted.isfinite().flatten(1).all(1)).nonzero().flatten().tolist():
+                raise FloatingPointError(
+                    f"prediction is not finite at step {step}, timestep {int(t)}, for particles {bad}"
+                )
+            self.windows.add(out, predicted)
             return out.to(z)
 
         steps = self.config.sampling_steps

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from csd3d.runs.history import runs_in, undo
+from csd3d.runs.history import runs_in, sentences, undo
 from csd3d.runs.manifest import Manifest
 
 
@@ -68,7 +68,7 @@ def _list(folder: Path) -> None:
         raise FileNotFoundError(f"runs: expected a folder of runs, got {folder}, which does not exist")
     runs = list(runs_in(folder))
     for path, m in runs:
-        prompt = " | ".join(str(p) for p in (*(e.get("prompt") for e in m.history), m.config.get("prompt", "")))
+        prompt = " | ".join([*(str(e["prompt"]) for e in m.history), sentences(m)])
         print(f"{path}  {m.command}  {m.status:<11}  {m.steps_done} steps  {m.created}  {prompt}")
     if not runs:
         print(f"no runs in {folder}")
@@ -77,7 +77,7 @@ def _list(folder: Path) -> None:
 def _show(run_dir: Path) -> None:
     m = Manifest.read(run_dir / "manifest.json")
     facts: list[tuple[str, Any]] = [
-        ("run", run_dir), ("command", m.command), ("prompt", m.config.get("prompt")), ("status", m.status),
+        ("run", run_dir), ("command", m.command), ("prompt", sentences(m)), ("status", m.status),
         ("started", m.created), ("steps", m.steps_done), ("seed", m.seed), ("prior", m.prior.get("name")),
     ]  # fmt: skip
     facts += [("input", entry["path"]) for entry in m.inputs]
@@ -93,7 +93,7 @@ def _undo(run_dir: Path) -> None:
     files, manifest = undo(run_dir)
     for file in files:
         print(f"deleted      {file}")
-    for entry in manifest.inputs:
+    for entry in manifest.inputs[:1]:  # the others are masks
         gone = "" if Path(entry["path"]).exists() else "  (which is no longer there)"
         print(f"as before    {entry['path']}{gone}")
     resume = f"csd3d {manifest.command} --resume --run-dir {run_dir}"

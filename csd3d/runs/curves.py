@@ -30,7 +30,8 @@ def curve_svg(curve: Curve) -> str:
         return '<p class="faint">nothing was measured</p>'
     low, high = min(known), max(known)
     if high - low < 1e-12 * max(abs(high), 1.0):
-        low, high = low - 0.5, high + 0.5
+        room = 0.5 if curve.log or not high else abs(high) / 2
+        low, high = low - room, high + room
     last = max(len(shown) - 1, 1)
 
     def x(i: int) -> float:

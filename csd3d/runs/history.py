@@ -44,8 +44,15 @@ def earlier_runs(source: Path, sha256: str, comment: str | None = None) -> list[
 
 def entry(path: Path, manifest: Manifest) -> dict[str, Any]:
     """What a later run keeps of an earlier one."""
-    known = {"command": manifest.command, "prompt": manifest.config.get("prompt"), "run_dir": str(path.resolve())}
+    known = {"command": manifest.command, "prompt": sentences(manifest), "run_dir": str(path.resolve())}
     return known | {"input": manifest.inputs[0]["path"] if manifest.inputs else None, "created": manifest.created}
+
+
+def sentences(manifest: Manifest) -> str:
+    """What a run was asked for: its sentence, those of regions, and captions of tasks."""
+    said = manifest.config
+    texts = [*filter(None, [said.get("prompt")]), *said.get("prompt_at", ()), *said.get("prompt_mask", ())]
+    return " · ".join([*texts, *(f"{task}={caption}" for task, caption in said.get("tasks", {}).items())])
 
 
 def provenance(comment: str | None, history: Sequence[Mapping[str, Any]]) -> dict[str, str]:

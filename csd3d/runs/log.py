@@ -24,9 +24,9 @@ PARTICLES = 3
 SHOWN = 5
 """Most stretches in a row of the picture."""
 CAPTION = (
-    "Where particles were told to change: the source, then the gradient's length over the latent channels, from black "
-    "(none) to white (the most of that picture). Each picture is the mean gradient over the turns that are named; a "
-    "single turn's is mostly noise."
+    "Where particles were told to change: the picture, then the length of the gradient over the latent channels, from "
+    "black (none) to white (the most of that map). A map is the mean gradient over the turns that are named; that of a "
+    "single turn is mostly noise."
 )
 _NUMBERS = ("t", "lr", "gradient_rms", "residual_rms", "kernel_mean")
 
@@ -93,9 +93,9 @@ class StepLog:
         return [chart for chart in charts if any(v == v for v in chart.values)]
 
     def picture(self, show: Callable[[int], tuple[str, Float[Tensor, "1 3 H W"]]]) -> Image.Image | None:
-        """The gradients beside what they are gradients of, a row for each particle; none if nothing moved.
+        """A row for each particle: a picture of it, then maps of its gradient; none if nothing moved.
 
-        `show` gives a particle's name and what it began as, in [0, 1].
+        `show` gives a particle's name and picture, in [0, 1].
         """
         rows: dict[str, Tensor] = {}
         for i, turns in self._turns.items():

@@ -98,6 +98,35 @@ def test_ctrl_c_says_how_to_go_on_and_exits_with_130(wide, tmp_path, capsys, mon
     assert Manifest.read(run_dir / "manifest.json").steps_done == 1
 
 
+@pytest.mark.parametrize("name", ["panorama", "image"])
+def test_an_edit_of_an_edit_is_listed_and_can_be_taken_back(wide, tmp_path, capsys, name):
+    runs, first, second = tmp_path / "runs", tmp_path / "first.png", tmp_path / "second.jpg"
+    words = [name, "--steps", "2", "--run-dir"]
+    assert main([*words, str(runs / "a"), str(wide), "--prompt-at", "0,0.5=make it red", "--output", str(first)]) == 0
+    assert main([*words, str(runs / "b"), str(first), "--prompt", "make it dark", "--output", str(second)]) == 0
+    capsys.readouterr()
+    assert main(["runs", "list", str(runs)]) == 0
+    a, b = capsys.readouterr().out.splitlines()
+    assert f"  {name}  finished" in a
+    assert a.endswith("  0,0.5=make it red")
+    assert b.endswith("  0,0.5=make it red | make it dark")
+    assert main(["runs", "show", str(runs / "b")]) == 0
+    assert f"before that  '0,0.5=make it red', {runs / 'a'}" in capsys.readouterr().out
+    assert main(["runs", "undo", str(runs / "a")]) == 2
+    assert "undo that first" in capsys.readouterr().err
+    before = second.read_bytes()
+    assert main(["runs", "undo", str(runs / "b")]) == 0
+    shown = capsys.readouterr()
+    assert f"deleted      {second}" in shown.out
+    assert f"csd3d {name} --resume --run-dir {runs / 'b'}" in shown.err
+    assert not second.exists()
+    assert main([name, "--resume", "--run-dir", str(runs / "b")]) == 0
+    assert second.read_bytes() == before
+    assert main(["runs", "undo", str(runs / "b")]) == 0
+    assert main(["runs", "undo", str(runs / "a")]) == 0
+    assert not first.exists()
+
+
 def test_the_paper_is_a_preset():
     changes = paper_changes(64)
     assert (changes["stride"], changes["windows_per_step"], changes["draw"], changes["smooth"]) == (

@@ -12,7 +12,7 @@ from panorama_toys import ToyPrior, load, save, scenery, toy_edit
 from csd3d.engine.config import CsdConfig
 from csd3d.runs.checkpoint import load_checkpoint
 from csd3d.runs.interrupt import RunInterrupted
-from csd3d.runs.manifest import Manifest
+from csd3d.runs.manifest import Manifest, fingerprint
 from csd3d.runs.progress import RunProgress
 from panorama import PanoramaConfig, edit_panorama
 
@@ -160,6 +160,23 @@ def test_resume_notices_that_the_picture_changed(wide, tmp_path):
     save(wide, scenery(40, 200, seed=9))
     with pytest.raises(ValueError, match="not what the run"):
         resume(tmp_path / "run")
+
+
+@pytest.mark.parametrize("how", ["mask", "prompt_mask"])
+def test_resume_notices_that_a_mask_changed(wide, tmp_path, how):
+    mask = tmp_path / "mask.png"
+    levels = np.zeros((40, 200), np.uint8)
+    levels[:, 60:120] = 255
+    save(mask, levels)
+    change = {"mask": str(mask)} if how == "mask" else {"prompt_mask": (f"{mask}=make it dark",)}
+    edit(wide, tmp_path / "run", config=replace(CONFIG, **change))
+    assert Manifest.read(tmp_path / "run/manifest.json").inputs[1] == fingerprint(mask)
+    save(mask, 255 - levels)
+    with pytest.raises(ValueError, match=r"mask\.png is not what the run") as caught:
+        resume(tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    save(mask, levels)
+    resume(tmp_path / "run")
 
 
 def test_refusals_write_nothing(wide, tmp_path):

@@ -70,6 +70,24 @@ def test_a_wide_picture_is_one_canvas_and_goes_on_where_it_stopped(folder: Path,
     assert np.array_equal(make(3, "rest", resume=True), whole)
 
 
+@pytest.mark.parametrize("method", ["csd", "ddim"])
+def test_pictures_can_be_taken_back_and_made_again(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str
+) -> None:
+    words = ["generate", "--prompt", "a ball", "--prior", str(folder), "--n", "2", "--steps", "2", "--method", method]
+    assert main([*words, "--run-dir", str(tmp_path / "run"), "--output", str(tmp_path / "ball.png")]) == 0
+    pictures = [tmp_path / f"ball-{k}.png" for k in (1, 2)]
+    before = [p.read_bytes() for p in pictures]
+    assert main(["runs", "list", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.strip().endswith("  a ball")
+    assert main(["runs", "undo", str(tmp_path / "run")]) == 0
+    assert not any(p.exists() for p in pictures)
+    assert main(["generate", "--resume", "--run-dir", str(tmp_path / "run")]) == 0
+    assert [p.read_bytes() for p in pictures] == before
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert ("gradient.png" in page) == (tmp_path / "run" / "gradient.png").exists() == (method == "csd")
+
+
 def test_what_makes_no_sense_is_refused_with_the_reason(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,14 +1,18 @@
 """Named methods on pictures: each one is a combination that the prior serves, or is refused with the reason."""
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from csd3d.cli import main
 from csd3d.engine.config import METHODS
+from csd3d.priors.denoiser import Denoiser
 from csd3d.priors.editor import default_prior, recommended, score_for
 from csd3d.priors.either import load_either
 from csd3d.runs.manifest import Manifest
@@ -50,6 +54,39 @@ def test_any_other_combination_is_as_good(photo: Path, prior: Path, tmp_path: Pa
     assert main([*words, "--coupling", "svgd", "--steps", "1", "--run-dir", str(tmp_path / "run")]) == 0
     csd = Manifest.read(tmp_path / "run" / "manifest.json").config["csd"]
     assert (csd["residual"], csd["coupling"]) == ("source", "svgd")
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [*(("image", m) for m in ("sds", "csd", "dds", "cds")), *(("generate", m) for m in ("sds", "csd", "ddim"))],
+)
+def test_a_prediction_that_is_no_number_is_one_line_and_harms_nothing(
+    photo: Path, prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    name: str, method: str,
+) -> None:  # fmt: skip
+    words = [name, "--prompt", "a blue ball", "--prior", str(prior), "--method", method, "--steps", "3"]
+    words += ["--n", "1"] if name == "generate" else [str(photo), "--source-prompt", "a red ball"]
+    assert main([*words, "--run-dir", str(tmp_path / "whole")]) == 0
+    calls: list[int] = []
+    predict = Denoiser.predict
+
+    def fails(self: Denoiser, *args: Any, **options: Any) -> torch.Tensor:
+        calls.append(1)
+        several = 2 if METHODS.get(method, METHODS["sds"]).residual == "source" else 1
+        return predict(self, *args, **options) * (float("nan") if len(calls) == 2 * several + 1 else 1.0)
+
+    monkeypatch.setattr(Denoiser, "predict", fails)
+    capsys.readouterr()
+    run_dir = tmp_path / "run"
+    assert main([*words, "--run-dir", str(run_dir)]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    what = "prediction" if method == "ddim" else "residual"
+    assert re.fullmatch(rf"csd3d {name}: {what} is not finite at step 2, timestep \d+, for particles \[0\]", error)
+    assert Manifest.read(run_dir / "manifest.json").status == "failed"
+    monkeypatch.undo()
+    assert main([name, "--resume", "--run-dir", str(run_dir)]) == 0
+    (picture,) = (p for p in Manifest.read(run_dir / "manifest.json").written)
+    assert Path(picture).read_bytes() == (tmp_path / "whole" / Path(picture).name).read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,30 @@ def test_outside_a_mask_every_bit_stays(make_clip, tmp_path, feather, options):
     assert edge.mean() < 0.5 * inside.max() if feather else edge.mean() > 0.6 * change[18:22, 22:30].mean()
 
 
+@pytest.mark.parametrize("kind", ["picture", "folder"])
+def test_resume_notices_that_the_mask_changed(make_clip, tmp_path, kind):
+    path, _ = make_clip(frames=3)
+    mask, files = tmp_path / "mask.png", [tmp_path / "mask.png"]
+    if kind == "folder":
+        mask, files = tmp_path / "masks", [tmp_path / "masks" / f"{k}.png" for k in range(3)]
+        mask.mkdir()
+    levels = np.zeros((48, 64), np.uint8)
+    levels[10:30, 20:50] = 255
+    for file in files:
+        Image.fromarray(levels).save(file)
+    config = replace(CONFIG, mask=str(mask), csd=replace(CSD, steps=2))
+    edit(path, tmp_path / "run", config=config)
+    _, known = Manifest.read(tmp_path / "run" / "manifest.json").inputs
+    assert known["path"] == str(mask)
+    assert known["bytes"] == sum(file.stat().st_size for file in files)
+    Image.fromarray(255 - levels).save(files[-1])
+    with pytest.raises(ValueError, match=f"{mask.name} is not what the run") as caught:
+        edit(path, tmp_path / "run", config=config, resume=True)
+    assert "\n" not in str(caught.value)
+    Image.fromarray(levels).save(files[-1])
+    edit(path, tmp_path / "run", config=config, resume=True)
+
+
 def test_strength_goes_from_the_source_to_the_edit_and_may_change_later(make_clip, tmp_path):
     path, rgb = make_clip(frames=4)
     run_dir = tmp_path / "run"
