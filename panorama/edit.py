@@ -226,7 +226,7 @@ class _Job:
         facts = Facts(picture, self.plan, self.wrap, len(self.windows), make_panels(*shown, wrap=self.wrap))
         start.finish(
             make_report(facts, start.manifest), log,
-            lambda i: (f"window {i}", self._decoder(self.windows.some(torch.tensor([i])).look(particles.s))),
+            lambda i: (f"window {i}", self.windows.some(torch.tensor([i])).look(particles.s)), self._decoder,
         )  # fmt: skip
 
     def _encoder(self, rgb: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:

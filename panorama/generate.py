@@ -258,7 +258,7 @@ class _Job:
             ),
             command=shlex.join(["csd3d", "generate", "--prompt", self.prompt, "--seed", str(self.config.seed)]),
         )  # fmt: skip
-        start.finish(page, log, lambda i: (f"window {i}", self._decode(self.windows.some(torch.tensor([i])).look(z))))
+        start.finish(page, log, lambda i: (f"window {i}", self.windows.some(torch.tensor([i])).look(z)), self._decode)
 
     def _decode(self, z: Tensor) -> Tensor:
         return self.prior.codec.decode(z.to(self.prior.device)).cpu()

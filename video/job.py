@@ -205,7 +205,7 @@ class Job:
         save_picture(contact_sheet(rows, columns=times), self.start.folder.sheet)
         self.start.finish(
             make_report(self.clip, self.prompt, self.start.manifest), log,
-            lambda i: (f"frame {plan.frames[i]}", self._decode(kept.sources[i : i + 1])),
+            lambda i: (f"frame {plan.frames[i]}", kept.sources[i : i + 1]), self._decode,
         )  # fmt: skip
 
     def _decode(self, z: Tensor) -> Tensor:

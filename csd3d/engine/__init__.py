@@ -25,6 +25,7 @@ from csd3d.engine.kernels import sq_distances as sq_distances
 from csd3d.engine.loop import Batch as Batch
 from csd3d.engine.loop import Particles as Particles
 from csd3d.engine.loop import StepInfo as StepInfo
+from csd3d.engine.loop import Watch as Watch
 from csd3d.engine.loop import draw_noise as draw_noise
 from csd3d.engine.loop import draw_timestep as draw_timestep
 from csd3d.engine.loop import lr_at as lr_at

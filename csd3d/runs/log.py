@@ -5,7 +5,7 @@ over stretches of turns that double: 1, 2-3, 4-7, 8-15, ... What is kept thus gr
 depends on nothing but the steps that were done, however often the run was stopped.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -28,6 +28,9 @@ CAPTION = (
     "black (none) to white (the most of that map). A map is the mean gradient over the turns that are named; that of a "
     "single turn is mostly noise."
 )
+Show = Callable[[int], tuple[str, Float[Tensor, "1 c h w"]]]
+"""A particle's number to its name and its latent."""
+_CELL_PX, _LATENTS = 160, 64
 _NUMBERS = ("t", "lr", "gradient_rms", "residual_rms", "kernel_mean")
 
 
@@ -92,22 +95,24 @@ class StepLog:
         )
         return [chart for chart in charts if any(v == v for v in chart.values)]
 
-    def picture(self, show: Callable[[int], tuple[str, Float[Tensor, "1 3 H W"]]]) -> Image.Image | None:
-        """A row for each particle: a picture of it, then maps of its gradient; none if nothing moved.
+    def picture(self, show: Show, decode: Callable[[Tensor], Tensor]) -> Image.Image | None:
+        """A row for each particle: a small picture of it, then maps of its gradient; none if nothing moved.
 
-        `show` gives a particle's name and picture, in [0, 1].
+        `decode` makes pixels in [0, 1] of latents.
         """
         rows: dict[str, Tensor] = {}
         for i, turns in self._turns.items():
             if not turns:
                 continue
-            name, rgb = show(i)
+            name, z = show(i)
+            thumbnail = decode(_within(z, _LATENTS)).detach().float().cpu()
+            thumbnail = interpolate(thumbnail, _side(z.shape[-2:], _CELL_PX), mode="bilinear", antialias=True)
             spans = [(2**k, min(2 ** (k + 1) - 1, turns)) for k in evenly(len(self._sums[i]), SHOWN)]
             means = [self._sums[i][first.bit_length() - 1] / (last - first + 1) for first, last in spans]
-            maps = interpolate(heat(torch.stack(means)), rgb.shape[-2:], mode="nearest")
+            maps = interpolate(heat(torch.stack(means)), thumbnail.shape[-2:], mode="area")
             said = ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in spans)
-            rows[f"{name}, turns {said}"] = torch.cat([rgb.detach().float().cpu(), maps])
-        return contact_sheet(rows, cell_px=160) if rows else None
+            rows[f"{name}, turns {said}"] = torch.cat([thumbnail, maps])
+        return contact_sheet(rows, cell_px=_CELL_PX) if rows else None
 
 
 def heat(g: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 h w"]:
@@ -115,6 +120,17 @@ def heat(g: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 h w"]:
     length = g.norm(dim=1, keepdim=True)
     share = length / length.amax((1, 2, 3), keepdim=True).clamp_min(1e-12)
     return (3 * share - torch.tensor([0.0, 1.0, 2.0])[:, None, None]).clamp(0, 1)
+
+
+def _side(size: Sequence[int], longest: int) -> tuple[int, int]:
+    """Height and width of the same shape whose longer side is `longest`."""
+    height, width = (max(round(side * longest / max(size)), 1) for side in size)
+    return height, width
+
+
+def _within(z: Float[Tensor, "1 c h w"], longest: int) -> Float[Tensor, "1 c _h _w"]:
+    """`z`, made smaller if a side is longer: enough for a small picture, and cheap to decode."""
+    return interpolate(z, _side(z.shape[-2:], longest), mode="area") if max(z.shape[-2:]) > longest else z
 
 
 def _as_float(value: float | int | None) -> float:

@@ -4,7 +4,7 @@ with started(path, manifest, results, progress, resume=resume, free=FREE) as sta
     ...  # encode
     log = start.move(particles, score, csd, rng, count=n)
     ...  # decode, write
-    start.finish(report, log, show)
+    start.finish(report, log, show, decode)
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
@@ -24,7 +23,7 @@ from csd3d.engine.stein import Kernel
 from csd3d.runs.atomic import remove_parts
 from csd3d.runs.folder import RunFolder, reopen_run, start_run
 from csd3d.runs.interrupt import RunInterrupted, StopRequest, stoppable
-from csd3d.runs.log import StepLog
+from csd3d.runs.log import Show, StepLog
 from csd3d.runs.manifest import Manifest, fingerprint
 from csd3d.runs.progress import RunProgress
 from csd3d.runs.report import Report, write_report
@@ -137,16 +136,17 @@ class Start:
         self.manifest.write(self.folder.manifest)
         return log
 
-    def finish(self, page: Report, log: StepLog, show: Callable[[int], tuple[str, Float[Tensor, "1 3 H W"]]]) -> None:
+    def finish(self, page: Report, log: StepLog, show: Show, decode: Callable[[Tensor], Tensor]) -> None:
         """Write the picture of the gradient, the report and the last word of the manifest.
 
         Args:
             page: what the editor shows of its own; curves, settings, notes and the like are put in.
             log: the steps, maybe none.
-            show: see `StepLog.picture`.
+            show: names particles and gives their latents.
+            decode: makes pixels in [0, 1] of latents.
         """
         manifest, folder = self.manifest, self.folder
-        if (picture := log.picture(show)) is not None:
+        if (picture := log.picture(show, decode)) is not None:
             save_picture(picture, folder.gradient)
             page = replace(page, gradient=folder.gradient.name)
         manifest.status = "finished"
@@ -189,10 +189,10 @@ def started(
     """
     if resume:
         folder, manifest = reopen_run(path, manifest, free=free)
+        for result in results:
+            remove_parts(result)
     else:
         folder = start_run(path, manifest)
-    for result in results:
-        remove_parts(result)
     with progress, stoppable() as stop:
         try:
             yield Start(folder, manifest, results, progress, stop)

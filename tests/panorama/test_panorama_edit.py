@@ -119,7 +119,8 @@ def test_stopped_anywhere_and_resumed_from_the_manifest_alone_equals_never_stopp
     assert Manifest.read(tmp_path / "run/manifest.json").status == "interrupted"
     resume(tmp_path / "run", prior)
     assert same_state(tmp_path / "run", tmp_path / "whole")
-    assert (tmp_path / "run/edited.png").read_bytes() == (tmp_path / "whole/edited.png").read_bytes()
+    for name in ("edited.png", "gradient.png"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def resume(run_dir, prior=None):

@@ -61,9 +61,13 @@ def test_the_picture_has_a_row_a_particle_and_shows_where_the_gradient_is() -> N
 
     def show(i: int) -> tuple[str, torch.Tensor]:
         shown.append(i)
-        return f"frame {i}", torch.full((1, 3, 160, 160), 0.5)
+        return f"frame {i}", torch.full((1, 4, 200, 200), 0.5)
 
-    picture = log.picture(show)
+    def decode(z: torch.Tensor) -> torch.Tensor:
+        assert z.shape[-2:] == (64, 64)  # never a large one
+        return z[:, :3].repeat_interleave(8, 2).repeat_interleave(8, 3)
+
+    picture = log.picture(show, decode)
     assert picture is not None
     assert shown == [1]  # particle 0 had no turn
     white = (np.asarray(picture) == 255).all(2).sum()
@@ -71,7 +75,7 @@ def test_the_picture_has_a_row_a_particle_and_shows_where_the_gradient_is() -> N
 
 
 def test_nothing_moved_nothing_drawn() -> None:
-    assert StepLog(0).picture(lambda i: ("", torch.zeros(1, 3, 8, 8))) is None
+    assert StepLog(2).picture(lambda i: ("", torch.zeros(1, 4, 8, 8)), lambda z: z) is None
     assert StepLog(3).curves() == []
 
 

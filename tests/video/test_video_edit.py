@@ -138,6 +138,7 @@ def test_killed_at_any_step_and_resumed_equals_never_stopped(make_clip, tmp_path
         manifest = Manifest.read(run_dir / "manifest.json")
         assert (manifest.status, manifest.steps_done) == ("finished", 30 if kind == "motion" else 18)
         assert same_state(run_dir, tmp_path / "whole")
+        assert (run_dir / "gradient.png").read_bytes() == (tmp_path / "whole/gradient.png").read_bytes()
         assert same_pictures(run_dir / "edited.mp4", tmp_path / "whole/edited.mp4")
 
 
