@@ -127,6 +127,12 @@ def test_an_edit_of_an_edit_is_listed_and_can_be_taken_back(wide, tmp_path, caps
     assert not first.exists()
 
 
+def test_a_run_of_another_kind_is_not_gone_on_with(tmp_path, capsys):
+    Manifest("video", {"prompt": "make it red", "crf": 18}, 0).write(tmp_path / "manifest.json")
+    assert main(["panorama", "--resume", "--run-dir", str(tmp_path)]) == 2
+    assert f"expected a run of panorama or image, got one of video in {tmp_path}" in capsys.readouterr().err
+
+
 def test_the_paper_is_a_preset():
     changes = paper_changes(64)
     assert (changes["stride"], changes["windows_per_step"], changes["draw"], changes["smooth"]) == (
