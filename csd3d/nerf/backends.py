@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torchmetrics.image.lpip as lpip
+from jaxtyping import Bool, Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.models.base_model import Model
@@ -64,6 +65,20 @@ class EditedModel(Model):
         """As the backend's, without LPIPS."""
         metrics, images = super().get_image_metrics_and_images(outputs, batch)  # pyright: ignore[reportAbstractUsage]
         return {name: value for name, value in metrics.items() if "lpips" not in name}, images
+
+    def colour_loss(
+        self, outputs: dict[str, Tensor], seen: dict[str, Tensor], some: Bool[Tensor, " rays"]
+    ) -> Float[Tensor, ""]:
+        """What some of the rays contribute to the backend's loss of colours (not of splats, which have no rays)."""
+        if not some.any():
+            return torch.zeros((), device=some.device)
+        backend: Any = self
+        render, truth = backend.renderer_rgb.blend_background_for_loss_computation(
+            pred_image=outputs["rgb"][some],
+            pred_accumulation=outputs["accumulation"][some],
+            gt_image=seen["image"].to(some.device)[some],
+        )
+        return backend.rgb_loss(truth, render) * some.float().mean()
 
     def remember(self) -> None:
         """This is the scene before the edit, unless there is one already."""

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
 from nerfstudio.data.datasets.base_dataset import InputDataset
@@ -78,6 +79,11 @@ class CsdDataManager(VanillaDataManager[InputDataset]):
         self._images: Tensor = batch["image"]
         self.photographs: Float[Tensor, "n 3 H W"] = self._images[..., :3].permute(0, 3, 1, 2).cpu().clone()
         """What the cameras saw, in [0, 1]."""
+
+    def next_train(self, step: int) -> tuple[RayBundle, dict[str, Tensor]]:
+        """The rays of the next step and what cameras saw along them, which are kept until the step after."""
+        self.rays, self.seen = super().next_train(step)
+        return self.rays, self.seen
 
     def show(self, view: int, rgb: Float[Tensor, "3 H W"] | None) -> None:
         """From now on training sees `rgb` there; None: its photograph again."""

@@ -36,9 +36,7 @@ def read_masks(folder: Path, names: list[str], height: int, width: int) -> Bool[
     return torch.stack(masks)
 
 
-def in_box(
-    points: Float[Tensor, "*n H W 3"], box: tuple[float, float, float, float, float, float]
-) -> Bool[Tensor, "*n H W"]:
+def in_box(points: Float[Tensor, "*n 3"], box: tuple[float, float, float, float, float, float]) -> Bool[Tensor, "*n"]:
     """Whether points of the scene lie in a box: least x, y, z and largest x, y, z."""
     low, high = points.new_tensor(box).view(2, 3)
     return ((points >= low) & (points <= high)).all(dim=-1)

@@ -135,9 +135,24 @@ class CsdEditPipeline(VanillaPipeline):
             self._next_edit = max(step, self._next_edit) + self.config.edit_every
         outputs, loss, metrics = super().get_train_loss_dict(step)
         if due and self.config.driver == "distil":
-            loss.pop("rgb_loss")  # which holds the field to the photographs
+            del loss["rgb_loss"]  # which holds the field to the photographs
+            if self._masks is not None or self.config.box is not None:
+                loss["rgb_loss"] = self.held(outputs)
             loss["csd_loss"] = self.distil(step)
         return outputs, loss, metrics
+
+    def held(self, outputs: dict[str, Tensor]) -> Float[Tensor, ""]:
+        """What holds the field to the photographs outside of mask and box: the loss of colours of this step's rays that
+        end there."""
+        data: Any = self.datamanager
+        inside = torch.ones(len(data.rays), dtype=torch.bool)
+        if self._masks is not None:
+            view, y, x = data.seen["indices"].cpu().unbind(-1)
+            inside &= self._masks[view, 0, y, x]
+        if self.config.box is not None:
+            points = data.rays.origins + data.rays.directions * outputs["depth"].detach()
+            inside &= in_box(points.detach().cpu().float(), self.config.box)
+        return self.model.colour_loss(outputs, data.seen, ~inside.to(self.device))
 
     def unfinished(self) -> bool:
         """Whether the prompt has edited some views, but not yet all."""

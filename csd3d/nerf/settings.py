@@ -35,7 +35,8 @@ class CsdEditPipelineConfig(VanillaPipelineConfig):
     """Device of the prior; None: the field's."""
     driver: Literal["update", "distil"] = "update"
     """`update`: edited views replace training images. `distil`: the gradient of a few renders arrives at the field in
-    every step, instead of that of the photographs (not for splats; knows neither `strength` nor `detail`)."""
+    every step, instead of that of the photographs, which hold what is outside of masks and box only (not for splats;
+    knows neither `strength` nor `detail`)."""
     size: int | None = None
     """Shorter side in px at which the prior works; None: what it was trained at."""
     scene_steps: int = 30_000
@@ -71,7 +72,8 @@ class CsdEditPipelineConfig(VanillaPipelineConfig):
     """Folder of masks named as the training images: views change where they are white, elsewhere they stay bit-equal.
     A view without a mask may change everywhere."""
     box: tuple[float, float, float, float, float, float] | None = None
-    """Only what lies in this box changes: least x, y, z and largest x, y, z, in the scene's coordinates."""
+    """Only what lies in this box changes: least x, y, z and largest x, y, z, in the coordinates of nerfstudio, which the
+    viewer's crop box shows."""
     seed: int = 0
     """Of the edits: which views, which noise."""
 
