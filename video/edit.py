@@ -22,7 +22,8 @@ FREE = (
     "device", "checkpoint_every", "chunk_frames", "crf", "codec", "depth", "detail", "steady", "strength", "mask",
     "feather", "csd.steps",
 )  # fmt: skip
-"""Settings that may change when a run is resumed: they do not touch the steps already done."""
+"""Settings that may change when a run is resumed: they do not touch the steps already done. A mask may have moved; what
+is in it is compared with the other inputs."""
 
 
 def edit_video(

@@ -1,10 +1,12 @@
 """One start of a run, as far as it is the same in all editors: particles are moved, and whatever ends it is recorded.
 
-with started(path, manifest, results, progress, resume=resume, free=FREE) as start:
-    ...  # encode
-    log = start.move(particles, score, csd, rng, count=n)
-    ...  # decode, write
-    start.finish(report, log, show, decode)
+    with started(path, manifest, results, progress, resume=resume, free=FREE) as start:
+        ...
+        log = start.move(particles, score, csd, rng, count=n)
+        ...
+        start.finish(report, log, show, decode)
+
+How sources become latents, and latents a result, is each editor's own.
 """
 
 from collections.abc import Callable, Iterator, Sequence
