@@ -86,7 +86,7 @@ class Controls:
             return
         try:
             self._check(prompt, source_prompt)
-        except ValueError as error:
+        except (ValueError, FileNotFoundError) as error:
             CONSOLE.print(f"[bold yellow]{error}")
             return
         self._wish("change_prompt", prompt, source_prompt)

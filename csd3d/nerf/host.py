@@ -128,6 +128,14 @@ def require_views(dataset: InputDataset) -> None:
         raise ValueError(f"data: expected training images of one size, got {some} in {where}")
 
 
+def require_data(config: TrainerConfig) -> None:
+    """Raises `FileNotFoundError` if what a config says to train on is not there."""
+    manager: Any = config.pipeline.datamanager
+    path = manager.data or manager.dataparser.data
+    if not path.exists():
+        raise FileNotFoundError(f"data: expected a folder or a transforms.json, got {path}, which does not exist")
+
+
 def view_names(dataset: InputDataset) -> list[str]:
     """File names of the images without suffix; with their number where they are not unique."""
     names = [Path(p).stem for p in dataset.image_filenames]
@@ -153,6 +161,8 @@ class CsdTrainer(Trainer):
         """As the stock trainer's; mistakes end in one line."""
         with mistakes_in_one_line():
             require_device(self.config)
+            require_data(self.config)
+            checkpoint_path(self.config)
             super().setup(test_mode)  # pyright: ignore[reportArgumentType]
 
     def train(self) -> None:

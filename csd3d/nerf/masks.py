@@ -15,7 +15,7 @@ def read_masks(folder: Path, names: list[str], height: int, width: int) -> Bool[
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: it has no mask for any view, or one of another size than the images.
+        ValueError: it has no mask for any view, or one of another size than the images, or one that cannot be read.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"mask-dir: expected a folder of masks, got {folder}")
@@ -26,7 +26,10 @@ def read_masks(folder: Path, names: list[str], height: int, width: int) -> Bool[
             masks.append(torch.ones(1, height, width, dtype=torch.bool))
             continue
         found += 1
-        picture = Image.open(path).convert("L")
+        try:
+            picture = Image.open(path).convert("L")
+        except OSError as error:
+            raise ValueError(f"mask-dir: {path} cannot be read as a picture ({error})") from None
         if picture.size != (width, height):
             raise ValueError(f"mask-dir: expected {width}x{height} px, got {picture.width}x{picture.height} in {path}")
         levels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(1, height, width)

@@ -173,6 +173,9 @@ class CsdEditPipeline(VanillaPipeline):
             size = view_size(sources, self.prior, size_px)
             found = correspond(self._cameras, views, distances, size, self.prior.codec.factor)
             kernel = TransportKernel(found, self.csd().bandwidth)
+        inside = self._inside_views(views, distances)
+        if inside is not None and not inside.any():
+            CONSOLE.log("nothing that these views show lies where they may change (mask, box)")
         edited = edit_views(
             renders,
             sources,
@@ -184,7 +187,7 @@ class CsdEditPipeline(VanillaPipeline):
             size_px=size_px,
             strength=self.config.strength,
             detail=self.config.detail,
-            inside=self._inside_views(views, distances),
+            inside=inside,
             kernel=kernel,
         )
         self.replace(views, edited.rgb)
@@ -298,7 +301,7 @@ class CsdEditPipeline(VanillaPipeline):
 
     def publish_field(self) -> None:
         """Where no picture is edited (driver `distil`), the contact sheet shows what the field does."""
-        if self._folder is None or self.config.driver == "update" or self.model.before is None:
+        if self._folder is None or self.config.driver == "update" or not self._layers.history:
             return
         shown = evenly(len(self._cameras), SHEET_VIEWS)
         self.eval()
@@ -315,10 +318,20 @@ class CsdEditPipeline(VanillaPipeline):
     # --- going on from a checkpoint -----------------------------------------------------------------------------------
 
     def begin(self, step: int, edits: dict[str, Any] | None) -> None:
-        """Training begins at `step` from a checkpoint: of the plain method (None: edit at once), or with edits."""
+        """Training begins at `step` from a checkpoint: of the plain method (None: edit at once), or with edits.
+
+        Raises:
+            ValueError: the edits are of other views, or their sentences are none that the prior can serve.
+        """
         if edits is None:
             self._next_edit = step
             return
+        if edits["views"] != self._views():
+            (then, then_px), (now, now_px) = ((len(v["names"]), v["size"]) for v in (edits["views"], self._views()))
+            raise ValueError(
+                f"checkpoint: expected edits of the {now} training views of this data ({now_px}), got edits of {then} "
+                f"others ({then_px})"
+            )
         self._return_to(edits["now"], edits["asked"])
         self._layers.load(edits["layers"])
         self._rng.set_state(edits["rng"])
@@ -339,12 +352,18 @@ class CsdEditPipeline(VanillaPipeline):
             "rng": self._rng.get_state(),
             "left": list(self._cover.left),
             "next_edit": self._next_edit,
+            "views": self._views(),
             "paused": self._paused,
             "now": self._now(),
             "asked": self._asked,
             "before": self.model.before,
             "steps_since_update": 0 if sampler is None else sampler._steps_since_update,
         }
+
+    def _views(self) -> dict[str, Any]:
+        """Which views are edited."""
+        height, width = self.datamanager.photographs.shape[-2:]
+        return {"names": view_names(self.datamanager.train_dataset), "size": f"{width}x{height} px"}
 
     def _now(self) -> dict[str, Any]:
         """What the viewer can change, as it is now."""

@@ -72,8 +72,8 @@ class CsdEditPipelineConfig(VanillaPipelineConfig):
     """Folder of masks named as the training images: views change where they are white, elsewhere they stay bit-equal.
     A view without a mask may change everywhere."""
     box: tuple[float, float, float, float, float, float] | None = None
-    """Only what lies in this box changes: least x, y, z and largest x, y, z, in the coordinates of nerfstudio, which the
-    viewer's crop box shows."""
+    """Only what lies in this box changes: least x, y, z and largest x, y, z, in the scene's coordinates (those of the
+    viewer's crop box)."""
     seed: int = 0
     """Of the edits: which views, which noise."""
 
@@ -82,6 +82,12 @@ class CsdEditPipelineConfig(VanillaPipelineConfig):
         for name in ("edit_every", "views_per_edit", "distil_views", "distil_px"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+        if self.scene_steps < 0:
+            raise ValueError(f"scene_steps: expected 0 or more, got {self.scene_steps}")
+        if self.size is not None and self.size < 8:
+            raise ValueError(f"size: expected 8 px or more, got {self.size}")
+        if self.box is not None and not all(low < high for low, high in zip(self.box[:3], self.box[3:], strict=True)):
+            raise ValueError(f"box: expected least x, y, z below largest x, y, z, got {' '.join(map(str, self.box))}")
         for name in ("strength", "detail"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: expected 0 to 1, got {getattr(self, name)}")

@@ -390,6 +390,9 @@ def test_views_talk_by_the_depth_of_the_field(scene: Path, prior: Path, tmp_path
         ({"driver": "distil", "coupling": "depth"}, "coupling: expected svgd, paper or independent with driver distil"),
         ({"coupling": "paper", "views_per_edit": 2}, "views_per_edit: expected 3 or more with coupling paper, got 2"),
         ({"strength": 1.5}, "strength: expected 0 to 1, got 1.5"),
+        ({"box": (1.0, 0.0, 0.0, 0.5, 1.0, 1.0)}, "box: expected least x, y, z below largest x, y, z, got 1.0 0.0 0.0"),
+        ({"size": 0}, "size: expected 8 px or more, got 0"),
+        ({"scene_steps": -1}, "scene_steps: expected 0 or more, got -1"),
         ({"edit_every": 0}, "edit_every: expected 1 or more, got 0"),
         ({"lr": -1.0}, "lr: expected a number above 0, got -1.0"),
     ],
@@ -421,6 +424,32 @@ def test_too_few_views_or_views_of_different_sizes_are_refused(
     with pytest.raises(SystemExit):
         trainer_for(config_for(mixed.parent, prior, tmp_path / "out"))
     assert f"expected training images of one size, got {PX}x{PX}, 48x{PX}" in capsys.readouterr().err
+
+
+def test_data_that_is_not_there_or_a_mask_that_is_no_picture_is_refused(
+    scene: Path, prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        trainer_for(config_for(tmp_path / "nowhere", prior, tmp_path / "out"))
+    assert "data: expected a folder or a transforms.json, got" in capsys.readouterr().err
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    (masks / "train_0000.png").write_bytes(b"no picture")
+    with pytest.raises(SystemExit):
+        trainer_for(config_for(scene, prior, tmp_path / "out", mask_dir=masks))
+    assert "train_0000.png cannot be read as a picture" in capsys.readouterr().err
+
+
+def test_edits_of_other_views_are_refused(
+    scene: Path, prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = trainer_for(config_for(scene, prior, tmp_path / "out", max_num_iterations=1))
+    trainer.train()
+    four = write_small_scene(tmp_path / "four", train_views=4)
+    with pytest.raises(SystemExit):
+        trainer_for(config_for(four, prior, tmp_path / "other", load_dir=trainer.checkpoint_dir))
+    said = capsys.readouterr().err
+    assert f"expected edits of the 4 training views of this data ({PX}x{PX} px), got edits of 6 others" in said
 
 
 def test_checkpoints_of_another_backend_are_refused() -> None:
