@@ -61,8 +61,8 @@ class Controls:
     def show(self, prompt: str | None, source_prompt: str | None, scales: Mapping[str, float]) -> None:
         """Show other sentences, and other values of the scales that are named."""
         self.prompt.value, self.source.value = prompt or "", source_prompt or ""
-        for name, slider in self.scales.items():
-            slider.value = scales.get(name, slider.value)
+        for name in self.scales.keys() & scales.keys():
+            self.scales[name].value = scales[name]
 
     def wishes(self) -> list[Wish]:
         """What was wished for since the last call."""

@@ -134,7 +134,16 @@ def write_sheet(
     folder: Path, rows: Mapping[str, Float[Tensor, "n 3 _H _W"]], names: list[str], shown: list[int]
 ) -> None:
     """Write the contact sheet of the views `shown`, sheet.png."""
+    folder.mkdir(parents=True, exist_ok=True)
     save_picture(contact_sheet(rows, columns=[names[v] for v in shown]), folder / "sheet.png")
+
+
+def require_same_views(then: list[str], now: list[str]) -> None:
+    """Raises `ValueError` if the edits of a checkpoint are of other views (`then`) than those of the data (`now`)."""
+    if then != now:
+        n, other = next(((a, b) for a, b in zip(now, then, strict=False) if a != b), ("", ""))
+        which = f"{n} and {other}" if n else f"{len(now)} and {len(then)} views"
+        raise ValueError(f"checkpoint: expected edits of the training views of this data, got others: {which}")
 
 
 def _to_tensor(png: bytes) -> UInt8[Tensor, " b"]:

@@ -1,12 +1,15 @@
 """Where views may change: masks from files, and a box in the scene."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 
+Box = tuple[float, float, float, float, float, float]
+"""Least x, y, z and largest x, y, z."""
 MASK_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
@@ -39,7 +42,51 @@ def read_masks(folder: Path, names: list[str], height: int, width: int) -> Bool[
     return torch.stack(masks)
 
 
-def in_box(points: Float[Tensor, "*n 3"], box: tuple[float, float, float, float, float, float]) -> Bool[Tensor, "*n"]:
-    """Whether points of the scene lie in a box: least x, y, z and largest x, y, z."""
+@dataclass(frozen=True)
+class Region:
+    """Where a scene may change: within the masks of its views, within a box, or within both."""
+
+    masks: Bool[Tensor, "n 1 H W"] | None
+    box: Box | None
+
+    def of_views(
+        self,
+        views: list[int],
+        points: Float[Tensor, "m h w 3"] | None,
+        height: int,
+        width: int,
+        window: tuple[slice, slice] = (slice(None), slice(None)),
+    ) -> Bool[Tensor, "m 1 h w"]:
+        """Of the pixels in a window of views of `height` x `width` px, which show `points`; none need be known without
+        a box."""
+        inside = torch.ones(len(views), 1, height, width, dtype=torch.bool)[..., window[0], window[1]]
+        if self.masks is not None:
+            whole = torch.nn.functional.interpolate(self.masks[views].float(), (height, width), mode="nearest")
+            inside = inside & (whole[..., window[0], window[1]] > 0.5)
+        if self.box is not None:
+            assert points is not None
+            inside = inside & in_box(points, self.box)[:, None]
+        return inside
+
+    def of_rays(self, indices: Int[Tensor, "r 3"], points: Float[Tensor, "r 3"]) -> Bool[Tensor, " r"]:
+        """Of rays through the pixels `indices` (view, row, column) that end in `points`."""
+        inside = torch.ones(len(indices), dtype=torch.bool)
+        if self.masks is not None:
+            view, y, x = indices.unbind(-1)
+            inside &= self.masks[view, 0, y, x]
+        if self.box is not None:
+            inside &= in_box(points, self.box)
+        return inside
+
+
+def read_region(folder: Path | None, box: Box | None, names: list[str], height: int, width: int) -> Region | None:
+    """What is asked for, None for everywhere; raises what `read_masks` raises."""
+    if folder is None and box is None:
+        return None
+    return Region(None if folder is None else read_masks(folder, names, height, width), box)
+
+
+def in_box(points: Float[Tensor, "*n 3"], box: Box) -> Bool[Tensor, "*n"]:
+    """Whether points of the scene lie in a box."""
     low, high = points.new_tensor(box).view(2, 3)
     return ((points >= low) & (points <= high)).all(dim=-1)

@@ -28,8 +28,8 @@ from csd3d.nerf.cover import Cover
 from csd3d.nerf.distil import distil_loss
 from csd3d.nerf.edit import edit_views, view_size
 from csd3d.nerf.host import CsdDataManager, CsdFullImageDataManager, fitting_weights, view_names
-from csd3d.nerf.keep import SHEET_VIEWS, Layers, write_sheet
-from csd3d.nerf.masks import in_box, read_masks
+from csd3d.nerf.keep import SHEET_VIEWS, Layers, require_same_views, write_sheet
+from csd3d.nerf.masks import Region, read_region
 from csd3d.nerf.ranks import agree, every, ranks, share
 from csd3d.nerf.settings import CsdEditPipelineConfig
 from csd3d.nerf.views import correspond, look, points_of, scaled, show, square
@@ -76,11 +76,8 @@ class CsdEditPipeline(VanillaPipeline):
         """What training takes; raises `ValueError` or `FileNotFoundError` for settings that cannot be used."""
         config, data = self.config, self.datamanager
         self._cover = Cover(self._cameras.camera_to_worlds)
-        height, width = data.photographs.shape[-2:]
-        self._masks = None
-        if config.mask_dir:
-            names = [Path(p).stem for p in data.train_dataset.image_filenames]
-            self._masks = read_masks(config.mask_dir, names, height, width)
+        names, (height, width) = [Path(p).stem for p in data.train_dataset.image_filenames], data.photographs.shape[-2:]
+        self._region = read_region(config.mask_dir, config.box, names, height, width)
         self.prompt: str | None = config.prompt or getattr(config.model, "prompt", None)
         self.source_prompt = config.source_prompt
         resolved = resolve(config.prior_name)
@@ -136,22 +133,17 @@ class CsdEditPipeline(VanillaPipeline):
         outputs, loss, metrics = super().get_train_loss_dict(step)
         if due and self.config.driver == "distil":
             del loss["rgb_loss"]  # which holds the field to the photographs
-            if self._masks is not None or self.config.box is not None:
-                loss["rgb_loss"] = self.held(outputs)
+            if self._region is not None:
+                loss["rgb_loss"] = self.held(outputs, self._region)
             loss["csd_loss"] = self.distil(step)
         return outputs, loss, metrics
 
-    def held(self, outputs: dict[str, Tensor]) -> Float[Tensor, ""]:
-        """What holds the field to the photographs outside of mask and box: the loss of colours of this step's rays that
-        end there."""
+    def held(self, outputs: dict[str, Tensor], region: Region) -> Float[Tensor, ""]:
+        """What holds the field to the photographs outside of a region: the loss of colours of this step's rays that end
+        there."""
         data: Any = self.datamanager
-        inside = torch.ones(len(data.rays), dtype=torch.bool)
-        if self._masks is not None:
-            view, y, x = data.seen["indices"].cpu().unbind(-1)
-            inside &= self._masks[view, 0, y, x]
-        if self.config.box is not None:
-            points = data.rays.origins + data.rays.directions * outputs["depth"].detach()
-            inside &= in_box(points.detach().cpu().float(), self.config.box)
+        points = (data.rays.origins + data.rays.directions * outputs["depth"]).detach().cpu().float()
+        inside = region.of_rays(data.seen["indices"].cpu(), points)
         return self.model.colour_loss(outputs, data.seen, ~inside.to(self.device))
 
     def unfinished(self) -> bool:
@@ -213,7 +205,8 @@ class CsdEditPipeline(VanillaPipeline):
             window = square(height, width, side, (float(corners[i, 0]), float(corners[i, 1])))
             rgb, points = look(self.model, camera.to(self.device), views[i], window)
             photograph = resize(sources[i : i + 1], height, width).clamp(0, 1)[..., window[0], window[1]]
-            seen.append((rgb, photograph[0], self._inside([views[i]], points[None], height, width, window)))
+            inside = self._region and self._region.of_views([views[i]], points[None], height, width, window)
+            seen.append((rgb, photograph[0], inside))
         masks = [inside[0] for _, _, inside in seen if inside is not None]
         with torch.autocast(self.device.type, enabled=False):
             return distil_loss(
@@ -264,30 +257,13 @@ class CsdEditPipeline(VanillaPipeline):
 
     def _inside_views(self, views: list[int], distances: Float[Tensor, "n 1 h w"]) -> Bool[Tensor, "n 1 H W"] | None:
         """Where the photographs of views may change; None: everywhere."""
-        height, width = self.datamanager.photographs.shape[-2:]
+        if self._region is None:
+            return None
         points = None
-        if self.config.box is not None:
+        if self._region.box is not None:
             points = torch.stack([points_of(self._cameras, v, d) for v, d in zip(views, distances, strict=True)])
-        return self._inside(views, points, height, width)
-
-    def _inside(
-        self,
-        views: list[int],
-        points: Float[Tensor, "n h w 3"] | None,
-        height: int,
-        width: int,
-        window: tuple[slice, slice] = (slice(None), slice(None)),
-    ) -> Bool[Tensor, "n 1 h w"] | None:
-        """Where a window of views of `height` x `width` px, which shows `points`, may change; None: everywhere. Points
-        are needed where there is a box."""
-        inside = None
-        if self._masks is not None:
-            whole = torch.nn.functional.interpolate(self._masks[views].float(), (height, width), mode="nearest")
-            inside = whole[..., window[0], window[1]] > 0.5
-        if self.config.box is None or points is None:
-            return inside
-        boxed = in_box(points, self.config.box)[:, None]
-        return boxed if inside is None else boxed & inside
+        height, width = self.datamanager.photographs.shape[-2:]
+        return self._region.of_views(views, points, height, width)
 
     def publish_in(self, folder: Path) -> None:
         """From now on edited views are pictures in `folder` too, with a contact sheet."""
@@ -312,7 +288,6 @@ class CsdEditPipeline(VanillaPipeline):
             "photograph": self.datamanager.photographs[shown],
             ", then ".join(self._layers.history): torch.stack(seen),
         }
-        self._folder.mkdir(parents=True, exist_ok=True)
         write_sheet(self._folder, rows, view_names(self.datamanager.train_dataset), shown)
 
     # --- going on from a checkpoint -----------------------------------------------------------------------------------
@@ -326,12 +301,7 @@ class CsdEditPipeline(VanillaPipeline):
         if edits is None:
             self._next_edit = step
             return
-        if edits["views"] != self._views():
-            (then, then_px), (now, now_px) = ((len(v["names"]), v["size"]) for v in (edits["views"], self._views()))
-            raise ValueError(
-                f"checkpoint: expected edits of the {now} training views of this data ({now_px}), got edits of {then} "
-                f"others ({then_px})"
-            )
+        require_same_views(edits["views"], self._views())
         self._return_to(edits["now"], edits["asked"])
         self._layers.load(edits["layers"])
         self._rng.set_state(edits["rng"])
@@ -360,10 +330,9 @@ class CsdEditPipeline(VanillaPipeline):
             "steps_since_update": 0 if sampler is None else sampler._steps_since_update,
         }
 
-    def _views(self) -> dict[str, Any]:
-        """Which views are edited."""
+    def _views(self) -> list[str]:
         height, width = self.datamanager.photographs.shape[-2:]
-        return {"names": view_names(self.datamanager.train_dataset), "size": f"{width}x{height} px"}
+        return [f"{name}, {width}x{height} px" for name in view_names(self.datamanager.train_dataset)]
 
     def _now(self) -> dict[str, Any]:
         """What the viewer can change, as it is now."""
@@ -411,23 +380,19 @@ class CsdEditPipeline(VanillaPipeline):
 
     def undo(self) -> None:
         """Take the last prompt's edits back; training goes on towards what was there before."""
-        if self.prompt == self._layers.prompt:  # else it has not edited anything yet
-            self._show_again(self._layers.undo())
-        self._follow_layers()
+        pending = self.prompt != self._layers.prompt  # it has edited nothing yet
+        self._go_back(set() if pending else self._layers.undo())
 
     def reset(self) -> None:
         """Back to the photographs."""
-        self._show_again(self._layers.reset())
-        self._follow_layers()
+        self._go_back(self._layers.reset())
 
-    def _follow_layers(self) -> None:
-        """Go on with what made the top layer; nothing is asked for where there is none."""
+    def _go_back(self, changed: set[int]) -> None:
+        """Show views as the layers have them, and go on with what made the top one, if there is one."""
+        for view in changed:
+            self.datamanager.show(view, self._layers.seen(view))
+        self._publish(sorted(changed))
         self.prompt, self.source_prompt = self._layers.prompt, self._layers.source_prompt
         if self.prompt is None:
             self.source_prompt = self._asked["source_prompt"]
         self.controls.show(self.prompt, self.source_prompt, {})
-
-    def _show_again(self, views: set[int]) -> None:
-        for view in views:
-            self.datamanager.show(view, self._layers.seen(view))
-        self._publish(sorted(views))

@@ -448,8 +448,7 @@ def test_edits_of_other_views_are_refused(
     four = write_small_scene(tmp_path / "four", train_views=4)
     with pytest.raises(SystemExit):
         trainer_for(config_for(four, prior, tmp_path / "other", load_dir=trainer.checkpoint_dir))
-    said = capsys.readouterr().err
-    assert f"expected edits of the 4 training views of this data ({PX}x{PX} px), got edits of 6 others" in said
+    assert "edits of the training views of this data, got others: 4 and 6 views" in capsys.readouterr().err
 
 
 def test_checkpoints_of_another_backend_are_refused() -> None:
