@@ -4,12 +4,14 @@
 
 SDS, DDS and CDS edit the same pictures from the same captions, seed and learning rate; guidance and the place of
 PatchNCE are varied; the gradients of SDS and DDS are averaged over many noises; samples made by SDS, by CSD and by the
-ordinary sampler are compared with each other. Writes objectives.md, .json and .png, and goes on where it was stopped.
+ordinary sampler are compared with each other; networks learn two edits from other pictures, and edit in one pass what
+DDS edits in many. Writes objectives.md, objectives.json and pictures, and goes on where it was stopped.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,20 +21,23 @@ import tyro
 from safetensors.torch import load_file, save_file
 
 from csd3d.engine.config import CsdConfig
-from csd3d.metrics import aggregate, jsonable, markdown_table
+from csd3d.metrics import jsonable
 from csd3d.priors.editor import generation, recommended
 from csd3d.priors.text_to_image import TextToImagePrior
 from csd3d.runs.atomic import write_json, write_text
 from csd3d.runs.manifest import Manifest
 from csd3d.runs.progress import RunProgress
 from csd3d.runs.sheet import contact_sheet, save_picture
+from csd3d.translate.config import TranslateConfig
 from csd3d.world.edits import Kind
 from panorama.generate import SPREAD, GenerateConfig, Method, generate
+from scripts.benchmarks import translation
 from scripts.benchmarks.heldout import FIRST_SEED, choose, world_source
 from scripts.benchmarks.kept import Kept
 from scripts.benchmarks.objectives import Job, directions, edit_all, make_job, measure, methods
+from scripts.benchmarks.objectives_tables import norms_svg, to_markdown
+from scripts.benchmarks.translation import Answers
 
-MEASURES = ("accuracy", "psnr", "background", "sharpness", "structure", "seconds")
 SHOWN = 8
 SAMPLERS: tuple[Method, ...] = ("ddim", "sds", "csd")
 
@@ -61,6 +66,12 @@ class Settings:
     """Noises over which they are averaged."""
     captions: int = 4
     """Captions for which samples are compared, four samples each."""
+    pupils: int = 192
+    """Scenes from which the translation networks learn; only those on a clear summer day are used."""
+    network_steps: int = 200
+    """Training steps of a network, of 8 pictures each."""
+    network_lr: float = 3e-4
+    """Learning rate of a network."""
     size_px: int = 128
     """Side of the pictures."""
     seed: int = 0
@@ -70,7 +81,7 @@ class Settings:
     """Few pictures and steps."""
 
     def __post_init__(self) -> None:
-        for name in ("sources", "per_kind", "draws", "captions"):
+        for name in ("sources", "per_kind", "draws", "captions", "pupils", "network_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
         if self.size_px % 8 or self.size_px < 64:
@@ -83,7 +94,7 @@ class Settings:
         steps = min(self.csd.steps, 10)
         return replace(
             self, sources=min(self.sources, 2), per_kind=1, kinds=self.kinds[:2], csd=replace(self.csd, steps=steps),
-            guidance=self.guidance[:1], times=self.times[::5], draws=2, captions=1,
+            guidance=self.guidance[:1], times=self.times[::5], draws=2, captions=1, pupils=8, network_steps=4,
         )  # fmt: skip
 
 
@@ -111,7 +122,8 @@ def run_methods(
             edited = edit_all(prior, job, config, seed=settings.seed)
             kept.folder.mkdir(parents=True, exist_ok=True)
             save_file({"rgb": edited.rgb[:SHOWN].contiguous()}, kept.folder / f"{name}.safetensors")
-            done = [{"row": name, "seconds": edited.seconds, **r} for r in measure(job, edited.rgb)]
+            price = {"seconds": edited.seconds, "peak_mb": edited.peak_mb}
+            done = [{"row": name, **price, **r} for r in measure(job, edited.rgb)]
             done[0]["gradients"] = list(edited.gradients)
             return done
 
@@ -119,6 +131,45 @@ def run_methods(
         records += rows
         right = sum(r["accuracy"] for r in rows) / len(rows)
         progress.say(f"{name}: {100 * right:.0f} % right, {sum(r['psnr'] for r in rows) / len(rows):.2f} dB")
+    return records
+
+
+def run_networks(
+    prior: TextToImagePrior, job: Job, settings: Settings, kept: Kept, progress: RunProgress
+) -> list[dict[str, Any]]:
+    """Records of DDS and of the networks on those edits of `TASKS` that the sources of `job` can show."""
+    exam = translation.examination(list({t.source.name: t.source for t in job.tasks}.values()))
+    if not exam.tasks:
+        return []
+    csd, steps, size_px = settings.csd, settings.network_steps, settings.size_px
+    config = TranslateConfig(translation.TASKS, csd=csd, steps=steps, lr=settings.network_lr, seed=settings.seed)
+    pictures, captions = translation.pupils(FIRST_SEED + 800_000 + 1000 * settings.seed, settings.pupils, size_px)
+
+    def optimised() -> Answers:
+        edited = edit_all(prior, exam, csd, seed=settings.seed)
+        return Answers(edited.rgb, edited.seconds * csd.steps)
+
+    def learnt(config: TranslateConfig) -> Answers:
+        return translation.answer(translation.learn(prior, config, pictures, captions, progress), exam)
+
+    makers: dict[str, Callable[[], Answers]] = {"dds, step by step": optimised}
+    makers |= {name: partial(learnt, one) for name, one in translation.ablations(config).items()}
+    records, shown = [], {"source": exam.pictures, "truth": exam.truths}
+    for name, make in makers.items():
+        path = kept.folder / f"{name}.safetensors"
+
+        def answered(name: str = name, make: Callable[[], Answers] = make, path: Path = path) -> list[dict[str, Any]]:
+            made = make()
+            kept.folder.mkdir(parents=True, exist_ok=True)
+            save_file({"rgb": made.rgb.contiguous()}, path)
+            return translation.records_of(name, exam, made)
+
+        rows = kept.records(name, answered)
+        records += rows
+        shown[name] = load_file(path)["rgb"]
+        progress.say(f"{name}: {100 * sum(r['accuracy'] for r in rows) / len(rows):.0f} % right")
+    sheet = contact_sheet(shown, columns=[t.edit.name for t in exam.tasks], cell_px=size_px)
+    save_picture(sheet, settings.out / "networks.png")
     return records
 
 
@@ -147,48 +198,6 @@ def draw_sheet(job: Job, rows: Sequence[str], folder: Path, path: Path) -> None:
     save_picture(contact_sheet(shown, columns=names, cell_px=job.pictures.shape[-1]), path)
 
 
-def to_markdown(
-    records: Sequence[Mapping[str, Any]],
-    found: Sequence[Mapping[str, float]],
-    samples: Sequence[Mapping[str, Any]],
-    about: Mapping[str, Any],
-) -> str:
-    """The page."""
-    table = aggregate(records, "row", MEASURES)
-    rows = [
-        [
-            name, f"{100 * r['accuracy'].value:.0f}", r["psnr"], 100 * r["background"].value, r["sharpness"],
-            f"{100 * r['structure'].value:.2f}", f"{1000 * r['seconds'].value:.0f}" if r["seconds"].n else None,
-        ]
-        for name, r in table.items()
-    ]  # fmt: skip
-    header = ["", "right, %", "PSNR, dB", "background, %", "sharpness", "structure, %", "ms / step"]
-    times = [[r["t"], r["aligned"], r["unaligned"], r["dds"], r["cosine"], r["cosine_others"]] for r in found]
-    csd = about["csd"]
-    parts = [
-        "# Objectives of score distillation against exact truth\n\n"
-        f"Prior `{about['prior']}`, {about['tasks']} edits of {about['sources']} held-out pictures of "
-        f"{about['size_px']} px, {csd['steps']} steps, lr {csd['lr']:.3g}, s_text {csd['s_text']:g}, "
-        f"t in [{csd['t_min']}, {csd['t_max']}), seed {about['seed']}; "
-        f"`scripts/benchmark_objectives.py{' --quick' if about['quick'] else ''}`.\n",
-        "Right: nearest to the truth of the edit among the truths of all edits that apply, and the source. Background: "
-        "mean change where the true edit changes nothing. Sharpness: pixel differences there, divided by the truth's. "
-        "Structure: distance of edge self-similarities to the source (`csd3d/metrics/structure.py`).\n",
-        markdown_table(header, rows),
-        f"## Gradients averaged over {about['draws']} noises\n\n"
-        "Norms: SDS with the picture's own caption, SDS with another one's, DDS between an edited picture and its "
-        "source. Cosines: SDS gradients of an edited picture and of its source under one noise, and of different "
-        "scenes.\n",
-        markdown_table(["t", "SDS, aligned", "SDS, unaligned", "DDS", "cosine", "cosine, others"], times),
-        "## Samples of one caption\n\nMean root mean square difference of two of them.\n",
-        markdown_table(["", "captions", "spread"], [
-            [name, r["spread"].n, f"{r['spread'].value:.3f}"]
-            for name, r in aggregate(samples, "row", ("spread",)).items()
-        ]),
-    ]  # fmt: skip
-    return "\n".join(parts)
-
-
 def benchmark(settings: Settings, progress: RunProgress) -> Path:
     """Measure everything and write it; returns the folder. Raises ValueError or FileNotFoundError for a bad prior."""
     settings = settings.effective()
@@ -206,13 +215,13 @@ def benchmark(settings: Settings, progress: RunProgress) -> Path:
 
     found = kept.records("directions", make_directions)
     samples = kept.records("samples", lambda: agreement(prior, job, settings))
+    networks = run_networks(prior, job, settings, kept, progress)
     draw_sheet(job, list(methods(settings.csd, settings.guidance)), kept.folder, settings.out / "objectives.png")
     about = {**measured, "tasks": len(job.tasks)}
-    write_json(
-        settings.out / "objectives.json",
-        jsonable({"about": about, "records": records, "directions": found, "samples": samples}),
-    )
-    write_text(settings.out / "objectives.md", to_markdown(records, found, samples, about))
+    everything = {"records": records, "directions": found, "samples": samples, "networks": networks, "about": about}
+    write_json(settings.out / "objectives.json", jsonable(everything))
+    write_text(settings.out / "objectives.md", to_markdown(**everything))
+    write_text(settings.out / "gradients.svg", norms_svg(found))
     return settings.out
 
 
@@ -220,7 +229,7 @@ def main(settings: Settings) -> int:
     """Compare; 2 and one line when the settings or the prior cannot be used."""
     try:
         with RunProgress() as progress:
-            progress.say(f"wrote {benchmark(settings, progress)}/objectives.md, .json, .png")
+            progress.say(f"wrote {benchmark(settings, progress)}/objectives.md, objectives.json and pictures")
     except (ValueError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -17,6 +17,7 @@ from csd3d.priors.text_to_image import TextToImagePrior
 from csd3d.world.edits import Edit
 from csd3d.world.scene import SceneSampler
 from scripts.benchmarks.heldout import Source, Task
+from scripts.benchmarks.memory import peak_memory
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ class Edited:
     rgb: Float[Tensor, "n 3 S S"]
     seconds: float
     """Of one step of one picture."""
+    peak_mb: float
+    """Peak memory; NaN where the system does not tell."""
     gradients: Sequence[float]
     """Root mean square of g, step by step."""
 
@@ -86,11 +89,11 @@ def edit_all(prior: TextToImagePrior, job: Job, config: CsdConfig, *, seed: int)
     before, after = ([c[k] for c in job.captions] for k in (0, 1))
     score = prior.score(after, s_text=config.s_text, source_prompt=before)
     particles, gradients = Pictures(s, config), []
-    began = time.perf_counter()
+    peak_mb, began = peak_memory(prior.device), time.perf_counter()
     for info in run(particles, score, config, rng=torch.Generator().manual_seed(seed)):
         gradients.append(info.gradient_rms)
     seconds = (time.perf_counter() - began) / max(1, config.steps * len(s))
-    return Edited(prior.codec.decode(particles.z).cpu(), seconds, gradients)
+    return Edited(prior.codec.decode(particles.z).cpu(), seconds, peak_mb(), gradients)
 
 
 def sharpness(

@@ -11,8 +11,11 @@ from csd3d.engine.config import METHODS
 from csd3d.priors.editor import recommended
 from csd3d.priors.text_to_image import TextToImagePrior
 from csd3d.runs.progress import RunProgress
+from csd3d.translate.config import TranslateConfig
 from scripts import benchmark_objectives
 from scripts.benchmark_objectives import Settings, benchmark, make_material
+from scripts.benchmarks import translation
+from scripts.benchmarks.heldout import FIRST_SEED, world_source
 from scripts.benchmarks.objectives import directions, edit_all, measure, methods, sharpness
 from tests.priors.tiny import write_tiny_prior
 
@@ -94,3 +97,36 @@ def test_it_runs_and_goes_on_with_what_is_finished(settings: Settings, monkeypat
     monkeypatch.setattr(benchmark_objectives, "edit_all", None)
     monkeypatch.setattr(benchmark_objectives, "agreement", None)
     assert (benchmark(settings, quiet) / "objectives.md").read_text() == page
+
+
+def test_networks_are_examined_where_their_captions_are_true() -> None:
+    sources = [world_source(FIRST_SEED + i, 64) for i in range(4)]
+    exam = translation.examination(sources)
+    assert {t.edit.name for t in exam.tasks} == {"night", "snow"}
+    for task, (before, after) in zip(exam.tasks, exam.captions, strict=True):
+        assert after.replace(", at night", "").replace(", in snow", "") == before != after
+        assert task.source in sources
+    pictures, captions = translation.pupils(FIRST_SEED, 4, 64)
+    assert len(pictures) == len(captions) > 0
+    assert all("," not in caption for caption in captions)
+
+
+def test_variety_is_that_of_the_truths_or_none() -> None:
+    exam = translation.examination([world_source(FIRST_SEED + i, 64) for i in range(4)])
+    assert translation.variety(exam, exam.truths) == pytest.approx(1)
+    night = [t.edit.name == "night" for t in exam.tasks]
+    collapsed = torch.stack([exam.truths[0] if dark else exam.truths[-1] for dark in night])
+    assert translation.variety(exam, collapsed) == pytest.approx(0, abs=1e-4)
+
+
+def test_a_network_learns_and_answers(settings: Settings, folder: Path) -> None:
+    prior = TextToImagePrior.load(folder)
+    exam = translation.examination([world_source(FIRST_SEED, 64)])
+    tasks = {"night": "night {}", "snow": "snow {}"}  # the tiny text encoder reads but the beginning
+    config = TranslateConfig(tasks, csd=settings.csd, steps=2, batch=2, lr=1e-2)
+    pictures, captions = translation.pupils(FIRST_SEED, 2, 64)
+    trained = translation.learn(prior, config, pictures, captions, RunProgress(quiet=True))
+    answers = translation.answer(trained, exam)
+    assert answers.rgb.shape == exam.pictures.shape
+    assert bool(trained.network.unet.conv_out.weight.abs().max() > 0)  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+    assert set(translation.ablations(config)) == {"network", "network, no warm-up", "network, SDS"}
