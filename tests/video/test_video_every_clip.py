@@ -2,10 +2,10 @@
 
 import av
 import pytest
-from conftest import REAL
 from video_toys import psnr, toy_edit
 
 from csd3d.engine.config import CsdConfig
+from tests.video.clips import REAL
 from video import VideoConfig
 from video.source import open_clip
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from conftest import encode
 from PIL import Image
 
+from tests.video.clips import encode
 from video.masks import ClipMask, feathered, masked
 from video.probe import probe
 
