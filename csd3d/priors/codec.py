@@ -48,12 +48,17 @@ class Codec:
         return self._chunks.map(some, len(rgb), row_bytes=self._row_bytes(height_px, width_px)).to(rgb.device)
 
     def decode(self, z: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
-        """Pictures of latents, clamped to [0, 1], float32."""
+        """Pictures of latents, clamped to [0, 1], float32.
+
+        Raises:
+            FloatingPointError: The autoencoder gave something that is no number.
+        """
         height_px, width_px = (self.factor * side for side in z.shape[-2:])
 
         def some(rows: slice) -> Tensor:
             x = self._inside(z[rows].float() / self.scaling)
             decoded = self._vae.decode(x).sample  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+            _require_finite(decoded, rows)
             return (decoded.float().contiguous() / 2 + 0.5).clamp(0, 1)
 
         return self._chunks.map(some, len(z), row_bytes=self._row_bytes(height_px, width_px)).to(z.device)
@@ -71,3 +76,11 @@ class Codec:
     def _row_bytes(self, height_px: int, width_px: int) -> int:
         first_width = int(self._vae.config["block_out_channels"][0])
         return MAPS_ALIVE * first_width * height_px * width_px * self._vae.dtype.itemsize
+
+
+def _require_finite(decoded: Float[Tensor, "m 3 H W"], rows: slice) -> None:
+    """Raises `FloatingPointError` that says which of the pictures `rows` are not finite, if some are not."""
+    finite = decoded.isfinite().flatten(1).all(1)
+    if not finite.all():
+        bad = [i for i, good in enumerate(finite.tolist(), start=rows.start) if not good]
+        raise FloatingPointError(f"what the prior's autoencoder decodes is not finite, for pictures {bad}")

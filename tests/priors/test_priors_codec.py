@@ -50,6 +50,14 @@ def test_decoding_is_the_autoencoders_in_unit_range(prior: InstructPrior) -> Non
     assert rgb.is_contiguous()
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_pixels_that_are_no_numbers_are_refused(prior: InstructPrior, value: float) -> None:
+    z = torch.zeros(5, 4, 4, 6)
+    z[3, 0, 0, 0] = value
+    with pytest.raises(FloatingPointError, match=r"autoencoder decodes is not finite, for pictures \[3\]"):
+        with_chunks(prior.codec, 2).decode(z)
+
+
 def test_gradients_reach_the_picture_and_not_the_weights(prior: InstructPrior, rgb: torch.Tensor) -> None:
     x = rgb[:2].clone().requires_grad_()
     with_chunks(prior.codec, 1).encode(x).square().sum().backward()
