@@ -117,8 +117,9 @@ def _start(command: PictureFlags, single: bool) -> PanoramaConfig:
     if command.resume:
         return recorded(command.run_dir, PanoramaConfig(), "panorama", "image")[1]
     prior = command.prior or default_prior(command.method)
-    suited = recommended(resolve(prior).builtin, command.method)
-    return replace(PanoramaConfig(), prior=prior, csd=suited, single=single)
+    found = resolve(prior)
+    csd = recommended(found.builtin, command.method, kind=found.kind)
+    return replace(PanoramaConfig(), prior=prior, csd=csd, single=single)
 
 
 def _paper(config: PanoramaConfig) -> dict[str, Any]:

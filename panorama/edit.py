@@ -9,7 +9,7 @@ from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.residuals import Score
-from csd3d.priors.editor import Loaded, native_px, recommended, score_for
+from csd3d.priors.editor import Loaded, native_px, score_for, suited
 from csd3d.runs.folder import free_name, load_sources, prior_entry, recorded, save_sources
 from csd3d.runs.history import earlier_runs
 from csd3d.runs.log import StepLog
@@ -102,7 +102,7 @@ def edit_panorama(
         height_px=source.height_px, width_px=source.width_px, wraps=wrap.wrap != "none",
     )  # fmt: skip
     prior = prior or load_prior(config)
-    config = replace(config, csd=config.csd or recommended(prior.builtin))
+    config = replace(config, csd=config.csd or suited(prior))
     assert config.csd is not None
     surface = make_surface(source, wrap.wrap, config, prior)
     windows = surface.windows(plan)

@@ -133,7 +133,9 @@ def _start(command: Command) -> VideoConfig:
     if command.resume:
         return recorded(command.run_dir, VideoConfig(), "video")[1]
     prior = command.prior or default_prior(command.method)
-    return replace(VideoConfig(), prior=prior, csd=recommended(resolve(prior).builtin, command.method))
+    found = resolve(prior)
+    csd = recommended(found.builtin, command.method, kind=found.kind)
+    return replace(VideoConfig(), prior=prior, csd=csd)
 
 
 def _rate(text: str) -> Fraction:

@@ -4,7 +4,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from csd3d.priors.editor import Loaded, recommended
+from csd3d.priors.editor import Loaded, suited
 from csd3d.runs.folder import free_name, prior_entry, recorded
 from csd3d.runs.history import earlier_runs
 from csd3d.runs.manifest import Manifest, fingerprint, to_plain
@@ -74,7 +74,7 @@ def edit_video(
         if config.mask is not None:
             mask = stack.enter_context(ClipMask(Path(config.mask), source.info, feather_px=config.feather))
         prior = prior or load_prior(config)
-        csd = config.csd or recommended(prior.builtin)
+        csd = config.csd or suited(prior)
         config = replace(config, csd=csd)
         score_of(prior, plan, csd, config.source_prompt)  # refuses what the prior cannot serve
         path = Path(run_dir) if run_dir is not None else free_name(source.info.path.stem, prompt)

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from csd3d.engine.loop import run
-from csd3d.priors.editor import Loaded, native_px, recommended
+from csd3d.priors.editor import Loaded, native_px, suited
 from csd3d.priors.geometry import to_working, working_size
 from csd3d.runs.progress import RunProgress
 from csd3d.runs.sheet import contact_sheet, evenly, save_picture
@@ -34,7 +34,7 @@ def preview_video(
     Raises:
         ValueError, FileNotFoundError: as for `video.edit.edit_video`.
     """
-    csd = config.csd or recommended(prior.builtin)
+    csd = config.csd or suited(prior)
     csd = replace(csd, steps=-(-csd.steps // STEPS_SHARE), lr_decay_every=max(csd.lr_decay_every // STEPS_SHARE, 1))
     progress = progress or RunProgress()
     with (

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from csd3d.engine.config import METHODS, PAPER, CsdConfig
 from csd3d.engine.residuals import Score
+from csd3d.priors.resolve import Kind
 
 USUAL_PX = 512
 """Side in px of the pictures that a prior was trained on, where it does not say."""
@@ -78,16 +79,28 @@ def default_prior(method: str | None) -> str:
     return "builtin" if method in (None, "csd-edit") else "builtin:t2i"
 
 
-def recommended(builtin: bool, method: str | None = None) -> CsdConfig:
+def recommended(builtin: bool, method: str | None = None, *, kind: Kind | None = "instruct") -> CsdConfig:
     """Engine settings that suit a prior, a small built-in or a big one, under a named method (None: `csd-edit`).
 
-    `dds` and `cds` are as published, `sds` and `csd` start from the same learning rate and timesteps.
+    `dds` and `cds` are as published; `sds`, `csd`, and `csd-edit` on a text-to-image prior start from the same learning
+    rate and timesteps. Under `csd-edit` a prior whose `kind` is not known yet (None) counts as an instruction editor.
     """
-    if method in (None, "csd-edit"):
+    method = method or "csd-edit"
+    if method == "csd-edit" and kind != "text-to-image":
         return BUILTIN if builtin else METHODS["csd-edit"]
     delta = PAPER["cds" if METHODS[method].regulariser == "patch-nce" else "dds"]
     config = replace(delta, residual=METHODS[method].residual, coupling=METHODS[method].coupling)
     return replace(config, **_SMALL) if builtin else config
+
+
+def suited(prior: Loaded) -> CsdConfig:
+    """The `recommended` settings of a loaded prior, where nobody names a method."""
+    return recommended(prior.builtin, kind=kind_of(prior))
+
+
+def kind_of(prior: Loaded) -> Kind:
+    """What a prior is; an instruction editor where it does not say."""
+    return getattr(prior, "kind", "instruct")
 
 
 def score_for(
@@ -106,7 +119,7 @@ def score_for(
     """
     if csd.regulariser != "none":
         prior.require_layers(csd.nce_layers)  # pyright: ignore[reportAttributeAccessIssue]
-    if getattr(prior, "kind", "instruct") == "instruct":
+    if kind_of(prior) == "instruct":
         if source_prompt is not None:
             raise ValueError("source-prompt: expected none, an instruction editor reads the source from its picture")
         return prior.score(prompt, s_text=csd.s_text, s_image=csd.s_image, assign=assign)  # pyright: ignore[reportAttributeAccessIssue]

@@ -60,6 +60,7 @@ class ToyScore:
 class ToyPrior:
     """Knows two sentences; its windows are 4 latents."""
 
+    kind = "instruct"
     builtin = False
     name = "toy"
     working_px = 32

@@ -2,20 +2,24 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from PIL import Image
 
 from csd3d.cli import main
 from csd3d.engine.config import METHODS
 from csd3d.priors.denoiser import Denoiser
-from csd3d.priors.editor import default_prior, recommended, score_for
+from csd3d.priors.editor import default_prior, recommended, score_for, suited
 from csd3d.priors.either import load_either
 from csd3d.runs.manifest import Manifest
+from csd3d.runs.progress import RunProgress
+from panorama import PanoramaConfig, edit_panorama
 from tests.priors.tiny import write_tiny_prior
 
 
@@ -89,6 +93,30 @@ def test_a_prediction_that_is_no_number_is_one_line_and_harms_nothing(
     assert Path(picture).read_bytes() == (tmp_path / "whole" / Path(picture).name).read_bytes()
 
 
+def test_pixels_that_are_no_numbers_are_one_line_and_harm_nothing(
+    photo: Path, prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["image", str(photo), "--prompt", "a blue ball", "--prior", str(prior), "--method", "csd", "--steps", "2"]
+    assert main([*words, "--run-dir", str(tmp_path / "whole")]) == 0
+    decode: Any = AutoencoderKL.decode
+
+    def fails(self: AutoencoderKL, z: torch.Tensor) -> Any:
+        out = decode(self, z)
+        out.sample[0, 0, 0, 0] = float("nan")
+        return out
+
+    monkeypatch.setattr(AutoencoderKL, "decode", fails)
+    capsys.readouterr()
+    run_dir = tmp_path / "run"
+    assert main([*words, "--run-dir", str(run_dir)]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error == "csd3d image: what the prior's autoencoder decodes is not finite, for pictures [0]"
+    assert not (run_dir / "edited.png").exists()
+    monkeypatch.undo()
+    assert main(["image", "--resume", "--run-dir", str(run_dir)]) == 0
+    assert (run_dir / "edited.png").read_bytes() == (tmp_path / "whole" / "edited.png").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("words", "match"),
     [
@@ -110,6 +138,19 @@ def test_what_a_prior_cannot_serve_is_refused_with_the_reason(
     assert not (tmp_path / "run").exists()
 
 
+def test_settings_suit_the_prior_from_python_as_from_the_command_line(
+    photo: Path, prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["image", str(photo), "--prompt", "a blue ball", "--source-prompt", "a red ball", "--prior", str(prior)]
+    assert main([*words, "--steps", "1", "--run-dir", str(tmp_path / "command")]) == 0
+    asked = Manifest.read(tmp_path / "command" / "manifest.json").config["csd"]
+    monkeypatch.setattr("panorama.edit.suited", lambda prior: replace(suited(prior), steps=1))
+    config = PanoramaConfig(prior=str(prior), source_prompt="a red ball", single=True)
+    edit_panorama(photo, "a blue ball", None, config, run_dir=tmp_path / "python", progress=RunProgress(quiet=True))
+    assert Manifest.read(tmp_path / "python" / "manifest.json").config["csd"] == asked
+    assert asked["weight"] == "one", "what suits a text-to-image model, not an instruction editor"
+
+
 def test_settings_suit_the_method_and_the_prior() -> None:
     assert recommended(False, "csd-edit") is METHODS["csd-edit"]
     for method in ("sds", "csd", "dds", "cds"):
@@ -117,6 +158,10 @@ def test_settings_suit_the_method_and_the_prior() -> None:
         assert (config.t_min, config.t_max, config.weight) == (50, 950, "one"), "as published for dds and cds"
         assert config.lr == pytest.approx(0.1 * 2000 / 64**2)
         assert recommended(True, method).residual == METHODS[method].residual
+    for builtin in (False, True):
+        plain, coupled = (recommended(builtin, m, kind="text-to-image") for m in (None, "dds"))
+        assert plain == replace(coupled, coupling="svgd"), "what csd-edit is, with settings for captions"
+        assert recommended(builtin, kind=None) == recommended(builtin), "as an editor, until it is known"
     assert default_prior(None) == default_prior("csd-edit") == "builtin"
     assert default_prior("dds") == "builtin:t2i"
 

@@ -20,6 +20,8 @@ def _any_prior(monkeypatch):
     """Names resolve without weights."""
 
     class Found:
+        kind = "instruct"
+
         def __init__(self, name):
             self.builtin = name == "builtin"
 

@@ -53,6 +53,7 @@ class ToyScore:
 class ToyPrior:
     """Knows two sentences: "make it red" and "make it dark"."""
 
+    kind = "instruct"
     builtin = False
     name = "toy"
     working_px = 32
