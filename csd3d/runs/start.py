@@ -77,11 +77,15 @@ class Start:
         if asked_device is None and prior.device.type == "cpu":
             self.note("no CUDA device is in use: running on the CPU")
 
-    def stop_if_asked(self, how_far: str) -> None:
-        """Raises `RunInterrupted`, after saying how far the run came, if a person asked it to stop."""
+    def stop_if_asked(self, how_far: str, *, alone: bool = True) -> None:
+        """Raises `RunInterrupted`, after saying how far the run came, if a person asked it to stop.
+
+        Its text has the command that goes on, if the folder is all that this takes (`alone`).
+        """
         if self.stop.signum is not None:
             self.progress.say(f"stopped: {how_far}")
-            raise RunInterrupted(self.folder.path, self.stop.signum, command=self.manifest.command)
+            command = self.manifest.command if alone else None
+            raise RunInterrupted(self.folder.path, self.stop.signum, command=command)
 
     def move(
         self,
@@ -147,10 +151,14 @@ class Start:
             show: names particles and gives their latents.
             decode: makes pixels in [0, 1] of latents.
         """
-        manifest, folder = self.manifest, self.folder
         if (picture := log.picture(show, decode)) is not None:
-            save_picture(picture, folder.gradient)
-            page = replace(page, gradient=folder.gradient.name)
+            save_picture(picture, self.folder.gradient)
+            page = replace(page, gradient=self.folder.gradient.name)
+        self.close(replace(page, curves=log.curves()))
+
+    def close(self, page: Report) -> None:
+        """Write the report and the last word of the manifest: that the run is finished, and what it has written."""
+        manifest, folder = self.manifest, self.folder
         manifest.status = "finished"
         manifest.measure_memory()
         manifest.outputs |= {"report": str(folder.report.resolve()), "sheet": str(folder.sheet.resolve())}
@@ -158,8 +166,7 @@ class Start:
         seconds = {f"{name} (s)": value for name, value in manifest.timing_s.items()}
         memory = {f"peak {kind} memory (MB)": round(value / 1e6) for kind, value in manifest.memory_bytes.items()}
         page = replace(
-            page, sheet=folder.sheet.name, curves=log.curves(), numbers=manifest.numbers, settings=manifest.config,
-            notes=manifest.notes,
+            page, sheet=folder.sheet.name, numbers=manifest.numbers, settings=manifest.config, notes=manifest.notes,
             environment={**seconds, **memory, "versions": manifest.versions, "machine": manifest.machine},
         )  # fmt: skip
         write_report(folder.report, page)

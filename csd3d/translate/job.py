@@ -13,15 +13,14 @@ from torch import Tensor
 
 from csd3d.priors.editor import native_px
 from csd3d.priors.text_to_image import TextToImagePrior
-from csd3d.runs import folder as runs
 from csd3d.runs.checkpoint import load_checkpoint, save_checkpoint
 from csd3d.runs.curves import Curve
-from csd3d.runs.folder import RunFolder
-from csd3d.runs.interrupt import RunInterrupted, stoppable
+from csd3d.runs.folder import RunFolder, load_sources, prior_entry, save_sources
 from csd3d.runs.manifest import Manifest, fingerprint, to_plain
 from csd3d.runs.progress import RunProgress
-from csd3d.runs.report import Report, write_report
+from csd3d.runs.report import Report
 from csd3d.runs.sheet import contact_sheet, save_picture
+from csd3d.runs.start import Start, started
 from csd3d.translate.apply import Trained, save_trained
 from csd3d.translate.config import TranslateConfig
 from csd3d.translate.network import make_translator
@@ -106,41 +105,26 @@ def train_network(
     for own in dict.fromkeys(captions):
         prior.embed([own, *(config.caption(task, own) for task in config.tasks)])  # unknown words are refused here
     network = make_translator(prior, list(config.tasks.values()))
-    known = {"name": prior.name, "path": str(prior.path), "fingerprint": runs.prior_fingerprint(prior.path)}
-    settings = to_plain(config) | {"captions": list(captions)}
-    manifest = Manifest("translate", settings, config.seed, inputs=[fingerprint(f) for f in files], prior=known)
-    if resume:
-        folder, manifest = runs.reopen_run(run_dir, manifest, free=FREE)
-    else:
-        folder = runs.start_run(run_dir, manifest)
-    with progress, stoppable() as stop:
-        try:
-            s = runs.load_sources(folder)
-            if s is None:
+    path = run_dir / "network.safetensors"
+    manifest = Manifest(
+        "translate", to_plain(config) | {"captions": list(captions)}, config.seed,
+        inputs=[fingerprint(f) for f in files], prior=prior_entry(prior), outputs={"network": str(path.resolve())},
+    )  # fmt: skip
+    with started(run_dir, manifest, [path], progress, resume=resume, free=FREE) as start:
+        start.note_prior(prior, config.device)
+        s = load_sources(start.folder)
+        if s is None:
+            with start.manifest.timed("encode"):
                 s = _encode(prior, files, size, progress)
-                runs.save_sources(folder, s)
-            trainer = Trainer(prior, network, config, s, captions)
-            done, curves = _load(folder, trainer)
-            for step in progress.track("train", range(done, config.steps), total=config.steps, start=done):
-                info = trainer.step(step)
-                curves.append([float(getattr(info, name)) for name in CURVES])
-                done = step + 1
-                if stop or done % config.checkpoint_every == 0 or done == config.steps:
-                    tensors = trainer.state_dict() | {"curves": torch.tensor(curves, dtype=torch.float64)}
-                    save_checkpoint(folder.state, tensors, {"step": done})
-                    manifest.steps_done = done
-                if stop.signum is not None:
-                    progress.say(f"stopped: {done} of {config.steps} steps are done")
-                    raise RunInterrupted(folder.path, stop.signum)
-            path = folder.path / "network.safetensors"
+                save_sources(start.folder, s)
+        trainer = Trainer(prior, network, config, s, captions)
+        with start.manifest.timed("train"):
+            curves = _train(trainer, config, start)
+        with start.manifest.timed("write"):
             trained = Trained(prior, trainer.network.eval(), tuple(config.tasks), size)
             save_trained(path, trained, list(config.tasks.values()))
-            _report(folder, manifest, trained, files, curves)
-        except BaseException as error:
-            manifest.status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            manifest.measure_memory()
-            manifest.write(folder.manifest)
-            raise
+            page = _report(trained, files, curves, start)
+        start.close(page)
     return path
 
 
@@ -156,6 +140,21 @@ def _encode(prior: TextToImagePrior, files: Sequence[Path], size: int, progress:
     return torch.cat(parts)
 
 
+def _train(trainer: Trainer, config: TranslateConfig, start: Start) -> list[list[float]]:
+    """From the last saved state to the last step; the `CURVES` of every step."""
+    done, curves = _load(start.folder, trainer)
+    for step in start.progress.track("train", range(done, config.steps), total=config.steps, start=done):
+        info = trainer.step(step)
+        curves.append([float(getattr(info, name)) for name in CURVES])
+        done = step + 1
+        if start.stop or done % config.checkpoint_every == 0 or done == config.steps:
+            tensors = trainer.state_dict() | {"curves": torch.tensor(curves, dtype=torch.float64)}
+            save_checkpoint(start.folder.state, tensors, {"step": done})
+            start.manifest.steps_done = done
+        start.stop_if_asked(f"{done} of {config.steps} steps are done", alone=False)
+    return curves
+
+
 def _load(folder: RunFolder, trainer: Trainer) -> tuple[int, list[list[float]]]:
     if not folder.state.exists():
         return 0, []
@@ -165,12 +164,11 @@ def _load(folder: RunFolder, trainer: Trainer) -> tuple[int, list[list[float]]]:
     return int(saved.record["step"]), curves
 
 
-def _report(
-    folder: RunFolder, manifest: Manifest, trained: Trained, files: Sequence[Path], curves: Sequence[Sequence[float]]
-) -> None:
+def _report(trained: Trained, files: Sequence[Path], curves: Sequence[Sequence[float]], start: Start) -> Report:
+    """The contact sheet, and the page around it."""
     shown = torch.stack([read_square(f, trained.size_px) for f in files[:SHOWN]])
     rows = {"source": shown} | {task: trained(shown, task) for task in trained.tasks}
-    save_picture(contact_sheet(rows, cell_px=trained.size_px), folder.sheet)
+    save_picture(contact_sheet(rows, cell_px=trained.size_px), start.folder.sheet)
     gradient, change, s_text, identity = zip(*curves, strict=True)  # as in CURVES
     charts = (
         Curve("Gradient", gradient, log=True, hint="root mean square of the direction in latents"),
@@ -178,12 +176,5 @@ def _report(
         Curve("Guidance", s_text, hint="rises during the warm-up"),
         Curve("Identity", identity, hint="weight of staying with the source"),
     )
-    manifest.status = "finished"
-    manifest.measure_memory()
-    manifest.outputs |= {"network": str((folder.path / "network.safetensors").resolve())}
-    manifest.write(folder.manifest)
-    facts = (f"{len(files)} pictures", f"{len(trained.tasks)} tasks", f"prior {manifest.prior['name']}")
-    environment = {"versions": manifest.versions, "machine": manifest.machine}
-    page = Report("Translation network", "", facts, sheet="sheet.png", curves=charts, settings=manifest.config,
-                  notes=manifest.notes, environment=environment)  # fmt: skip
-    write_report(folder.report, page)
+    facts = (f"{len(files)} pictures", f"{len(trained.tasks)} tasks", f"prior {trained.prior.name}")
+    return Report("Translation network", "", facts, curves=charts)

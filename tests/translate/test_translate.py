@@ -149,7 +149,10 @@ def test_a_stopped_run_goes_on_to_the_same_network(prior: TextToImagePrior, pict
         parts = train_network(files, captions, config, tmp_path / "parts", prior=prior, progress=quiet, resume=True)
     assert calls == [0, 1, 2, 2, 3]
     assert whole.read_bytes() == parts.read_bytes()
-    assert Manifest.read(tmp_path / "parts" / "manifest.json").status == "finished"
+    manifest = Manifest.read(tmp_path / "parts" / "manifest.json")
+    assert manifest.status == "finished"
+    assert list(manifest.written) == [str(parts.resolve())]
+    assert set(manifest.timing_s) == {"encode", "train", "write"}
     with pytest.raises(ValueError, match="other settings"):
         train_network(files, captions, replace(config, lr=1.0), tmp_path / "parts", prior=prior, resume=True)
 
@@ -181,6 +184,12 @@ def test_train_and_apply_from_the_command_line(
     assert main([*apply, str(clip), "--task", "night", "--output", str(tmp_path / "out.mp4")]) == 0
     with av.open(str(tmp_path / "out.mp4")) as container:
         assert sum(1 for _ in container.decode(video=0)) == 3
+
+    before = network.read_bytes()
+    assert main(["runs", "undo", str(run_dir)]) == 0
+    assert not network.exists()
+    assert main([*words, "--task", "night={}, at night", "--task", "blue=a blue ball", "--resume"]) == 0
+    assert network.read_bytes() == before
 
     assert main([*apply, str(picture), "--task", "day", "--output", str(tmp_path / "x.png")]) == 2
     assert "task: expected night or blue, got 'day'" in capsys.readouterr().err
