@@ -8,8 +8,9 @@
 
 `clip` and `prompt` are needed; a pattern of video files stands for one edit each. Every other column is a flag of
 `csd3d video`, with - or _, and may be empty. Paths are taken from the file's folder, results go to --out. What fails is
-said and the rest goes on; what is done already is not done again, what was stopped is resumed. At the end there is a
-table; the exit code is 1 if anything failed, 2 if the file makes no sense.
+said and the rest goes on; what is done already is not done again, what was stopped is resumed, what has other settings
+by now, or another clip or mask, is done anew. At the end there is a table; the exit code is 1 if anything failed, 2 if
+the file makes no sense.
 """
 
 import csv
@@ -19,6 +20,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -35,6 +37,7 @@ from video import edit
 from video.command import Command, build_config
 from video.config import VideoConfig
 from video.formats import CONTAINERS
+from video.probe import probe
 
 PATHS = ("clip", "mask", "preset")
 """Columns that are paths, taken from the file's folder."""
@@ -49,7 +52,7 @@ class Batch:
     jobs: tyro.conf.Positional[Path]
     """The file, .csv, .yaml or .yml: `clip`, `prompt`, and any flag of `csd3d video` as a column."""
     out: Path = Path("edited")
-    """Folder for the results; the runs are in its `runs/`."""
+    """Folder for the results; the runs are in its `runs/`: NAME, and NAME-2 and so on for what was done anew."""
     prior: str | None = None
     """Prior of the jobs that name none."""
 
@@ -191,14 +194,14 @@ def do(command: Command, priors: Priors) -> Outcome:
     """
     assert command.run_dir is not None
     since = time.monotonic()
-    before = command.run_dir / "manifest.json"
     try:
         config = build_config(command)
-        if _is_done(command, config):
+        run_dir, old = find_run(command, config)
+        if old is not None and _is_done(command, config, old):
             return Outcome("done before", 0.0, str(command.output))
         result = edit.edit_video(
             command.clip, command.prompt, command.output, config,
-            run_dir=command.run_dir, resume=before.exists(), prior=priors.get(config),
+            run_dir=run_dir, resume=old is not None, prior=priors.get(config),
         )  # fmt: skip
         return Outcome("edited", time.monotonic() - since, str(result.path))
     except Exception as error:
@@ -208,17 +211,51 @@ def do(command: Command, priors: Priors) -> Outcome:
         return Outcome("failed", time.monotonic() - since, explained[0])
 
 
-def _is_done(command: Command, config: VideoConfig) -> bool:
-    """Whether an earlier start finished this very edit of this very clip."""
+def find_run(command: Command, config: VideoConfig) -> tuple[Path, Manifest | None]:
+    """The run of this very edit, of this very clip and mask, and its manifest; a free folder and None if there is none.
+
+    Raises:
+        ValueError: a manifest cannot be read.
+    """
     assert command.run_dir is not None
     assert command.clip is not None
-    path = command.run_dir / "manifest.json"
-    if not path.exists() or not command.clip.is_file() or not (command.output and command.output.exists()):
+    wanted, inputs = _settings(command, config), list[str]()
+    for k in count(1):
+        run_dir = command.run_dir if k == 1 else command.run_dir.with_name(f"{command.run_dir.name}-{k}")
+        if not (run_dir / "manifest.json").exists():
+            return run_dir, None
+        old = Manifest.read(run_dir / "manifest.json")
+        if not inputs:
+            inputs = [_sha256(command.clip, config.max_frames), *([_sha256(command.mask)] if command.mask else [])]
+        same = not differences(old.config, wanted, ignore=edit.FREE) and [i["sha256"] for i in old.inputs] == inputs
+        if same and wanted["csd"]["steps"] >= old.config["csd"]["steps"]:
+            return run_dir, old
+    raise AssertionError
+
+
+def _is_done(command: Command, config: VideoConfig, old: Manifest) -> bool:
+    """Whether the run of this edit is finished, with these very settings, and the output is what it wrote."""
+    assert command.output is not None
+    if old.status != "finished" or not command.output.exists():
         return False
-    old = Manifest.read(path)
-    wanted = to_plain(config) | {"prompt": command.prompt}
-    same = not differences(old.config, wanted, ignore=("prior",))
-    return old.status == "finished" and same and old.inputs[0]["sha256"] == fingerprint(command.clip)["sha256"]
+    if differences(old.config, _settings(command, config), ignore=("mask",)):  # which may have moved: see `find_run`
+        return False
+    now = fingerprint(command.output)
+    return old.written.get(now["path"]) == now["sha256"]
+
+
+def _settings(command: Command, config: VideoConfig) -> dict[str, Any]:
+    """As the manifest has them."""
+    return to_plain(config) | {"prompt": command.prompt}
+
+
+def _sha256(path: Path, max_frames: int | None = None) -> str:
+    """Of a clip or mask, as the manifest has it: of a folder or pattern those files that are its frames. Empty for what
+    cannot be read, which the editor refuses in its own words."""
+    try:
+        return fingerprint(path, () if path.is_file() else probe(path, max_frames=max_frames).files)["sha256"]
+    except (ValueError, OSError):
+        return ""
 
 
 def main(batch: Batch) -> int:

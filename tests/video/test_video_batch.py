@@ -1,6 +1,9 @@
 """Many clips from one file: what can be done is done, failures are said, a second start does only what is left."""
 
+import numpy as np
 import pytest
+import yaml
+from PIL import Image
 from video_toys import ToyPrior
 
 from csd3d.runs.manifest import Manifest
@@ -11,7 +14,14 @@ from scripts.edit_video import Batch, commands, convert, main, read_jobs
 def loaded(monkeypatch):
     """The toy prior, whichever is named; gives the names that were loaded."""
     names = []
-    monkeypatch.setattr("video.edit.load_prior", lambda config: (names.append(config.prior), ToyPrior())[1])
+
+    def load(config):
+        names.append(config.prior)
+        prior = ToyPrior()
+        prior.name = config.prior
+        return prior
+
+    monkeypatch.setattr("video.edit.load_prior", load)
     monkeypatch.setattr("video.command.resolve", lambda name: ToyPrior)
     return names
 
@@ -52,6 +62,50 @@ def test_what_can_be_done_is_done_and_failures_are_said(make_clip, tmp_path, cap
     jobs.write_text("clip,prompt,output,steps\na.mp4,make it red,red.mkv,5\n")
     assert main(batch) == 0
     assert Manifest.read(tmp_path / "out/runs/red.mkv/manifest.json").steps_done == 5
+
+
+def test_what_is_asked_for_in_another_way_is_done_anew(make_clip, tmp_path, capsys):
+    """Whether a job is done is what its manifest says: every setting, the clip, the mask, and what was written."""
+    make_clip("a.mp4", frames=2)
+    some, black = np.zeros((48, 64), np.uint8), np.zeros((48, 64), np.uint8)
+    some[:, :32] = 255
+    Image.fromarray(some).save(tmp_path / "mask.png")
+    plain = {"clip": "a.mp4", "prompt": "make it red", "output": "a.mkv", "codec": "ffv1", "steps": 3}
+    jobs, out = tmp_path / "jobs.yaml", tmp_path / "out"
+
+    def start(**job):
+        jobs.write_text(yaml.safe_dump([plain | job]))
+        assert main(Batch(jobs, out=out)) == 0
+        return "done before" if "done before" in capsys.readouterr().out else (out / "a.mkv").read_bytes()
+
+    first = start(mask="mask.png")
+    assert start(mask="mask.png") == "done before"
+    (tmp_path / "mask.png").rename(tmp_path / "moved.png")
+    assert start(mask="moved.png") == "done before", "the very same mask"
+    Image.fromarray(black).save(tmp_path / "mask.png")
+    second = start(mask="mask.png")
+    assert second != first
+    assert start(mask="mask.png") == "done before"
+    assert start(mask="moved.png") == first, "whose run is still there, but not what it wrote"
+    unmasked = start()
+    fewer = start(steps=2)
+    assert len({first, second, unmasked, fewer, start(steps=2, seed=1), start(steps=2, lr=0.1)}) == 6
+    assert start(steps=2, lr=0.1) == "done before"
+    (out / "a.mkv").write_bytes(b"something else")
+    assert start(steps=2, lr=0.1) != b"something else"
+    make_clip("a.mp4", frames=2, seed=1)
+    assert start(steps=2, lr=0.1) != "done before", "of another clip"
+
+
+def test_a_folder_of_frames_is_not_done_twice(make_clip, tmp_path, capsys):
+    _, rgb = make_clip("a.mp4", frames=2)
+    (tmp_path / "frames").mkdir()
+    for k, picture in enumerate(rgb):
+        Image.fromarray((picture * 255).byte().permute(1, 2, 0).numpy()).save(tmp_path / "frames" / f"{k}.png")
+    jobs = write(tmp_path / "jobs.csv", "clip,prompt,output,steps\nframes,make it red,a.mkv,2\n")
+    for said in ("edited", "done before"):
+        assert main(Batch(jobs, out=tmp_path / "out")) == 0
+        assert said in capsys.readouterr().out
 
 
 def test_yaml_and_patterns(make_clip, tmp_path):
