@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from jaxtyping import Float
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from csd3d.nerf.backends import require_device
 from csd3d.nerf.ranks import ranks
-from csd3d.runs.atomic import atomic_path
+from csd3d.runs.atomic import atomic_path, write_bytes
 
 LEAST_VIEWS = 3
 """Fewer views than this make no scene."""
@@ -151,6 +152,9 @@ class CsdTrainerConfig(TrainerConfig):
 
     _target: type = field(default_factory=lambda: CsdTrainer)
 
+    def save_config(self) -> None:
+        """Nothing yet: `CsdTrainer.setup` writes config.yml, so that a start that is refused leaves nothing."""
+
 
 class CsdTrainer(Trainer):
     """Starts from nothing, from a checkpoint of the plain method, or from one of its own, which it resumes exactly."""
@@ -158,12 +162,16 @@ class CsdTrainer(Trainer):
     _resumed: dict[str, Any] | None = None
 
     def setup(self, test_mode: str = "val") -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """As the stock trainer's; mistakes end in one line."""
+        """As the stock trainer's; mistakes end in one line. What is not refused has its config.yml from then on."""
+        asked = yaml.dump(self.config)  # before setting up completes it
         with mistakes_in_one_line():
             require_device(self.config)
             require_data(self.config)
             checkpoint_path(self.config)
             super().setup(test_mode)  # pyright: ignore[reportArgumentType]
+        if ranks()[0] == 0:
+            self.base_dir.mkdir(parents=True, exist_ok=True)
+            write_bytes(self.base_dir / "config.yml", asked.encode())
 
     def train(self) -> None:
         """Train and edit; a resumed run goes on with the random numbers it would have had, to the end it would have."""
@@ -184,7 +192,13 @@ class CsdTrainer(Trainer):
         path = checkpoint_path(self.config)
         if path is None:
             return
-        state = load_checkpoint(path)
+        try:
+            self._begin(load_checkpoint(path))
+        except KeyError as error:
+            raise ValueError(f"checkpoint: expected a complete one, got one without {error} in {path}") from error
+
+    def _begin(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint. Raises `ValueError` or `KeyError` for one that does not fit or is not complete."""
         self.pipeline.load_pipeline(state["pipeline"], state["step"])  # refuses what does not fit
         self._start_step = state["step"] + 1
         edits = state.get("csd3d")

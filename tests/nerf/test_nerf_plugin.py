@@ -400,11 +400,13 @@ def test_views_talk_by_the_depth_of_the_field(scene: Path, prior: Path, tmp_path
 def test_mistakes_end_in_one_line(
     changes: dict[str, object], said: str, scene: Path, prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    config = config_for(scene, prior, tmp_path, **changes)
+    config.save_config()  # as ns-train does before anything is looked at
     with pytest.raises(SystemExit) as end:
-        trainer_for(config_for(scene, prior, tmp_path, **changes))
+        trainer_for(config)
     assert end.value.code == 2
     assert said in capsys.readouterr().err
-    assert not list(tmp_path.rglob("*.ckpt"))
+    assert not list(tmp_path.rglob("*")), "a start that is refused leaves nothing"
 
 
 def test_too_few_views_or_views_of_different_sizes_are_refused(
@@ -449,6 +451,22 @@ def test_edits_of_other_views_are_refused(
     with pytest.raises(SystemExit):
         trainer_for(config_for(four, prior, tmp_path / "other", load_dir=trainer.checkpoint_dir))
     assert "edits of the training views of this data, got others: 4 and 6 views" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_lacks_an_entry_is_refused_in_one_line(
+    scene: Path, prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = trainer_for(config_for(scene, prior, tmp_path / "out", max_num_iterations=1))
+    trainer.train()
+    (path,) = trainer.checkpoint_dir.glob("*.ckpt")
+    for place, name in (("csd3d", "rng"), ("csd3d", "end"), (None, "schedulers")):
+        state = load_checkpoint(path)
+        del (state if place is None else state[place])[name]
+        torch.save(state, tmp_path / "less.ckpt")
+        with pytest.raises(SystemExit) as end:
+            trainer_for(config_for(scene, prior, tmp_path / "other", load_checkpoint=tmp_path / "less.ckpt"))
+        assert end.value.code == 2
+        assert f"checkpoint: expected a complete one, got one without '{name}'" in capsys.readouterr().err
 
 
 def test_checkpoints_of_another_backend_are_refused() -> None:
@@ -509,7 +527,9 @@ def test_the_commands_of_nerfstudio_from_training_to_pictures(scene: Path, prior
     )
     assert shown.returncode == 0, shown.stderr[-2000:]
     assert len(list((tmp_path / "shown" / "test" / "rgb").glob("*.jpg"))) == 2
+    before = (home / "config.yml").read_bytes()
     wrong = ns("ns-train", "csd-edit-cpu", "--data", scene, *run, "--pipeline.prompt", "make it purple")
     assert wrong.returncode == 2
     assert "does not know 'make it purple'" in wrong.stderr
     assert "Traceback" not in wrong.stderr
+    assert (home / "config.yml").read_bytes() == before, "a start that is refused leaves what was there"
