@@ -189,10 +189,16 @@ def load_sources(folder: RunFolder) -> Float[Tensor, "n c h w"] | None:
     return load_checkpoint(folder.sources).tensors["s"] if folder.sources.exists() else None
 
 
+def prior_files(path: Path) -> list[Path]:
+    """The files that a prior's pictures depend on, in order; not what is written about it."""
+    own = {path / "model_index.json", path / "vocabulary.json", *path.glob("*/**/*")}
+    return sorted(p for p in own if p.suffix in (".json", ".safetensors", ".txt") and p.is_file())
+
+
 def prior_fingerprint(path: Path) -> str:
     """A digest of the names, sizes and ends of a prior's files: tells two apart without reading gigabytes."""
     digest = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.suffix in (".json", ".safetensors", ".txt") and p.is_file()):
+    for file in prior_files(path):
         size = file.stat().st_size
         digest.update(f"{file.relative_to(path)}\0{size}\0".encode())
         with file.open("rb") as stream:

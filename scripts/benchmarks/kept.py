@@ -9,6 +9,7 @@ from typing import Any
 from csd3d.metrics import jsonable
 from csd3d.priors.resolve import resolve
 from csd3d.runs.atomic import write_text
+from csd3d.runs.folder import prior_files
 
 
 class Kept:
@@ -37,7 +38,7 @@ def prior_digest(prior: str) -> str:
     if folder is None:
         return prior
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".json", ".safetensors", ".txt") and p.is_file()):
+    for path in prior_files(folder):
         digest.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()
