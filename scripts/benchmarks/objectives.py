@@ -185,5 +185,6 @@ def methods(base: CsdConfig, guidance: Sequence[float]) -> dict[str, CsdConfig]:
         "cds": cds,
         "cds, cross-attention": replace(cds, nce_layers="cross-attention"),
         "cds, score": replace(cds, nce_layers="score"),
+        "cds, ten times the weight": replace(cds, nce_weight=10 * cds.nce_weight),
     }
     return rows | {f"dds, s_text {w:g}": replace(base, s_text=w) for w in guidance if w != base.s_text}

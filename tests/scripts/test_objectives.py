@@ -61,9 +61,11 @@ def test_methods_differ_in_one_thing_each() -> None:
     rows = methods(base, (base.s_text, 7.0))
     assert rows["sds"] == replace(base, residual="noise")
     assert rows["cds"].regulariser == METHODS["cds"].regulariser
-    assert {rows[k].nce_layers for k in rows if k.startswith("cds,")} == {"cross-attention", "score"}
+    assert {rows[k].nce_layers for k in rows if k.startswith("cds,")} == {
+        "self-attention", "cross-attention", "score",
+    }  # fmt: skip
     assert rows["dds, s_text 7"].s_text == 7.0
-    assert len(rows) == 6
+    assert len(rows) == 7
 
 
 def test_directions_are_those_of_the_step(settings: Settings, folder: Path) -> None:
