@@ -4,12 +4,15 @@ features -> matches -> the largest set that hangs together -> cameras -> bundle 
 -> warp -> even exposure -> seams -> multi-band blend -> crop or fill the ragged border
 
 Photos may come in any order. Those that match no others are left out, and it is said which and why. A full turn is
-recognised and closed: it is blended around its seam, and as wide as the turn to the pixel.
+recognised and closed: it is blended around its seam, and as wide as the turn to the pixel. Since the whole turn depends
+on its weakest overlap, photos that hang together anyway also count as neighbours where they match less surely, as long
+as all neighbours then still fit.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, Literal
 
 import cv2
@@ -24,6 +27,10 @@ FEATURES_PX, SEAM_PX = 600_000, 100_000
 """Pixels of a photo when features are searched, and when seams are."""
 MATCH_CONFIDENCE = 0.65
 """How much nearer the best match of a feature has to be than the second best (what suits SIFT)."""
+WEAK = 0.5
+"""Among photos that hang together, matches of this share of the confidence asked for are tried too."""
+MOST_OFF = 0.02
+"""Neighbours fit when their matched features lie so close together, in widths of a photo (root mean square)."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,7 @@ def stitch(photos: Sequence[Picture], config: StitchConfig | None = None) -> Sti
     """
     config = config or StitchConfig()
     if len(photos) < 2:
-        raise ValueError(f"stitch: expected two photos or more, got {len(photos)}")
+        raise ValueError(f"photos: expected two or more, got {len(photos)}")
     cv2.setRNGSeed(0)  # its random sampling then gives the same panorama every time
     images = [_bgr(photo) for photo in photos]
     features, scale = _features(images)
@@ -127,7 +134,10 @@ def _matches(features: list[Any]) -> Any:
 def _together(photos: Sequence[Picture], features: list[Any], confidence: float) -> tuple[list[int], list[str]]:
     """Numbers of the photos that hang together, and words about the others."""
     count = len(photos)
-    rich = [i for i in range(count) if len(features[i].keypoints) >= 8]
+    twins = _twins(photos)
+    if count - len(twins) < 2:
+        raise ValueError(f"photos: expected two or more that differ, got {count} times the same")
+    rich = [i for i in range(count) if len(features[i].keypoints) >= 8 and i not in twins]
     best = np.zeros((count, count))
     if len(rich) >= 2:
         for match in _matches([features[i] for i in rich]):
@@ -136,22 +146,31 @@ def _together(photos: Sequence[Picture], features: list[Any], confidence: float)
     used = _largest_group(best > confidence)
     if len(used) < 2:
         raise ValueError(
-            f"stitch: expected photos that overlap, found no two of the {count} that match "
+            f"photos: expected some that overlap, found no two of the {count} that match "
             f"(best confidence {best.max():.2f}, needed {confidence:g})"
         )
     notes = []
     for i in sorted(set(range(count)) - set(used)):
-        if i not in rich:
+        j = int(best[i].argmax())
+        if i in twins:
+            why = f"it is the same picture as {photos[twins[i]].path.name}"
+        elif i not in rich:
             why = "it has next to no detail to match"
+        elif best[i, j] == 0:
+            why = "nothing in it is found again in another photo"
+        elif best[i, j] <= confidence:
+            why = f"its best match is {photos[j].path.name} with confidence {best[i, j]:.2f}, needed {confidence:g}"
         else:
-            j = int(best[i].argmax())
-            why = (
-                f"its best match is {photos[j].path.name} with confidence {best[i, j]:.2f}, needed {confidence:g}"
-                if best[i, j] <= confidence
-                else f"it matches {photos[j].path.name}, but neither matches the larger group"
-            )
+            why = f"it matches {photos[j].path.name}, but neither matches the larger group"
         notes.append(f"{photos[i].path.name} is left out: {why}")
     return used, notes
+
+
+def _twins(photos: Sequence[Picture]) -> dict[int, int]:
+    """Photos whose pixels an earlier photo has too, with its number."""
+    first: dict[tuple[object, bytes], int] = {}
+    seen = [(photo.pixels.shape, sha256(photo.pixels.tobytes()).digest()) for photo in photos]
+    return {i: first[key] for i, key in enumerate(seen) if first.setdefault(key, i) != i}
 
 
 def _largest_group(linked: np.ndarray) -> list[int]:
@@ -172,21 +191,64 @@ def _largest_group(linked: np.ndarray) -> list[int]:
 def _cameras(features: list[Any], confidence: float) -> list[Any]:
     """Focal length and rotation of every photo, level, at the size of the features."""
     matches = _matches(features)
+    cameras = _adjusted(features, matches, confidence)
+    links, width = _links(features, matches, WEAK * confidence), float(features[0].img_size[0])
+    if cameras and len(links) > len(_links(features, matches, confidence)) and _fits(cameras, links, width):
+        looser = _adjusted(features, matches, WEAK * confidence)
+        cameras = looser if looser and _fits(looser, links, MOST_OFF * width) else cameras
+    if not cameras:
+        raise ValueError("photos: expected some taken on one spot, got some that fit no common camera")
+    level = cv2.detail.waveCorrect([np.copy(c.R) for c in cameras], cv2.detail.WAVE_CORRECT_HORIZ)
+    for camera, R in zip(cameras, level, strict=True):
+        camera.R = R
+    return cameras
+
+
+def _adjusted(features: list[Any], matches: Any, confidence: float) -> list[Any]:
+    """Cameras by bundle adjustment over the matches above a confidence; none if they fit no common camera."""
     estimator: Any = cv2.detail.HomographyBasedEstimator()
     found, cameras = estimator.apply(features, matches, None)
     if not found:
-        raise ValueError("stitch: expected photos taken on one spot, got some from which no camera can be estimated")
+        return []
     for camera in cameras:
         camera.R = camera.R.astype(np.float32)
     adjuster = cv2.detail.BundleAdjusterRay()
     adjuster.setConfThresh(confidence)
     refined, cameras = adjuster.apply(features, matches, cameras)
-    if not refined:
-        raise ValueError("stitch: expected photos taken on one spot, got some that fit no common camera")
-    level = cv2.detail.waveCorrect([np.copy(c.R) for c in cameras], cv2.detail.WAVE_CORRECT_HORIZ)
-    for camera, R in zip(cameras, level, strict=True):
-        camera.R = R
-    return list(cameras)
+    return list(cameras) if refined else []
+
+
+Link = tuple[int, int, np.ndarray, np.ndarray]
+"""Numbers of two photos, and the places [n 2] of what they share in each, in px."""
+
+
+def _links(features: list[Any], matches: Any, confidence: float) -> list[Link]:
+    """The photos that match above a confidence."""
+    links = []
+    for match in matches:
+        i, j = match.src_img_idx, match.dst_img_idx
+        if 0 <= i < j and match.confidence > confidence:
+            shared = [m for m, kept in zip(match.getMatches(), match.getInliers(), strict=True) if kept]
+            a = np.array([features[i].keypoints[m.queryIdx].pt for m in shared])
+            b = np.array([features[j].keypoints[m.trainIdx].pt for m in shared])
+            links.append((i, j, a, b))
+    return links
+
+
+def _fits(cameras: list[Any], links: list[Link], most_px: float) -> bool:
+    """Whether no link is off by more; a camera that is no number fits nothing."""
+    return all(_off(cameras, link) <= most_px for link in links)
+
+
+def _off(cameras: list[Any], link: Link) -> float:
+    """How far apart a pair of photos puts what it shares, in px: focal length times the distance of unit rays."""
+    i, j, a, b = link
+    rays = []
+    for camera, at in ((cameras[i], a), (cameras[j], b)):
+        ray = np.column_stack([at, np.ones(len(at))]) @ (camera.R @ np.linalg.inv(camera.K())).T
+        rays.append(ray / np.linalg.norm(ray, axis=1, keepdims=True))
+    apart = np.square(rays[0] - rays[1]).sum(1).mean()
+    return float(np.sqrt(apart * cameras[i].focal * cameras[j].focal))
 
 
 def _rescale(camera: Any, factor: float) -> None:
