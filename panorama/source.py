@@ -26,6 +26,7 @@ MOST_PX = 1_000_000_000
 """Pixels beyond which a file is taken for a mistake."""
 _DAMAGED = (OSError, SyntaxError, struct.error, EOFError)
 _ORIENTATION, _EXIF_IFD, _WIDTH, _HEIGHT = 0x0112, 0x8769, 0xA002, 0xA003
+_TO_RGB = "a {} picture becomes RGB, as edits have colours"
 _SUFFIXES = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg"), "TIFF": (".tif", ".tiff"), "WEBP": (".webp",)}
 
 
@@ -132,6 +133,8 @@ def _read(path: Path, data: bytes, image: Image.Image) -> Picture:
         raise ValueError(f"{path}: expected 8 or 16 bits a channel, got 32")
     image.load()  # finds out whether it is whole; OpenCV would not say
     array = _decode_deep(path, data) if _is_deep(data, image) else _to_rgb(image, notes)
+    if image.mode.startswith("I;16"):
+        notes.append(_TO_RGB.format("grey"))
     exif = image.getexif()
     orientation = exif.get(_ORIENTATION, 1)
     icc = image.info.get("icc_profile") or b""
@@ -166,7 +169,7 @@ def _to_rgb(image: Image.Image, notes: list[str]) -> np.ndarray:
         return np.asarray(_from_cmyk(image))
     words = {"1": "black and white", "L": "grey", "LA": "grey", "P": "palette", "PA": "palette"}
     if image.mode in words:
-        notes.append(f"a {words[image.mode]} picture becomes RGB, as edits have colours")
+        notes.append(_TO_RGB.format(words[image.mode]))
     clear = image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
     return np.asarray(image.convert("RGBA" if clear else "RGB"))
 

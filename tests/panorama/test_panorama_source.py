@@ -52,6 +52,7 @@ def test_sixteen_bits_stay_sixteen_bits(tmp_path, channels, name):
     cv2.imwrite(str(tmp_path / name), deep[:, :, order].squeeze())
     picture = open_picture(tmp_path / name)
     assert picture.levels == 65535
+    assert any("grey picture becomes RGB" in note for note in picture.notes) == (channels == 1)
     assert np.array_equal(picture.pixels, np.repeat(deep, 3, 2) if channels == 1 else deep[:, :, :3])
     if channels == 4:
         assert picture.alpha is not None
