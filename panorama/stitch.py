@@ -18,6 +18,7 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
+from csd3d.runs.progress import RunProgress
 from panorama.source import Picture
 
 Projection = Literal["cylindrical", "spherical", "plane"]
@@ -73,25 +74,27 @@ class Stitched:
     """One sentence for every photo that was left out."""
 
 
-def stitch(photos: Sequence[Picture], config: StitchConfig | None = None) -> Stitched:
-    """Stitch photos taken on one spot.
+def stitch(
+    photos: Sequence[Picture], config: StitchConfig | None = None, *, progress: RunProgress | None = None
+) -> Stitched:
+    """Stitch photos taken on one spot; without `progress` nothing shows how far things are.
 
     Raises:
         ValueError: fewer than two photos, or no two that match.
     """
-    config = config or StitchConfig()
+    config, progress = config or StitchConfig(), progress or RunProgress(quiet=True)
     if len(photos) < 2:
         raise ValueError(f"photos: expected two or more, got {len(photos)}")
     cv2.setRNGSeed(0)  # its random sampling then gives the same panorama every time
     images = [_bgr(photo) for photo in photos]
-    features, scale = _features(images)
+    features, scale = _features(images, progress)
     used, notes = _together(photos, features, config.confidence)
     cameras = _cameras([features[i] for i in used], config.confidence)
     images = [images[i] for i in used]
     for camera in cameras:
         _rescale(camera, 1 / scale)
     focal = float(np.median([camera.focal for camera in cameras]))
-    pixels, mask, closed = _compose(images, cameras, focal, config)
+    pixels, mask, closed = _compose(images, cameras, focal, config, progress)
     turn = 0.0 if config.projection == "plane" else min(360.0, math.degrees(pixels.shape[1] / focal))
     pixels, alpha = _border(pixels, mask, config.border, closed=closed)
     return Stitched(
@@ -115,10 +118,11 @@ def _scale_to(images: Sequence[np.ndarray], most_px: int) -> float:
     return min(1.0, math.sqrt(most_px / (images[0].shape[0] * images[0].shape[1])))
 
 
-def _features(images: Sequence[np.ndarray]) -> tuple[list[Any], float]:
+def _features(images: Sequence[np.ndarray], progress: RunProgress) -> tuple[list[Any], float]:
     finder: Any = cv2.SIFT.create()
     scale = _scale_to(images, FEATURES_PX)
-    return [cv2.detail.computeImageFeatures2(finder, _shrunk(image, scale)) for image in images], scale
+    shown = progress.track("search", images, total=len(images))
+    return [cv2.detail.computeImageFeatures2(finder, _shrunk(image, scale)) for image in shown], scale
 
 
 def _matches(features: list[Any]) -> Any:
@@ -264,7 +268,7 @@ def _matrix(camera: Any, scale: float) -> np.ndarray:
 
 
 def _compose(
-    images: list[np.ndarray], cameras: list[Any], focal: float, config: StitchConfig
+    images: list[np.ndarray], cameras: list[Any], focal: float, config: StitchConfig, progress: RunProgress
 ) -> tuple[np.ndarray, np.ndarray, bool]:
     """The blended panorama [H W 3], where photos cover it [H W], and whether it is a closed turn."""
     compensator, seams = _seams(images, cameras, focal, config)
@@ -279,7 +283,8 @@ def _compose(
         left, right = -(full // 2) - margin, full - full // 2 + margin
     blender: Any = cv2.detail.MultiBandBlender(0, config.bands)
     blender.prepare((left, top, right - left, bottom - top))
-    for i, (image, camera) in enumerate(zip(images, cameras, strict=True)):
+    pairs = list(zip(images, cameras, strict=True))
+    for i, (image, camera) in progress.track("blend", enumerate(pairs), total=len(pairs)):
         corner, warped = warper.warp(image, _matrix(camera, 1.0), camera.R, cv2.INTER_LINEAR, cv2.BORDER_REFLECT)
         whole = np.full(image.shape[:2], 255, np.uint8)
         _, mask = warper.warp(whole, _matrix(camera, 1.0), camera.R, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT)

@@ -3,15 +3,23 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
+from csd3d.runs.progress import RunProgress
 from panorama.sink import require_writable, write_picture
-from panorama.source import Tags, open_picture
+from panorama.source import Picture, Tags, open_picture
 from panorama.stitch import StitchConfig, Stitched, stitch
 
 
 def stitch_files(
-    photos: Sequence[Path], output: Path, config: StitchConfig | None = None, *, quality: int = 95
+    photos: Sequence[Path],
+    output: Path,
+    config: StitchConfig | None = None,
+    *,
+    quality: int = 95,
+    progress: RunProgress | None = None,
 ) -> Stitched:
-    """Stitch photos and write the panorama.
+    """Stitch photos and write the panorama: 8 bits, with the colour profile of the first photo.
 
     Raises:
         ValueError, FileNotFoundError: a photo that cannot be read, photos that do not match, a name that cannot be
@@ -22,15 +30,28 @@ def stitch_files(
     if any(output.exists() and photo.exists() and output.samefile(photo) for photo in photos):
         raise ValueError(f"output: expected another file than the photos, got {output}")
     pictures = [open_picture(photo) for photo in photos]
-    made = stitch(pictures, config)
+    with progress or RunProgress() as shown:
+        made = stitch(pictures, config, progress=shown)
     height, width = made.pixels.shape[:2]
     require_writable(output, height, width)
     xmp = panorama_fields(height, width, made.turn, config) if made.turn else b""
     lost = write_picture(
         output, made.pixels, alpha=made.alpha, tags=Tags(xmp=xmp, icc=pictures[made.used[0]].tags.icc), quality=quality
     )
-    notes = (*(note for picture in pictures for note in picture.notes), *made.notes, *lost)
+    notes = (*(note for picture in pictures for note in picture.notes), *given_up(pictures), *made.notes, *lost)
     return Stitched(made.pixels, made.alpha, made.turn, made.closed, made.used, notes)
+
+
+def given_up(pictures: Sequence[Picture]) -> list[str]:
+    """What photos have and the panorama has not."""
+    notes = []
+    if any(picture.pixels.dtype == np.uint16 for picture in pictures):
+        notes.append("photos of 16 bits are joined at 8")
+    if any(picture.alpha is not None for picture in pictures):
+        notes.append("the photos' transparency is left out")
+    if any(picture.tags.exif for picture in pictures):
+        notes.append("the photos' EXIF is left out, the panorama has fields of its own")
+    return notes
 
 
 def panorama_fields(height_px: int, width_px: int, turn: float, config: StitchConfig) -> bytes:

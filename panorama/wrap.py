@@ -40,7 +40,7 @@ def recognise(picture: Picture, choice: WrapChoice) -> Recognised:
             "taken for a full sphere: it is twice as wide as high and its left and right borders match "
             "(--wrap none edits it flat)",
         )
-    return Recognised("none", "")
+    return Recognised("none", "edited flat, since nothing says that it wraps (--wrap cylinder or sphere closes it)")
 
 
 def seam_step(picture: Picture) -> float:

@@ -12,9 +12,10 @@ from torch.nn.functional import interpolate, pad
 
 import panorama.stitch as stitching
 from csd3d.cli import main
-from panorama.source import Picture, open_picture
+from csd3d.runs.progress import RunProgress
+from panorama.source import Picture, Tags, open_picture
 from panorama.stitch import StitchConfig, largest_rectangle, stitch
-from panorama.stitched_file import panorama_fields
+from panorama.stitched_file import given_up, panorama_fields
 from panorama.views import View, look_into
 
 
@@ -99,7 +100,7 @@ def test_a_weak_overlap_closes_a_turn_but_not_at_any_price(turn, monkeypatch):
     photos = [through_a_lens(p, 0.04) for p in sorted(turn, key=lambda p: p.path.name)]
     photos[9].pixels[70:, 130:] = 90  # little is left of what it shares with the first
     cv2.setRNGSeed(0)
-    features, _ = stitching._features([stitching._bgr(p) for p in photos])
+    features, _ = stitching._features([stitching._bgr(p) for p in photos], RunProgress(quiet=True))
     matches = stitching._matches(features)
     monkeypatch.setattr(stitching, "_matches", lambda features: matches)
     assert len(stitching._links(features, matches, 1.5)) == 9
@@ -212,3 +213,11 @@ def test_real_photos(real_data):
     height, width = made.pixels.shape[:2]
     assert 1300 < width < 1600
     assert 350 < height < 520
+
+
+def test_it_is_said_what_the_photos_have_and_the_panorama_has_not():
+    deep = Picture(Path("a.png"), np.zeros((4, 4, 3), np.uint16), np.zeros((4, 4), np.uint16))
+    tagged = Picture(Path("b.jpg"), np.zeros((4, 4, 3), np.uint8), tags=Tags(exif=b"Exif"))
+    assert [note.split()[-1] for note in given_up([deep])] == ["8", "out"]
+    assert "EXIF" in given_up([tagged])[0]
+    assert not given_up([Picture(Path("c.png"), np.zeros((4, 4, 3), np.uint8))])

@@ -38,7 +38,9 @@ def test_a_full_turn_without_poles_is_a_cylinder():
 def test_edges_decide_where_there_are_no_fields():
     assert recognise(picture(scenery(64, 128, wraps=True)), "auto").wrap == "sphere"
     assert "--wrap none" in recognise(picture(scenery(64, 128, wraps=True)), "auto").reason
-    assert recognise(picture(scenery(64, 160, wraps=True)), "auto").wrap == "none"
+    flat = recognise(picture(scenery(64, 160, wraps=True)), "auto")
+    assert flat.wrap == "none"
+    assert "--wrap cylinder" in flat.reason
     slope = np.repeat(np.linspace(0, 255, 128).astype(np.uint8)[None, :, None], 64, 0).repeat(3, 2)
     assert recognise(picture(slope), "auto").wrap == "none"
     assert recognise(picture(np.zeros((1, 2, 3), np.uint8)), "auto").wrap == "none"
