@@ -4,7 +4,7 @@
 
 Captions are those of held-out scenes. A small network reads what is in a picture; it is trained first on the pictures
 in WORK/shards (those of `train_builtin.py WORK`) and kept in WORK/reader.safetensors, and its own accuracy on real
-pictures is measured with everything else. Writes evaluation.md, evaluation.json and evaluation.png. Same seed, same
+pictures is measured with everything else. Writes evaluation.md, evaluation.json and evaluation.jpg. Same seed, same
 numbers on the same machine. The default takes some five minutes on one CPU core for the built-in prior, and some twenty
 more for the network.
 """
@@ -189,7 +189,7 @@ def evaluate(settings: Settings, progress: RunProgress) -> Path:
         "real pictures of the scenes": rows_of(scenes, judge(reader.read(pictures), content_of(scenes))),
     }
     out = settings.out or prior.path
-    draw_sheet(bench, scenes[:SHEET_CAPTIONS], s_text, out / "evaluation.png")
+    draw_sheet(bench, scenes[:SHEET_CAPTIONS], s_text, out / "evaluation.jpg")
     about: dict[str, Any] = {
         **{k: v for k, v in asdict(settings).items() if k not in ("prior", "out", "work", "device")},
         "s_text": s_text,
@@ -210,7 +210,7 @@ def main(settings: Settings) -> int:
     """Evaluate; 2 and one line when the settings or the prior cannot be used."""
     try:
         with RunProgress() as progress:
-            progress.say(f"wrote {evaluate(settings, progress)}/evaluation.md, .json, .png")
+            progress.say(f"wrote {evaluate(settings, progress)}/evaluation.md, .json, .jpg")
     except (ValueError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         return 2
