@@ -24,10 +24,9 @@ CAPTIONS: dict[str, object] = {"prompt": "a blue ball", "source_prompt": "a red 
 @pytest.fixture(scope="module")
 def t2i(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A text-to-image model that was trained at 32 px."""
-    path = write_tiny_prior(tmp_path_factory.mktemp("priors") / "t2i", kind="text-to-image", closed=False)
-    config = path / "unet" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"sample_size": 4}))
-    return path
+    return write_tiny_prior(
+        tmp_path_factory.mktemp("priors") / "t2i", kind="text-to-image", closed=False, sample_size=4
+    )
 
 
 @pytest.fixture(scope="module")

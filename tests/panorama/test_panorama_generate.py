@@ -1,6 +1,5 @@
 """Pictures from a caption: particles of one canvas, repeatable, resumable, refused with a reason."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,7 @@ from tests.priors.tiny import write_tiny_prior
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A text-to-image prior that was trained at 32 px, four latents."""
-    path = write_tiny_prior(tmp_path_factory.mktemp("prior") / "t2i", kind="text-to-image", closed=False)
-    config = path / "unet" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"sample_size": 4}))
-    return path
+    return write_tiny_prior(tmp_path_factory.mktemp("prior") / "t2i", kind="text-to-image", closed=False, sample_size=4)
 
 
 def test_windows_share_every_place_of_every_layer() -> None:

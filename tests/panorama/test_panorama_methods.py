@@ -1,6 +1,5 @@
 """Named methods on pictures: each one is a combination that the prior serves, or is refused with the reason."""
 
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -33,10 +32,7 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A text-to-image model that was trained at 32 px."""
-    path = write_tiny_prior(tmp_path_factory.mktemp("prior") / "t2i", kind="text-to-image", closed=False)
-    config = path / "unet" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"sample_size": 4}))
-    return path
+    return write_tiny_prior(tmp_path_factory.mktemp("prior") / "t2i", kind="text-to-image", closed=False, sample_size=4)
 
 
 @pytest.mark.parametrize("method", ["sds", "csd", "dds", "cds"])

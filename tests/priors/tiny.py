@@ -31,9 +31,11 @@ def write_tiny_prior(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
     stock: bool = False,
+    sample_size: int | None = None,
 ) -> Path:
     """Write it and return the directory. `closed`: it comes with a vocabulary.json. `stock`: a UNet as that of Stable
-    Diffusion 2, which has neither pooled text nor scale_shift."""
+    Diffusion 2, which has neither pooled text nor scale_shift. `sample_size`: side in latents that it says it was
+    trained at."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tokenizer = make_tokenizer(SENTENCES, max_length=16)
@@ -68,6 +70,7 @@ def write_tiny_prior(
         if stock:
             own = {"attention_head_dim": (2, 4), "use_linear_projection": True}
         unet = UNet2DConditionModel(
+            sample_size=sample_size,
             in_channels=8 if kind == "instruct" else 4,
             block_out_channels=(16, 32),
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),

@@ -1,6 +1,5 @@
 """The benchmark of objectives: its measures mean what they say, and it runs on a tiny prior and goes on."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,10 +21,7 @@ from tests.priors.tiny import write_tiny_prior
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = write_tiny_prior(tmp_path_factory.mktemp("prior") / "t2i", kind="text-to-image", closed=False)
-    config = path / "unet" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"sample_size": 4}))
-    return path
+    return write_tiny_prior(tmp_path_factory.mktemp("prior") / "t2i", kind="text-to-image", closed=False, sample_size=4)
 
 
 @pytest.fixture(scope="module")

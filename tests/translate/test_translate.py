@@ -32,10 +32,7 @@ TASKS = {"night": "{}, at night", "blue": "a blue ball"}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A text-to-image prior that was trained at 32 px."""
-    path = write_tiny_prior(tmp_path_factory.mktemp("prior") / "t2i", kind="text-to-image", closed=False)
-    config = path / "unet" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"sample_size": 4}))
-    return path
+    return write_tiny_prior(tmp_path_factory.mktemp("prior") / "t2i", kind="text-to-image", closed=False, sample_size=4)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Named methods on clips, with a text-to-image prior: the same as on pictures."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,10 +19,7 @@ from video.preview import preview_video
 @pytest.fixture(scope="module")
 def prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A text-to-image model that was trained at 32 px."""
-    path = write_tiny_prior(tmp_path_factory.mktemp("prior") / "t2i", kind="text-to-image", closed=False)
-    config = path / "unet" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"sample_size": 4}))
-    return path
+    return write_tiny_prior(tmp_path_factory.mktemp("prior") / "t2i", kind="text-to-image", closed=False, sample_size=4)
 
 
 def test_dds_with_svgd_edits_a_clip(make_clip, prior, tmp_path):
