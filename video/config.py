@@ -35,7 +35,7 @@ class VideoConfig:
     """Of the frames of a step that moves a window, how many are taken from the whole clip to be seen and not moved, so
     that all windows agree; at most half of them."""
     motion: bool = False
-    """Whether frames are coupled along optical flow, within a shot, and not pixel by pixel."""
+    """Whether frames are also coupled along optical flow, within a shot, and not only pixel by pixel."""
     steady: bool = True
     """Whether decoded frames are averaged along optical flow, over four frames to either side of the same shot."""
     keyframes: int | None = None
@@ -101,11 +101,8 @@ class VideoConfig:
             raise ValueError(f"codec: expected one of {', '.join(CODECS)}, got {self.codec!r}")
         if self.depth not in (8, 10):
             raise ValueError(f"depth: expected 8 or 10, got {self.depth}")
-        if self.motion and self.csd is not None:
-            if self.csd.coupling == "independent":
-                raise ValueError("motion: expected coupled frames, got independent ones")
-            if self.csd.bandwidth == "paper":
-                raise ValueError("motion: expected a bandwidth of median or a number, got paper")
+        if self.motion and self.csd is not None and self.csd.coupling == "independent":
+            raise ValueError("motion: expected coupled frames, got independent ones")
         for name in ("detail", "strength"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: expected 0 to 1, got {getattr(self, name)}")

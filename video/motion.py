@@ -32,8 +32,8 @@ _CACHE_BYTES = 1 << 28
 class ClipMotion:
     """The motion of a clip as the engine's `Correspondences`, found for pairs of frames as they are asked for.
 
-    Frames of different shots, or further apart than `FOLLOWED`, are not followed: they correspond pixel by pixel, as
-    in the plain kernel, which is how they share the edit. What was found is kept, up to 256 MB of it.
+    Frames of different shots, or further apart than `FOLLOWED`, are not followed: no point of one is sure to be in the
+    other, and they share the edit by the plain kernel alone. What was found is kept, up to 256 MB of it.
     """
 
     def __init__(self, greys: Any, per_latent_px: int, shots: Sequence[int] | None = None) -> None:
@@ -57,7 +57,7 @@ class ClipMotion:
         if (i, j) in self._found:
             self._found.move_to_end((i, j))
         elif i == j or not self.together(i, j) or abs(i - j) > FOLLOWED:
-            return self._in_place()
+            return self._in_place(sure=i == j)
         else:
             (there, there_ok), (back, back_ok) = self.pixels(i, j)
             self._keep((j, i), to_latents(back, back_ok, self._unit))
@@ -81,9 +81,9 @@ class ClipMotion:
             self._bytes -= size
             self._found.popitem(last=False)
 
-    def _in_place(self) -> tuple[Float[Tensor, "h w 2"], Float[Tensor, "h w"]]:
+    def _in_place(self, *, sure: bool) -> tuple[Float[Tensor, "h w 2"], Float[Tensor, "h w"]]:
         height, width = (side // self._unit for side in self._greys.shape[-2:])
-        return torch.zeros(height, width, 2), torch.ones(height, width)
+        return torch.zeros(height, width, 2), torch.full((height, width), float(sure))
 
     def _centres(self, like: Float[Tensor, "h w 2"]) -> Float[Tensor, "h w 2"]:
         y, x = torch.meshgrid(torch.arange(like.shape[0]) + 0.5, torch.arange(like.shape[1]) + 0.5, indexing="ij")

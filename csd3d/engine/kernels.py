@@ -34,8 +34,7 @@ def sq_distances(x: Float[Tensor, "n *d"]) -> Float[Tensor, "n n"]:
 def median_gamma(d2: Float[Tensor, "n n"], mode: BandwidthRule, *, floor: float = 0.0) -> float:
     """gamma = log(n + 1) / median; for an even count the median is the lower of the two in the middle.
 
-    "median" is over the n (n - 1) / 2 distinct pairs at a finite distance, not below `floor`; gamma is 0 where there is
-    no distance at all.
+    "median" is over the n (n - 1) / 2 distinct pairs, not below `floor`; gamma is 0 where there is no distance at all.
     "paper" is over all n^2 entries, the zero diagonal among them, as in the published code. There gamma is infinite
     and the kernel NaN for n <= 2, or if most particles are equal: here that raises `ValueError`.
     """
@@ -46,8 +45,7 @@ def median_gamma(d2: Float[Tensor, "n n"], mode: BandwidthRule, *, floor: float 
             raise ValueError(f"bandwidth: 'paper' expected 3 or more different particles, got {n}; use 'median'")
     else:
         i, j = torch.triu_indices(n, n, 1, device=d2.device)
-        pairs = d2[i, j][~d2[i, j].isinf()]  # along correspondences, pairs may not see each other
-        median = max(float(pairs.median()), floor) if len(pairs) else 0.0
+        median = max(float(d2[i, j].median()), floor) if n > 1 else 0.0
     return math.log(n + 1) / median if median > 0 else 0.0
 
 

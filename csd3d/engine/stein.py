@@ -33,13 +33,15 @@ Normalise = Literal["row-sum", "count"]
 class KernelSums:
     """What a kernel contributes to the update of every particle.
 
-    `mass` may vary over the pixels of a particle, for kernels that reach only some of them.
+    `mass` may vary over the pixels of a particle, for kernels that reach only some of them. A kernel that is a sum may
+    give the `rest` apart, which is then normalised by a mass of its own.
     """
 
     attraction: Float[Tensor, "n c h w"]  # sum_j K_ij r_j
     repulsion: Float[Tensor, "n c h w"]  # sum_j grad_{x_j} K_ij
     mass: Float[Tensor, "n #c #h #w"]  # sum_j K_ij
     weights: Float[Tensor, "n n"]  # K_ij, as one number a pair
+    rest: "KernelSums | None" = None
 
 
 @runtime_checkable
@@ -89,4 +91,5 @@ def mix(K: Float[Tensor, "n n"], r: Float[Tensor, "n c h w"]) -> Float[Tensor, "
 def couple(sums: KernelSums, *, normalise: Normalise, repulsion: float) -> Float[Tensor, "n c h w"]:
     """g_i of the module's first line, with lambda_rep = `repulsion`. For one particle it is r, exactly."""
     c = sums.mass if normalise == "row-sum" else sums.mass.shape[0]
-    return (sums.attraction - repulsion * sums.repulsion) / c
+    g = (sums.attraction - repulsion * sums.repulsion) / c
+    return g if sums.rest is None else g + couple(sums.rest, normalise=normalise, repulsion=repulsion)

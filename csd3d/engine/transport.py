@@ -1,34 +1,41 @@
 """SVGD along correspondences: pixel p of particle i mixes with where p really is in particle j.
 
 Two frames of a moving camera show one point at different pixels, so a kernel that is one number a pair averages what
-different points want. Here the kernel is a matrix, as in matrix-valued SVGD (Wang, Tang, Bajaj and Liu, 2019):
+different points want. Here the kernel is a matrix, as in matrix-valued SVGD (Wang, Tang, Bajaj and Liu, 2019): a sum of
+the scalar kernel, in place, and of a constant one along the paths of points, for what latents show coarsely:
 
-    K_ij = k_ij P_ij        (P_ij f)(p) = v_ij(p) sum_q b(pos_ij(p), q) f(q)        k_ij = exp(-gamma d2_ij)
+    K_ij = k_ij (1 - L) + (k_ij + P_ij) L / 2        (P_ij f)(p) = v_ij(p) sum_q b(pos_ij(p), q) f(q)
 
+k_ij        exp(-gamma |x_i - x_j|^2), as in `RbfKernel`
+L           blur: a Gaussian of `BLUR_LAT` latent pixels, mirrored at the border
 pos_ij(p)   where the point that particle i shows at p is in particle j: optical flow, or a reprojection by depth
 v_ij(p)     how sure it is that particle j shows it at all, 0 to 1; an occluded pixel has 0
 b           bilinear weights; P_ii = 1
-d2_ij       squared distance along the correspondence: mean over what is visible of (x_i - P_ij x_j)^2, times c h w
 
-    g_i(p) = 1/c_i(p)  sum_j k_ij [ (P_ij r_j)(p) - lambda_rep 2 gamma v_ij(p) (x_i - P_ij x_j)(p) ]
+    g_i = 1/c_i (1 - L) sum_j [ k_ij r_j - lambda_rep grad_{x_j} k_ij ]
+        + 1/d_i 1/2     sum_j [ (k_ij + P_ij) L r_j - lambda_rep L grad_{x_j} k_ij ]
 
-with c_i(p) = sum_j k_ij v_ij(p) for "row-sum": a pixel that nobody else sees keeps its own residual and its full step.
+with c_i = sum_j k_ij and d_i(p) = sum_j (k_ij + v_ij(p)) / 2 for "row-sum", both n for "count": all points of a path
+count the same, however different the noise around them; a pixel that nobody else sees moves about as in `RbfKernel`.
 
-What holds exactly. Let W_i carry a common canonical frame to frame i, orthogonal (shifts by whole pixels on a torus,
-permutations), and P_ij = W_i W_j^T. Then K(x_i, x_j) = W_i k(W_i^T x_i, W_j^T x_j) W_j^T is positive definite,
-because sum_ij f_i^T K_ij f_j = sum_ij k_ij <W_i^T f_i, W_j^T f_j> and k is; P_ji = P_ij^T; and g is plain SVGD of
-the particles y_i = W_i^T x_i in the canonical frame, carried back: the second term is K_ij's divergence by x_j,
-k_ij's slope along P_ij P_ij^T = 1. P_ij = 1 everywhere gives the scalar kernel, n = 1 the independent update.
+Why two bands. The latents of a codec are no samples of a smooth field: the same edge, moved by a quarter of a latent,
+has other fine structure. Carried along a path it would blur, and be wrong; so only L r goes that way. Weights k_ij fall
+to about 1 / (n + 1) for any two particles, as the noise in x sets the median: half of an update stays each one's own,
+and with it what it gets wrong alone. The constant kernel along paths has no such floor.
 
-What is an approximation. Measured flow does not compose (P_ij P_jk is only about P_ik), bilinear weights blur
-(P_ij P_ij^T is only about v_ij), and occlusion is not symmetric. K is then no Gram matrix; d2 is made symmetric as
-(d2_ij + d2_ji) / 2. The repulsion is exactly minus the slope of k_ij by what is visible of x_i, which for a
-kernel of differences is what SVGD asks for; the unseen rest of d2 is held fixed, as the width is. With "row-sum",
-each row is a weighted mean whatever P is, so g never exceeds the largest residual.
+What holds exactly. Let W_i carry a common canonical frame to frame i, orthogonal and commuting with L (mirror images;
+shifts by whole pixels away from the border), and P_ij = W_i W_j^T. Then K is positive definite: k is, 1 - L and L are,
+and sum_ij f_i^T P_ij L f_j = |L^(1/2) sum_j W_j^T f_j|^2. P does not depend on x, so only k contributes to K's
+divergence. n = 1 is the independent update. P_ij = 1 everywhere is the scalar kernel k on the fine band and (k + 1) / 2
+on the coarse one; with gamma = 0 that is `RbfKernel` with gamma = 0.
+
+What is an approximation. Measured flow does not compose (P_ij P_jk is only about P_ik), bilinear weights blur, and
+occlusion is not symmetric. With "row-sum" and without repulsion each band is a weighted mean whatever P is.
 
 Memory grows as n for the given correspondences of one particle; `PairwiseCorrespondences` holds all of them, as n^2.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -36,12 +43,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from csd3d.engine.kernels import SAME_RMS, Bandwidth, median_gamma, rbf
-from csd3d.engine.stein import KernelSums
+from csd3d.engine.kernels import Bandwidth
+from csd3d.engine.stein import KernelSums, RbfKernel
 
-LEAST_SEEN = 0.02
-"""Pairs that see less of each other than this share of the pixels have nothing to say about their distance: they are
-left alone."""
+BLUR_LAT = 0.7
+"""Width of the blur that parts what goes along paths from what stays in place, in latent pixels."""
 
 
 @runtime_checkable
@@ -73,51 +79,29 @@ class PairwiseCorrespondences:
 
 @dataclass(frozen=True)
 class TransportKernel:
-    """K_ij = k_ij P_ij of the module's text; satisfies the engine's `Kernel`.
-
-    `bandwidth` is a rule for gamma, over the pairs that see each other, or gamma itself. With 0 all that is visible
-    counts the same: every residual becomes the mean along its point's path. Raises `ValueError` if "paper" is asked
-    for, whose median over all pairs is not defined where pairs do not see each other.
-    """
+    """K_ij of the module's text; satisfies the engine's `Kernel`. `bandwidth` is that of k_ij, see `RbfKernel`."""
 
     correspondences: Correspondences
     bandwidth: Bandwidth = "median"
 
-    def __post_init__(self) -> None:
-        if self.bandwidth == "paper":
-            raise ValueError("bandwidth: expected median or a number along correspondences, got 'paper'")
-
     def __call__(
         self, r: Float[Tensor, "n c h w"], x: Float[Tensor, "n c h w"], index: Int[Tensor, " n"]
     ) -> KernelSums:
-        n, c = x.shape[:2]
-        gamma, k = self._scalar_kernel(x, index)
-        attraction, repulsion = torch.empty_like(r), torch.zeros_like(r)
-        mass, weights = torch.empty_like(r[:, :1]), torch.empty_like(k)
-        for i in range(n):
-            position, v = self._looking(i, index, like=x)
-            moved = transport(torch.cat([r, x], 1) if gamma else r, position)
-            moved[i, :c] = r[i]
-            share = k[i].view(-1, 1, 1) * v  # k_ij v_ij(p)
-            attraction[i] = (share[:, None] * moved[:, :c]).sum(0)
-            mass[i, 0] = share.sum(0)
-            weights[i] = share.mean((1, 2))
-            if gamma:
-                moved[i, c:] = x[i]
-                repulsion[i] = 2 * gamma * (share[:, None] * (x[i] - moved[:, c:])).sum(0)
-        return KernelSums(attraction, repulsion, mass, weights)
-
-    def _scalar_kernel(
-        self, x: Float[Tensor, "n c h w"], index: Int[Tensor, " n"]
-    ) -> tuple[float, Float[Tensor, "n n"]]:
-        """gamma and k_ij, which is 0 for pairs that do not see each other."""
-        if self.bandwidth == 0:
-            return 0.0, x.new_ones(len(x), len(x))
-        d2 = self._sq_distances(x, index)
-        gamma = self.bandwidth
-        if isinstance(gamma, str):
-            gamma = median_gamma(d2, gamma, floor=SAME_RMS**2 * x[0].numel())
-        return gamma, torch.where(d2.isinf(), 0.0, rbf(d2, gamma)).to(x)
+        plain = RbfKernel(self.bandwidth)(r, x, index)
+        if len(r) == 1:
+            return plain
+        coarse, v = blur(r), r.new_empty(len(r), *r[:, 0].shape)
+        along = torch.empty_like(r)
+        for i in range(len(r)):
+            position, v[i] = self._looking(i, index, like=r)
+            moved = transport(coarse, position)
+            moved[i] = coarse[i]
+            along[i] = (v[i][:, None] * moved).sum(0)
+        attraction, repulsion = blur(plain.attraction), blur(plain.repulsion)
+        fine = KernelSums(plain.attraction - attraction, plain.repulsion - repulsion, plain.mass, plain.weights)
+        mass = (plain.mass + v.sum(1)[:, None]) / 2
+        weights = (plain.weights + v.mean((2, 3))) / 2
+        return KernelSums((attraction + along) / 2, repulsion / 2, mass, weights, rest=fine)
 
     def _looking(
         self, i: int, index: Int[Tensor, " n"], *, like: Float[Tensor, "n c h w"]
@@ -130,18 +114,21 @@ class TransportKernel:
         v[i] = 1
         return torch.where(inside[..., None], position, torch.zeros_like(position)), v
 
-    def _sq_distances(self, x: Float[Tensor, "n c h w"], index: Int[Tensor, " n"]) -> Float[Tensor, "n n"]:
-        """d2_ij, symmetric; infinite for pairs that do not see enough of each other. In float32 at least."""
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        n, _, h, w = x.shape
-        d2 = x.new_zeros(n, n)
-        for i in range(n):
-            position, v = self._looking(i, index, like=x)
-            seen = v.sum((1, 2))
-            apart = ((x[i] - transport(x, position)).square().sum(1) * v).sum((1, 2)) * (h * w / seen)
-            d2[i] = torch.where(seen < LEAST_SEEN * h * w, torch.inf, apart)
-            d2[i, i] = 0
-        return (d2 + d2.T) / 2
+
+def blur(f: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+    """L f."""
+    rows, columns = (_gaussian(size, like=f) for size in f.shape[-2:])
+    return rows @ f @ columns
+
+
+def _gaussian(size: int, *, like: Tensor) -> Float[Tensor, "size size"]:
+    """The blur of one axis, a symmetric matrix whose rows sum to 1: pixels beyond the border are those before it,
+    mirrored."""
+    reach = torch.arange(-math.ceil(3 * BLUR_LAT), math.ceil(3 * BLUR_LAT) + 1)
+    weights = torch.softmax(-(reach.double() ** 2) / (2 * BLUR_LAT**2), 0)
+    at = (torch.arange(size)[:, None] + reach) % (2 * size)
+    at = torch.minimum(at, 2 * size - 1 - at)
+    return torch.zeros(size, size).double().scatter_add_(1, at, weights.expand(size, -1).contiguous()).to(like)
 
 
 def transport(f: Float[Tensor, "n c h w"], position: Float[Tensor, "n h w 2"]) -> Float[Tensor, "n c h w"]:

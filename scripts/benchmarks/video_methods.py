@@ -182,17 +182,16 @@ def standard(
         "csd-edit, independent": collaboration(alone),
         "csd-edit, SVGD": collaboration(svgd),
         "csd-edit, SVGD along motion": collaboration(svgd, along=estimated_motion),
+        "csd-edit, SVGD along true motion": collaboration(svgd, along=true_motion),
     }
     if ablation:
         methods |= {
-            "csd-edit, SVGD along true motion": collaboration(svgd, along=true_motion),
             "csd-edit, SVGD, paper": collaboration(paper),
             "independent, shared noise": collaboration(replace(alone, noise="shared")),
             "SVGD, shared noise": collaboration(replace(svgd, noise="shared")),
             "SVGD, kernel on clean latents": collaboration(replace(svgd, kernel_on="clean")),
             "SVGD, no repulsion": collaboration(replace(svgd, repulsion=0.0)),
             "SVGD, uniform kernel": collaboration(replace(svgd, bandwidth=0.0)),
-            "SVGD along motion, uniform": collaboration(replace(svgd, bandwidth=0.0), along=estimated_motion),
         }
     return methods
 

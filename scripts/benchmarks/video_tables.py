@@ -96,7 +96,7 @@ def to_markdown(records: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) 
         "# Editing clips: methods against exact truth\n\n"
         f"Prior `{about['prior']}`, {about['clips']} clips of {about['frames']} frames of {about['width_px']}x"
         f"{about['height_px']} px that no prior was trained on, {about['edits']} edits in all; "
-        f"`{about['command']}`, seed {about['seed']}.\n",
+        f"`{about['command']}`, seed {about['seed']}, in {about['precision']}.\n",
         f"Sampling: {about['sampling_steps']} steps, s_text {about['s_text']:g}, s_image {about['s_image']:g}. "
         f"csd-edit: {csd['steps']} steps, lr {csd['lr']:g}, s_text {csd['s_text']:g}, s_image {csd['s_image']:g}. "
         "First and key frames are edited by csd-edit too.\n",

@@ -1,4 +1,4 @@
-"""Kernels along correspondences: against loops, autograd and a canonical frame; what is hidden is left alone."""
+"""Kernels along correspondences: against loops, autograd and a canonical frame; what is hidden moves as without."""
 
 from dataclasses import dataclass
 from math import exp, inf
@@ -20,8 +20,8 @@ from csd3d.engine import (
     couple,
     run,
 )
-from csd3d.engine.stein import Normalise
-from csd3d.engine.transport import transport
+from csd3d.engine.stein import KernelSums, Normalise, mix
+from csd3d.engine.transport import BLUR_LAT, blur, transport
 
 NORMALISE: tuple[Normalise, ...] = get_args(Normalise)
 H, W = latents(1).shape[-2:]
@@ -45,26 +45,22 @@ def wild(n: int, seed: int = 5) -> PairwiseCorrespondences:
 
 
 @dataclass(frozen=True)
-class Torus:
-    """Particle i shows the canonical frame shifted by `shifts[i]` (dx, dy) whole pixels around a torus."""
+class Mirrors:
+    """Particle i shows the canonical frame, mirrored along some of its axes: exact, and it commutes with the blur."""
 
-    shifts: tuple[tuple[int, int], ...]
+    flips: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1), (-1,))
 
     def __call__(self, i: int, index: Int[Tensor, " n"]) -> tuple[Float[Tensor, "n h w 2"], Float[Tensor, "n h w"]]:
-        move = torch.tensor([self.shifts[j] for j in index.tolist()]) - torch.tensor(self.shifts[int(index[i])])
-        position = (centres() - 0.5 + move[:, None, None]) % torch.tensor([W, H]) + 0.5
+        there = torch.stack([centres().flip([a - 1 for a in self.flips[j]]) for j in index.tolist()])
+        position = there.flip([a - 1 for a in self.flips[int(index[i])]])
         return position, torch.ones(len(index), H, W, dtype=torch.float64)
 
-    def to_canonical(self, f: Tensor) -> Tensor:
-        """W_i^T f_i."""
-        return torch.stack([x.roll((-dy, -dx), (-2, -1)) for x, (dx, dy) in zip(f, self.shifts, strict=True)])
-
-    def from_canonical(self, f: Tensor) -> Tensor:
-        """W_i f_i."""
-        return torch.stack([x.roll((dy, dx), (-2, -1)) for x, (dx, dy) in zip(f, self.shifts, strict=True)])
+    def turned(self, f: Tensor) -> Tensor:
+        """W_i f_i, which is W_i^T f_i too."""
+        return torch.stack([x.flip(axes) for x, axes in zip(f, self.flips, strict=True)])
 
 
-TORUS = Torus(((0, 0), (1, 0), (3, 2), (2, 1), (4, 1)))
+MIRRORS = Mirrors()
 
 
 def coupled(
@@ -85,35 +81,41 @@ def bilinear(f: Tensor, x: float, y: float) -> Tensor:
     return total
 
 
+def blurred(f: Tensor) -> Tensor:
+    """f (n c h w) blurred, the picture mirrored around itself and weights written out."""
+    weights = [exp(-(k**2) / (2 * BLUR_LAT**2)) for k in range(-3, 4)]
+    mirrored = torch.cat([f.flip(-1), f, f.flip(-1)], -1)
+    mirrored = torch.cat([mirrored.flip(-2), mirrored, mirrored.flip(-2)], -2)
+    total = torch.zeros_like(f)
+    for a, down in enumerate(weights):
+        for b, right in enumerate(weights):
+            y, x = H + a - 3, W + b - 3
+            total += down * right * mirrored[..., y : y + H, x : x + W]
+    return total / sum(weights) ** 2
+
+
 def loops(
     r: Tensor, x: Tensor, where: PairwiseCorrespondences, gamma: float, normalise: Normalise, repulsion: float
 ) -> Tensor:
     """The module's formula, pixel by pixel."""
-    n, g = len(r), torch.zeros_like(r)
-    v = torch.zeros(n, n, H, W, dtype=r.dtype)
-    moved_r, moved_x = torch.zeros(n, *r.shape, dtype=r.dtype), torch.zeros(n, *r.shape, dtype=r.dtype)
+    n, g, coarse = len(r), torch.zeros_like(r), blurred(r)
     for i in range(n):
-        for j in range(n):
-            for row in range(H):
-                for column in range(W):
+        k = [exp(-gamma * float((x[i] - x[j]).square().sum())) for j in range(n)]
+        mixed = sum(k[j] * r[j] - repulsion * 2 * gamma * k[j] * (x[i] - x[j]) for j in range(n))
+        assert isinstance(mixed, Tensor)
+        low = blurred(mixed[None])[0]
+        g[i] = (mixed - low) / (sum(k) if normalise == "row-sum" else n)
+        for row in range(H):
+            for column in range(W):
+                total, mass = low[:, row, column].clone(), sum(k)
+                for j in range(n):
                     px, py = where.position[i, j, row, column].tolist()
+                    v = float(where.visible[i, j, row, column]) if 0 <= px <= W and 0 <= py <= H else 0.0
                     if i == j:
-                        px, py = column + 0.5, row + 0.5
-                    inside = 0 <= px <= W and 0 <= py <= H
-                    v[i, j, row, column] = 1.0 if i == j else where.visible[i, j, row, column] if inside else 0.0
-                    moved_r[i, j, :, row, column] = bilinear(r[j], px, py)
-                    moved_x[i, j, :, row, column] = bilinear(x[j], px, py)
-    apart = torch.zeros(n, n, dtype=r.dtype)
-    for i in range(n):
-        for j in range(n):
-            apart[i, j] = (v[i, j] * (x[i] - moved_x[i, j]).square()).sum() * H * W / v[i, j].sum()
-    for i in range(n):
-        mass = torch.zeros(H, W, dtype=r.dtype)
-        for j in range(n):
-            k = exp(-gamma * float(apart[i, j] + apart[j, i]) / 2)
-            g[i] += k * v[i, j] * (moved_r[i, j] - repulsion * 2 * gamma * (x[i] - moved_x[i, j]))
-            mass += k * v[i, j]
-        g[i] /= mass if normalise == "row-sum" else n
+                        px, py, v = column + 0.5, row + 0.5, 1.0
+                    total += v * bilinear(coarse[j], px, py)
+                    mass += v
+                g[i, :, row, column] += total / 2 / (mass / 2 if normalise == "row-sum" else n)
     return g
 
 
@@ -130,19 +132,25 @@ def test_against_loops(n: int, normalise: Normalise, gamma: float) -> None:
 
 
 @pytest.mark.parametrize("normalise", NORMALISE)
-@pytest.mark.parametrize("bandwidth", ["median", 0.0, 0.05])
-def test_no_motion_is_the_scalar_kernel(normalise: Normalise, bandwidth: float | str) -> None:
+@pytest.mark.parametrize("bandwidth", ["median", 0.05])
+def test_no_motion_is_the_scalar_kernel_on_the_fine_band_and_half_of_it_constant_on_the_coarse_one(
+    normalise: Normalise, bandwidth: float | str
+) -> None:
+    r, x, n = latents(5, 1, torch.float64), latents(5, 2, torch.float64), 5
+    sums = RbfKernel(bandwidth)(r, x, torch.arange(n))  # pyright: ignore[reportArgumentType]
+    fine = couple(sums, normalise=normalise, repulsion=0.7)
+    k = (sums.weights + 1) / 2
+    mass = k.sum(1).view(-1, 1, 1, 1)
+    coarse = couple(KernelSums(mix(k, r), sums.repulsion / 2, mass, k), normalise=normalise, repulsion=0.7)
+    expected = fine - blurred(fine) + blurred(coarse)
+    torch.testing.assert_close(coupled(r, x, still(n), bandwidth, normalise), expected, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("normalise", NORMALISE)
+def test_no_motion_and_no_width_is_the_plain_kernel(normalise: Normalise) -> None:
     r, x = latents(5, 1, torch.float64), latents(5, 2, torch.float64)
-    plain = RbfKernel(bandwidth)(r, x, torch.arange(5))  # pyright: ignore[reportArgumentType]
-    along = TransportKernel(still(5), bandwidth)(r, x, torch.arange(5))  # pyright: ignore[reportArgumentType]
-    torch.testing.assert_close(along.weights, plain.weights, rtol=1e-12, atol=1e-14)
-    torch.testing.assert_close(along.mass, plain.mass.expand_as(along.mass), rtol=1e-12, atol=0)
-    torch.testing.assert_close(
-        couple(along, normalise=normalise, repulsion=0.7),
-        couple(plain, normalise=normalise, repulsion=0.7),
-        rtol=1e-11,
-        atol=1e-13,
-    )
+    plain = couple(RbfKernel(0.0)(r, x, torch.arange(5)), normalise=normalise, repulsion=0.7)
+    torch.testing.assert_close(coupled(r, x, still(5), 0.0, normalise), plain, rtol=1e-11, atol=1e-13)
 
 
 @pytest.mark.parametrize("normalise", NORMALISE)
@@ -152,95 +160,81 @@ def test_one_particle_is_independent_bit_for_bit(normalise: Normalise, bandwidth
     assert torch.equal(coupled(r, x, wild(1), bandwidth, normalise, 3.0), r)
 
 
-@pytest.mark.parametrize("bandwidth", ["median", 0.0, 0.05])
-@pytest.mark.parametrize("normalise", NORMALISE)
-def test_is_plain_svgd_in_the_canonical_frame(normalise: Normalise, bandwidth: float | str) -> None:
-    r, x = latents(5, 1, torch.float64), latents(5, 2, torch.float64)
-    kernel = RbfKernel(bandwidth)  # pyright: ignore[reportArgumentType]
-    plain = kernel(TORUS.to_canonical(r), TORUS.to_canonical(x), torch.arange(5))
-    expected = TORUS.from_canonical(couple(plain, normalise=normalise, repulsion=0.7))
-    torch.testing.assert_close(coupled(r, x, TORUS, bandwidth, normalise), expected, rtol=1e-11, atol=1e-12)
+def test_constant_kernel_is_plain_in_the_canonical_frame() -> None:
+    """Between particles far apart k_ij is 0: what is left is P_ij on the coarse band."""
+    r, x = latents(5, 1, torch.float64), 1e6 * latents(5, 2, torch.float64)
+    low = blurred(r)
+    mean = MIRRORS.turned(MIRRORS.turned(low).mean(0).expand_as(low))
+    expected = r - low + (low + 5 * mean) / 6
+    torch.testing.assert_close(coupled(r, x, MIRRORS, 1.0, repulsion=0.0), expected, rtol=1e-11, atol=1e-12)
 
 
-def test_kernel_in_a_canonical_frame_is_positive_definite_and_symmetric() -> None:
-    x, n, d = latents(5, 2, torch.float64), 5, 4 * H * W
-    unit = torch.eye(d, dtype=torch.float64).view(d, 4, H, W)
+def matrix(x: Tensor, where: Correspondences) -> Tensor:
+    """K of all particles, rows and columns over particles and their values, one residual after the other."""
+    n, d = len(x), x[0].numel()
+    unit = torch.eye(d, dtype=torch.float64).view(d, *x.shape[1:])
     K = torch.zeros(n, d, n, d, dtype=torch.float64)
     for j in range(n):
         for column in range(d):
             r = torch.zeros_like(x)
             r[j] = unit[column]
-            K[:, :, j, column] = TransportKernel(TORUS, 0.05)(r, x, torch.arange(n)).attraction.flatten(1)
-    K = K.view(n * d, n * d)
+            K[:, :, j, column] = n * coupled(r, x, where, 0.05, "count", 0.0).flatten(1)
+    return K.view(n * d, n * d)
+
+
+def test_kernel_in_a_canonical_frame_is_positive_definite_and_symmetric() -> None:
+    K = matrix(latents(5, 2, torch.float64), MIRRORS)
     torch.testing.assert_close(K, K.T, rtol=0, atol=1e-14)
     assert float(torch.linalg.eigvalsh(K).min()) > 0
 
 
-def test_repulsion_is_the_divergence_of_the_matrix_kernel_by_autograd() -> None:
-    """In a canonical frame: sum_j sum_b d K_ij[a, b] / d x_j[b] = sum_j P_ij grad_{x_j} k_ij."""
+@pytest.mark.parametrize("where", [MIRRORS, wild(5)])
+def test_repulsion_is_the_divergence_of_the_matrix_kernel_by_autograd(where: Correspondences) -> None:
+    """(1 - L) grad k + L grad k / 2: P does not depend on x, whatever it is."""
     gamma, x = 0.03, latents(5, 2, torch.float64)
-    expected = torch.zeros_like(x)
+    slope = torch.zeros_like(x)
     for i in range(5):
-        position, _ = TORUS(i, torch.arange(5))
-        for j in range(5):
-            x_j = x[j : j + 1].clone().requires_grad_()
-            k = torch.exp(-gamma * (x[i] - transport(x_j, position[j : j + 1])).square().sum())
-            (slope,) = torch.autograd.grad(k, x_j)
-            expected[i] += transport(slope, position[j : j + 1])[0]
-    got = TransportKernel(TORUS, gamma)(torch.zeros_like(x), x, torch.arange(5)).repulsion
+        x_j = x.clone().requires_grad_()
+        k = torch.exp(-gamma * (x[i] - x_j).square().sum((1, 2, 3)))
+        slope[i] = torch.autograd.grad(k.sum(), x_j)[0].sum(0)
+    expected = -((slope - blurred(slope)) + blurred(slope) / 2) / 5
+    got = coupled(torch.zeros_like(x), x, where, gamma, "count", 1.0)
     torch.testing.assert_close(got, expected, rtol=1e-11, atol=1e-13)
 
 
-def test_repulsion_is_minus_the_slope_by_what_is_seen_for_any_motion() -> None:
-    gamma, n, x, where = 0.02, 4, latents(4, 2, torch.float64), wild(4)
-    kernel = TransportKernel(where, gamma)
-    weights = kernel._scalar_kernel(x, torch.arange(n))[1]
-    expected = torch.zeros_like(x)
-    for i in range(n):
-        position, v = kernel._looking(i, torch.arange(n), like=x)
-        x_i = x[i].clone().requires_grad_()
-        seen = (v[:, None] * (x_i - transport(x, position)).square()).sum((1, 2, 3))
-        k = weights[i] * torch.exp(-gamma * (seen - seen.detach()))  # the unseen rest of the distance is held fixed
-        others = sum(k[j] for j in range(n) if j != i)
-        assert isinstance(others, Tensor)
-        expected[i] = -torch.autograd.grad(others, x_i)[0]
-    got = kernel(torch.zeros_like(x), x, torch.arange(n)).repulsion
-    torch.testing.assert_close(got, expected, rtol=1e-11, atol=1e-13)
-
-
-def test_hidden_pixels_keep_their_own_residual() -> None:
+def test_hidden_pixels_move_as_under_the_plain_kernel() -> None:
+    """Where nobody else is, a path holds the pixel alone: (sum_j k_ij L r_j + L r_i) / (sum_j k_ij + 1)."""
     r, x, where = latents(3, 1), latents(3, 2), still(3, torch.float32)
     where.visible[0, 1:, 1, 2] = 0
     where.position[0, 1:, 2, 3] = torch.tensor([-0.1, 1.0])  # outside
     where.position[0, 1:, 0, 0] = torch.nan
-    g = coupled(r, x, where, 0.0)
+    g, low = coupled(r, x, where, 0.0), blurred(r)
+    expected = r.mean(0) - low.mean(0) + (low.sum(0) + low[0]) / 4
     for row, column in ((1, 2), (2, 3), (0, 0)):
-        assert torch.equal(g[0, :, row, column], r[0, :, row, column])
+        torch.testing.assert_close(g[0, :, row, column], expected[:, row, column])
     torch.testing.assert_close(g[0, :, 1, 1], r[:, :, 1, 1].mean(0))
     torch.testing.assert_close(g[1], r.mean(0))
 
 
-@pytest.mark.parametrize("bandwidth", ["median", 0.0, 0.1])
-def test_strangers_are_left_alone(bandwidth: float | str) -> None:
-    r, x, where = latents(4, 1), latents(4, 2), still(4, torch.float32)
-    where.visible.zero_()
-    torch.testing.assert_close(coupled(r, x, where, bandwidth), r)
-    where.visible[:2, :2] = 1
-    assert torch.equal(coupled(r, x, where, bandwidth)[2:], r[2:])
-    assert not torch.allclose(coupled(r, x, where, bandwidth)[:2], r[:2])
-
-
 def test_what_moves_is_averaged_along_its_path() -> None:
-    scene, x = latents(1, 1, torch.float64).expand(5, -1, -1, -1), latents(5, 2, torch.float64)
-    noise = latents(5, 3, torch.float64)
-    r = TORUS.from_canonical(scene + noise)
-    got = coupled(r, x, TORUS, 0.0)
-    torch.testing.assert_close(got, TORUS.from_canonical((scene + noise.mean(0)).contiguous()))
+    """The noise of a scene that is seen mirrored falls along paths on the coarse band, and not in place."""
+    scene = latents(1, 1, torch.float64).expand(5, -1, -1, -1)
+    noise, x = latents(5, 3, torch.float64), 1e6 * latents(5, 2, torch.float64)
+    r = MIRRORS.turned(scene + noise)
+    error = blurred(coupled(r, x, MIRRORS, 1.0, repulsion=0.0) - MIRRORS.turned(scene))
+    alone, in_place = blurred(noise), blurred(r.mean(0) - MIRRORS.turned(scene))
+    assert float(error.square().mean()) < 0.5 * float(alone.square().mean())
+    assert float(error.square().mean()) < 0.7 * float(in_place.square().mean())
 
 
-def test_never_exceeds_the_largest_residual() -> None:
-    r, x = latents(6, 1, torch.float64), latents(6, 2, torch.float64)
-    assert float(coupled(r, x, wild(6), repulsion=0.0).abs().max()) <= float(r.abs().max())
+@pytest.mark.parametrize("size", [1, 2, 3, 9])
+def test_blur_is_symmetric_keeps_the_mean_and_is_positive(size: int) -> None:
+    f = torch.eye(size, dtype=torch.float64).view(size, 1, size, 1)
+    L = blur(f).view(size, size)
+    torch.testing.assert_close(L, L.T)
+    torch.testing.assert_close(L.sum(0), torch.ones(size, dtype=torch.float64))
+    eigenvalues = torch.linalg.eigvalsh(L)
+    assert 0 < float(eigenvalues.min()) <= float(eigenvalues.max()) <= 1 + 1e-12
 
 
 @pytest.mark.parametrize("normalise", NORMALISE)
@@ -266,11 +260,6 @@ def test_bilinear_is_exact_at_centres_and_the_mean_between() -> None:
 def test_finite_whatever_the_spread(spread: float) -> None:
     r, x = latents(4, 1), latents(1, 3) + spread * latents(4, 2)
     assert coupled(r, x, wild(4), "median").isfinite().all()
-
-
-def test_published_bandwidth_is_refused() -> None:
-    with pytest.raises(ValueError, match="median or a number"):
-        TransportKernel(still(3), "paper")
 
 
 def test_drives_the_loop_and_reports_weights() -> None:

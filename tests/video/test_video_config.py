@@ -40,7 +40,6 @@ def _any_prior(monkeypatch):
         ({"crf": 52}, ValueError, "0 to 51"),
         ({"seed": -1}, ValueError, "seed"),
         ({"motion": True, "csd": CsdConfig(coupling="independent")}, ValueError, "coupled frames"),
-        ({"motion": True, "csd": CsdConfig(bandwidth="paper")}, ValueError, "median or a number"),
         ({"max_frames": 0}, ValueError, "max_frames"),
         ({"fps": Fraction(0)}, ValueError, "fps"),
         ({"checkpoint_every": True}, TypeError, "whole number"),
