@@ -46,5 +46,4 @@ from csd3d.engine.step import csd_step as csd_step
 from csd3d.engine.step import require_finite as require_finite
 from csd3d.engine.step import surrogate_loss as surrogate_loss
 from csd3d.engine.transport import Correspondences as Correspondences
-from csd3d.engine.transport import PairwiseCorrespondences as PairwiseCorrespondences
 from csd3d.engine.transport import TransportKernel as TransportKernel

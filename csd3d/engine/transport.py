@@ -32,7 +32,7 @@ on the coarse one; with gamma = 0 that is `RbfKernel` with gamma = 0.
 What is an approximation. Measured flow does not compose (P_ij P_jk is only about P_ik), bilinear weights blur, and
 occlusion is not symmetric. With "row-sum" and without repulsion each band is a weighted mean whatever P is.
 
-Memory grows as n for the given correspondences of one particle; `PairwiseCorrespondences` holds all of them, as n^2.
+Memory grows as n: correspondences are asked for one particle at a time.
 """
 
 import math
@@ -64,20 +64,6 @@ class Correspondences(Protocol):
 
 
 @dataclass(frozen=True)
-class PairwiseCorrespondences:
-    """Correspondences of a whole set of m particles, held in memory: `position[i, j]` and `visible[i, j]` are pos_ij
-    and v_ij."""
-
-    position: Float[Tensor, "m m h w 2"]
-    visible: Float[Tensor, "m m h w"]
-
-    def __call__(self, i: int, index: Int[Tensor, " n"]) -> tuple[Float[Tensor, "n h w 2"], Float[Tensor, "n h w"]]:
-        """Rows of the particles that take part."""
-        index = index.to(self.position.device)
-        return self.position[index[i], index], self.visible[index[i], index]
-
-
-@dataclass(frozen=True)
 class TransportKernel:
     """K_ij of the module's text; satisfies the engine's `Kernel`. `bandwidth` is that of k_ij, see `RbfKernel`."""
 
@@ -90,29 +76,26 @@ class TransportKernel:
         plain = RbfKernel(self.bandwidth)(r, x, index)
         if len(r) == 1:
             return plain
-        coarse, v = blur(r), r.new_empty(len(r), *r[:, 0].shape)
-        along = torch.empty_like(r)
-        for i in range(len(r)):
-            position, v[i] = self._looking(i, index, like=r)
-            moved = transport(coarse, position)
-            moved[i] = coarse[i]
-            along[i] = (v[i][:, None] * moved).sum(0)
+        coarse = blur(r)
+        rows = [along(i, coarse, self.correspondences, index) for i in range(len(r))]
+        path, v = (torch.stack(part) for part in zip(*rows, strict=True))
         attraction, repulsion = blur(plain.attraction), blur(plain.repulsion)
         fine = KernelSums(plain.attraction - attraction, plain.repulsion - repulsion, plain.mass, plain.weights)
         mass = (plain.mass + v.sum(1)[:, None]) / 2
         weights = (plain.weights + v.mean((2, 3))) / 2
-        return KernelSums((attraction + along) / 2, repulsion / 2, mass, weights, rest=fine)
+        return KernelSums((attraction + path) / 2, repulsion / 2, mass, weights, rest=fine)
 
-    def _looking(
-        self, i: int, index: Int[Tensor, " n"], *, like: Float[Tensor, "n c h w"]
-    ) -> tuple[Float[Tensor, "n h w 2"], Float[Tensor, "n h w"]]:
-        """pos_ij and v_ij for all j, with v_ii = 1 and nothing visible outside of the picture."""
-        position, v = (value.to(like) for value in self.correspondences(i, index))
-        height, width = like.shape[-2:]
-        inside = ((position >= 0) & (position <= position.new_tensor([width, height]))).all(-1)
-        v = torch.where(inside, v, torch.zeros_like(v))
-        v[i] = 1
-        return torch.where(inside[..., None], position, torch.zeros_like(position)), v
+
+def along(
+    i: int, f: Float[Tensor, "n c h w"], correspondences: Correspondences, index: Int[Tensor, " n"]
+) -> tuple[Float[Tensor, "c h w"], Float[Tensor, "n h w"]]:
+    """sum_j P_ij f_j and v_ij, with P_ii = 1 and nothing visible outside of the picture. `index` as in the protocol."""
+    position, v = (value.to(f) for value in correspondences(i, index))
+    inside = ((position >= 0) & (position <= position.new_tensor([f.shape[-1], f.shape[-2]]))).all(-1)
+    v = torch.where(inside, v, torch.zeros_like(v))
+    moved = transport(f, torch.where(inside[..., None], position, torch.zeros_like(position)))
+    v[i], moved[i] = 1, f[i]
+    return (v[:, None] * moved).sum(0), v
 
 
 def blur(f: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:

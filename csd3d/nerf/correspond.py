@@ -4,70 +4,69 @@
     v_ij(p) = 1 if |X_i(p) - o_j| is what view j has there, D_j(pos_ij(p)), to `SAME_SURFACE`; else 0
 
 o, D   camera centre, and distance along the ray to what the field shows
-p      centre of a latent pixel; the padding around a view corresponds to nothing
+p      centre of a place, a latent or a pixel; the padding around a view corresponds to nothing
 
 Cameras are pinholes; a little lens distortion shifts positions by as much.
 """
 
+from dataclasses import dataclass
+
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from csd3d.engine.transport import PairwiseCorrespondences
 from csd3d.priors.geometry import WorkingSize
 
 SAME_SURFACE = 0.05
 """Two distances to a point that differ by less than this share are of the same surface."""
 
 
-def correspondences(
-    c2w: Float[Tensor, "n 3 4"],
-    focal: Float[Tensor, "n 2"],
-    centre: Float[Tensor, "n 2"],
-    distance: Float[Tensor, "n 1 H W"],
-    size: WorkingSize,
-    factor: int,
-) -> PairwiseCorrespondences:
-    """All pairs of n views, on the grid of their latents.
+@dataclass(frozen=True)
+class DepthCorrespondences:
+    """Correspondences of n views by what they show how far away; satisfies the engine's `Correspondences`."""
 
-    Args:
-        c2w: camera-to-world matrices; cameras look along their own -z, y is up.
-        focal: focal lengths (x, y) in pixels of `distance`.
-        centre: principal points (x, y) in pixels of `distance`; the first pixel's centre is at (0.5, 0.5).
-        distance: along the rays, of the views without padding, at any resolution.
-        size: at which the prior works.
-        factor: pixels along one side of a latent.
-    """
-    height_px, width_px = distance.shape[-2:]
-    px = distance.new_tensor([width_px, height_px])
-    content, corner = px.new_tensor([size.width_px, size.height_px]), px.new_tensor([size.left_px, size.top_px])
-    height_lat, width_lat = (side // factor for side in size.padded)
-    grid = _centres(height_lat, width_lat).to(distance)
-    seen_at = (grid * factor - corner) / content * px  # latent pixels to pixels of `distance`
-    there = _inside(seen_at, px)
-    position, visible = [], []
-    for i in range(len(c2w)):
+    c2w: Float[Tensor, "n 3 4"]
+    """Camera-to-world matrices; cameras look along their own -z, y is up."""
+    focal: Float[Tensor, "n 2"]
+    """Focal lengths (x, y) in pixels of `distance`."""
+    centre: Float[Tensor, "n 2"]
+    """Principal points (x, y) in pixels of `distance`; the first pixel's centre is at (0.5, 0.5)."""
+    distance: Float[Tensor, "n 1 H W"]
+    """Along the rays, of the views without padding, at any resolution."""
+    size: WorkingSize
+    """At which the prior works."""
+    unit_px: int
+    """Pixels of that size along one side of a place: the codec's factor for latents, 1 for decoded views."""
+
+    def __call__(self, i: int, index: Int[Tensor, " m"]) -> tuple[Float[Tensor, "m h w 2"], Float[Tensor, "m h w"]]:
+        """See the protocol."""
+        j, i = index.cpu(), int(index[i])
+        height_px, width_px = self.distance.shape[-2:]
+        px = self.distance.new_tensor([width_px, height_px])
+        content = px.new_tensor([self.size.width_px, self.size.height_px])
+        corner = px.new_tensor([self.size.left_px, self.size.top_px])
+        grid = _centres(*(side // self.unit_px for side in self.size.padded)).to(px)
+        seen_at = (grid * self.unit_px - corner) / content * px  # places to pixels of `distance`
         local = torch.stack(
             [
-                (seen_at[..., 0] - centre[i, 0]) / focal[i, 0],
-                (centre[i, 1] - seen_at[..., 1]) / focal[i, 1],
+                (seen_at[..., 0] - self.centre[i, 0]) / self.focal[i, 0],
+                (self.centre[i, 1] - seen_at[..., 1]) / self.focal[i, 1],
                 -torch.ones_like(seen_at[..., 0]),
             ],
             dim=-1,
         )
-        rays = torch.nn.functional.normalize(local, dim=-1) @ c2w[i, :, :3].T
-        points = c2w[i, :, 3] + rays * _look_up(distance[i, 0], seen_at)[..., None]
-        offset = points - c2w[:, None, None, :, 3]
-        in_camera = torch.einsum("nhwk,nkc->nhwc", offset, c2w[:, :, :3])
+        rays = torch.nn.functional.normalize(local, dim=-1) @ self.c2w[i, :, :3].T
+        points = self.c2w[i, :, 3] + rays * _look_up(self.distance[i, 0], seen_at)[..., None]
+        offset = points - self.c2w[j, None, None, :, 3]
+        in_camera = torch.einsum("nhwk,nkc->nhwc", offset, self.c2w[j, :, :3])
         front = -in_camera[..., 2:]
         ahead = front[..., 0] > 1e-6
         flat = in_camera[..., :2] / torch.where(ahead[..., None], front, torch.ones_like(front))
-        seen = centre[:, None, None] + focal[:, None, None] * flat * flat.new_tensor([1.0, -1.0])
-        far = torch.stack([_look_up(d, at) for d, at in zip(distance[:, 0], seen, strict=True)])
+        seen = self.centre[j, None, None] + self.focal[j, None, None] * flat * flat.new_tensor([1.0, -1.0])
+        far = torch.stack([_look_up(d, at) for d, at in zip(self.distance[j, 0], seen, strict=True)])
         same = (offset.norm(dim=-1) - far).abs() < SAME_SURFACE * far
-        position.append((seen / px * content + corner) / factor)
-        visible.append((there & ahead & _inside(seen, px) & same).to(distance))
-    return PairwiseCorrespondences(torch.stack(position), torch.stack(visible))
+        visible = _inside(seen_at, px) & ahead & _inside(seen, px) & same
+        return (seen / px * content + corner) / self.unit_px, visible.to(px)
 
 
 def _centres(height: int, width: int) -> Float[Tensor, "h w 2"]:

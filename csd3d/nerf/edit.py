@@ -3,9 +3,13 @@
 A particle starts at the latent of its render, not of its photograph: what the field has taken up of earlier edits is
 kept, and what it has averaged out over views stays averaged out. It is conditioned on, and compared with, the
 photograph.
+
+Along paths, views talk where they show the same point, and what is decoded of them is averaged there, edit and
+photograph alike, before the photograph's detail is put back: a codec errs differently in every view.
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -16,7 +20,7 @@ from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.loop import Batch, StepInfo, make_optimizer, run
-from csd3d.engine.stein import Kernel
+from csd3d.engine.transport import Correspondences, TransportKernel, along
 from csd3d.nerf.ranks import SharedScore, every
 from csd3d.priors.detail import restore_mapped
 from csd3d.priors.editor import Loaded, native_px, score_for
@@ -60,6 +64,10 @@ class EditedViews:
     curves: tuple[StepInfo, ...]
 
 
+Paths = Callable[[int], Correspondences]
+"""Correspondences between views at working size, of places that are so many pixels wide."""
+
+
 @torch.no_grad()
 def edit_views(
     renders: Float[Tensor, "n 3 _h _w"],
@@ -74,7 +82,7 @@ def edit_views(
     strength: float = 1.0,
     detail: float = 1.0,
     inside: Bool[Tensor, "n 1 H W"] | None = None,
-    kernel: Kernel | None = None,
+    paths: Paths | None = None,
 ) -> EditedViews:
     """Edit views of one scene as `prompt` says.
 
@@ -90,7 +98,7 @@ def edit_views(
         strength: share of the edit that is kept: 0 gives the photographs back, 1 the whole edit.
         detail: share of the photographs' lost detail that is put back (`csd3d.priors.detail`).
         inside: where views may change; outside the photographs stay bit for bit. None = everywhere.
-        kernel: how views talk, instead of what `csd.bandwidth` says; without effect where they do not.
+        paths: where the points of one view are in the others. None = views talk pixel by pixel, if they do.
 
     Where several processes run, all call this with the same arguments, each does its share, and all get the outcome.
 
@@ -107,12 +115,16 @@ def edit_views(
         every(n, lambda i, rgb=rgb: prior.codec.encode(to_working(rgb[i].cpu(), size).to(prior.device)))
         for rgb in (photographs, renders)
     )
+    kernel = TransportKernel(paths(prior.codec.factor), csd.bandwidth) if paths else None
     particles = ViewParticles(z, s, csd)
     curves = tuple(run(particles, SharedScore(score), csd, rng=rng, kernel=kernel))
     mixed = s + strength * (particles.z - s)
     rgb = photographs
     if strength:
-        rgb = every(n, lambda i: finished(mixed[i], s[i], photographs[i], prior, size, detail=detail))
+        small = every(n, lambda i: decoded(mixed[i], s[i], prior))
+        if paths:
+            small = _averaged(small, paths(1))
+        rgb = every(n, lambda i: restored(small[i], photographs[i], size, detail=detail))
     return EditedViews(rgb if inside is None else torch.where(inside.cpu(), rgb, photographs), curves)
 
 
@@ -122,24 +134,27 @@ def view_size(photographs: Float[Tensor, "n 3 H W"], prior: Loaded, size_px: int
     return working_size(Fraction(width, height), size_px or native_px(prior), prior.codec.factor)
 
 
-@torch.no_grad()
-def finished(
-    z: Float[Tensor, "n c h w"],
-    s: Float[Tensor, "n c h w"],
-    photographs: Float[Tensor, "n 3 H W"],
-    prior: Loaded,
-    size: WorkingSize,
-    *,
-    detail: float,
-) -> Float[Tensor, "n 3 H W"]:
-    """Edited latents `z` as pictures of the photographs' size, in [0, 1], with the photographs' detail put back.
+def _averaged(pictures: Float[Tensor, "n k h w"], paths: Correspondences) -> Float[Tensor, "n k h w"]:
+    """sum_j P_ij y_j / sum_j v_ij, see `csd3d.engine.transport`."""
+    index = torch.arange(len(pictures))
 
-    `s` are the photographs' own latents and `size` is the working size of both.
-    """
+    def some(mine: list[int]) -> Tensor:
+        rows = (along(i, pictures, paths, index) for i in mine)
+        return torch.stack([total / v.sum(0) for total, v in rows])
+
+    return every(len(pictures), some)
+
+
+def decoded(z: Float[Tensor, "n c h w"], s: Float[Tensor, "n c h w"], prior: Loaded) -> Float[Tensor, "n 6 _H _W"]:
+    """Pictures of edited latents `z` and, beside them, of the photographs' own `s`, at working size, on the CPU."""
+    return torch.cat([torch.cat([prior.codec.decode(x[i : i + 1]).cpu() for x in (z, s)], 1) for i in range(len(s))])
+
+
+def restored(
+    small: Float[Tensor, "n 6 _H _W"], photographs: Float[Tensor, "n 3 H W"], size: WorkingSize, *, detail: float
+) -> Float[Tensor, "n 3 H W"]:
+    """`decoded` pictures as edited ones of the photographs' size, in [0, 1], with the photographs' detail put back."""
     height, width = photographs.shape[-2:]
     up = functools.partial(from_working, size=size, height_px=height, width_px=width)
-    edited = []
-    for i in range(len(s)):  # full-size pictures one at a time
-        decoded, plain = (prior.codec.decode(x[i : i + 1]).cpu() for x in (z, s))
-        edited.append(restore_mapped(photographs[i : i + 1], decoded, plain, up, amount=detail))
-    return torch.cat(edited)
+    pairs = zip(photographs.split(1), small.split(1), strict=True)  # full-size pictures one at a time
+    return torch.cat([restore_mapped(photo, both[:, :3], both[:, 3:], up, amount=detail) for photo, both in pairs])

@@ -8,6 +8,7 @@ Distillation (`csd3d.nerf.distil`) replaces nothing: a few renders of every step
 prior lives outside the module and never reaches a checkpoint.
 """
 
+import functools
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,6 @@ from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.loop import require_timesteps
-from csd3d.engine.transport import TransportKernel
 from csd3d.nerf.backends import EditedModel, for_ranks
 from csd3d.nerf.controls import Controls
 from csd3d.nerf.cover import Cover
@@ -160,11 +160,10 @@ class CsdEditPipeline(VanillaPipeline):
         sources = self.sources(views)
         size_px = self.config.size or native_px(self.prior)
         renders, distances = self.render(views, size_px)
-        kernel = None
+        paths = None
         if self.config.coupling == "depth":
             size = view_size(sources, self.prior, size_px)
-            found = correspond(self._cameras, views, distances, size, self.prior.codec.factor)
-            kernel = TransportKernel(found, self.csd().bandwidth)
+            paths = functools.partial(correspond, self._cameras, views, distances, size)
         inside = self._inside_views(views, distances)
         if inside is not None and not inside.any():
             CONSOLE.log("nothing that these views show lies where they may change (mask, box)")
@@ -180,7 +179,7 @@ class CsdEditPipeline(VanillaPipeline):
             strength=self.config.strength,
             detail=self.config.detail,
             inside=inside,
-            kernel=kernel,
+            paths=paths,
         )
         self.replace(views, edited.rgb)
         return views

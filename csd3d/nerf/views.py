@@ -6,9 +6,8 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.models.base_model import Model
 from torch import Tensor
 
-from csd3d.engine.transport import PairwiseCorrespondences
 from csd3d.nerf.backends import EditedSplats
-from csd3d.nerf.correspond import correspondences
+from csd3d.nerf.correspond import DepthCorrespondences
 from csd3d.priors.geometry import WorkingSize
 
 
@@ -69,10 +68,10 @@ def points_of(cameras: Cameras, view: int, distance: Float[Tensor, "1 h w"]) -> 
 
 @torch.no_grad()
 def correspond(
-    cameras: Cameras, views: list[int], distance: Float[Tensor, "n 1 h w"], size: WorkingSize, factor: int
-) -> PairwiseCorrespondences:
+    cameras: Cameras, views: list[int], distance: Float[Tensor, "n 1 h w"], size: WorkingSize, unit_px: int
+) -> DepthCorrespondences:
     """Correspondences of some views, from the distances that they show."""
     some = cameras[torch.tensor(views)].to("cpu")
     scale = distance.new_tensor([distance.shape[-1], distance.shape[-2]]) / torch.cat([some.width, some.height], -1)
     focal, centre = torch.cat([some.fx, some.fy], -1) * scale, torch.cat([some.cx, some.cy], -1) * scale
-    return correspondences(some.camera_to_worlds.float(), focal, centre, distance, size, factor)
+    return DepthCorrespondences(some.camera_to_worlds.float(), focal, centre, distance, size, unit_px)

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from csd3d.nerf import configs
-from csd3d.nerf.edit import finished, view_size
+from csd3d.nerf.edit import decoded, restored, view_size
 from csd3d.nerf.host import CsdTrainer
 from csd3d.nerf.pipeline import CsdEditPipeline
 from csd3d.priors.editor import Editor
@@ -108,7 +108,7 @@ class OneByOne(CsdEditPipeline):
         renders, _ = self.render(views, self.plan.size_px)
         s, z = (self.prior.codec.encode(to_working(rgb, size).to(self.prior.device)) for rgb in (sources, renders))
         z = sample_from(z, s, self.prior, self.prompt, self.plan, rng=self._rng)
-        self.replace(views, finished(z, s, sources, self.prior, size, detail=self.config.detail))
+        self.replace(views, restored(decoded(z, s, self.prior), sources, size, detail=self.config.detail))
         return views
 
 

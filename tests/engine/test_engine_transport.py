@@ -14,7 +14,6 @@ from csd3d.engine import (
     Correspondences,
     CsdConfig,
     Kernel,
-    PairwiseCorrespondences,
     RbfKernel,
     TransportKernel,
     couple,
@@ -32,16 +31,27 @@ def centres(dtype: torch.dtype = torch.float64) -> Float[Tensor, "h w 2"]:
     return torch.stack([x, y], -1)
 
 
-def still(n: int, dtype: torch.dtype = torch.float64) -> PairwiseCorrespondences:
-    return PairwiseCorrespondences(centres(dtype).expand(n, n, H, W, 2).clone(), torch.ones(n, n, H, W, dtype=dtype))
+@dataclass(frozen=True)
+class Pairwise:
+    """Correspondences of all pairs, in memory."""
+
+    position: Float[Tensor, "m m h w 2"]
+    visible: Float[Tensor, "m m h w"]
+
+    def __call__(self, i: int, index: Int[Tensor, " n"]) -> tuple[Float[Tensor, "n h w 2"], Float[Tensor, "n h w"]]:
+        return self.position[index[i], index], self.visible[index[i], index]
 
 
-def wild(n: int, seed: int = 5) -> PairwiseCorrespondences:
+def still(n: int, dtype: torch.dtype = torch.float64) -> Pairwise:
+    return Pairwise(centres(dtype).expand(n, n, H, W, 2).clone(), torch.ones(n, n, H, W, dtype=dtype))
+
+
+def wild(n: int, seed: int = 5) -> Pairwise:
     """Made-up motion of up to two pixels, hidden pixels, half-sure pixels and positions outside of the picture."""
     rng = generator(seed)
     move = 2 * torch.randn(n, n, H, W, 2, generator=rng, dtype=torch.float64)
     seen = (1.5 * torch.rand(n, n, H, W, generator=rng, dtype=torch.float64) - 0.2).clamp(0, 1)
-    return PairwiseCorrespondences(centres() + move, seen)
+    return Pairwise(centres() + move, seen)
 
 
 @dataclass(frozen=True)
@@ -94,9 +104,7 @@ def blurred(f: Tensor) -> Tensor:
     return total / sum(weights) ** 2
 
 
-def loops(
-    r: Tensor, x: Tensor, where: PairwiseCorrespondences, gamma: float, normalise: Normalise, repulsion: float
-) -> Tensor:
+def loops(r: Tensor, x: Tensor, where: Pairwise, gamma: float, normalise: Normalise, repulsion: float) -> Tensor:
     """The module's formula, pixel by pixel."""
     n, g, coarse = len(r), torch.zeros_like(r), blurred(r)
     for i in range(n):

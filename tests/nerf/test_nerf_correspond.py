@@ -1,9 +1,12 @@
 """Correspondences by depth against the exact flow of the world."""
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 
 from csd3d.engine.transport import transport
-from csd3d.nerf.correspond import correspondences
+from csd3d.nerf.correspond import DepthCorrespondences
 from csd3d.priors.geometry import WorkingSize
 from csd3d.world.flow import trace
 from csd3d.world.sample import Views, sample_scene
@@ -24,10 +27,24 @@ def cameras(views: Views) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, tor
     return c2w, focal, centre, torch.where(distance.isinf(), FAR, distance)
 
 
+@dataclass(frozen=True)
+class Pairs:
+    position: torch.Tensor
+    visible: torch.Tensor
+
+
+def pairs(*args: Any) -> Pairs:
+    """Of all views with all."""
+    found = DepthCorrespondences(*args)
+    n = len(found.c2w)
+    rows = [found(i, torch.arange(n)) for i in range(n)]
+    return Pairs(*(torch.stack(part) for part in zip(*rows, strict=True)))
+
+
 def test_positions_and_visibility_are_those_of_the_exact_flow() -> None:
     views = posed()
     size = WorkingSize(48, 48, 0, 0, 0, 0)
-    found = correspondences(*cameras(views), size, 1)
+    found = pairs(*cameras(views), size, 1)
     y, x = torch.meshgrid(torch.arange(48) + 0.5, torch.arange(48) + 0.5, indexing="ij")
     here = torch.stack([x, y])
     for i, j in ((0, 1), (3, 1), (2, 2)):
@@ -43,7 +60,7 @@ def test_positions_and_visibility_are_those_of_the_exact_flow() -> None:
 def test_latents_of_a_padded_view_lie_where_their_pixels_do() -> None:
     views = posed()
     size = WorkingSize(96, 96, 6, 2, 0, 0)  # twice as large as the depth, padded above and below
-    found = correspondences(*cameras(views), size, 8)
+    found = pairs(*cameras(views), size, 8)
     assert found.position.shape == (5, 5, 13, 12, 2)
     assert found.visible[:, :, 0].sum() == 0  # centres of the first row lie in the padding
     assert found.visible[:, :, 1].sum() > 0
@@ -58,7 +75,7 @@ def test_latents_of_a_padded_view_lie_where_their_pixels_do() -> None:
 def test_transport_along_them_shows_one_view_from_the_other() -> None:
     views = posed()
     rgb = views.source()
-    found = correspondences(*cameras(views), WorkingSize(48, 48, 0, 0, 0, 0), 1)
+    found = pairs(*cameras(views), WorkingSize(48, 48, 0, 0, 0, 0), 1)
     seen = found.visible[2, 3] > 0
     moved = transport(rgb[3:4], found.position[2, 3:4])
     aligned = (moved[0] - rgb[2]).abs().mean(0)[seen].mean()

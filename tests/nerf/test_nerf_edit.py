@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from csd3d.engine.config import METHODS
-from csd3d.nerf.edit import edit_views
+from csd3d.nerf.edit import edit_views, view_size
 from csd3d.priors.instruct import InstructPrior
 from tests.priors.tiny import write_tiny_prior
 
@@ -70,3 +70,31 @@ def test_adam_is_served_too(prior: InstructPrior) -> None:
     photographs = views()
     got = edit_views(photographs, photographs, prior, "make it snowy", csd, rng=torch.Generator(), size_px=32).rgb
     assert got.isfinite().all()
+
+
+class InPlace:
+    """Every view shows the same at the same place."""
+
+    def __init__(self, height: int, width: int) -> None:
+        y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+        self._centres = torch.stack([x, y], -1)
+
+    def __call__(self, i: int, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        height, width = self._centres.shape[:2]
+        return self._centres.expand(len(index), height, width, 2), torch.ones(len(index), height, width)
+
+
+def test_views_of_the_same_are_edited_alike_along_their_paths(prior: InstructPrior) -> None:
+    photographs = views(1).expand(3, -1, -1, -1).contiguous()
+    size = view_size(photographs, prior, 32)
+    units: list[int] = []
+
+    def paths(unit_px: int) -> InPlace:
+        units.append(unit_px)
+        return InPlace(*(side // unit_px for side in size.padded))
+
+    apart, together = edited(prior, photographs, photographs), edited(prior, photographs, photographs, paths=paths)
+    assert units == [prior.codec.factor, 1]
+    assert (together - together[:1]).abs().max() < 1e-5
+    assert (apart - apart[:1]).abs().max() > 1e-3
+    assert (together - photographs).abs().max() > 1e-3
