@@ -53,13 +53,13 @@ class Settings:
     """The edits: of an object, of the weather, of the style."""
     scene_steps: int = 800
     """Training steps of the unedited scene, from which all methods start."""
-    edits: int = 3
+    edits: int = 9
     """Batches of views that csd-edit edits."""
-    edit_every: int = 150
+    edit_every: int = 50
     """Training steps for each batch."""
     views_per_edit: int = 8
     """Views of a batch."""
-    edit_steps: int = 40
+    edit_steps: int = 37
     """Moves of a view in a batch."""
     sampling_steps: int = 20
     """Steps of the sampler of one view at a time."""

@@ -161,7 +161,7 @@ class CsdEditPipeline(VanillaPipeline):
         size_px = self.config.size or native_px(self.prior)
         renders, distances = self.render(views, size_px)
         paths = None
-        if self.config.coupling == "depth":
+        if self.config.by_depth:
             size = view_size(sources, self.prior, size_px)
             paths = functools.partial(correspond, self._cameras, views, distances, size)
         inside = self._inside_views(views, distances)

@@ -7,7 +7,7 @@ from typing import Literal
 from nerfstudio.models.splatfacto import SplatfactoModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 
-from csd3d.engine.config import PAPER, CsdConfig
+from csd3d.engine.config import METHODS, PAPER, CsdConfig
 from csd3d.priors.editor import default_prior, recommended
 from csd3d.priors.resolve import Kind, resolve
 from csd3d.runs.flags import Method, method_changes
@@ -55,11 +55,12 @@ class CsdEditPipelineConfig(VanillaPipelineConfig):
     distil_patches: bool = False
     """Squares of `distil_px` px cut out of views at the prior's size, instead of whole views."""
     coupling: Literal["svgd", "depth", "paper", "independent"] | None = None
-    """How views move: together (`svgd`), together where they show the same point of the scene, by the field's depth
-    (`depth`), together with the published kernel, normalisation and learning rate (`paper`, needs 3 views), or each for
-    itself (`independent`). `distil` does not know `depth`. None: as the method says, together for csd-edit and csd."""
+    """How views move: together where they show the same point of the scene, by the field's depth (`depth`), together
+    pixel by pixel (`svgd`), the same with the published kernel, normalisation and learning rate (`paper`, needs 3
+    views), or each for itself (`independent`). None: `depth` for csd-edit and csd, `svgd` where the driver is `distil`,
+    which does not know `depth`; else `independent`."""
     lr: float | None = None
-    """Learning rate of the latents; None: what suits the prior."""
+    """Learning rate of the latents; None: what suits the prior. It falls as far in few moves as in many."""
     s_text: float | None = None
     """How strongly the sentence is followed; None: what suits the prior."""
     s_image: float | None = None
@@ -107,6 +108,12 @@ class CsdEditPipelineConfig(VanillaPipelineConfig):
         self.require_kind(resolve(self.prior_name).kind)
 
     @property
+    def by_depth(self) -> bool:
+        """Whether views talk where they show the same point."""
+        together = METHODS[self.method or "csd-edit"].coupling == "svgd"
+        return self.coupling == "depth" or (self.coupling is None and together and self.driver == "update")
+
+    @property
     def prior_name(self) -> str:
         """The prior that is asked for."""
         return self.prior or default_prior(self.method)
@@ -129,7 +136,8 @@ class CsdEditPipelineConfig(VanillaPipelineConfig):
         if self.coupling is not None:
             named["coupling"] = "independent" if self.coupling == "independent" else "svgd"
         given = {k: float(v) for k in ("lr", "s_text", "s_image") if (v := getattr(self, k)) is not None}
-        return replace(suited, steps=self.edit_steps, **named, **given)
+        every = max(1, round(suited.lr_decay_every * self.edit_steps / suited.steps))
+        return replace(suited, steps=self.edit_steps, lr_decay_every=every, **named, **given)
 
 
 def _pipeline() -> type:

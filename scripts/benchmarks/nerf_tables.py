@@ -75,8 +75,9 @@ def to_markdown(records: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) 
         f"All methods start from one field (the csd-edit-cpu method after {about['scene_steps']} steps on the "
         f"photographs), train it {about['edits'] * about['edit_every']} steps more and put the photographs' detail "
         f"back in the same way. csd-edit: {about['edits']} batches of {about['views_per_edit']} views, "
-        f"{about['edit_steps']} moves each, every view once before training goes on; `paper`: the published kernel, "
-        "normalisation and learning rate; `by depth`: views talk where they show the same point. One view at a time: "
+        f"{about['edit_steps']} moves each from what the field shows by then, every view once before training goes on; "
+        "`paper`: the published kernel, normalisation and learning rate; `by depth`, the default: views talk where "
+        "they show the same point, and are averaged there once decoded. One view at a time: "
         "as Instruct-NeRF2NeRF, a view every few steps sampled anew from its noised render, in "
         f"{about['sampling_steps']} steps, as many views as the same number of UNet rows pays for. "
         f"s_text {about['s_text']:g} and s_image {about['s_image']:g} for all.\n",

@@ -39,6 +39,21 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_small_scene(tmp_path_factory.mktemp("scenes") / "small")
 
 
+def test_views_that_move_together_do_so_by_depth_where_they_can() -> None:
+    by_depth = {"csd-edit": True, "csd": True, "dds": False, "cds": False, "sds": False}
+    for method, expected in by_depth.items():
+        assert CsdEditPipelineConfig(method=method).by_depth == expected  # pyright: ignore[reportArgumentType]
+    assert CsdEditPipelineConfig(method="dds", coupling="depth").by_depth
+    assert not CsdEditPipelineConfig(coupling="svgd").by_depth
+    assert not CsdEditPipelineConfig(driver="distil").by_depth
+
+
+def test_the_learning_rate_falls_as_far_in_few_moves_as_in_many() -> None:
+    few, many = (CsdEditPipelineConfig(edit_steps=steps).engine(builtin=True) for steps in (40, 200))
+    assert few.lr == many.lr
+    assert 40 / few.lr_decay_every == 200 / many.lr_decay_every
+
+
 @pytest.mark.parametrize("method", ["sds", "csd", "dds", "cds", "csd-edit"])
 def test_a_method_is_its_residual_coupling_and_regulariser(method: Any) -> None:
     named = METHODS[method]

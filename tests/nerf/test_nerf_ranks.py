@@ -23,7 +23,7 @@ def inverted(rgb: torch.Tensor) -> torch.Tensor:
     return 1 - rgb
 
 
-def outcome(folder: Path, *, rank: int = 0, world: int = 1, coupling: str = "svgd") -> dict[str, Any]:
+def outcome(folder: Path, *, rank: int = 0, world: int = 1, coupling: str = "depth") -> dict[str, Any]:
     """One batch of views edited together, then the gradient of one step of distillation, after which all is saved."""
     scene = folder / "scene"
     config = config_for(
