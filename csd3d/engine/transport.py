@@ -77,8 +77,10 @@ class TransportKernel:
         if len(r) == 1:
             return plain
         coarse = blur(r)
-        rows = [along(i, coarse, self.correspondences, index) for i in range(len(r))]
-        path, v = (torch.stack(part) for part in zip(*rows, strict=True))
+        path, v = torch.empty_like(r), r.new_empty(len(r), *r[:, 0].shape)
+        for i in range(len(r)):
+            moved, v[i] = along(i, coarse, self.correspondences, index)
+            path[i] = (v[i][:, None] * moved).sum(0)
         attraction, repulsion = blur(plain.attraction), blur(plain.repulsion)
         fine = KernelSums(plain.attraction - attraction, plain.repulsion - repulsion, plain.mass, plain.weights)
         mass = (plain.mass + v.sum(1)[:, None]) / 2
@@ -88,14 +90,17 @@ class TransportKernel:
 
 def along(
     i: int, f: Float[Tensor, "n c h w"], correspondences: Correspondences, index: Int[Tensor, " n"]
-) -> tuple[Float[Tensor, "c h w"], Float[Tensor, "n h w"]]:
-    """sum_j P_ij f_j and v_ij, with P_ii = 1 and nothing visible outside of the picture. `index` as in the protocol."""
+) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n h w"]]:
+    """All f_j as particle i sees them, sum_q b(pos_ij(p), q) f_j(q), and v_ij; nothing is visible outside of the picture.
+
+    f_i itself is not moved, and v_ii = 1. `index` is that of the protocol.
+    """
     position, v = (value.to(f) for value in correspondences(i, index))
     inside = ((position >= 0) & (position <= position.new_tensor([f.shape[-1], f.shape[-2]]))).all(-1)
     v = torch.where(inside, v, torch.zeros_like(v))
     moved = transport(f, torch.where(inside[..., None], position, torch.zeros_like(position)))
     v[i], moved[i] = 1, f[i]
-    return (v[:, None] * moved).sum(0), v
+    return moved, v
 
 
 def blur(f: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:

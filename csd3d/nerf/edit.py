@@ -6,6 +6,11 @@ photograph.
 
 Along paths, views talk where they show the same point, and what is decoded of them is averaged there, edit and
 photograph alike, before the photograph's detail is put back: a codec errs differently in every view.
+
+    D_i(p) = sum_j w_ij(p) y_j(pos_ij(p)) / sum_j w_ij(p)        w_ij = v_ij exp(-|y_i - y_j|^2 / (2 AGREE^2))
+
+|y_i - y_j| is the difference of two views' edits at a point (root mean square over colours). Where an edit changes the
+shape of things, paths are those of the shape before: there views disagree, and each keeps its own.
 """
 
 import functools
@@ -25,6 +30,9 @@ from csd3d.nerf.ranks import SharedScore, every
 from csd3d.priors.detail import restore_mapped
 from csd3d.priors.editor import Loaded, native_px, score_for
 from csd3d.priors.geometry import WorkingSize, from_working, to_working, working_size
+
+AGREE = 0.1
+"""Colours in [0, 1] that differ by more than this are hardly of the same point."""
 
 
 class ViewParticles:
@@ -134,13 +142,18 @@ def view_size(photographs: Float[Tensor, "n 3 H W"], prior: Loaded, size_px: int
     return working_size(Fraction(width, height), size_px or native_px(prior), prior.codec.factor)
 
 
-def _averaged(pictures: Float[Tensor, "n k h w"], paths: Correspondences) -> Float[Tensor, "n k h w"]:
-    """sum_j P_ij y_j / sum_j v_ij, see `csd3d.engine.transport`."""
+def _averaged(pictures: Float[Tensor, "n 6 h w"], paths: Correspondences) -> Float[Tensor, "n 6 h w"]:
+    """D_i of the module's text, of `decoded` pictures."""
     index = torch.arange(len(pictures))
 
     def some(mine: list[int]) -> Tensor:
-        rows = (along(i, pictures, paths, index) for i in mine)
-        return torch.stack([total / v.sum(0) for total, v in rows])
+        averages = []
+        for i in mine:
+            moved, v = along(i, pictures, paths, index)
+            apart = (moved[:, :3] - pictures[i, :3]).square().mean(1)
+            w = v * torch.exp(-apart / (2 * AGREE**2))
+            averages.append((w[:, None] * moved).sum(0) / w.sum(0))
+        return torch.stack(averages)
 
     return every(len(pictures), some)
 

@@ -59,7 +59,9 @@ def test_a_method_is_its_residual_coupling_and_regulariser(method: Any) -> None:
     named = METHODS[method]
     csd = CsdEditPipelineConfig(method=method, edit_steps=7).engine(builtin=False)
     assert (csd.residual, csd.coupling, csd.regulariser) == (named.residual, named.coupling, named.regulariser)
-    assert csd == replace(recommended(False, method), steps=7)
+    suited = recommended(False, method)
+    every = max(1, round(suited.lr_decay_every * 7 / suited.steps))
+    assert csd == replace(suited, steps=7, lr_decay_every=every)
     together = CsdEditPipelineConfig(method=method, coupling="svgd").engine(builtin=False)
     alone = CsdEditPipelineConfig(method=method, coupling="independent").engine(builtin=False)
     published = CsdEditPipelineConfig(method=method, coupling="paper").engine(builtin=False)
