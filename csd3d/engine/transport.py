@@ -91,9 +91,9 @@ class TransportKernel:
 def along(
     i: int, f: Float[Tensor, "n c h w"], correspondences: Correspondences, index: Int[Tensor, " n"]
 ) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n h w"]]:
-    """All f_j as particle i sees them, sum_q b(pos_ij(p), q) f_j(q), and v_ij; nothing is visible outside of the picture.
+    """All f_j where particle i has their points, sum_q b(pos_ij(p), q) f_j(q), and v_ij. `index` as in the protocol.
 
-    f_i itself is not moved, and v_ii = 1. `index` is that of the protocol.
+    f_i itself is not moved and v_ii = 1; nothing is visible outside of the picture.
     """
     position, v = (value.to(f) for value in correspondences(i, index))
     inside = ((position >= 0) & (position <= position.new_tensor([f.shape[-1], f.shape[-2]]))).all(-1)
