@@ -162,6 +162,20 @@ def test_true_motion_explains_a_clip(found: Material) -> None:
     assert len(found.pairs(None, 4).first) == 0  # as long as the clip
 
 
+def test_edits_are_dealt_over_clips(monkeypatch: pytest.MonkeyPatch) -> None:
+    dealt: list[list[str]] = []
+    monkeypatch.setattr(benchmark_video, "material", lambda *args, **how: None)
+    monkeypatch.setattr(benchmark_video, "pick_edits", lambda found, kinds, seed: dealt.append(kinds) or [])
+    list(benchmark_video.cases(benchmark_video.Settings(clips=4, per_clip=2, kinds=("weather", "time", "style"))))
+    assert dealt == [["weather", "time"], ["style", "weather"], ["time", "style"], ["weather", "time"]]
+
+
+def test_unknown_rows_are_refused(prior: Path, tmp_path: Path) -> None:
+    settings = benchmark_video.Settings(prior=str(prior), out=tmp_path, rows=("best",), device="cpu")
+    with pytest.raises(ValueError, match="rows: expected names among per-frame sampling, .*got best"):
+        benchmark_video.benchmark(settings, QUIET)
+
+
 def test_benchmark_video_from_end_to_end(prior: Path, tmp_path: Path) -> None:
     settings = benchmark_video.Settings(
         prior=str(prior), out=tmp_path, clips=1, frames=3, height_px=64, width_px=72, kinds=("weather",),
