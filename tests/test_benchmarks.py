@@ -172,7 +172,7 @@ def test_edits_are_dealt_over_clips(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_unknown_rows_are_refused(prior: Path, tmp_path: Path) -> None:
     settings = benchmark_video.Settings(prior=str(prior), out=tmp_path, rows=("best",), device="cpu")
-    with pytest.raises(ValueError, match="rows: expected names among per-frame sampling, .*got best"):
+    with pytest.raises(ValueError, match=r"rows: expected names among per-frame sampling, .*got best"):
         benchmark_video.benchmark(settings, QUIET)
 
 
