@@ -3,8 +3,8 @@
     python scripts/benchmark_nerf.py [--prior builtin] [--out FOLDER] [--quick]
 
 Writes nerf.md, nerf.json and one contact sheet for each edit. All methods start from the same trained scene and get the
-same sentence, seed, number of training steps and of UNet rows. What is done is kept in FOLDER/work, row by row: a run
-that was stopped goes on where it was.
+same sentence, seed and number of training steps; csd-edit gets no more UNet rows than one view at a time. What is done is
+kept in FOLDER/work, row by row: a run that was stopped goes on where it was.
 """
 
 import contextlib
@@ -59,7 +59,7 @@ class Settings:
     """Training steps for each batch."""
     views_per_edit: int = 8
     """Views of a batch."""
-    edit_steps: int = 37
+    edit_steps: int = 27
     """Moves of a view in a batch."""
     sampling_steps: int = 20
     """Steps of the sampler of one view at a time."""

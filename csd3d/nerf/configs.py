@@ -114,7 +114,7 @@ csd_edit_cpu = MethodSpecification(
             scene_steps=800,
             edit_every=100,
             views_per_edit=8,
-            edit_steps=40,
+            edit_steps=30,
             distil_views=2,
             distil_px=64,
         ),

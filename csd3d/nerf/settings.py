@@ -60,7 +60,7 @@ class CsdEditPipelineConfig(VanillaPipelineConfig):
     views), or each for itself (`independent`). None: `depth` for csd-edit and csd, `svgd` where the driver is `distil`,
     which does not know `depth`; else `independent`."""
     lr: float | None = None
-    """Learning rate of the latents; None: what suits the prior. It falls as far in few moves as in many."""
+    """Learning rate of the latents; None: what suits the prior."""
     s_text: float | None = None
     """How strongly the sentence is followed; None: what suits the prior."""
     s_image: float | None = None
@@ -136,8 +136,7 @@ class CsdEditPipelineConfig(VanillaPipelineConfig):
         if self.coupling is not None:
             named["coupling"] = "independent" if self.coupling == "independent" else "svgd"
         given = {k: float(v) for k in ("lr", "s_text", "s_image") if (v := getattr(self, k)) is not None}
-        every = max(1, round(suited.lr_decay_every * self.edit_steps / suited.steps))
-        return replace(suited, steps=self.edit_steps, lr_decay_every=every, **named, **given)
+        return replace(suited, steps=self.edit_steps, **named, **given)
 
 
 def _pipeline() -> type:

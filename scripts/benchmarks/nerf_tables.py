@@ -79,7 +79,7 @@ def to_markdown(records: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) 
         "`paper`: the published kernel, normalisation and learning rate; `by depth`, the default: views talk where "
         "they show the same point, and are averaged there once decoded. One view at a time: "
         "as Instruct-NeRF2NeRF, a view every few steps sampled anew from its noised render, in "
-        f"{about['sampling_steps']} steps, as many views as the same number of UNet rows pays for. "
+        f"{about['sampling_steps']} steps, at least as many views as the same number of UNet rows pays for. "
         f"s_text {about['s_text']:g} and s_image {about['s_image']:g} for all.\n",
         "At the held-out cameras: right, the share of renders nearest (mean squared error) to the truth of the edit "
         "among the truths of all edits that apply, and the unedited scene; PSNR to the true edited scene; way, how "
