@@ -3,8 +3,8 @@
     python scripts/benchmark_nerf.py [--prior builtin] [--out FOLDER] [--quick]
 
 Writes nerf.md, nerf.json and one contact sheet for each edit. All methods start from the same trained scene and get the
-same sentence, seed and number of training steps; csd-edit gets no more UNet rows than one view at a time. What is done is
-kept in FOLDER/work, row by row: a run that was stopped goes on where it was.
+same sentence, seed and number of training steps; csd-edit gets no more UNet rows than one view at a time. What is done
+is kept in FOLDER/work, row by row: a run that was stopped goes on where it was.
 """
 
 import contextlib
