@@ -16,6 +16,7 @@ import torchmetrics.image.lpip as lpip
 from jaxtyping import Bool, Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.engine.trainer import TrainerConfig
+from nerfstudio.model_components.scene_colliders import NearFarCollider
 from nerfstudio.models.base_model import Model
 from nerfstudio.models.instant_ngp import InstantNGPModelConfig, NGPModel
 from nerfstudio.models.nerfacto import NerfactoModel, NerfactoModelConfig
@@ -58,6 +59,8 @@ class EditedModel(Model):
         """As the backend's, without the metric whose weights are downloaded."""
         with _without_lpips():
             super().populate_modules()
+        if isinstance(self.collider, NearFarCollider):
+            self.collider.reset_near_plane = False  # what is nearer was never trained, and may hold anything
 
     def get_image_metrics_and_images(
         self, outputs: dict[str, Tensor], batch: dict[str, Tensor]

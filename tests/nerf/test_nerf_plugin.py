@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from nerfstudio.cameras.rays import RayBundle
 from PIL import Image
 
 pytest.importorskip("nerfstudio", reason="the nerf extra is not installed")
@@ -362,6 +363,12 @@ def test_whole_images_are_replaced_and_brought_back(scene: Path) -> None:
     assert torch.equal((data.photographs[3] * 255).round().byte(), shown[3][..., :3].permute(2, 0, 1))
     data.show(2, None)
     assert torch.equal(data.cached_train[2]["image"][..., :3].permute(2, 0, 1) / 255, data.photographs[2])
+
+
+def test_nothing_nearer_than_training_saw_is_shown(scene: Path, prior: Path, tmp_path: Path) -> None:
+    model = trainer_for(config_for(scene, prior, tmp_path)).pipeline.model.eval()
+    rays = RayBundle(torch.zeros(3, 3), torch.ones(3, 3), torch.ones(3, 1))
+    assert model.collider(rays).nears.tolist() == [[pytest.approx(model.config.near_plane)]] * 3
 
 
 def test_views_talk_by_the_depth_of_the_field(scene: Path, prior: Path, tmp_path: Path) -> None:
