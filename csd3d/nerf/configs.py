@@ -108,7 +108,7 @@ csd_edit_cpu = MethodSpecification(
                 ],
                 use_appearance_embedding=False,
                 eval_num_rays_per_chunk=1 << 12,
-                average_init_density=1.0,
+                average_init_density=0.01,  # with 1, sheets in front of the cameras on a real capture
                 camera_optimizer=CameraOptimizerConfig(mode="off"),
             ),
             scene_steps=800,
