@@ -37,6 +37,7 @@ def config_for(scene: Path, prior: Path, out: Path, /, **changes: object) -> Csd
     pipeline: Any = config.pipeline
     pipeline.datamanager.data = scene
     pipeline.datamanager.train_num_rays_per_batch = 64
+    pipeline.model.average_init_density = 1.0  # rays of a field that is hardly trained end within the scene
     for name, value in {
         "prompt": "make it snowy",
         "prior": str(prior),
