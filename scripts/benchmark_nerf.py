@@ -27,7 +27,7 @@ from csd3d.runs.atomic import atomic_path, write_json, write_text
 from csd3d.runs.progress import RunProgress
 from csd3d.runs.sheet import contact_sheet, evenly, save_picture
 from csd3d.world.export import write_scene
-from scripts.benchmarks.kept import work_folder
+from scripts.benchmarks.kept import selected, work_folder
 from scripts.benchmarks.nerf_methods import Edited, Plan, run, standard, train_scene, unedited
 from scripts.benchmarks.nerf_scenes import Judge, Place, place
 from scripts.benchmarks.nerf_tables import TRUTH, UNEDITED, to_json, to_markdown
@@ -150,9 +150,7 @@ def rows_of(
     if nothing is None:
         nothing = work.put(UNEDITED.replace(" ", "-"), unedited(work.data, base, work.folder / "runs", plan))
     yield UNEDITED, nothing, float("nan")
-    for row, method in standard(plan, truth).items():
-        if settings.rows and row not in settings.rows:
-            continue
+    for row, method in selected(standard(plan, truth), settings.rows).items():
         name = f"{sentence} {row}".replace(",", "").replace(" ", "-")
         edited = work.get(name)
         if edited is None:
@@ -176,6 +174,7 @@ def benchmark(settings: Settings, progress: RunProgress) -> Path:
     for sentence, edit in edits:
         if edit not in found.edits:
             raise ValueError(f"sentences: expected edits that show in scene {settings.scene}, got {sentence!r}")
+    selected(standard(plan, found.posed.train.source()), settings.rows)  # refuses a name before anything is trained
     with quiet(work.folder / "nerfstudio.log"):
         base = work.base(found, plan)
     records: list[dict[str, Any]] = []

@@ -2,14 +2,16 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from csd3d.metrics import jsonable
 from csd3d.priors.resolve import resolve
 from csd3d.runs.atomic import write_text
 from csd3d.runs.folder import prior_files
+
+T = TypeVar("T")
 
 
 class Kept:
@@ -24,6 +26,13 @@ class Kept:
         if not path.is_file():
             write_text(path, json.dumps(make()))  # with NaN, which strict JSON does not have
         return json.loads(path.read_text())
+
+
+def selected(methods: Mapping[str, T], rows: Collection[str]) -> dict[str, T]:
+    """The methods whose names are among `rows`; all if there are none. Raises ValueError for a name nobody has."""
+    if unknown := set(rows) - set(methods):
+        raise ValueError(f"rows: expected names among {', '.join(methods)}, got {', '.join(sorted(unknown))}")
+    return {row: method for row, method in methods.items() if not rows or row in rows}
 
 
 def work_folder(folder: Path, settings: Mapping[str, Any], prior: str) -> Path:

@@ -116,12 +116,19 @@ class TrueViews(CsdEditPipeline):
     """Training sees the true edited views: what any edit could reach at best."""
 
     truth: Float[Tensor, "n 3 H W"]
+    through_codec: bool
+    """As they come back from latents: what an edit of latents could reach at best."""
 
+    @torch.no_grad()
     def edit(self, step: int) -> list[int]:
         """All of them at once."""
         views = list(range(len(self.truth)))
-        self.sources(views)
-        self.replace(views, self.truth)
+        sources, rgb = self.sources(views), self.truth
+        if self.through_codec:
+            size = view_size(sources, self.prior, self.truth.shape[-1])
+            s, z = (self.prior.codec.encode(to_working(rgb, size).to(self.prior.device)) for rgb in (sources, rgb))
+            rgb = restored(decoded(z, s, self.prior), sources, size, detail=self.config.detail)
+        self.replace(views, rgb)
         return views
 
 
@@ -156,6 +163,11 @@ def standard(plan: Plan, truth: Float[Tensor, "n 3 H W"]) -> Mapping[str, Method
         coupling: Method(CsdEditPipeline, {**scales, **batches, "coupling": coupling}, plan.unet_rows)
         for coupling in ("independent", "svgd", "paper", "depth")
     }
+
+    def true_views(*, through_codec: bool) -> Method:
+        planned = type("PlannedTrueViews", (TrueViews,), {"truth": truth, "through_codec": through_codec})
+        return Method(planned, {"edit_every": 2 * plan.field_steps}, 0)
+
     every = max(1, plan.field_steps // plan.samples)
     sampled = -(-plan.field_steps // every)
     return {
@@ -168,9 +180,8 @@ def standard(plan: Plan, truth: Float[Tensor, "n 3 H W"]) -> Mapping[str, Method
         "csd-edit, SVGD": csd["svgd"],
         "csd-edit, SVGD, paper": csd["paper"],
         "csd-edit, SVGD by depth": csd["depth"],
-        "true edited views": Method(
-            type("PlannedTrueViews", (TrueViews,), {"truth": truth}), {"edit_every": 2 * plan.field_steps}, 0
-        ),
+        "true edited views, through the codec": true_views(through_codec=True),
+        "true edited views": true_views(through_codec=False),
     }
 
 

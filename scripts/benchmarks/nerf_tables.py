@@ -83,10 +83,11 @@ def to_markdown(records: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) 
         f"s_text {about['s_text']:g} and s_image {about['s_image']:g} for all.\n",
         "At the held-out cameras: right, the share of renders nearest (mean squared error) to the truth of the edit "
         "among the truths of all edits that apply, and the unedited scene; PSNR to the true edited scene; way, how "
-        "far PSNR got from one view at a time (0) to training on the true edited views (100); background, mean change "
-        "where the true edit changes nothing. Of the edited training views: warp error, mean difference between a view "
-        f"and its neighbour reprojected by the true depth, in % of full scale (far: {about['gap']} views apart), and "
-        f"PSNR; s, {clock}. Definitions in `csd3d/metrics`.\n",
+        "far PSNR got from one view at a time (0) to training on the true edited views (100; through the codec: as "
+        "they come back from latents); background, mean change where the true edit changes nothing. Of the "
+        "edited training views: warp error, mean difference between a view and its neighbour reprojected by the true "
+        f"depth, in % of full scale (far: {about['gap']} views apart), and PSNR; s, {clock}. Definitions in "
+        "`csd3d/metrics`.\n",
         rows_table(records),
         "## By edit\n",
         edits_table(records),

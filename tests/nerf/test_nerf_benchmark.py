@@ -49,22 +49,24 @@ def test_a_new_shape_is_reprojected_by_its_own_depth(small: Place) -> None:
 
 def test_sampling_begins_at_the_noise_that_was_drawn_and_finds_the_only_picture_there_is() -> None:
     goal, schedule = torch.rand(1, 4, 3, 3), Schedule.scaled_linear()
-    seen: list[int] = []
+    seen: list[tuple[int, torch.Tensor]] = []
 
     def target(z: torch.Tensor, t: int, s: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-        seen.append(t)
         ab = schedule.alpha_bar(t)
-        return (z - ab**0.5 * goal) / (1 - ab) ** 0.5
+        seen.append((t, (z - ab**0.5 * goal) / (1 - ab) ** 0.5))
+        return seen[-1][1]
 
     score = SimpleNamespace(schedule=schedule, target=target)
     prior: Any = SimpleNamespace(score=lambda *_, **__: score)
     plan = Plan("", "cpu", 32, 1, 1, 1, 1, 1, sampling_steps=7, s_text=1.0, s_image=1.0, seed=0)
     rng = torch.Generator().manual_seed(3)
     out = sample_from(torch.rand(1, 4, 3, 3), torch.zeros(1, 4, 3, 3), prior, "x", plan, rng=rng)
-    assert (out - goal).abs().max() < 0.1  # the last noise level is small, not nothing
-    assert len(seen) == 7
-    assert seen == sorted(seen, reverse=True)
-    assert 20 <= seen[0] < 980
+    last = schedule.alpha_bar(0)  # the last noise level is small, not nothing; DDIM keeps the noise it started with
+    torch.testing.assert_close(out, last**0.5 * goal + (1 - last) ** 0.5 * seen[0][1])
+    times = [t for t, _ in seen]
+    assert len(times) == 7
+    assert times == sorted(times, reverse=True)
+    assert 20 <= times[0] < 980
 
 
 def test_the_same_budget_buys_as_many_samples() -> None:
@@ -96,8 +98,8 @@ def test_from_end_to_end_and_on_from_where_it_was(
     found = json.loads((tmp_path / "out" / "nerf.json").read_text())
     rows = {r["row"]: r for r in found["records"]}
     assert list(rows)[:3] == [TRUTH, UNEDITED, FLOOR]
-    assert len(rows) == 8
-    assert CEILING in rows
+    assert len(rows) == 9
+    assert rows[CEILING]["psnr_train"] > 50 > rows[f"{CEILING}, through the codec"]["psnr_train"]
     before = next(r for r in first["records"] if r["row"] == "csd-edit, SVGD")
     assert rows["csd-edit, SVGD"] == before  # seconds too: it was not run again
     coupled = {rows[name]["psnr_train"] for name in rows if name.startswith("csd-edit")}
@@ -109,6 +111,10 @@ def test_from_end_to_end_and_on_from_where_it_was(
 def test_mistakes_in_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert benchmark_nerf.main(benchmark_nerf.Settings(prior=str(tmp_path / "none"))) == 2
     assert "there is no such directory" in capsys.readouterr().err
+    small = benchmark_nerf.Settings(prior=str(write_tiny_prior(tmp_path / "tiny")), out=tmp_path / "out", quick=True)
+    assert benchmark_nerf.main(replace(small, rows=("best",))) == 2
+    assert "rows: expected names among one view at a time, " in capsys.readouterr().err
+    assert not list((tmp_path / "out").rglob("base*"))  # nothing was trained
     with pytest.raises(ValueError, match="size_px: expected a multiple of 8"):
         benchmark_nerf.Settings(size_px=100)
     with pytest.raises(ValueError, match="train_views: expected more than gap"):

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from nerfstudio.cameras.rays import RayBundle
 from PIL import Image
 
 pytest.importorskip("nerfstudio", reason="the nerf extra is not installed")
 
+from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
 from csd3d.nerf import methods
