@@ -34,7 +34,7 @@ from csd3d.runs.sheet import contact_sheet, evenly, save_picture
 from csd3d.world.camera import PathName
 from csd3d.world.edits import Edit, Kind
 from scripts.benchmarks.clips import Material, material, pick_edits
-from scripts.benchmarks.kept import work_folder
+from scripts.benchmarks.kept import selected, work_folder
 from scripts.benchmarks.video_methods import Job, Method, estimated_motion, standard, timed
 from scripts.benchmarks.video_tables import CODEC, TRUTH, UNEDITED, Detail, jsonable, measure, to_json, to_markdown
 from video.steady import SteadyFrames
@@ -154,13 +154,8 @@ class Work:
     """The rows that are done: their records, and a few frames of each to look at."""
 
     def __init__(self, settings: Settings) -> None:
-        about = asdict(settings) | {"prior": None, "out": None, "clips": None}
-        about |= {
-            "kinds": None,
-            "per_clip": None,
-            "quick": None,
-            "ablation": None,
-        }  # they decide how many rows, not what is in one
+        how_many = ("clips", "kinds", "per_clip", "rows", "ablation", "quick")  # of the rows; not what is in one
+        about = asdict(settings) | dict.fromkeys(("prior", "out", *how_many))
         self.folder = work_folder(settings.out / "work", about, settings.prior)
 
     def get(self, case: Case, row: str) -> list[dict[str, Any]] | None:
@@ -276,9 +271,7 @@ def benchmark(settings: Settings, progress: RunProgress) -> Path:
         keys=settings.keys,
         ablation=settings.ablation,
     )
-    if unknown := set(settings.rows) - set(methods):
-        raise ValueError(f"rows: expected names among {', '.join(methods)}, got {', '.join(sorted(unknown))}")
-    methods = {row: method for row, method in methods.items() if not settings.rows or row in settings.rows}
+    methods = selected(methods, settings.rows)
     work, records = Work(settings), []
     total = settings.clips * settings.edits_per_clip
     tracked = progress.track("clips and edits", cases(settings), total=total)
@@ -301,22 +294,15 @@ def benchmark(settings: Settings, progress: RunProgress) -> Path:
 def command(given: Settings) -> str:
     """How to get the same numbers: what differs from the defaults."""
     usual, words = Settings(), ["scripts/benchmark_video.py"]
-    numbers = (
-        "clips",
-        "per_clip",
-        "frames",
-        "height_px",
-        "width_px",
-        "sampling_steps",
-        "judged",
-        "gap",
-        "keys",
-        "seed",
-    )
-    for name in (*numbers, "precision"):
+    names = (
+        "clips", "per_clip", "frames", "height_px", "width_px", "sampling_steps", "judged", "gap", "keys", "seed",
+        "precision",
+    )  # fmt: skip
+    for name in names:
         if (value := getattr(given, name)) != getattr(usual, name):
             words += [f"--{name.replace('_', '-')}", str(value)]
     words += [f"--{name}" for name in ("quick", "ablation") if getattr(given, name)]
+    words += ["--rows", *given.rows] if given.rows else []
     return shlex.join(words)
 
 
