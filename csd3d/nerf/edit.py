@@ -20,7 +20,7 @@ from fractions import Fraction
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
@@ -123,7 +123,7 @@ def edit_views(
         every(n, lambda i, rgb=rgb: prior.codec.encode(to_working(rgb[i].cpu(), size).to(prior.device)))
         for rgb in (photographs, renders)
     )
-    kernel = TransportKernel(paths(prior.codec.factor), csd.bandwidth) if paths else None
+    kernel = TransportKernel(_found_once(paths(prior.codec.factor), n), csd.bandwidth) if paths else None
     particles = ViewParticles(z, s, csd)
     curves = tuple(run(particles, SharedScore(score), csd, rng=rng, kernel=kernel))
     mixed = s + strength * (particles.z - s)
@@ -140,6 +140,17 @@ def view_size(photographs: Float[Tensor, "n 3 H W"], prior: Loaded, size_px: int
     """The size at which the prior works on these views."""
     height, width = photographs.shape[-2:]
     return working_size(Fraction(width, height), size_px or native_px(prior), prior.codec.factor)
+
+
+def _found_once(paths: Correspondences, n: int) -> Correspondences:
+    """`paths` of all n views, for steps that ask for them again and again; n^2 small grids in memory."""
+    rows = [paths(i, torch.arange(n)) for i in range(n)]
+
+    def of(i: int, index: Int[Tensor, " m"]) -> tuple[Float[Tensor, "m h w 2"], Float[Tensor, "m h w"]]:
+        position, visible = rows[int(index[i])]
+        return position[index.cpu()], visible[index.cpu()]
+
+    return of
 
 
 def _averaged(pictures: Float[Tensor, "n 6 h w"], paths: Correspondences) -> Float[Tensor, "n 6 h w"]:

@@ -8,8 +8,7 @@ Distillation (`csd3d.nerf.distil`) replaces nothing: a few renders of every step
 prior lives outside the module and never reaches a checkpoint.
 """
 
-import functools
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +162,7 @@ class CsdEditPipeline(VanillaPipeline):
         paths = None
         if self.config.by_depth:
             size = view_size(sources, self.prior, size_px)
-            paths = functools.partial(correspond, self._cameras, views, distances, size)
+            paths = partial(correspond, self._cameras, views, distances, size)
         inside = self._inside_views(views, distances)
         if inside is not None and not inside.any():
             CONSOLE.log("nothing that these views show lies where they may change (mask, box)")
