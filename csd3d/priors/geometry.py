@@ -7,7 +7,10 @@ factor, edge pixels repeated --prior--> crop --scale--> (H, W)
 from dataclasses import dataclass
 from fractions import Fraction
 
+import numpy as np
+import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
@@ -64,3 +67,11 @@ def resize(rgb: Float[Tensor, "n c _h _w"], height_px: int, width_px: int) -> Fl
     if tuple(rgb.shape[-2:]) == (height_px, width_px):
         return rgb
     return interpolate(rgb, (height_px, width_px), mode="bicubic", antialias=True)
+
+
+def middle_square(photo: Image.Image, size_px: int) -> Float[Tensor, "3 S S"]:
+    """The middle of a picture, its short side scaled to `size_px`, in [0, 1]."""
+    side = min(photo.size)
+    x, y = (photo.width - side) // 2, (photo.height - side) // 2
+    piece = photo.crop((x, y, x + side, y + side)).resize((size_px, size_px), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(piece)).permute(2, 0, 1).float() / 255

@@ -6,13 +6,14 @@ that fine detail is not lost.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import interpolate
 
+from csd3d.priors.geometry import from_working, to_working, working_size
 from csd3d.priors.text_to_image import TextToImagePrior
 from csd3d.runs.checkpoint import load_checkpoint, save_checkpoint
 from csd3d.runs.folder import prior_fingerprint
@@ -39,20 +40,12 @@ class Trained:
     def __call__(self, rgb: Float[Tensor, "n 3 H W"], task: str) -> Float[Tensor, "n 3 H W"]:
         """Translate pictures of one size, in [0, 1]."""
         number, device = self.task(task), self.prior.device
-        size = working_size(rgb.shape[-2], rgb.shape[-1], self.size_px, self.prior.codec.factor)
-        small = interpolate(rgb.to(device), size, mode="bicubic", antialias=True).clamp(0, 1)
-        s = self.prior.codec.encode(small)
+        height, width = rgb.shape[-2:]
+        size = working_size(Fraction(width, height), self.size_px, self.prior.codec.factor)
+        s = self.prior.codec.encode(to_working(rgb.to(device), size))
         z = torch.cat([self.network(x[None], torch.tensor([number], device=device)) for x in s])
         change = self.prior.codec.decode(z) - self.prior.codec.decode(s)
-        full = (rgb.shape[-2], rgb.shape[-1])
-        return (rgb + interpolate(change, full, mode="bicubic").to(rgb)).clamp(0, 1)
-
-
-def working_size(height_px: int, width_px: int, short_px: int, unit: int) -> tuple[int, int]:
-    """Height and width with about that short side and the same aspect, in whole units."""
-    scale = short_px / min(height_px, width_px)
-    height, width = (max(1, round(side * scale / unit)) * unit for side in (height_px, width_px))
-    return height, width
+        return (rgb + from_working(change, size, height, width).to(rgb)).clamp(0, 1)
 
 
 def save_trained(path: Path, trained: Trained, captions: Sequence[str]) -> None:

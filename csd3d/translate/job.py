@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from csd3d.priors.editor import native_px
+from csd3d.priors.geometry import middle_square
 from csd3d.priors.text_to_image import TextToImagePrior
 from csd3d.runs.checkpoint import load_checkpoint, save_checkpoint
 from csd3d.runs.curves import Curve
@@ -67,15 +67,11 @@ def read_captions(files: Sequence[Path], table: Path | None, same: str | None) -
 
 
 def read_square(path: Path, size_px: int) -> Float[Tensor, "3 S S"]:
-    """The middle of a picture, its short side scaled to `size_px`. Raises ValueError when it cannot be read."""
+    """`middle_square` of a picture. Raises ValueError when it cannot be read."""
     try:
-        picture = Image.open(path).convert("RGB")
+        return middle_square(Image.open(path).convert("RGB"), size_px)
     except (UnidentifiedImageError, OSError) as error:
         raise ValueError(f"pictures: {path} cannot be read ({error})") from None
-    side = min(picture.size)
-    x, y = (picture.width - side) // 2, (picture.height - side) // 2
-    piece = picture.resize((size_px, size_px), Image.Resampling.LANCZOS, (x, y, x + side, y + side))
-    return torch.from_numpy(np.array(piece)).permute(2, 0, 1).float() / 255
 
 
 def train_network(

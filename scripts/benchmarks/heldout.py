@@ -7,12 +7,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from csd3d.priors.geometry import middle_square
 from csd3d.world.edits import KINDS, Edit, all_edits, applicable
 from csd3d.world.scene import SceneSampler
 from scripts.training.pictures import (
@@ -118,11 +118,3 @@ def held_out_photos(folder: Path | None, size_px: int) -> dict[str, Float[Tensor
             if path.name not in (*TRAIN_PHOTOS, *HELD_OUT_PHOTOS):
                 photos[path.name] = Image.open(path).convert("RGB")
     return {name: middle_square(photo, size_px) for name, photo in photos.items()}
-
-
-def middle_square(photo: Image.Image, size_px: int) -> Float[Tensor, "3 S S"]:
-    """The middle of a picture, its short side scaled to `size_px`, in [0, 1]."""
-    side = min(photo.size)
-    x, y = (photo.width - side) // 2, (photo.height - side) // 2
-    piece = photo.crop((x, y, x + side, y + side)).resize((size_px, size_px), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(piece)).permute(2, 0, 1).float() / 255

@@ -2,11 +2,13 @@
 
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from csd3d.metrics import psnr
-from csd3d.priors.geometry import from_working, resize, to_working, working_size
+from csd3d.priors.geometry import from_working, middle_square, resize, to_working, working_size
 
 
 @pytest.mark.parametrize(
@@ -66,3 +68,9 @@ def test_pixels_that_are_not_square_become_square_and_return():
 def test_same_size_is_untouched():
     rgb = torch.rand(1, 3, 8, 8)
     assert resize(rgb, 8, 8) is rgb
+
+
+def test_the_middle_of_a_picture() -> None:
+    levels = np.zeros((6, 10, 3), np.uint8)
+    levels[:, 2:8] = 255
+    assert torch.equal(middle_square(Image.fromarray(levels), 4), torch.ones(3, 4, 4))

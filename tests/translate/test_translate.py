@@ -18,7 +18,7 @@ from csd3d.priors.text_to_image import TextToImagePrior
 from csd3d.runs.manifest import Manifest
 from csd3d.runs.progress import RunProgress
 from csd3d.translate import train as training
-from csd3d.translate.apply import load_trained, working_size
+from csd3d.translate.apply import load_trained
 from csd3d.translate.command import Train, build_config, read_tasks
 from csd3d.translate.config import TranslateConfig
 from csd3d.translate.job import read_captions, train_network
@@ -205,8 +205,3 @@ def test_a_network_belongs_to_its_prior(prior: TextToImagePrior, pictures: Path,
         load_trained(path, prior=other)
     with pytest.raises(ValueError, match="expected independent for a network"):
         TranslateConfig(csd=METHODS["csd"])
-
-
-def test_pictures_are_worked_on_at_the_size_of_the_prior() -> None:
-    assert working_size(480, 640, 128, 8) == (128, 168)
-    assert working_size(20, 20, 32, 8) == (32, 32)
