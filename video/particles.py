@@ -8,7 +8,8 @@ groups, one group a step, so after every round each frame has been moved equally
                  clip, take part in every step without being moved by it: with them all windows mix, and so agree
     stratified   one frame out of every m consecutive ones, at random: each group spans the whole clip
 
-Particles under different sentences never share a step.
+Particles under different sentences never share a step. All steps of a round share one timestep: a round is one step of
+the whole clip, in parts, and frames that had been told of different ones would tremble against each other.
 """
 
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
-from csd3d.engine.loop import Batch
+from csd3d.engine.loop import Batch, draw_timestep
 from csd3d.runs.sheet import evenly
 from video.config import Draw
 
@@ -148,6 +149,7 @@ class FrameParticles:
         self.s, self._arrays = s, dict(arrays)
         self._adam = config.optimizer == "adam"
         self._turns, self._device = turns, torch.device(device)
+        self._config, self._t = config, 0
         self._queue: list[Tensor] = []
         self._moving = torch.zeros(0, dtype=torch.int64)
         self._moves = torch.zeros(len(s), dtype=torch.int64)
@@ -161,9 +163,11 @@ class FrameParticles:
         """The next group with its anchors; a new round is dealt with `rng` when the last one is through."""
         if not self._queue:
             self._queue = self._turns.deal(len(self.z), rng)
+            self._t = draw_timestep(rng, self._config)
         self._moving = self._queue.pop(0)
         index = self._turns.seen(self._moving, len(self.z))
-        return Batch(self.z[index].to(self._device), self.s[index].to(self._device), index.to(self._device))
+        z, s = (x[index].to(self._device) for x in (self.z, self.s))
+        return Batch(z, s, index.to(self._device), self._t)
 
     def apply(self, batch: Batch, g: Float[Tensor, "n c h w"], *, lr: float) -> None:
         """z <- z - lr g, or Adam's step with moments and step count of each frame's own; anchors stay."""
@@ -182,11 +186,11 @@ class FrameParticles:
         return ((mean / (1 - _BETA1**k)) / ((square / (1 - _BETA2**k)).sqrt() + _EPSILON)).to(g)
 
     def state_dict(self) -> dict[str, Any]:
-        """The rest of the round, how often each frame was moved, and the arrays if they are our own."""
+        """The rest of the round, its timestep, how often each frame was moved, and the arrays if they are our own."""
         sizes = torch.tensor([len(group) for group in self._queue], dtype=torch.int64)
         queue = torch.cat(self._queue) if self._queue else torch.zeros(0, dtype=torch.int64)
         own = self._arrays if self._own else {}
-        return {"queue": queue, "queue_sizes": sizes, "moves": self._moves, **own}
+        return {"queue": queue, "queue_sizes": sizes, "t": torch.tensor(self._t), "moves": self._moves, **own}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Return to a state of `state_dict`.
@@ -199,7 +203,7 @@ class FrameParticles:
         if set(state) != set(mine) or any(state[name].shape != mine[name].shape for name in same):
             got = {name: tuple(value.shape) for name, value in sorted(state.items())}
             raise ValueError(f"state: expected {sorted(mine)} for {len(self.s)} frames, got {got}")
-        self._moves = state["moves"].clone()
+        self._t, self._moves = int(state["t"]), state["moves"].clone()
         self._queue = list(state["queue"].split(state["queue_sizes"].tolist()))
         if self._own:
             self._arrays = {name: state[name].clone(memory_format=torch.contiguous_format) for name in self._arrays}

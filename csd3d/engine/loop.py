@@ -32,6 +32,8 @@ class Batch:
     """Latents of their sources."""
     index: Int[Tensor, " n"]
     """Which particles of the whole set they are."""
+    t: int | None = None
+    """Timestep of the step, where particles take turns and a round shares one; None: any."""
 
 
 @runtime_checkable
@@ -118,7 +120,7 @@ def _steps(
 ) -> Iterator[StepInfo]:
     for step in range(start, config.steps):
         batch = particles.draw(rng)
-        t = draw_timestep(rng, config)
+        t = draw_timestep(rng, config) if batch.t is None else batch.t
         e = draw_noise(batch.z, rng, config)
         result = csd_step(
             score, batch.z, batch.s, batch.index, t=t, e=e, config=config, kernel=kernel, regularisers=regularisers

@@ -8,7 +8,7 @@ import torch
 from video_toys import ToyPrior
 
 from csd3d.engine.config import CsdConfig
-from csd3d.engine.loop import Particles, run
+from csd3d.engine.loop import Particles, draw_noise, draw_timestep, run
 from video.particles import FrameParticles, Turns, deal, rounds
 
 
@@ -130,6 +130,28 @@ def test_adam_equals_a_torch_optimiser_for_every_frame_alone():
             oracles[i].param_groups[0]["lr"] = lr
             oracles[i].step()
     assert torch.allclose(particles.z[:], torch.stack([f.detach() for f in frames]), atol=1e-6)
+
+
+def test_all_steps_of_a_round_share_a_timestep():
+    config = CsdConfig(steps=12)
+    score = ToyPrior().score("make it dark", s_text=1, s_image=1)
+    particles = FrameParticles(latents(10), config, turns=Turns(4))
+    t = [info.t for info in run(particles, score, config, rng=torch.Generator().manual_seed(0))]
+    rounds_of = [set(t[k : k + 3]) for k in range(0, 12, 3)]
+    assert all(len(of_round) == 1 for of_round in rounds_of)
+    assert len(set().union(*rounds_of)) == 4
+
+
+def test_a_round_of_one_step_draws_as_a_step_alone_does():
+    config = CsdConfig(steps=5)
+    score = ToyPrior().score("make it dark", s_text=1, s_image=1)
+    particles = FrameParticles(latents(4), config, turns=Turns(4))
+    t = [info.t for info in run(particles, score, config, rng=torch.Generator().manual_seed(0))]
+    rng, expected = torch.Generator().manual_seed(0), []
+    for _ in range(5):
+        expected.append(draw_timestep(rng, config))
+        draw_noise(latents(4), rng, config)
+    assert t == expected
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
