@@ -123,12 +123,12 @@ class TrueViews(CsdEditPipeline):
     def edit(self, step: int) -> list[int]:
         """All of them at once."""
         views = list(range(len(self.truth)))
-        sources, rgb = self.sources(views), self.truth
+        sources, truth = self.sources(views), self.truth
         if self.through_codec:
-            size = view_size(sources, self.prior, self.truth.shape[-1])
-            s, z = (self.prior.codec.encode(to_working(rgb, size).to(self.prior.device)) for rgb in (sources, rgb))
-            rgb = restored(decoded(z, s, self.prior), sources, size, detail=self.config.detail)
-        self.replace(views, rgb)
+            size = view_size(sources, self.prior, truth.shape[-1])
+            s, z = (self.prior.codec.encode(to_working(rgb, size).to(self.prior.device)) for rgb in (sources, truth))
+            truth = restored(decoded(z, s, self.prior), sources, size, detail=self.config.detail)
+        self.replace(views, truth)
         return views
 
 
