@@ -147,7 +147,6 @@ class FrameParticles:
             s = s[:].cpu().contiguous()
             arrays = {name: s.clone() if name == "z" else torch.zeros_like(s) for name in state_arrays(config)}
         self.s, self._arrays = s, dict(arrays)
-        self._adam = config.optimizer == "adam"
         self._turns, self._device = turns, torch.device(device)
         self._config, self._t = config, 0
         self._queue: list[Tensor] = []
@@ -175,7 +174,7 @@ class FrameParticles:
         moves = torch.isin(index, self._moving)
         index, g = index[moves], g.cpu()[moves]
         self._moves[index] += 1
-        move = lr * (self._adam_direction(index, g) if self._adam else g)
+        move = lr * (self._adam_direction(index, g) if self._config.optimizer == "adam" else g)
         self.z[index] = self.z[index] - move
 
     def _adam_direction(self, index: Int[Tensor, " n"], g: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
