@@ -9,6 +9,7 @@ from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.residuals import Score
+from csd3d.engine.rounds import steps_in_round
 from csd3d.priors.editor import Loaded, native_px, score_for, suited
 from csd3d.runs.folder import free_name, load_sources, prior_entry, recorded, save_sources
 from csd3d.runs.history import earlier_runs
@@ -27,7 +28,7 @@ from panorama.source import Picture, open_picture
 from panorama.sphere import make_sphere
 from panorama.surface import Surface, block_count
 from panorama.viewer import make_panels
-from panorama.windows import WindowParticles, Windows, rounds
+from panorama.windows import WindowParticles, Windows
 from panorama.wrap import Wrap, recognise
 
 FREE = ("device", "checkpoint_every", "quality", "detail", "csd.steps")
@@ -201,7 +202,7 @@ class _Job:
         )  # fmt: skip
         log = self.start.move(
             particles, self.score, self.csd, torch.Generator().manual_seed(config.seed), count=count,
-            turns=rounds(count, config.windows_per_step) if config.draw == "rounds" else 1,
+            turns=steps_in_round(count, config.windows_per_step) if config.draw == "rounds" else 1,
             save_every=config.checkpoint_every,
         )  # fmt: skip
         return particles, log

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
+from csd3d.engine.rounds import steps_in_round
 from csd3d.priors.editor import generation, native_px
 from csd3d.priors.text_to_image import TextToImagePrior
 from csd3d.runs.folder import free_name, prior_entry, recorded
@@ -29,7 +30,7 @@ from csd3d.runs.sheet import contact_sheet, save_picture
 from csd3d.runs.start import Start, started
 from panorama.sink import require_writable, write_picture
 from panorama.spans import cover
-from panorama.windows import WindowParticles, Windows, rounds
+from panorama.windows import WindowParticles, Windows
 
 Method = Literal["csd", "sds", "ddim"]
 FREE = ("device", "checkpoint_every", "csd.steps")
@@ -234,7 +235,7 @@ class _Job:
         )
         log = self.start.move(
             particles, self.prior.score(self.prompt, s_text=self.csd.s_text), self.csd, rng, count=count,
-            turns=rounds(count, config.windows_per_step), save_every=config.checkpoint_every, phase="generate",
+            turns=steps_in_round(count, config.windows_per_step), save_every=config.checkpoint_every, phase="generate",
         )  # fmt: skip
         return particles.z, log
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.loop import Batch, make_optimizer
+from csd3d.engine.rounds import Rounds, steps_in_round
 
 Draw = Literal["rounds", "random"]
 Settle = Callable[[Float[Tensor, "k c H W"]], Float[Tensor, "k c H W"]]
@@ -58,11 +59,6 @@ class Windows:
         for i in range(len(self)):
             rows, columns = self.rows[i][:, None], self.columns[i][None]
             canvas[int(self.layer[i])][:, rows, columns] += self.share[i] * values[i]
-
-
-def rounds(windows: int, budget: int) -> int:
-    """Steps in a round: how many groups of at most `budget` windows hold them all."""
-    return -(-windows // budget)
 
 
 class WindowParticles:
@@ -106,16 +102,15 @@ class WindowParticles:
         self._optimizer = make_optimizer([self.z], config)
         self._gradient = torch.zeros_like(self.z)
         self._cover = torch.zeros_like(self.z[:, :1]) if draw == "random" else None
-        self._queue: list[Tensor] = []
+        self._rounds = Rounds(self._deal, config)
         self._moves = 0
 
     def draw(self, rng: torch.Generator) -> Batch:
-        """The next group of windows; a new round is dealt with `rng` when the last one is through."""
-        if not self._queue:
-            self._queue = self._deal(rng)
-        index = self._queue.pop(0)
+        """The next group of windows."""
+        index, t = self._rounds.turn(rng)
         some = self._windows.some(index)
-        return Batch(some.look(self.z).to(self._device), some.look(self.s).to(self._device), index.to(self._device))
+        z, s = (some.look(x).to(self._device) for x in (self.z, self.s))
+        return Batch(z, s, index.to(self._device), t)
 
     def apply(self, batch: Batch, g: Float[Tensor, "n c h w"], *, lr: float) -> None:
         """Collect the windows' directions; when the round is over, move the canvas along their average."""
@@ -123,14 +118,13 @@ class WindowParticles:
         some.add(self._gradient, g.cpu())
         if self._cover is not None:
             some.add(self._cover, torch.ones_like(g[:, :1]).cpu())
-        if not self._queue:
+        if self._rounds.over:
             self._move(lr)
 
     def state_dict(self) -> dict[str, Any]:
         """Canvas, what was collected, the rest of the round and the optimiser's state, as tensors by name."""
         state: dict[str, Any] = {"z": self.z, "gradient": self._gradient, "moves": torch.tensor(self._moves)}
-        state["queue"] = torch.cat(self._queue) if self._queue else torch.zeros(0, dtype=torch.int64)
-        state["queue_sizes"] = torch.tensor([len(group) for group in self._queue], dtype=torch.int64)
+        state |= self._rounds.state_dict()
         if self._cover is not None:
             state["cover"] = self._cover
         return state | {f"optimizer.{k}": v for k, v in self._optimizer.state.get(self.z, {}).items()}
@@ -153,7 +147,7 @@ class WindowParticles:
         if self._cover is not None:
             self._cover.copy_(state["cover"])
         self._moves = int(state["moves"])
-        self._queue = list(state["queue"].split(state["queue_sizes"].tolist()))
+        self._rounds.load_state_dict(state)
         if adam:
             names = {name: state[name].clone() for name in inner}
             self._optimizer.state[self.z] = {k.removeprefix("optimizer."): v for k, v in names.items()}
@@ -162,7 +156,7 @@ class WindowParticles:
         order = torch.randperm(len(self._windows), generator=rng)
         if self._draw == "random":
             return [order[: self._budget].sort().values]
-        groups = torch.tensor_split(order, rounds(len(self._windows), self._budget))
+        groups = torch.tensor_split(order, steps_in_round(len(self._windows), self._budget))
         return [group.sort().values for group in groups]
 
     def _move(self, lr: float) -> None:

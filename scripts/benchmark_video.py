@@ -302,6 +302,7 @@ def command(given: Settings) -> str:
         if (value := getattr(given, name)) != getattr(usual, name):
             words += [f"--{name.replace('_', '-')}", str(value)]
     words += [f"--{name}" for name in ("quick", "ablation") if getattr(given, name)]
+    words += ["--kinds", *given.kinds] if given.kinds != usual.kinds else []
     words += ["--rows", *given.rows] if given.rows else []
     return shlex.join(words)
 

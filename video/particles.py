@@ -8,8 +8,7 @@ groups, one group a step, so after every round each frame has been moved equally
                  clip, take part in every step without being moved by it: with them all windows mix, and so agree
     stratified   one frame out of every m consecutive ones, at random: each group spans the whole clip
 
-Particles under different sentences never share a step. All steps of a round share one timestep: a round is one step of
-the whole clip, in parts, and frames that had been told of different ones would tremble against each other.
+Particles under different sentences never share a step.
 """
 
 from collections.abc import Mapping
@@ -22,16 +21,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
-from csd3d.engine.loop import Batch, draw_timestep
+from csd3d.engine.loop import Batch
+from csd3d.engine.rounds import Rounds, steps_in_round
 from csd3d.runs.sheet import evenly
 from video.config import Draw
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
-
-
-def rounds(frames: int, budget: int) -> int:
-    """Steps in a round: how many groups of at most `budget` frames hold them all."""
-    return -(-frames // budget)
 
 
 @dataclass(frozen=True)
@@ -52,7 +47,7 @@ class Turns:
 
     def steps(self, count: int) -> int:
         """Steps in a round of `count` particles."""
-        return sum(rounds(len(group), self._moved(len(group))) for group in self.of(count))
+        return sum(steps_in_round(len(group), self._moved(len(group))) for group in self.of(count))
 
     def deal(self, count: int, rng: torch.Generator) -> list[Int[Tensor, " _n"]]:
         """What is moved in each step of one round: each particle of a group once."""
@@ -80,7 +75,7 @@ class Turns:
 
 def deal(frames: int, budget: int, draw: Draw, rng: torch.Generator) -> list[Int[Tensor, " _n"]]:
     """The groups of one round in the order of their steps; sorted frame numbers, each frame in exactly one group."""
-    m = rounds(frames, budget)
+    m = steps_in_round(frames, budget)
     if m == 1:
         return [torch.arange(frames)]
     if draw == "window":
@@ -148,8 +143,8 @@ class FrameParticles:
             arrays = {name: s.clone() if name == "z" else torch.zeros_like(s) for name in state_arrays(config)}
         self.s, self._arrays = s, dict(arrays)
         self._turns, self._device = turns, torch.device(device)
-        self._config, self._t = config, 0
-        self._queue: list[Tensor] = []
+        self._config = config
+        self._rounds = Rounds(lambda rng: turns.deal(len(s), rng), config)
         self._moving = torch.zeros(0, dtype=torch.int64)
         self._moves = torch.zeros(len(s), dtype=torch.int64)
 
@@ -159,14 +154,11 @@ class FrameParticles:
         return self._arrays["z"]
 
     def draw(self, rng: torch.Generator) -> Batch:
-        """The next group with its anchors; a new round is dealt with `rng` when the last one is through."""
-        if not self._queue:
-            self._queue = self._turns.deal(len(self.z), rng)
-            self._t = draw_timestep(rng, self._config)
-        self._moving = self._queue.pop(0)
+        """The next group with its anchors."""
+        self._moving, t = self._rounds.turn(rng)
         index = self._turns.seen(self._moving, len(self.z))
         z, s = (x[index].to(self._device) for x in (self.z, self.s))
-        return Batch(z, s, index.to(self._device), self._t)
+        return Batch(z, s, index.to(self._device), t)
 
     def apply(self, batch: Batch, g: Float[Tensor, "n c h w"], *, lr: float) -> None:
         """z <- z - lr g, or Adam's step with moments and step count of each frame's own; anchors stay."""
@@ -185,11 +177,8 @@ class FrameParticles:
         return ((mean / (1 - _BETA1**k)) / ((square / (1 - _BETA2**k)).sqrt() + _EPSILON)).to(g)
 
     def state_dict(self) -> dict[str, Any]:
-        """The rest of the round, its timestep, how often each frame was moved, and the arrays if they are our own."""
-        sizes = torch.tensor([len(group) for group in self._queue], dtype=torch.int64)
-        queue = torch.cat(self._queue) if self._queue else torch.zeros(0, dtype=torch.int64)
-        own = self._arrays if self._own else {}
-        return {"queue": queue, "queue_sizes": sizes, "t": torch.tensor(self._t), "moves": self._moves, **own}
+        """The rest of the round, how often each frame was moved, and the arrays if they are our own."""
+        return {**self._rounds.state_dict(), "moves": self._moves, **(self._arrays if self._own else {})}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Return to a state of `state_dict`.
@@ -202,7 +191,7 @@ class FrameParticles:
         if set(state) != set(mine) or any(state[name].shape != mine[name].shape for name in same):
             got = {name: tuple(value.shape) for name, value in sorted(state.items())}
             raise ValueError(f"state: expected {sorted(mine)} for {len(self.s)} frames, got {got}")
-        self._t, self._moves = int(state["t"]), state["moves"].clone()
-        self._queue = list(state["queue"].split(state["queue_sizes"].tolist()))
+        self._rounds.load_state_dict(state)
+        self._moves = state["moves"].clone()
         if self._own:
             self._arrays = {name: state[name].clone(memory_format=torch.contiguous_format) for name in self._arrays}

@@ -11,6 +11,7 @@ In reading order, each formula in one place:
     transport     the same along correspondences: a pixel mixes with where its point really is
     step          all of it, once, as a pure function
     loop          again and again, as a generator
+    rounds        turns, where particles are more than a step may hold
     config        the settings; the published methods and settings as presets
 """
 
@@ -35,6 +36,8 @@ from csd3d.engine.regularisers import Features as Features
 from csd3d.engine.regularisers import PatchNce as PatchNce
 from csd3d.engine.regularisers import patch_nce as patch_nce
 from csd3d.engine.residuals import Score as Score
+from csd3d.engine.rounds import Rounds as Rounds
+from csd3d.engine.rounds import steps_in_round as steps_in_round
 from csd3d.engine.schedule import Schedule as Schedule
 from csd3d.engine.stein import Kernel as Kernel
 from csd3d.engine.stein import KernelSums as KernelSums

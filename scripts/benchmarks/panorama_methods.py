@@ -11,11 +11,12 @@ from torch import Tensor
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.loop import run
 from csd3d.engine.residuals import Score
+from csd3d.engine.rounds import steps_in_round
 from csd3d.engine.schedule import Schedule
 from csd3d.priors.instruct import InstructPrior
 from panorama.regions import Everywhere, Plan, Sentence
 from panorama.surface import Surface
-from panorama.windows import WindowParticles, Windows, rounds
+from panorama.windows import WindowParticles, Windows
 
 UNET_ROWS_SAMPLING, UNET_ROWS_CSD = 3, 5
 """Rows through the UNet for one window in one step."""
@@ -106,7 +107,7 @@ def collaboration(csd: CsdConfig) -> Method:
 
     def edit(task: Task) -> Float[Tensor, "k c h w"]:
         windows = task.windows()
-        turns = rounds(len(windows), task.windows_per_step)
+        turns = steps_in_round(len(windows), task.windows_per_step)
         config = replace(csd, steps=csd.steps * turns, lr_decay_every=csd.lr_decay_every * turns)
         particles = WindowParticles(
             task.s, windows, config, budget=task.windows_per_step, device=task.prior.device,

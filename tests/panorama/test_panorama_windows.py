@@ -9,9 +9,10 @@ from panorama_toys import ToyPrior
 
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.loop import Batch, Particles, run
+from csd3d.engine.rounds import steps_in_round
 from panorama.plane import make_plane
 from panorama.regions import Everywhere, Plan, Sentence, Span
-from panorama.windows import WindowParticles, rounds
+from panorama.windows import WindowParticles
 
 PLAIN = Plan((Sentence("make it dark", Everywhere()),))
 
@@ -78,7 +79,7 @@ def test_one_round_moves_by_the_average_of_all_windows_however_few_a_step_holds(
     for budget in (1, 2, 100):
         particles = WindowParticles(s, windows, CsdConfig(), budget=budget)
         rng = torch.Generator().manual_seed(5)
-        for step in range(rounds(len(windows), budget)):
+        for step in range(steps_in_round(len(windows), budget)):
             assert torch.equal(particles.z, s), f"moved before the round was over, step {step}"
             batch = particles.draw(rng)
             assert len(batch.index) <= budget
@@ -104,11 +105,22 @@ def test_a_round_has_every_window_once():
     windows = windows_of(64, 400, size_px=48)
     particles = WindowParticles(canvas(6, 38), windows, CsdConfig(), budget=5)
     rng, seen = torch.Generator().manual_seed(0), []
-    for _ in range(rounds(len(windows), 5)):
+    for _ in range(steps_in_round(len(windows), 5)):
         batch = particles.draw(rng)
         seen += batch.index.tolist()
         particles.apply(batch, torch.zeros_like(batch.z), lr=1.0)
     assert sorted(seen) == list(range(len(windows)))
+
+
+@pytest.mark.parametrize(("draw", "distinct"), [("rounds", 1), ("random", 3)])
+def test_windows_of_a_round_are_told_of_one_timestep(draw, distinct):
+    windows, config = windows_of(32, 110), CsdConfig(steps=12)
+    assert steps_in_round(len(windows), 2) == 3
+    particles = WindowParticles(canvas(4, 14), windows, config, budget=2, draw=draw)
+    score = ToyPrior().score("make it dark", s_text=1, s_image=1)
+    t = [info.t for info in run(particles, score, config, rng=torch.Generator().manual_seed(0))]
+    assert [len(set(t[k : k + 3])) for k in range(0, 12, 3)] == [distinct] * 4
+    assert len(set(t)) == 4 * distinct
 
 
 def test_one_window_is_plain_csd_of_a_single_picture():
@@ -167,7 +179,7 @@ def test_adam_is_one_step_of_torch_a_round():
     rng = torch.Generator().manual_seed(0)
     for k in range(3):
         g = torch.randn(len(windows), 4, 4, 4, generator=torch.Generator().manual_seed(k))
-        for _ in range(rounds(len(windows), 2)):
+        for _ in range(steps_in_round(len(windows), 2)):
             batch = particles.draw(rng)
             particles.apply(batch, g[batch.index], lr=0.1)
         free.grad = average_by_loops(windows, g, 4, 14, range(len(windows)), over_all=True)[None]
