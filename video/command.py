@@ -31,7 +31,8 @@ class Command(CommonFlags):
     frames_per_step: int | None = None
     """Frames moved together in a step (default 24)."""
     draw: Draw | None = None
-    """Which frames of a longer clip share a step: spread over the clip (`stratified`, default) or neighbours."""
+    """Which frames of a longer clip share a step: spread over the clip (`stratified`) or neighbours (`window`, default
+    with --coupling motion)."""
     keyframes: int | None = None
     """Quick: edit only so many frames together and carry the edit to the others along their motion."""
     preview: tyro.conf.FlagCreatePairsOff[bool] = False
