@@ -9,7 +9,6 @@ Exit codes: 0 done; 1 the run failed (diverged, out of memory) or `doctor` found
 in what the person gave is wrong; 130 interrupted.
 """
 
-import errno
 import importlib
 import os
 import sys
@@ -20,6 +19,7 @@ from typing import Annotated, Any, NamedTuple, Union
 import tyro
 
 from csd3d import __version__
+from csd3d.runs.mistakes import DEBUG_VARIABLE, explain
 
 
 class Entry(NamedTuple):
@@ -45,9 +45,6 @@ COMMANDS: Mapping[str, Entry] = {
     "priors": Entry("csd3d.priors.command", "List the diffusion priors that can be used, and what each one knows."),
     "doctor": Entry("csd3d.doctor.command", "Say what is installed and usable here, and what to do about what is not."),
 }
-
-DEBUG_VARIABLE = "CSD3D_DEBUG"
-"""Environment variable: when set and not empty, errors show their traceback (as `csd3d --debug` does)."""
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -127,40 +124,3 @@ def _run(name: str, args: list[str]) -> int:
     # An optional setting is left out, not given as the word None; a switch has one word, the one that changes it.
     settings = (tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff)
     return module.run(tyro.cli(module.Command, prog=f"csd3d {name}", args=args, config=settings))
-
-
-def explain(error: Exception) -> tuple[str, int] | None:
-    """(one line for a person, exit code) for an error that a person can act on, None for a fault of ours.
-
-    Packages refuse bad input with ValueError, TypeError or an OSError whose text says what was expected and
-    what arrived; here they only get their final form. A divergence (FloatingPointError) or a lack of memory is
-    a failed run (1), everything else what was asked for (2).
-    """
-    if isinstance(error, FloatingPointError):
-        return str(error) or "the run diverged", 1
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        first = (str(error).splitlines() or [""])[0]
-        return f"out of memory{': ' if first else ''}{first}", 1
-    if isinstance(error, ImportError):
-        return _explain_import(error)
-    if isinstance(error, OSError):
-        return _explain_os(error), 2
-    if isinstance(error, ValueError | TypeError):
-        return str(error).strip() or type(error).__name__, 2
-    return None
-
-
-def _explain_import(error: ImportError) -> tuple[str, int] | None:
-    """A package that is missing or broken is the person's to install; a missing module of ours is our fault."""
-    package = (error.name or "").partition(".")[0]
-    if package in ("csd3d", "video", "panorama"):
-        return None
-    return f"{package or 'a package'} cannot be imported ({error}); `csd3d doctor` says what to install", 2
-
-
-def _explain_os(error: OSError) -> str:
-    """'FILE: reason' where the system gave both, else the error's own text; a full disk says what to do."""
-    text = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
-    if error.errno == errno.ENOSPC:
-        text += "; free some space, then run the same command again"
-    return text or type(error).__name__

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import tyro
 
-from csd3d.priors.editor import USUAL_PX, default_prior, recommended
+from csd3d.priors.editor import USUAL_PX, suited_to
 from csd3d.priors.resolve import read_json, resolve
 from csd3d.runs.flags import CommonFlags, given, preset_changes, put_flags
 from csd3d.runs.folder import free_name, recorded
@@ -88,9 +88,9 @@ def run_on(picture: Path | None, command: PictureFlags, name: str) -> int:
     """Edit one picture with the flags of `csd3d name`."""
     if not command.resume and picture is None:
         raise ValueError("expected a picture, got none (--help shows an overview)")
-    if not command.resume and not (command.prompt or command.prompt_at or command.prompt_mask):
-        raise ValueError('expected a sentence, --prompt "...", got none (--help shows an overview)')
     config = build_config(command, single=name == "image")
+    if not command.resume and not (command.prompt or config.prompt_at or config.prompt_mask):
+        raise ValueError('expected a sentence, --prompt "...", got none (--help shows an overview)')
     result = edit_panorama(
         picture, command.prompt, command.output, config, run_dir=command.run_dir, resume=command.resume
     )
@@ -116,9 +116,7 @@ def build_config(command: PictureFlags, *, single: bool) -> PanoramaConfig:
 def _start(command: PictureFlags, single: bool) -> PanoramaConfig:
     if command.resume:
         return recorded(command.run_dir, PanoramaConfig(), "panorama", "image")[1]
-    prior = command.prior or default_prior(command.method)
-    found = resolve(prior)
-    csd = recommended(found.builtin, command.method, kind=found.kind)
+    prior, csd = suited_to(command.prior, command.method, device=command.device)
     return replace(PanoramaConfig(), prior=prior, csd=csd, single=single)
 
 

@@ -11,7 +11,8 @@ from csd3d.engine.config import CsdConfig
 from csd3d.engine.residuals import Score
 from csd3d.engine.rounds import steps_in_round
 from csd3d.priors.editor import Loaded, native_px, score_for, suited
-from csd3d.runs.folder import free_name, load_sources, prior_entry, recorded, save_sources
+from csd3d.priors.identity import prior_entry
+from csd3d.runs.folder import free_name, load_sources, recorded, save_sources
 from csd3d.runs.history import earlier_runs
 from csd3d.runs.log import StepLog
 from csd3d.runs.manifest import Manifest, fingerprint, to_plain

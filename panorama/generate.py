@@ -7,9 +7,8 @@
 A picture is a layer of one canvas, under one window or under several that overlap.
 """
 
-import shlex
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -20,16 +19,19 @@ from torch import Tensor
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.rounds import steps_in_round
 from csd3d.priors.editor import generation, native_px
+from csd3d.priors.identity import prior_entry
 from csd3d.priors.text_to_image import TextToImagePrior
-from csd3d.runs.folder import free_name, prior_entry, recorded
+from csd3d.runs.folder import free_name, recorded
 from csd3d.runs.log import StepLog
 from csd3d.runs.manifest import Manifest, to_plain
 from csd3d.runs.progress import RunProgress
 from csd3d.runs.report import Report
 from csd3d.runs.sheet import contact_sheet, save_picture
 from csd3d.runs.start import Start, started
+from panorama.plane import OVERLAP_LAT, TILE_LAT
 from panorama.sink import require_writable, write_picture
-from panorama.spans import cover
+from panorama.spans import Spans, cover
+from panorama.surface import Decode
 from panorama.windows import WindowParticles, Windows
 
 Method = Literal["csd", "sds", "ddim"]
@@ -242,7 +244,7 @@ class _Job:
     def _write(self, z: Tensor, log: StepLog) -> None:
         start = self.start
         with start.manifest.timed("write"):
-            rgb = torch.cat([self._decode(one[None]) for one in z])
+            rgb = decode_canvas(z, self._decode, self.prior.codec.factor, wrap=self.config.wrap)
             levels = (rgb.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
             for path, pixels in zip(start.results, levels, strict=True):
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -257,12 +259,28 @@ class _Job:
                 f"{rgb.shape[-1]} × {rgb.shape[-2]} px", f"{len(self.windows)} windows", self.config.method,
                 f"prior {self.prior.name}",
             ),
-            command=shlex.join(["csd3d", "generate", "--prompt", self.prompt, "--seed", str(self.config.seed)]),
         )  # fmt: skip
         start.finish(page, log, lambda i: (f"window {i}", self.windows.some(torch.tensor([i])).look(z)), self._decode)
 
     def _decode(self, z: Tensor) -> Tensor:
         return self.prior.codec.decode(z.to(self.prior.device)).cpu()
+
+
+def decode_canvas(z: Float[Tensor, "k c h w"], decode: Decode, factor: int, *, wrap: bool) -> Float[Tensor, "k 3 H W"]:
+    """Pictures of layers, tile by tile, tiles fading into each other: over the seam of closed ones as anywhere else."""
+    tiles = [
+        cover(z.shape[2], TILE_LAT, TILE_LAT - OVERLAP_LAT),
+        cover(z.shape[3], TILE_LAT, TILE_LAT - OVERLAP_LAT, wraps=wrap),
+    ]
+    fine = [Spans(tuple(factor * a for a in t.starts), factor * t.size, factor * t.length, t.wraps) for t in tiles]
+    fade = [s.shares(torch.arange(s.length) + 0.5, ramp=float(factor * OVERLAP_LAT)).float() for s in fine]
+    rgb = torch.zeros(len(z), 3, fine[0].length, fine[1].length)
+    for k, i, j in product(range(len(z)), range(len(tiles[0].starts)), range(len(tiles[1].starts))):
+        ys, xs = tiles[0].cells()[i], tiles[1].cells()[j]
+        at = fine[0].cells()[i][:, None], fine[1].cells()[j][None]
+        share = fade[0][i, at[0]] * fade[1][j, at[1]]
+        rgb[k, :, at[0], at[1]] += share * decode(z[k : k + 1, :, ys[:, None], xs[None]])[0]
+    return rgb
 
 
 def spread(rgb: Float[Tensor, "n 3 H W"]) -> float:

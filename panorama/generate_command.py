@@ -9,6 +9,7 @@ from csd3d.priors.editor import generation
 from csd3d.priors.resolve import resolve
 from csd3d.runs.flags import given, put_flags
 from csd3d.runs.folder import recorded
+from csd3d.runs.settings import load_preset, override
 from panorama.generate import GenerateConfig, Method, generate
 
 
@@ -33,8 +34,10 @@ class Command:
     prior: str | None = None
     """`builtin:t2i` (small, knows a closed set of words; the default), a folder in diffusers layout, or a hub id of a
     Stable Diffusion 1.x or 2.x."""
+    preset: Path | None = None
+    """Settings to start from: a JSON file of overrides, or a run's manifest.json. Flags given beside it win."""
     steps: int | None = None
-    """Steps of the method (default 200 for the small prior, 50 for ddim)."""
+    """Steps of the method (default 200 with the small prior, 500 with a big one, 50 of ddim)."""
     lr: float | None = None
     """Learning rate of csd and sds."""
     s_text: float | None = None
@@ -75,6 +78,8 @@ def build_config(command: Command) -> GenerateConfig:
     else:
         prior, method = command.prior or GenerateConfig.prior, command.method or GenerateConfig.method
         config = GenerateConfig(csd=generation(resolve(prior).builtin, "sds" if method == "sds" else "csd"))
+    if command.preset is not None:
+        config = override(config, load_preset(command.preset), where="preset")
     values = given(command)
     if "n" in values:
         values["count"] = values["n"]

@@ -1,9 +1,7 @@
 """What the page of a panorama run shows, and the pictures beside it."""
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -59,7 +57,7 @@ def make_report(facts: Facts, manifest: Manifest) -> Report:
     ]  # fmt: skip
     return Report(
         title=" · ".join(sentence.text for sentence in facts.plan.sentences), subtitle=picture.path.name,
-        facts=phrases, panels=facts.panels, command=_command_line(picture.path, manifest.command, edit),
+        facts=phrases, panels=facts.panels,
     )  # fmt: skip
 
 
@@ -71,14 +69,3 @@ def _shrunk(pixels: np.ndarray) -> np.ndarray:
         size = (max(round(width * scale), 1), max(round(height * scale), 1))
         pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     return pixels if pixels.dtype == np.uint8 else ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
-
-
-def _command_line(path: Path, command: str, edit: dict[str, Any]) -> str:
-    words = ["csd3d", command, str(path)]
-    for flag, value in (("--prompt", edit["prompt"]), ("--mask", edit["mask"])):
-        words += [] if value is None else [flag, value]
-    for flag, values in (("--prompt-at", edit["prompt_at"]), ("--prompt-mask", edit["prompt_mask"])):
-        words += [word for value in values for word in (flag, value)]
-    if command == "panorama":
-        words += ["--wrap", edit["wrap"]]
-    return shlex.join([*words, "--steps", str(edit["csd"]["steps"]), "--seed", str(edit["seed"])])

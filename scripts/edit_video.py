@@ -29,10 +29,10 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from csd3d.cli import explain
 from csd3d.priors.editor import Loaded
 from csd3d.runs.interrupt import RunInterrupted
 from csd3d.runs.manifest import Manifest, differences, fingerprint, to_plain
+from csd3d.runs.mistakes import explain
 from video import edit
 from video.command import Command, build_config
 from video.config import VideoConfig
@@ -123,8 +123,8 @@ def _commands(row: Mapping[str, Any], batch: Batch) -> Iterator[Command]:
     if missing := [name for name in ("clip", "prompt") if name not in values]:
         raise ValueError(f"expected a {missing[0]}, got none")
     for name in PATHS:
-        if isinstance(values.get(name), Path):
-            values[name] = batch.jobs.parent / values[name]
+        if name in values and values[name] != "paper":
+            values[name] = type(values[name])(batch.jobs.parent / values[name])
     clips = _clips(values.pop("clip"))
     if "output" in values and len(clips) > 1:
         raise ValueError(f"output: expected none for {len(clips)} clips, got {values['output']}")

@@ -4,11 +4,13 @@
 
 WORK holds everything between the stages: rendered pictures, states of unfinished runs, logs. Every stage goes on where
 it was stopped, and a finished one is not repeated; delete its files to do so. On two CPU cores the default takes some
-hours (`--steps-codec`, `--steps-instruct` and `--steps-t2i` set how many); with `--device cuda` some minutes.
+hours (`--steps-codec`, `--steps-instruct` and `--steps-t2i` set how many); `--device cuda` makes minutes of those spent
+in training.
 """
 
 import functools
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -201,12 +203,23 @@ def export_painter(settings: Settings) -> Path:
     return save_prior(settings.out_t2i, *parts, kind="text-to-image", vae_of=settings.out.name if together else None)
 
 
-def main(settings: Settings) -> None:
-    """Run the chosen stages."""
+def main(settings: Settings) -> int:
+    """Run the chosen stages; 2 and one line where one lacks what an earlier stage makes."""
+    try:
+        run_stages(settings)
+    except (ValueError, OSError) as error:
+        print(f"train_builtin: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run_stages(settings: Settings) -> None:
+    """Run the chosen stages; what the device does not speed up in several processes."""
     console = Console()
     work, device = settings.work, settings.device
     work.mkdir(parents=True, exist_ok=True)
-    parallel = functools.partial(in_parallel, 1 if device != "cpu" else settings.processes)
+    spread = functools.partial(in_parallel, settings.processes)
+    train = functools.partial(in_parallel, 1 if device != "cpu" else settings.processes)
     start_codec = start_editor = None
     if settings.start_from:
         start_codec, start_editor = work / "start-codec.safetensors", work / "start-editor.safetensors"
@@ -215,17 +228,17 @@ def main(settings: Settings) -> None:
         console.print(f"[bold]{stage}[/bold]")
         if stage == "pictures":
             numbers = range(settings.first_shard, settings.first_shard + settings.shards)
-            parallel(_Pictures(work / "shards", numbers))
+            spread(_Pictures(work / "shards", numbers))
         elif stage == "codec":
             plan = Plan(settings.steps_codec, settings.lr_codec, ema=0.998, seed=settings.seed)
             share = settings.photo_share
-            parallel(CodecWork(work / "shards", work, plan, settings.batch_codec, share, device, start_codec))
+            train(CodecWork(work / "shards", work, plan, settings.batch_codec, share, device, start_codec))
         elif stage == "latents":
-            parallel(_Latents(work / "shards", work / "codec.safetensors", work / "latents"))
+            spread(_Latents(work / "shards", work / "codec.safetensors", work / "latents"))
         elif stage == "instruct":
             write_tokens(work / "tokens.safetensors")
             plan = Plan(settings.steps_instruct, settings.lr_instruct, seed=settings.seed)
-            parallel(
+            train(
                 DenoiserWork(
                     work / "latents",
                     work / "tokens.safetensors",
@@ -237,13 +250,13 @@ def main(settings: Settings) -> None:
                 )
             )
         elif stage == "captions":
-            parallel(_Captions(work / "shards", work / "captions"))
+            spread(_Captions(work / "shards", work / "captions"))
         elif stage == "t2i":
             tokens = work / "caption-tokens.safetensors"
             write_caption_tokens(tokens)
             plan = Plan(settings.steps_t2i, settings.lr_t2i, seed=settings.seed)
             editor = trained_editor(work)
-            parallel(
+            train(
                 PainterWork(work / "latents", work / "captions", tokens, editor, work, plan, settings.batch_t2i, device)
             )
         else:
@@ -253,4 +266,4 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings))
+    sys.exit(main(tyro.cli(Settings)))

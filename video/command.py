@@ -7,8 +7,7 @@ from typing import Literal
 
 import tyro
 
-from csd3d.priors.editor import default_prior, recommended
-from csd3d.priors.resolve import resolve
+from csd3d.priors.editor import suited_to
 from csd3d.runs.flags import CommonFlags, given, preset_changes, put_flags
 from csd3d.runs.folder import recorded
 from csd3d.runs.settings import override
@@ -133,9 +132,7 @@ def build_config(command: Command) -> VideoConfig:
 def _start(command: Command) -> VideoConfig:
     if command.resume:
         return recorded(command.run_dir, VideoConfig(), "video")[1]
-    prior = command.prior or default_prior(command.method)
-    found = resolve(prior)
-    csd = recommended(found.builtin, command.method, kind=found.kind)
+    prior, csd = suited_to(command.prior, command.method, device=command.device)
     return replace(VideoConfig(), prior=prior, csd=csd)
 
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from csd3d.priors.editor import Loaded, suited
-from csd3d.runs.folder import free_name, prior_entry, recorded
+from csd3d.priors.identity import prior_entry
+from csd3d.runs.folder import free_name, recorded
 from csd3d.runs.history import earlier_runs
 from csd3d.runs.manifest import Manifest, fingerprint, to_plain
 from csd3d.runs.progress import RunProgress

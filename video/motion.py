@@ -74,9 +74,9 @@ class ClipMotion:
         return both_ways(first, second)
 
     def _keep(self, pair: tuple[int, int], found: tuple[Tensor, Tensor]) -> None:
-        self._found[pair] = found
         size = sum(x.nbytes for x in found)
-        self._bytes += size
+        self._bytes += size if pair not in self._found else 0
+        self._found[pair] = found
         while self._bytes > _CACHE_BYTES and len(self._found) > 2:
             self._bytes -= size
             self._found.popitem(last=False)

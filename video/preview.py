@@ -1,5 +1,6 @@
 """A first look: a few frames of a clip, small and with few steps, in seconds."""
 
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,11 +8,12 @@ import torch
 
 from csd3d.engine.loop import run
 from csd3d.priors.editor import Loaded, native_px, suited
-from csd3d.priors.geometry import to_working, working_size
+from csd3d.priors.geometry import from_working, resize, to_working, working_size
 from csd3d.runs.progress import RunProgress
 from csd3d.runs.sheet import contact_sheet, evenly, save_picture
 from video.config import VideoConfig
 from video.job import score_of, times_of
+from video.masks import ClipMask, masked
 from video.particles import FrameParticles, Turns
 from video.plan import plan_frames, spans_of
 from video.render import Pictures
@@ -37,12 +39,14 @@ def preview_video(
     csd = config.csd or suited(prior)
     csd = replace(csd, steps=-(-csd.steps // STEPS_SHARE), lr_decay_every=max(csd.lr_decay_every // STEPS_SHARE, 1))
     progress = progress or RunProgress()
-    with (
-        open_clip(
-            clip, max_frames=config.max_frames, fps=config.fps, stream=config.stream, strict=config.strict
-        ) as source,
-        progress,
-    ):
+    with ExitStack() as stack:
+        source = stack.enter_context(
+            open_clip(clip, max_frames=config.max_frames, fps=config.fps, stream=config.stream, strict=config.strict)
+        )
+        mask = None
+        if config.mask is not None:
+            mask = stack.enter_context(ClipMask(Path(config.mask), source.info, feather_px=config.feather))
+        stack.enter_context(progress)
         times = times_of(source)
         shown = evenly(len(times), FRAMES)
         plan = plan_frames(spans_of(prompt), [times[i] for i in shown], strict=False)
@@ -56,11 +60,15 @@ def preview_video(
             moves = run(particles, score_of(prior, plan, csd, config.source_prompt), replace(csd, steps=steps), rng=rng)
             for _ in progress.track("preview", moves, total=steps):
                 pass
-    pictures = Pictures(
-        particles.z, particles.s, lambda z: prior.codec.decode(z.to(prior.device)).cpu(), size, plan,
-        detail=config.detail, strength=config.strength,
-    )  # fmt: skip
-    content = (..., slice(size.top_px, size.top_px + size.height_px), slice(size.left_px, size.left_px + size.width_px))
-    rows = {"source": rgb[content], prompt: pictures(range(len(shown)), rgb[content])}
+        pictures = Pictures(
+            particles.z, particles.s, lambda z: prior.codec.decode(z.to(prior.device)).cpu(), size, plan,
+            detail=config.detail, strength=config.strength,
+        )  # fmt: skip
+        small = from_working(rgb, size, size.height_px, size.width_px)
+        edited = pictures(range(len(shown)), small)
+        if mask is not None:
+            seen = torch.cat([mask(range(i, i + 1)) for i in shown])
+            edited = masked(small, edited, resize(seen, size.height_px, size.width_px).clamp(0, 1))
+    rows = {"source": small, prompt: edited}
     save_picture(contact_sheet(rows, columns=[f"{times[i]:.2f} s" for i in shown]), picture)
     return picture

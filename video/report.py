@@ -1,9 +1,5 @@
 """What the page of a video run shows."""
 
-import shlex
-from pathlib import Path
-from typing import Any
-
 from csd3d.runs.manifest import Manifest
 from csd3d.runs.report import Clip as Player
 from csd3d.runs.report import Report
@@ -20,10 +16,4 @@ def make_report(clip: Clip, prompt: str, manifest: Manifest) -> Report:
     return Report(
         title=prompt, subtitle=info.path.name, facts=facts,
         clips=(Player("Source", "media/source.mp4"), Player("Edited", "media/edited.mp4")), fps=float(info.fps),
-        command=_command_line(info.path, prompt, edit),
     )  # fmt: skip
-
-
-def _command_line(path: Path, prompt: str, edit: dict[str, Any]) -> str:
-    words = ["csd3d", "video", str(path), "--prompt", prompt, "--prior", edit["prior"]]
-    return shlex.join([*words, "--steps", str(edit["csd"]["steps"]), "--seed", str(edit["seed"])])

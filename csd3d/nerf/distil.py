@@ -2,8 +2,9 @@
 
     z = encode(render)      g = csd_step(z, s)      loss = <z, g> / number of elements of z, g held fixed
 
-The derivative of the loss by z is g, up to that number; from there autograd goes through the encoder to the render and
-to whatever drew it. Of several processes each has the loss of its own renders, whose mean is that of all.
+The derivative of the loss by z is g, up to that number. g goes through the encoder to the render first and is divided
+then, as in half precision it would vanish otherwise; autograd carries it on to whatever drew the render. Of several
+processes each has the loss of its own renders, whose mean is that of all.
 """
 
 from fractions import Fraction
@@ -59,7 +60,9 @@ def distil_loss(
     score = SharedScore(score_for(prior, csd, prompt, source_prompt=source_prompt))
     if inside is not None:
         renders = torch.where(inside.to(renders.device), renders, renders.detach())
-    mine = prior.codec.encode(to_working(renders, size).to(prior.device))
+    seen = to_working(renders, size)
+    x = seen.detach().requires_grad_()
+    mine = prior.codec.encode(x.to(prior.device))
     with torch.no_grad():
         s = gather(prior.codec.encode(to_working(sources, size).to(prior.device)), count)
     z = gather(mine, count)
@@ -67,4 +70,5 @@ def distil_loss(
     index = torch.arange(count, device=z.device)
     result = csd_step(score, z, s, index, t=t, e=e, config=csd)
     require_finite(result, index, step=step, t=t)
-    return surrogate_loss(mine, result.g[share(count)]) / mine.numel()
+    (g,) = torch.autograd.grad(mine, x, result.g[share(count)])
+    return surrogate_loss(seen, g) / mine.numel()

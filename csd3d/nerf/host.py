@@ -28,6 +28,7 @@ from torch import Tensor
 from csd3d.nerf.backends import require_device
 from csd3d.nerf.ranks import ranks
 from csd3d.runs.atomic import atomic_path, write_bytes
+from csd3d.runs.mistakes import DEBUG_VARIABLE, explain
 
 LEAST_VIEWS = 3
 """Fewer views than this make no scene."""
@@ -35,17 +36,16 @@ LEAST_VIEWS = 3
 
 @contextmanager
 def mistakes_in_one_line() -> Iterator[None]:
-    """A person's mistake ends the program with one line and exit code 2 instead of a traceback, a divergence with 1.
-
-    As for the `csd3d` command, CSD3D_DEBUG=1 shows the traceback.
-    """
+    """What the `csd3d` command says in one line instead of a traceback, with its exit code."""
     try:
         yield
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
-        if os.environ.get("CSD3D_DEBUG"):
+    except Exception as error:
+        explained = None if os.environ.get(DEBUG_VARIABLE) else explain(error)
+        if explained is None:
             raise
-        print(f"csd-edit: {error}", file=sys.stderr)
-        sys.exit(1 if isinstance(error, FloatingPointError) else 2)
+        message, code = explained
+        print(f"csd-edit: {message}", file=sys.stderr)
+        sys.exit(code)
 
 
 # --- data -------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What the editors need of a prior, and the size and settings that suit it. Loads nothing."""
+"""What the editors need of a prior, and the size and settings that suit it. Loads no weights."""
 
 import json
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from csd3d.engine.config import METHODS, PAPER, CsdConfig
 from csd3d.engine.residuals import Score
-from csd3d.priors.resolve import Kind
+from csd3d.priors.resolve import Kind, resolve
 
 USUAL_PX = 512
 """Side in px of the pictures that a prior was trained on, where it does not say."""
@@ -96,6 +96,21 @@ def recommended(builtin: bool, method: str | None = None, *, kind: Kind | None =
 def suited(prior: Loaded) -> CsdConfig:
     """The `recommended` settings of a loaded prior, where nobody names a method."""
     return recommended(prior.builtin, kind=kind_of(prior))
+
+
+def suited_to(name: str | None, method: str | None, *, device: str | None = None) -> tuple[str, CsdConfig]:
+    """The prior that a person named (None: the method's own) and the `recommended` settings of it.
+
+    A hub id is fetched, as `device` wants it, where only its files tell the kind. Raises what `resolve` and `fetch` do.
+    """
+    name = name or default_prior(method)
+    found = resolve(name)
+    kind = found.kind
+    if kind is None and method in (None, "csd-edit"):
+        from csd3d.priors.either import find_kind  # slow to import
+
+        kind = find_kind(name, device=device)
+    return name, recommended(found.builtin, method, kind=kind)
 
 
 def kind_of(prior: Loaded) -> Kind:

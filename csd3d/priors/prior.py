@@ -160,8 +160,11 @@ class Prior:
         """A scheduler of our own to step: the loaded one is never changed."""
         from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
-        cls = DDIMScheduler if sampler == "ddim" else type(self._scheduler)
-        return cls.from_config(self._scheduler.config)
+        config = self._scheduler.config
+        if sampler == "own":
+            return type(self._scheduler).from_config(config)
+        last = config.get("set_alpha_to_one", False)  # what a config does not say, DDIM would fill in for pixels
+        return DDIMScheduler.from_config(config, clip_sample=False, thresholding=False, set_alpha_to_one=last)
 
 
 def _budget_bytes(memory_gb: float | None) -> int | None:

@@ -1,5 +1,6 @@
 """Sentences to embeddings, by a CLIP text encoder (Radford et al. 2021)."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,16 +12,20 @@ if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
 
+REMEMBERED = 512
+"""Sentences whose embeddings are kept: 60 MB of those of Stable Diffusion 1.x in half precision."""
+
+
 class PromptEncoder:
     """Encodes sentences as the Stable Diffusion pipelines do: padded to the tokenizer's length, last hidden state.
 
-    Every sentence is encoded once and remembered.
+    The `REMEMBERED` sentences that were asked for last are not encoded again.
     """
 
     def __init__(self, tokenizer: "CLIPTokenizer", text_encoder: "CLIPTextModel") -> None:
         self._tokenizer = tokenizer
         self._encoder = text_encoder
-        self._known: dict[str, Tensor] = {}
+        self._known: OrderedDict[str, Tensor] = OrderedDict()
         self.notes: list[str] = []
         """One sentence for every prompt that was too long and cut."""
         self.max_length: int = min(int(tokenizer.model_max_length), int(text_encoder.config.max_position_embeddings))
@@ -41,6 +46,9 @@ class PromptEncoder:
             mask = tokens.attention_mask.to(device) if masked else None
             with torch.no_grad():
                 self._known[sentence] = self._encoder(tokens.input_ids.to(device), attention_mask=mask)[0][0]
+            if len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
+        self._known.move_to_end(sentence)
         return self._known[sentence]
 
     def _note_if_cut(self, sentence: str) -> None:

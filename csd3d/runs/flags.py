@@ -31,9 +31,10 @@ class CommonFlags:
     """How particles are moved: `csd-edit` for instruction editors (default), the others for text-to-image priors, which
     take captions: of the result, and in --source-prompt of the source (not needed by sds and csd)."""
     preset: str | None = None
-    """Settings to start from: `paper` (as published), or a JSON file of overrides. Flags go before it."""
+    """Settings to start from: `paper` (as published), a JSON file of overrides, or a run's manifest.json. Flags given
+    beside it win."""
     steps: int | None = None
-    """How many times every frame, window or view is moved."""
+    """How many times each particle is moved: every frame of a clip, or all of a picture."""
     seed: int | None = None
     """Seed of all randomness (default 0): same seed, same result."""
     device: str | None = None
@@ -65,7 +66,7 @@ def put_flags(config: C, values: Mapping[str, Any]) -> C:
 
 
 def preset_changes(name: str, *, editor: str, method: str | None = None) -> dict[str, object]:
-    """What a `--preset` changes: `paper` the published settings of a method in `editor`, else a JSON file's.
+    """What a `--preset` changes: `paper` the published settings of a method in `editor`, else what a JSON file says.
 
     Raises:
         FileNotFoundError: no such preset or file.

@@ -6,12 +6,11 @@ state.safetensors       particles, random state and the log of the steps; rewrit
 report.html, sheet.png, gradient.png, media/      for people
 """
 
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -25,8 +24,6 @@ from csd3d.runs.manifest import Manifest, differences
 from csd3d.runs.settings import override
 
 C = TypeVar("C")
-
-_END_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -173,12 +170,6 @@ def recorded(run_dir: str | Path | None, config: C, *commands: str) -> tuple[Man
     return manifest, override(config, settings, where="manifest")
 
 
-def prior_entry(prior: Any) -> dict[str, Any]:
-    """What a manifest keeps of a loaded prior."""
-    known = {"name": prior.name, "path": str(prior.path), "builtin": prior.builtin}
-    return known | ({"fingerprint": prior_fingerprint(prior.path)} if prior.path.is_dir() else {})
-
-
 def save_sources(folder: RunFolder, s: Float[Tensor, "n c h w"]) -> None:
     """Keep the source latents, so that a resumed run has the very same ones."""
     save_checkpoint(folder.sources, {"s": s}, {})
@@ -187,25 +178,6 @@ def save_sources(folder: RunFolder, s: Float[Tensor, "n c h w"]) -> None:
 def load_sources(folder: RunFolder) -> Float[Tensor, "n c h w"] | None:
     """The source latents, or None when the run was stopped before it had them."""
     return load_checkpoint(folder.sources).tensors["s"] if folder.sources.exists() else None
-
-
-def prior_files(path: Path) -> list[Path]:
-    """The files that a prior's pictures depend on, in order; not what is written about it."""
-    own = {path / "model_index.json", path / "vocabulary.json", *path.glob("*/**/*")}
-    return sorted(p for p in own if p.suffix in (".json", ".safetensors", ".txt") and p.is_file())
-
-
-def prior_fingerprint(path: Path) -> str:
-    """A digest of the names, sizes and ends of a prior's files: tells two apart without reading gigabytes."""
-    digest = hashlib.sha256()
-    for file in prior_files(path):
-        size = file.stat().st_size
-        digest.update(f"{file.relative_to(path)}\0{size}\0".encode())
-        with file.open("rb") as stream:
-            digest.update(stream.read(_END_BYTES))
-            stream.seek(max(size - _END_BYTES, 0))
-            digest.update(stream.read())
-    return digest.hexdigest()
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -44,7 +44,7 @@ class Manifest:
     inputs: list[dict[str, Any]] = field(default_factory=list)
     """One entry an input: `path`, `sha256`, `bytes` (see `fingerprint`)."""
     prior: dict[str, Any] = field(default_factory=dict)
-    """Which diffusion model: name as asked for, what it resolved to, kind."""
+    """Which diffusion model: name as asked for, what it resolved to, kind, where it computes."""
     notes: list[str] = field(default_factory=list)
     """Every fallback and warning of the run, in order, each once."""
     timing_s: dict[str, float] = field(default_factory=dict)
@@ -211,20 +211,19 @@ def software_versions() -> dict[str, str]:
 
 def describe_machine() -> dict[str, Any]:
     """Operating system, processor count and accelerator, without names of persons or hosts."""
-    cuda = torch.cuda.is_available()
     return {
         "system": f"{platform.system()} {platform.release()}",
         "processor": platform.machine(),
         "cores": os.cpu_count() or 1,
         "torch_threads": torch.get_num_threads(),
-        "accelerator": torch.cuda.get_device_name() if cuda else "none",
+        "accelerator": ", ".join(map(torch.cuda.get_device_name, range(torch.cuda.device_count()))) or "none",
     }
 
 
 def peak_memory() -> dict[str, int]:
-    """Peak resident memory of this process and, with CUDA in use, peak allocated device memory, in bytes."""
+    """Peak resident memory of this process and, with CUDA in use, the largest peak of a device's, in bytes."""
     unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts kilobytes on Linux, bytes on macOS
     peak = {"resident": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
     if torch.cuda.is_available() and torch.cuda.is_initialized():
-        peak["cuda"] = torch.cuda.max_memory_allocated()
+        peak["cuda"] = max(map(torch.cuda.max_memory_allocated, range(torch.cuda.device_count())))
     return peak

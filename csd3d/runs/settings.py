@@ -35,7 +35,7 @@ def override(config: C, changes: Mapping[str, Any], *, where: str = "settings") 
 
 
 def load_preset(path: Path) -> dict[str, Any]:
-    """Overrides from a JSON file.
+    """Overrides from a JSON file, or all settings of a run from its manifest.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -49,7 +49,7 @@ def load_preset(path: Path) -> dict[str, Any]:
         raise ValueError(f"preset: {path} is not valid JSON ({error})") from error
     if not isinstance(value, dict):
         raise ValueError(f"preset: expected a JSON object of settings in {path}, got {type(value).__name__}")
-    return value
+    return {k: v for k, v in value["config"].items() if k != "prompt"} if {"format", "config"} <= set(value) else value
 
 
 def _options(hint: Any) -> tuple[Any, ...]:

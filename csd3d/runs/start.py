@@ -9,6 +9,7 @@
 How sources become latents, and latents a result, is each editor's own.
 """
 
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -166,11 +167,21 @@ class Start:
         seconds = {f"{name} (s)": value for name, value in manifest.timing_s.items()}
         memory = {f"peak {kind} memory (MB)": round(value / 1e6) for kind, value in manifest.memory_bytes.items()}
         page = replace(
-            page, sheet=folder.sheet.name, numbers=manifest.numbers, settings=manifest.config, notes=manifest.notes,
+            page, command=self._repeat(), sheet=folder.sheet.name, numbers=manifest.numbers, settings=manifest.config,
+            notes=manifest.notes,
             environment={**seconds, **memory, "versions": manifest.versions, "machine": manifest.machine},
         )  # fmt: skip
         write_report(folder.report, page)
         manifest.write(folder.manifest)
+
+    def _repeat(self) -> str:
+        """The command that does the same again; none where a run takes more than a source and a sentence."""
+        manifest = self.manifest
+        if "prompt" not in manifest.config:
+            return ""
+        words = ["csd3d", manifest.command, *(entry["path"] for entry in manifest.inputs[:1])]
+        words += ["--prompt", prompt] if (prompt := manifest.config["prompt"]) is not None else []
+        return shlex.join([*words, "--preset", str(self.folder.manifest)])
 
 
 @contextmanager

@@ -127,12 +127,12 @@ def read_tasks(words: Sequence[str]) -> Mapping[str, str]:
     """NAME="CAPTION" words. Raises ValueError for something else, and for a name that comes twice."""
     tasks: dict[str, str] = {}
     for word in words:
-        name, sign, caption = word.partition("=")
-        if not sign or not name.strip() or not caption.strip():
+        name, sign, caption = (part.strip() for part in word.partition("="))
+        if not (sign and name and caption):
             raise ValueError(f'task: expected NAME="CAPTION", got {word!r}')
         if name in tasks:
             raise ValueError(f"task: expected every name once, got {name!r} again")
-        tasks[name.strip()] = caption.strip()
+        tasks[name] = caption
     if not tasks:
         raise ValueError('task: expected at least one, --task NAME="CAPTION", got none')
     return tasks

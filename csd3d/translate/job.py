@@ -7,15 +7,16 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from csd3d.priors.editor import native_px
 from csd3d.priors.geometry import middle_square
+from csd3d.priors.identity import prior_entry
 from csd3d.priors.text_to_image import TextToImagePrior
 from csd3d.runs.checkpoint import load_checkpoint, save_checkpoint
 from csd3d.runs.curves import Curve
-from csd3d.runs.folder import RunFolder, load_sources, prior_entry, save_sources
+from csd3d.runs.folder import RunFolder, load_sources, save_sources
 from csd3d.runs.manifest import Manifest, fingerprint, to_plain
 from csd3d.runs.progress import RunProgress
 from csd3d.runs.report import Report
@@ -67,9 +68,10 @@ def read_captions(files: Sequence[Path], table: Path | None, same: str | None) -
 
 
 def read_square(path: Path, size_px: int) -> Float[Tensor, "3 S S"]:
-    """`middle_square` of a picture. Raises ValueError when it cannot be read."""
+    """`middle_square` of a picture, upright. Raises ValueError when it cannot be read."""
     try:
-        return middle_square(Image.open(path).convert("RGB"), size_px)
+        with Image.open(path) as picture:
+            return middle_square(ImageOps.exif_transpose(picture).convert("RGB"), size_px)
     except (UnidentifiedImageError, OSError) as error:
         raise ValueError(f"pictures: {path} cannot be read ({error})") from None
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from csd3d.metrics import jsonable
+from csd3d.priors.identity import prior_files
 from csd3d.priors.resolve import resolve
 from csd3d.runs.atomic import write_text
-from csd3d.runs.folder import prior_files
 
 T = TypeVar("T")
 

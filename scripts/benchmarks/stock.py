@@ -12,7 +12,7 @@ from csd3d.priors.chunks import Chunks
 from csd3d.priors.codec import Codec
 from csd3d.priors.load import fetch, pick_device, pick_dtype
 from csd3d.priors.quiet import quiet
-from csd3d.priors.resolve import check_directory, resolve
+from csd3d.priors.resolve import check_directory, resolve, weights_variant
 
 
 class StockEditor:
@@ -22,7 +22,8 @@ class StockEditor:
         chosen = pick_device(device)
         dtype = pick_dtype(None, chosen)
         resolved = resolve(name)
-        self.path: Path = fetch(resolved, revision=None, offline=False, half=dtype == torch.float16)
+        half = dtype == torch.float16
+        self.path: Path = fetch(resolved, revision=None, offline=False, half=half)
         if (kind := check_directory(self.path)) != "instruct":
             raise ValueError(f"prior {name!r}: expected an instruction editor, got a {kind} model")
         self.local = resolved.path is not None
@@ -32,8 +33,9 @@ class StockEditor:
             )
 
             pipeline = StableDiffusionInstructPix2PixPipeline.from_pretrained(
-                self.path, safety_checker=None, requires_safety_checker=False, use_safetensors=True
-            )
+                self.path, safety_checker=None, requires_safety_checker=False, use_safetensors=True,
+                variant=weights_variant(self.path / "unet", "fp16" if half else None),
+            )  # fmt: skip
             self._pipeline = pipeline.to(chosen, dtype)
         self._pipeline.set_progress_bar_config(disable=True)
         self._steps = steps

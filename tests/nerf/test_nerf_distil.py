@@ -45,6 +45,28 @@ def test_the_derivative_by_a_render_is_the_gradient_of_its_latent_through_the_en
     assert not renders.grad[:, :, :8].any()
 
 
+def test_what_goes_through_the_encoder_is_not_divided_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In half precision a gradient divided by the number of latents would be 0 there."""
+    toy, arrived = ToyEditor(redder), list[torch.Tensor]()
+    encode = toy.codec.encode
+
+    def watched(rgb: torch.Tensor) -> torch.Tensor:
+        z = encode(rgb)
+        if z.requires_grad:
+            z.register_hook(arrived.append)
+        return z
+
+    monkeypatch.setattr(toy.codec, "encode", watched)
+    renders = torch.rand(3, 3, PX, PX).requires_grad_()
+    sources = torch.rand(3, 3, PX, PX)
+    distil_loss(renders, sources, 3, toy, "", CSD, rng=torch.Generator().manual_seed(1), step=0, size_px=PX).backward()
+    rng = torch.Generator().manual_seed(1)
+    z, s = encode(renders.detach()), encode(sources)
+    t, e = draw_timestep(rng, CSD), draw_noise(z, rng, CSD)
+    assert len(arrived) == 1
+    assert torch.allclose(arrived[0], csd_step(toy, z, s, torch.arange(3), t=t, e=e, config=CSD).g, atol=1e-6)
+
+
 def test_squares_reach_every_corner_and_never_out_of_the_view() -> None:
     assert square(40, 60, 16, (0.0, 0.0)) == (slice(0, 16), slice(0, 16))
     assert square(40, 60, 16, (1.0, 1.0)) == (slice(24, 40), slice(44, 60))

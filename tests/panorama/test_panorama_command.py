@@ -1,7 +1,9 @@
 """`csd3d panorama` and `csd3d image`: flags to a finished run, one line for what is wrong, exit codes."""
 
 import os
+import shlex
 import signal
+from html import unescape
 
 import pytest
 from panorama_toys import ToyPrior, load, save, scenery
@@ -16,6 +18,7 @@ def _toy_prior(monkeypatch):
     """The command gets the toy prior, whichever it names, and no weights are looked for."""
     monkeypatch.setattr("panorama.edit.load_prior", lambda config: ToyPrior())
     monkeypatch.setattr("panorama.command.resolve", lambda name: ToyPrior)
+    monkeypatch.setattr("csd3d.priors.editor.resolve", lambda name: ToyPrior)
 
 
 @pytest.fixture
@@ -47,6 +50,18 @@ def test_image_is_one_window(wide, tmp_path):
     manifest = Manifest.read(run_dir / "manifest.json")
     assert manifest.command == "image"
     assert manifest.steps_done == 2
+
+
+@pytest.mark.parametrize("command", ["panorama", "image"])
+def test_the_report_says_how_to_do_the_same_again(command, wide, tmp_path):
+    words = [command, str(wide), "--prompt-at", "0,0.5=make it red", "--steps", "2", "--detail", "0.3", "--seed", "7"]
+    assert main([*words, "--run-dir", str(tmp_path / "run")]) == 0
+    page = unescape((tmp_path / "run/report.html").read_text())
+    again = shlex.split(page.split("<pre>csd3d ")[1].split("</pre>")[0])
+    assert main([*again, "--run-dir", str(tmp_path / "again")]) == 0
+    assert (tmp_path / "again/edited.png").read_bytes() == (tmp_path / "run/edited.png").read_bytes()
+    first, second = (Manifest.read(tmp_path / name / "manifest.json") for name in ("run", "again"))
+    assert first.config == second.config
 
 
 def test_sentences_by_region_need_no_other(wide, tmp_path):

@@ -13,7 +13,7 @@ from csd3d.cli import main
 from csd3d.engine.config import METHODS
 from csd3d.priors.text_to_image import TextToImagePrior
 from csd3d.runs.manifest import Manifest
-from panorama.generate import GenerateConfig, generate, make_windows, spread
+from panorama.generate import GenerateConfig, decode_canvas, generate, make_windows, spread
 from tests.priors.tiny import write_tiny_prior
 
 
@@ -31,6 +31,28 @@ def test_windows_share_every_place_of_every_layer() -> None:
     assert bool((windows.columns.diff(dim=1) < 0).any()), "one goes on over the seam"
     single = make_windows(3, (8, 8), 8, wrap=False)
     assert single.layer.tolist() == [0, 1, 2]
+
+
+def bordered(z: torch.Tensor) -> torch.Tensor:
+    """Three channels of latents, twice as large; wrong at both ends, as codecs are that see nothing there."""
+    rgb = z[:, :3].repeat_interleave(2, 2).repeat_interleave(2, 3)
+    rgb[..., :2] += 1
+    rgb[..., -2:] += 1
+    return rgb
+
+
+def test_a_closed_canvas_is_decoded_over_its_seam() -> None:
+    z = torch.rand(2, 4, 5, 130, generator=torch.Generator().manual_seed(0))
+    expected = z[:, :3].repeat_interleave(2, 2).repeat_interleave(2, 3)
+    torch.testing.assert_close(decode_canvas(z, bordered, 2, wrap=True), expected, atol=0.03, rtol=0)
+    open_ends = decode_canvas(z, bordered, 2, wrap=False)
+    torch.testing.assert_close(open_ends[..., 2:-2], expected[..., 2:-2], atol=0.03, rtol=0)
+    assert bool((open_ends[..., :2] == expected[..., :2] + 1).all()), "there is nobody to ask"
+
+
+def test_what_fits_into_one_tile_is_decoded_as_it_is() -> None:
+    z = torch.rand(2, 4, 6, 9, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(decode_canvas(z, bordered, 2, wrap=False), bordered(z))
 
 
 @pytest.mark.parametrize("method", ["csd", "sds", "ddim"])

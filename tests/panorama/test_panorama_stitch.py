@@ -184,6 +184,7 @@ def test_the_commands(turn, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("panorama.edit.load_prior", lambda config: ToyPrior())
     monkeypatch.setattr("panorama.command.resolve", lambda name: ToyPrior)
+    monkeypatch.setattr("csd3d.priors.editor.resolve", lambda name: ToyPrior)
     names = [str(save(tmp_path / p.path.name, p.pixels)) for p in sorted(turn, key=lambda p: p.path.name)[1:4]]
     assert main(["stitch", *names, "--output", "pano.jpg"]) == 0
     printed = capsys.readouterr().out

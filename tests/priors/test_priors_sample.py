@@ -91,6 +91,17 @@ def test_ddim_can_stand_in_for_the_directorys_own(tmp_path: Path, rgb: Tensor, n
     assert not torch.allclose(made["own"], made["ddim"], atol=1e-3)
 
 
+def test_ddim_does_not_clip_latents_as_if_they_were_pixels(tmp_path: Path) -> None:
+    """A config of another class says nothing of it, and DDIM's default is to clip."""
+    parts = load_parts(write_tiny_prior(tmp_path / "first"), device=torch.device("cpu"), dtype=torch.float32)
+    models = (parts.vae, parts.text_encoder, parts.tokenizer, parts.unet)
+    for name, kind in (("ancestral", EulerAncestralDiscreteScheduler), ("pndm", PNDMScheduler)):
+        directory = save_prior(tmp_path / name, *models, kind(), dtype=torch.float32)
+        scheduler = InstructPrior.load(directory, device="cpu")._fresh_scheduler("ddim")
+        assert (scheduler.config.clip_sample, scheduler.config.thresholding) == (False, False)
+        assert scheduler.config.set_alpha_to_one is False
+
+
 def sample(prior: InstructPrior, rgb: Tensor, seed: int, noise: Tensor | None = None) -> Tensor:
     rng = torch.Generator().manual_seed(seed)
     return prior.sample(rgb, "make it snowy", s_text=3.0, s_image=1.2, rng=rng, steps=3, noise=noise)

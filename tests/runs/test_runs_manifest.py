@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from csd3d.runs.folder import prior_fingerprint
 from csd3d.runs.manifest import Manifest, differences, fingerprint, peak_memory, to_plain
 
 
@@ -117,15 +116,3 @@ def test_peak_memory_never_falls():
     first = peak_memory()["resident"]
     block = torch.ones(20_000_000)
     assert peak_memory()["resident"] >= max(first, block.nbytes // 2)
-
-
-def test_a_prior_is_known_by_what_its_pictures_depend_on(tmp_path):
-    prior = tmp_path / "prior"
-    (prior / "unet").mkdir(parents=True)
-    (prior / "model_index.json").write_text("{}")
-    (prior / "unet" / "weights.safetensors").write_bytes(b"1")
-    before = prior_fingerprint(prior)
-    (prior / "evaluation.json").write_text("[]")
-    assert prior_fingerprint(prior) == before
-    (prior / "unet" / "weights.safetensors").write_bytes(b"2")
-    assert prior_fingerprint(prior) != before

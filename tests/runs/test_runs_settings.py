@@ -48,6 +48,8 @@ def test_preset_files(tmp_path):
     path = tmp_path / "p.json"
     path.write_text('{"a": 1}')
     assert load_preset(path) == {"a": 1}
+    path.write_text('{"format": 1, "config": {"a": 2, "prompt": "make it red"}, "notes": []}')
+    assert load_preset(path) == {"a": 2}, "the settings of a run"
     path.write_text("{")
     with pytest.raises(ValueError, match="not valid JSON"):
         load_preset(path)

@@ -21,7 +21,7 @@ from csd3d.translate import train as training
 from csd3d.translate.apply import load_trained
 from csd3d.translate.command import Train, build_config, read_tasks
 from csd3d.translate.config import TranslateConfig
-from csd3d.translate.job import read_captions, train_network
+from csd3d.translate.job import read_captions, read_square, train_network
 from csd3d.translate.network import make_translator
 from csd3d.translate.train import Trainer
 from tests.priors.tiny import write_tiny_prior
@@ -92,6 +92,20 @@ def test_guidance_rises_and_staying_falls() -> None:
     assert [config.identity_at(k) for k in (0, 50, 100)] == pytest.approx([3.0, 2.0, 1.0])
     assert config.identity_at(25) == pytest.approx(2 + math.cos(math.pi / 4))
     assert replace(config, warmup=0.0).guidance_at(0) == 7.0
+
+
+def test_pictures_are_upright(tmp_path: Path) -> None:
+    picture = Image.fromarray(np.repeat(np.arange(8, dtype=np.uint8)[:, None, None] * 30, 8, 1).repeat(3, 2))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    picture.save(tmp_path / "a.png", exif=exif)
+    column = read_square(tmp_path / "a.png", 8)[0, :, 0]
+    assert bool((column.diff() < 0).all())
+
+
+def test_names_of_tasks_are_told_apart_without_spaces() -> None:
+    with pytest.raises(ValueError, match="every name once"):
+        read_tasks(["night=a", "night =b"])
 
 
 def test_captions_are_the_pictures_own_with_what_the_task_adds() -> None:

@@ -22,7 +22,7 @@ def loaded(monkeypatch):
         return prior
 
     monkeypatch.setattr("video.edit.load_prior", load)
-    monkeypatch.setattr("video.command.resolve", lambda name: ToyPrior)
+    monkeypatch.setattr("csd3d.priors.editor.resolve", lambda name: ToyPrior)
     return names
 
 
@@ -118,6 +118,12 @@ def test_yaml_and_patterns(make_clip, tmp_path):
         tmp_path / "out" / f"{n}-make-it-red.{s}" for n, s in (("a", "mp4"), ("b", "mkv"))
     ]
     assert all((c.strength, c.strict, c.prior) == (0.5, True, None) for c in made)
+
+
+def test_presets_lie_beside_the_job_file(tmp_path):
+    jobs = write(tmp_path / "jobs.csv", "clip,prompt,preset\na.mp4,x,quick.json\nb.mp4,x,paper\n")
+    made = commands(read_jobs(jobs), Batch(jobs, out=tmp_path / "out"))
+    assert [c.preset for c in made] == [str(tmp_path / "quick.json"), "paper"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from csd3d.runs.manifest import Manifest
 def _toy_prior(monkeypatch):
     """The command gets the toy prior, whichever it names, and no weights are looked for."""
     monkeypatch.setattr("video.edit.load_prior", lambda config: ToyPrior())
-    monkeypatch.setattr("video.command.resolve", lambda name: ToyPrior)
+    monkeypatch.setattr("csd3d.priors.editor.resolve", lambda name: ToyPrior)
 
 
 def test_a_clip_is_edited_and_the_places_are_printed(make_clip, tmp_path, capsys):

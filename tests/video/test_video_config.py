@@ -20,12 +20,11 @@ def _any_prior(monkeypatch):
     """Names resolve without weights."""
 
     class Found:
-        kind = "instruct"
-
         def __init__(self, name):
             self.builtin = name == "builtin"
+            self.kind = "instruct" if self.builtin else None
 
-    monkeypatch.setattr("video.command.resolve", Found)
+    monkeypatch.setattr("csd3d.priors.editor.resolve", Found)
 
 
 @pytest.mark.parametrize(
@@ -53,11 +52,13 @@ def test_refusals(change, error, match):
         config.__post_init__()
 
 
-def test_recommended_settings_depend_on_the_prior():
+def test_recommended_settings_depend_on_the_prior(monkeypatch):
     assert recommended(True) is BUILTIN
     assert recommended(False) is METHODS["csd-edit"]
     assert build_config(Command()).csd == BUILTIN
-    assert build_config(Command(prior="a/b")).csd == METHODS["csd-edit"]
+    for kind in ("instruct", "text-to-image"):  # of a hub id only its files tell
+        monkeypatch.setattr("csd3d.priors.either.find_kind", lambda name, device, kind=kind: kind)
+        assert build_config(Command(prior="a/b")).csd == recommended(False, kind=kind)
 
 
 def test_flags_go_before_the_preset_and_the_preset_before_the_prior(tmp_path):

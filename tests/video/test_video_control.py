@@ -134,6 +134,12 @@ def test_a_preview_is_a_picture_and_nothing_else(make_clip, tmp_path):
     prompt = "0-0.1s: make it red, 0.5-0.6s: make it dark"
     preview_video(path, prompt, tmp_path / "timed.png", CONFIG, prior=prior, progress=quiet)
     assert {p.name for p in tmp_path.iterdir()} == {"clip.mp4", "look.png", "timed.png"}
+    with open_clip(path) as clip:
+        Image.new("L", (clip.info.width_px, clip.info.height_px)).save(tmp_path / "mask.png")
+    config = replace(CONFIG, mask=str(tmp_path / "mask.png"))
+    with Image.open(preview_video(path, "make it red", picture, config, prior=prior, progress=quiet)) as sheet:
+        reds = np.array(sheet.convert("RGB")).astype(int)
+    assert abs((reds[half:, :, 0] - reds[half:, :, 2]).mean() - (reds[:half, :, 0] - reds[:half, :, 2]).mean()) < 1
 
 
 def test_edits_of_edits_know_their_history_and_can_be_taken_back(make_clip, tmp_path, capsys):

@@ -1,0 +1,43 @@
+"""What ends a program in one line for a person instead of a traceback, and with which exit code."""
+
+import errno
+
+DEBUG_VARIABLE = "CSD3D_DEBUG"
+"""Environment variable: when set and not empty, errors show their traceback (as `csd3d --debug` does)."""
+
+
+def explain(error: Exception) -> tuple[str, int] | None:
+    """(one line for a person, exit code) for an error that a person can act on, None for a fault of ours.
+
+    Packages refuse bad input with ValueError, TypeError or an OSError whose text says what was expected and
+    what arrived; here they only get their final form. A divergence (FloatingPointError) or a lack of memory is
+    a failed run (1), everything else what was asked for (2).
+    """
+    if isinstance(error, FloatingPointError):
+        return str(error) or "the run diverged", 1
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        first = (str(error).splitlines() or [""])[0]
+        return f"out of memory{': ' if first else ''}{first}", 1
+    if isinstance(error, ImportError):
+        return _explain_import(error)
+    if isinstance(error, OSError):
+        return _explain_os(error), 2
+    if isinstance(error, ValueError | TypeError):
+        return str(error).strip() or type(error).__name__, 2
+    return None
+
+
+def _explain_import(error: ImportError) -> tuple[str, int] | None:
+    """A package that is missing or broken is the person's to install; a missing module of ours is our fault."""
+    package = (error.name or "").partition(".")[0]
+    if package in ("csd3d", "video", "panorama"):
+        return None
+    return f"{package or 'a package'} cannot be imported ({error}); `csd3d doctor` says what to install", 2
+
+
+def _explain_os(error: OSError) -> str:
+    """'FILE: reason' where the system gave both, else the error's own text; a full disk says what to do."""
+    text = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+    if error.errno == errno.ENOSPC:
+        text += "; free some space, then run the same command again"
+    return text or type(error).__name__
