@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from PIL import Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
+
+from csd3d.runs.stills import TIFF, decode_deep, is_deep, oriented
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "MPO")
 """Kinds of files that are read, by Pillow's names (MPO: a JPEG with more pictures behind the first)."""
@@ -109,8 +110,8 @@ def open_picture(path: Path) -> Picture:
             with Image.open(BytesIO(data)) as image:
                 return _read(path, data, image)
         except UnidentifiedImageError:
-            if data[:4] in (b"II*\0", b"MM\0*"):  # 16 bits a channel in colour, which Pillow does not know
-                return _finish(path, _decode_deep(path, data), "TIFF", _plain_tags(data), [], 1)
+            if data[:4] in TIFF:
+                return _finish(path, _deep(path, data), "TIFF", _plain_tags(data), [], 1)
             raise ValueError(f"{path}: expected a picture (PNG, JPEG, TIFF or WebP), got something else") from None
         except _DAMAGED as error:
             raise ValueError(f"{path}: the file is damaged or cut short ({str(error).splitlines()[0]})") from None
@@ -132,7 +133,7 @@ def _read(path: Path, data: bytes, image: Image.Image) -> Picture:
     if image.mode in ("F", "I"):
         raise ValueError(f"{path}: expected 8 or 16 bits a channel, got 32")
     image.load()  # finds out whether it is whole; OpenCV would not say
-    array = _decode_deep(path, data) if _is_deep(data, image) else _to_rgb(image, notes)
+    array = _deep(path, data) if is_deep(data, image) else _to_rgb(image, notes)
     if image.mode.startswith("I;16"):
         notes.append(_TO_RGB.format("grey"))
     exif = image.getexif()
@@ -149,17 +150,6 @@ def _finish(path: Path, array: np.ndarray, kind: str, tags: Tags, notes: list[st
     array = oriented(array, orientation)
     alpha = None if array.shape[2] == 3 else np.ascontiguousarray(array[:, :, 3])
     return Picture(path, np.ascontiguousarray(array[:, :, :3]), alpha, kind, tags, tuple(notes))
-
-
-def oriented(array: np.ndarray, orientation: int) -> np.ndarray:
-    """Pixels [H W c] turned as EXIF orientation 1 to 8 says; other numbers change nothing."""
-    if orientation in (5, 6, 7, 8):
-        array = array.transpose(1, 0, 2)
-    if orientation in (3, 4, 7, 8):
-        array = array[::-1]
-    if orientation in (2, 3, 6, 7):
-        array = array[:, ::-1]
-    return array
 
 
 def _to_rgb(image: Image.Image, notes: list[str]) -> np.ndarray:
@@ -188,29 +178,11 @@ def _from_cmyk(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _is_deep(data: bytes, image: Image.Image) -> bool:
-    """Whether the file has 16 bits a channel, which Pillow tells for grey ones only."""
-    if image.mode.startswith("I;16"):
-        return True
-    if image.format == "PNG":
-        return data[24] == 16
-    if image.format == "TIFF":
-        bits = getattr(image, "tag_v2", {}).get(258, (8,))
-        return max(bits) == 16
-    return False
-
-
-def _decode_deep(path: Path, data: bytes) -> np.ndarray:
-    """[H W 3 or 4] uint16 RGB(A) through OpenCV."""
-    array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+def _deep(path: Path, data: bytes) -> np.ndarray:
+    array = decode_deep(data)
     if array is None:
-        raise ValueError(f"{path}: the file is damaged or of a kind that is not read")
-    if array.dtype not in (np.uint8, np.uint16):
-        raise ValueError(f"{path}: expected 8 or 16 bits a channel, got {array.dtype}")
-    if array.ndim == 2:
-        return np.repeat(array[:, :, None], 3, 2)
-    order = cv2.COLOR_BGRA2RGBA if array.shape[2] == 4 else cv2.COLOR_BGR2RGB
-    return cv2.cvtColor(array, order)
+        raise ValueError(f"{path}: expected 8 or 16 bits a channel in a kind of file that is read, got something else")
+    return array
 
 
 def _plain_tags(data: bytes) -> Tags:

@@ -18,6 +18,7 @@ import hashlib
 import re
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -125,14 +126,15 @@ def _commands(row: Mapping[str, Any], batch: Batch) -> Iterator[Command]:
     for name in PATHS:
         if name in values and values[name] != "paper":
             values[name] = type(values[name])(batch.jobs.parent / values[name])
+    if row.get("prior") and (beside := batch.jobs.parent / values["prior"]).is_dir():
+        values["prior"] = str(beside)
     clips = _clips(values.pop("clip"))
     if "output" in values and len(clips) > 1:
         raise ValueError(f"output: expected none for {len(clips)} clips, got {values['output']}")
     for clip in clips:
         name = values.get("output") or Path(default_name(clip, values["prompt"]))
-        yield Command(
-            **(values | {"clip": clip, "output": batch.out / name, "run_dir": batch.out / "runs" / name.name})
-        )
+        run = "-".join(part for part in name.parts if part not in (name.anchor, ".."))
+        yield Command(**(values | {"clip": clip, "output": batch.out / name, "run_dir": batch.out / "runs" / run}))
 
 
 def _clips(pattern: Path) -> list[Path]:
@@ -206,9 +208,10 @@ def do(command: Command, priors: Priors) -> Outcome:
         return Outcome("edited", time.monotonic() - since, str(result.path))
     except Exception as error:
         explained = explain(error)
-        if explained is None:
-            raise
-        return Outcome("failed", time.monotonic() - since, explained[0])
+        if explained is None:  # a fault of ours: its traceback is worth more than its text
+            traceback.print_exc()
+        told = explained[0] if explained else f"{type(error).__name__}: {error}"
+        return Outcome("failed", time.monotonic() - since, told.splitlines()[0])
 
 
 def find_run(command: Command, config: VideoConfig) -> tuple[Path, Manifest | None]:
@@ -253,7 +256,7 @@ def _sha256(path: Path, max_frames: int | None = None) -> str:
     """Of a clip or mask, as the manifest has it: of a folder or pattern those files that are its frames. Empty for what
     cannot be read, which the editor refuses in its own words."""
     try:
-        return fingerprint(path, () if path.is_file() else probe(path, max_frames=max_frames).files)["sha256"]
+        return fingerprint(path, () if path.is_file() else probe(path, max_frames=max_frames).content)["sha256"]
     except (ValueError, OSError):
         return ""
 

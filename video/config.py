@@ -109,5 +109,5 @@ class VideoConfig:
         for name in ("fade", "feather"):
             if not 0 <= getattr(self, name) < inf:
                 raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
-        if self.fps is not None and self.fps <= 0:
-            raise ValueError(f"fps: expected more than 0, got {self.fps}")
+        if self.fps is not None and not Fraction(1, 1000) <= self.fps <= 1000:
+            raise ValueError(f"fps: expected 0.001 to 1000, got {self.fps}")

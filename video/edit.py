@@ -12,10 +12,12 @@ from csd3d.runs.manifest import Manifest, fingerprint, to_plain
 from csd3d.runs.progress import RunProgress
 from csd3d.runs.start import started
 from video.config import VideoConfig
-from video.formats import CONTAINERS, Encoding, require_output
+from video.formats import CONTAINERS, Encoding, require_output, stream_of
 from video.job import Job, VideoResult, encoding_of, score_of, times_of
 from video.masks import ClipMask
+from video.output import require_place
 from video.plan import Plan, plan_frames, plan_keys, spans_of
+from video.probe import ClipInfo
 from video.propagate import key_frames
 from video.source import Clip, open_clip
 
@@ -73,13 +75,15 @@ def edit_video(
         plan = _plan(source, prompt, config)
         mask = None
         if config.mask is not None:
-            mask = stack.enter_context(ClipMask(Path(config.mask), source.info, feather_px=config.feather))
+            place = Path(config.mask).resolve()
+            config = replace(config, mask=str(place))  # a run is resumed from anywhere
+            mask = stack.enter_context(ClipMask(place, source.info, feather_px=config.feather))
         prior = prior or load_prior(config)
         csd = config.csd or suited(prior)
         config = replace(config, csd=csd)
         score_of(prior, plan, csd, config.source_prompt)  # refuses what the prior cannot serve
         path = Path(run_dir) if run_dir is not None else free_name(source.info.path.stem, prompt)
-        target = _target(output, path, source.info.path, encoding_of(config))
+        target = _target(output, path, source.info, mask, encoding_of(config))
         manifest = _manifest(source, prompt, config, prior, mask, target)
         with started(path, manifest, [target], progress, resume=resume, free=FREE) as start:
             return Job(source, prompt, config, csd, prior, mask, start).go()
@@ -114,7 +118,7 @@ def _plan(clip: Clip, prompt: str, config: VideoConfig) -> Plan:
 def _manifest(
     clip: Clip, prompt: str, config: VideoConfig, prior: Loaded, mask: ClipMask | None, target: Path
 ) -> Manifest:
-    source = fingerprint(clip.info.path, clip.info.files)
+    source = fingerprint(clip.info.path, clip.info.content)
     return Manifest(
         "video", to_plain(config) | {"prompt": prompt, "prior": prior.name}, config.seed,
         inputs=[source] if mask is None else [source, fingerprint(mask.path, mask.files)],
@@ -123,13 +127,18 @@ def _manifest(
     )  # fmt: skip
 
 
-def _target(output: str | Path | None, run_dir: Path, clip: Path, encoding: Encoding) -> Path:
+def _target(
+    output: str | Path | None, run_dir: Path, info: ClipInfo, mask: ClipMask | None, encoding: Encoding
+) -> Path:
     """Where the edited clip goes, checked before anything is done."""
-    suffix = clip.suffix.lower() if clip.suffix.lower() in CONTAINERS else ".mp4"
+    suffix = info.path.suffix.lower() if info.path.suffix.lower() in CONTAINERS else ".mp4"
     if encoding.codec == "ffv1":
         suffix = ".mkv"
     target = Path(output) if output is not None else run_dir / f"edited{suffix}"
     require_output(target, encoding)
-    if target.exists() and clip.exists() and target.samefile(clip):
-        raise ValueError(f"output: expected another file than the clip itself, got {target}")
+    if target.suffix.lower() in CONTAINERS:
+        stream_of(target, encoding, width_px=info.width_px, height_px=info.height_px)
+    require_place(target, info, mask)
+    if target.resolve() == run_dir.resolve():
+        raise ValueError(f"output: expected another place than the folder of the run, got {target}")
     return target

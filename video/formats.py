@@ -88,6 +88,8 @@ def require_output(path: Path, encoding: Encoding) -> None:
         if encoding.codec is not None:
             kind = "a folder of PNG frames" if is_folder(path) else suffix
             raise ValueError(f"codec: expected none for {kind}, got {encoding.codec}")
+        if suffix in ANIMATIONS and encoding.depth != 8:
+            raise ValueError(f"depth: expected 8 for {suffix}, got {encoding.depth}")
         if path.exists() and is_folder(path) and (not path.is_dir() or any(path.iterdir())):
             raise ValueError(f"output: expected a new or empty folder for PNG frames, got {path}")
         return

@@ -215,7 +215,7 @@ class Job:
         """Raises `ValueError` if the clip is no longer what the run began with."""
         if (now := _stamps(self.clip)) != self._seen:
             info = self.clip.info
-            if fingerprint(info.path, info.files)["sha256"] != self.start.manifest.inputs[0]["sha256"]:
+            if fingerprint(info.path, info.content)["sha256"] != self.start.manifest.inputs[0]["sha256"]:
                 raise ValueError(f"clip: {info.path} changed while it was edited; the state is as it was before")
             self._seen = now
 
@@ -253,5 +253,5 @@ def times_of(clip: Clip) -> list[float]:
 
 def _stamps(clip: Clip) -> tuple[tuple[int, int], ...]:
     """Sizes and times of change of the clip's files; none for what is gone."""
-    paths = clip.info.files or (clip.info.path,)
+    paths = clip.info.content or (clip.info.path,)
     return tuple((s.st_size, s.st_mtime_ns) for s in (path.stat() for path in paths if path.exists()))

@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from csd3d.runs.stills import read_levels
 from video.probe import PICTURES, ClipInfo
 from video.source import Clip, open_clip
 
@@ -33,11 +33,11 @@ class ClipMask:
         self._feather, self._info = feather_px, info
         self._clip: Clip | None = None
         self._one: Tensor | None = None
-        if path.suffix.lower() in PICTURES and not any(sign in path.name for sign in "*?["):
+        if path.suffix.lower() in PICTURES and (path.is_file() or not any(sign in path.name for sign in "*?[")):
             self._one = self._fitted(_picture(path), path)
             return
         self._clip = open_clip(path)
-        self.path, self.files = self._clip.info.path, self._clip.info.files
+        self.path, self.files = self._clip.info.path, self._clip.info.content
         if self._clip.info.frames < info.frames:
             have = self._clip.info.frames
             self._clip.close()
@@ -92,8 +92,7 @@ def _picture(path: Path) -> Float[Tensor, "1 3 H W"]:
     if not path.is_file():
         raise FileNotFoundError(f"mask: expected a picture or a clip, got {path}, which does not exist")
     try:
-        with Image.open(path) as picture:
-            levels = np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+        levels = read_levels(path)
     except OSError as error:
         raise ValueError(f"mask: expected a picture, got {path}, which cannot be read as one") from error
-    return torch.from_numpy(levels).permute(2, 0, 1)[None] / 255
+    return torch.from_numpy(levels.astype(np.float32)).permute(2, 0, 1)[None] / np.iinfo(levels.dtype).max

@@ -17,12 +17,11 @@ from torch import Tensor
 from csd3d.priors.geometry import resize
 from csd3d.runs.atomic import atomic_path
 from video.formats import Depth
+from video.probe import TIMES
 from video.sink import levels_of
 
 ANIMATION_PX = 320
 """Shorter side of an animation, at most: they are for showing around."""
-TIMES = "timestamps.txt"
-"""Milliseconds at which the frames of a folder are shown, one a line, as mkvmerge reads them."""
 
 
 class FrameFolder:
@@ -36,8 +35,9 @@ class FrameFolder:
         """Append frames, values in [0, 1] (others are clamped)."""
         for picture in levels_of(rgb, deep=self._depth > 8):
             path = self._folder / f"frame_{self.frames:0{self._digits}d}.png"
-            if not cv2.imwrite(str(path), picture[..., ::-1]):
-                raise OSError(f"output: {path} cannot be written")
+            made, data = cv2.imencode(".png", picture[..., ::-1])
+            assert made
+            path.write_bytes(data.tobytes())
             self.frames += 1
 
 
@@ -80,9 +80,12 @@ class Animation:
 
 
 @contextmanager
-def write_animation(path: Path, times_s: Sequence[Fraction], *, height_px: int, width_px: int) -> Iterator[Animation]:
+def write_animation(
+    path: Path, times_s: Sequence[Fraction], end_s: Fraction, *, height_px: int, width_px: int
+) -> Iterator[Animation]:
     """Write a .gif or .webp that plays for ever, at the given size; it appears if the block succeeds.
 
+    `times_s` says when each frame is shown, `end_s` when the last one goes.
     A GIF counts time in hundredths of a second: every frame begins at the nearest, so the whole stays in time. The
     small frames are held in memory until the end.
 
@@ -95,8 +98,7 @@ def write_animation(path: Path, times_s: Sequence[Fraction], *, height_px: int, 
         if len(writer.pictures) != len(times_s):
             raise ValueError(f"frames: expected {len(times_s)}, got {len(writer.pictures)}")
         unit = 10 if path.suffix.lower() == ".gif" else 1
-        ends = [*times_s[1:], times_s[-1] + (times_s[-1] - times_s[-2] if len(times_s) > 1 else Fraction(1, 25))]
-        ticks = [round(1000 * time / unit) for time in (times_s[0], *ends)]
+        ticks = [round(1000 * time / unit) for time in (*times_s, end_s)]
         durations = [max(b - a, 1) * unit for a, b in pairwise(ticks)]
         first, *rest = writer.pictures
         first.save(part, save_all=True, append_images=rest, duration=durations, loop=0)

@@ -14,6 +14,7 @@ from csd3d.runs.sheet import contact_sheet, evenly, save_picture
 from video.config import VideoConfig
 from video.job import score_of, times_of
 from video.masks import ClipMask, masked
+from video.output import require_place
 from video.particles import FrameParticles, Turns
 from video.plan import plan_frames, spans_of
 from video.render import Pictures
@@ -46,6 +47,7 @@ def preview_video(
         mask = None
         if config.mask is not None:
             mask = stack.enter_context(ClipMask(Path(config.mask), source.info, feather_px=config.feather))
+        require_place(picture, source.info, mask)
         stack.enter_context(progress)
         times = times_of(source)
         shown = evenly(len(times), FRAMES)

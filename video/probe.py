@@ -19,12 +19,17 @@ from av.error import FFmpegError
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
-from PIL import Image, UnidentifiedImageError
+
+from csd3d.runs.stills import look_at
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 """Suffixes taken from a folder of frames."""
 FOLDER_FPS = Fraction(25)
 """Frame rate of a folder of frames, which knows none of its own."""
+
+TIMES = "timestamps.txt"
+"""In a folder of frames: milliseconds at which they are shown, one a line, as mkvmerge reads them."""
+NO_ALPHA = "transparency is left out"
 
 _NOT_TAGS = ("major_brand", "minor_version", "compatible_brands", "encoder", "creation_time", "duration")
 _HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
@@ -70,6 +75,8 @@ class ClipInfo:
     """What a person should know about how the clip was read."""
     files: tuple[Path, ...] = field(default=(), repr=False)
     """The pictures, for a folder of frames."""
+    times: Path | None = None
+    """The file in it that says when they are shown."""
 
     @property
     def frames(self) -> int:
@@ -77,9 +84,9 @@ class ClipInfo:
         return len(self.pts)
 
     @property
-    def has_audio(self) -> bool:
-        """Whether the container holds sound."""
-        return self.audio_streams > 0
+    def content(self) -> tuple[Path, ...]:
+        """The files whose bytes are the clip, of a folder of frames; none of a single file."""
+        return self.files if self.times is None else (*self.files, self.times)
 
     @property
     def display_aspect(self) -> Fraction:
@@ -135,7 +142,7 @@ def open_video(
     if path.stat().st_size == 0:
         raise ValueError(f"clip: expected a video, got the empty file {path}")
     try:
-        container = av.open(str(path))
+        container = av.open(str(path.resolve()))  # in full, so that a colon is no protocol's
     except (FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ValueError(f"clip: expected a readable video, got {path} ({reason})") from error
@@ -218,6 +225,8 @@ def _probe_stream(path: Path, container: InputContainer, stream: VideoStream, ma
         notes.append(f"the file is damaged: {len(raw)} frames{promised} can be decoded, the rest is left out")
     if int(first.color_trc) in _HDR_TRANSFERS:
         notes.append(f"HDR ({_HDR_TRANSFERS[int(first.color_trc)]}) is read as if it were SDR")
+    if stream.codec_context.name != "gif" and any(c.is_alpha for c in first.format.components):
+        notes.append(NO_ALPHA)  # GIF is decoded with transparency, whether it has any or not
     turn = first.rotation % 360
     if turn % 90:
         notes.append(f"a rotation of {turn} degrees is not applied")
@@ -231,14 +240,14 @@ def _probe_stream(path: Path, container: InputContainer, stream: VideoStream, ma
         rotation=turn, stream=stream.index, video_streams=len(videos), audio_streams=len(container.streams.audio),
         codec=stream.codec_context.name, pixel_format=first.format.name,
         depth=max((c.bits for c in first.format.components), default=8), start=start,
-        tags={k: v for k, v in container.metadata.items() if k.lower() not in _NOT_TAGS},
+        tags={k.lower(): v for k, v in container.metadata.items() if k.lower() not in _NOT_TAGS},
         whole=len(raw) != max_frames, damaged=bool(damage), notes=tuple(notes),
     )  # fmt: skip
 
 
 def _ends_early(path: Path) -> bool:
     """Whether a Matroska file, which counts no frames, holds less than the duration that its header states."""
-    with av.open(str(path)) as container:
+    with av.open(str(path.resolve())) as container:
         if "matroska" not in container.format.name or container.duration is None:
             return False
         try:
@@ -273,9 +282,14 @@ def _timing(
     pts = tuple(t - offset for t in known)
     for rate in rates:
         tick = 1 / (rate * base)
-        if all(abs(t - pts[0] - i * tick) <= 1 for i, t in enumerate(pts)):
+        if _even(pts, tick):
             return pts, base, rate, True
     return pts, base, rates[0], False
+
+
+def _even(pts: Sequence[int], tick: Fraction) -> bool:
+    """Whether timestamps are `tick` apart, as well as their clock can say: no more than one of its units astray."""
+    return all(abs(t - pts[0] - i * tick) <= min(1, tick / 4) for i, t in enumerate(pts))
 
 
 def _probe_pictures(path: Path, found: Sequence[Path], max_frames: int | None) -> ClipInfo:
@@ -284,29 +298,57 @@ def _probe_pictures(path: Path, found: Sequence[Path], max_frames: int | None) -
         where = f"the folder {path}" if path.is_dir() else f"{path}"
         raise ValueError(f"clip: expected pictures ({', '.join(PICTURES)}) in {where}, got none")
     files = files[:max_frames]
-    sizes = {}
+    sizes, notes, deep = {}, list[str](), False
     for file in files:
         try:
-            with Image.open(file) as picture:
-                width, height = picture.size
-                if picture.getexif().get(0x0112, 1) >= 5:  # orientations that swap the sides
-                    width, height = height, width
-        except (UnidentifiedImageError, OSError) as error:
+            still = look_at(file)
+        except OSError as error:
             raise ValueError(f"clip: expected a picture, got {file}, which cannot be read as one") from error
-        sizes.setdefault((width, height), file)
+        sizes.setdefault((still.width_px, still.height_px), file)
+        deep |= still.deep
+        notes += [NO_ALPHA] if still.clear and not notes else []
     if len(sizes) > 1:
         (a, first), (b, second) = list(sizes.items())[:2]
         raise ValueError(
             f"clip: expected frames of one size, got {a[0]}x{a[1]} in {first.name} and {b[0]}x{b[1]} in {second.name}"
         )
     ((width, height), _), *_ = sizes.items()
+    pts, base, fps, constant = tuple(range(len(files))), 1 / FOLDER_FPS, FOLDER_FPS, True
+    times = path / TIMES if path.is_dir() and (path / TIMES).is_file() else None
+    if times is not None:
+        pts, base, fps, constant = _read_times(times, len(files))
     return ClipInfo(
-        path, width, height, Fraction(1), FOLDER_FPS, True, tuple(range(len(files))), 1 / FOLDER_FPS, files=tuple(files)
-    )
+        path, width, height, Fraction(1), fps, constant, pts, base, depth=16 if deep else 8, notes=tuple(notes),
+        files=tuple(files), times=times,
+    )  # fmt: skip
+
+
+def _read_times(path: Path, count: int) -> tuple[tuple[int, ...], Fraction, Fraction, bool]:
+    """(timestamps, their base, frame rate, is it constant) of `count` frames, from milliseconds, one a line.
+
+    Raises:
+        ValueError: it holds something else, times that do not rise, or too few.
+    """
+    base = Fraction(1, 1_000_000)
+    try:
+        lines = [line for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
+        pts = tuple(round(Fraction(line.strip()) / 1000 / base) for line in lines[:count])
+    except ValueError as error:
+        raise ValueError(f"clip: expected milliseconds, one a line, in {path} ({error})") from None
+    if len(pts) < count or any(b <= a for a, b in itertools.pairwise(pts)):
+        raise ValueError(f"clip: expected {count} rising times in {path}, as there are frames; remove it or mend it")
+    if count == 1:
+        return pts, base, FOLDER_FPS, True
+    mean = (count - 1) / ((pts[-1] - pts[0]) * base)
+    usual = (Fraction(round(mean)), Fraction(1000 * round(mean * 1001 / 1000), 1001))  # 30, and 29.97 of NTSC
+    rates = [rate for rate in (*usual, mean.limit_denominator(1001)) if rate > 0]
+    even = next((rate for rate in rates if _even(pts, 1 / (rate * base))), None)
+    return pts, base, even or rates[-1], even is not None
 
 
 def with_fps(info: ClipInfo, fps: Fraction) -> ClipInfo:
     """The same frames played at another constant rate (for folders, which know none)."""
+    fps = fps.limit_denominator(65_535)  # what containers can say
     return replace(info, fps=fps, constant_rate=True, pts=tuple(range(info.frames)), time_base=1 / fps)
 
 

@@ -14,7 +14,6 @@ Edited and unedited key frames are carried alike. Where the flow is wrong both a
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 
 import torch
 from jaxtyping import Bool, Float
@@ -34,22 +33,24 @@ Path = tuple[Float[Tensor, "2 H W"], Bool[Tensor, "H W"]]
 def key_frames(shots: Sequence[int], count: int) -> list[int]:
     """About `count` frames, at least one a shot, each in the middle of an equal part of its shot.
 
-    `shots` says to which shot each frame belongs. Longer shots get more.
+    `shots` says to which shot each frame belongs. Longer shots get more, and as many as `LONGEST` asks for.
 
     Raises:
-        ValueError: so few that frames would be more than `LONGEST` from each other.
+        ValueError: fewer than the whole would need if it were one shot.
     """
+    if count < (least := _least(len(shots))):
+        raise ValueError(f"keyframes: expected at least {least} for {len(shots)} frames, got {count}")
     keys: list[int] = []
     for shot in dict.fromkeys(shots):
         first, length = shots.index(shot), shots.count(shot)
-        own = min(max(round(count * length / len(shots)), 1), length)
+        own = min(max(round(count * length / len(shots)), _least(length)), length)
         keys += [first + (2 * k + 1) * length // (2 * own) for k in range(own)]
-    widest = max((b - a for a, b in pairwise(keys)), default=0)
-    widest = max(widest, keys[0], len(shots) - 1 - keys[-1])
-    if widest > LONGEST:
-        least = -(-len(shots) // LONGEST)
-        raise ValueError(f"keyframes: expected at least {least} for {len(shots)} frames, got {count}")
     return keys
+
+
+def _least(length: int) -> int:
+    """Key frames with which no frame of a shot is more than `LONGEST` from one, nor two of them from each other."""
+    return 1 if length <= 2 * LONGEST else -(-length // LONGEST)
 
 
 class CarriedFrames:

@@ -63,7 +63,7 @@ class ClipWriter:
         self._rgb = stream.pix_fmt is not None and stream.pix_fmt.startswith(("bgr", "gbr"))
         self._deep = "10" in (stream.pix_fmt or "")
         self._pts, self._time_base = pts, time_base  # our own: the muxer may change the stream's clock
-        self._durations = dict(zip(pts, _durations(pts, time_base, fps), strict=True))
+        self._durations = dict(zip(pts, durations(pts, time_base, fps), strict=True))
         self.others: _Others | None = None
         self.frames = 0
 
@@ -159,7 +159,7 @@ def write_clip(
     with atomic_path(path) as part, ExitStack() as stack:
         matroska = path.suffix.lower() in (".mkv", ".webm")  # which else has a number of its own drawn at random
         options = {"fflags": "+bitexact"} if matroska else {"movflags": "+faststart"}
-        container = stack.enter_context(av.open(str(part), "w", options=options))
+        container = stack.enter_context(av.open(str(part.resolve()), "w", options=options))
         how = stream_of(path, encoding, width_px=width_px, height_px=height_px)
         stream = _video_stream(container, how, width_px, height_px, fps)
         stream.time_base = stream.codec_context.time_base = time_base
@@ -205,7 +205,7 @@ def even_times(info: ClipInfo) -> tuple[tuple[int, ...], Fraction]:
     return tuple(round(start / base + i * tick) for i in range(info.frames)), base
 
 
-def _durations(pts: Sequence[int], base: Fraction, fps: Fraction) -> list[int]:
+def durations(pts: Sequence[int], base: Fraction, fps: Fraction) -> list[int]:
     """Ticks for which each frame stays; the last so long that the whole has the mean rate, or as long as most."""
     shown = [b - a for a, b in itertools.pairwise(pts)]
     last = round(len(pts) / (fps * base)) - sum(shown)
@@ -218,15 +218,18 @@ class _Others:
 
     def __init__(self, container: OutputContainer, carried: Carried, stack: ExitStack, notes: list[str]) -> None:
         self._carried, self._streams = carried, dict[int, Any]()
-        source: InputContainer = stack.enter_context(av.open(str(carried.path)))
+        source: InputContainer = stack.enter_context(av.open(str(carried.path.resolve())))
         for stream in (*source.streams.audio, *source.streams.subtitles):
             if _fits(carried.path, stream.index, container.format.name):
                 copy: Any = container.add_stream_from_template(stream)
-                copy.metadata.update({k: v for k, v in stream.metadata.items() if k in ("language", "title")})
+                copy.metadata.update(_named(stream))
+                copy.disposition = stream.disposition
                 self._streams[stream.index] = copy
             else:
                 kind, name = ("sound" if stream.type == "audio" else "subtitles"), stream.codec_context.name
                 notes.append(f"the {kind} ({name}) does not fit into this container and is left out; .mkv keeps it")
+        if any(stream.type == "attachment" for stream in source.streams):
+            notes.append("attachments, such as fonts of subtitles, are left out")
         _copy_chapters(source, container, carried)
         kept = [source.streams[index] for index in self._streams]
         self._packets = _readable(source, kept) if kept else iter(())
@@ -259,12 +262,20 @@ class _Others:
         yield packet
 
 
+def _named(stream: Any) -> dict[str, str]:
+    """What players show of a stream."""
+    return {k: v for k, v in stream.metadata.items() if k in ("language", "title")}
+
+
 def _copy_chapters(source: InputContainer, target: OutputContainer, carried: Carried) -> None:
-    """Chapters with their times counted from the start of what is carried."""
-    chapters = source.chapters()
-    for chapter in chapters:
-        ticks = round(carried.start / (chapter["time_base"] or 1))
-        chapter["start"], chapter["end"] = chapter["start"] - ticks, chapter["end"] - ticks
+    """Chapters of what is carried, with their times counted from its start."""
+    chapters = []
+    for chapter in source.chapters():
+        base = chapter["time_base"] or Fraction(1)
+        first, last = (chapter[name] - round(carried.start / base) for name in ("start", "end"))
+        if carried.until is None or first * base < carried.until:
+            last = last if carried.until is None else min(last, round(carried.until / base))
+            chapters.append({**chapter, "start": first, "end": last})
     if chapters and target.format.name.split(",")[0] in ("mp4", "mov", "ipod", "matroska", "webm"):
         target.set_chapters(chapters)
 
@@ -272,7 +283,10 @@ def _copy_chapters(source: InputContainer, target: OutputContainer, carried: Car
 def _fits(path: Path, index: int, container_format: str) -> bool:
     """Whether a container can hold an audio stream, found by trying: some refuse only when they are closed."""
     try:
-        with av.open(str(path)) as source, av.open(io.BytesIO(), "w", format=container_format.split(",")[0]) as trial:
+        with (
+            av.open(str(path.resolve())) as source,
+            av.open(io.BytesIO(), "w", format=container_format.split(",")[0]) as trial,
+        ):
             copy = trial.add_stream_from_template(source.streams[index])
             packet = next(_readable(source, [source.streams[index]]), None)
             if packet is not None:

@@ -17,9 +17,9 @@ import torch
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Interpolation
 from jaxtyping import Float, UInt8, UInt16
-from PIL import Image, ImageOps
 from torch import Tensor
 
+from csd3d.runs.stills import read_levels
 from video.probe import ClipInfo, Damage, decoded_frames, open_video, probe, with_fps
 
 EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
@@ -138,7 +138,7 @@ def open_clip(
     if stream is not None and info.files:
         raise ValueError(f"stream: expected none for pictures, got {stream}")
     if info.files:
-        return Clip(with_fps(info, fps or info.fps), PictureReader(info.files), "pictures", info.notes)
+        return Clip(with_fps(info, fps) if fps else info, PictureReader(info.files, info.depth), "pictures", info.notes)
     if fps is not None:
         raise ValueError(f"fps: expected none for a video file, which has its own ({info.fps}), got {fps}")
     if backend == "pyav":
@@ -171,7 +171,7 @@ class DecordReader:
 
         decord.logging.set_level(decord.logging.QUIET)
         try:
-            self._video = decord.VideoReader(str(info.path), ctx=decord.cpu(0))
+            self._video = decord.VideoReader(str(info.path.resolve()), ctx=decord.cpu(0))
             count = len(self._video)
             probes = sorted({0, info.frames // 2, info.frames - 1}) if count >= info.frames else [0]
             starts = self._video.get_frame_timestamp(probes)[:, 0]
@@ -249,12 +249,12 @@ class PyAVReader:
 
 
 class PictureReader:
-    """Frames from picture files, orientation applied, transparency dropped."""
+    """Frames from picture files, orientation applied, transparency dropped; of `depth` 16 all in 16 bits."""
 
-    def __init__(self, files: tuple[Path, ...]) -> None:
-        self._files = files
+    def __init__(self, files: tuple[Path, ...], depth: int) -> None:
+        self._files, self._deep = files, depth > 8
 
-    def read(self, start: int, stop: int) -> UInt8[np.ndarray, "n H W 3"]:
+    def read(self, start: int, stop: int) -> Levels:
         """Frames start to stop - 1, upright RGB.
 
         Raises:
@@ -262,10 +262,10 @@ class PictureReader:
         """
         return np.stack([self._one(file) for file in self._files[start:stop]])
 
-    def _one(self, file: Path) -> UInt8[np.ndarray, "H W 3"]:
+    def _one(self, file: Path) -> UInt8[np.ndarray, "H W 3"] | UInt16[np.ndarray, "H W 3"]:
         try:
-            with Image.open(file) as picture:
-                return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+            levels = read_levels(file)
+            return levels.astype(np.uint16) * 257 if self._deep and levels.dtype == np.uint8 else levels
         except OSError as error:
             raise ValueError(f"clip: expected a whole picture, got {file} ({error})") from error
 

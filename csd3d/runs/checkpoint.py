@@ -6,6 +6,7 @@ together. Nothing is ever pickled, so a checkpoint from a stranger can hold wron
 A generator's state is a plain byte tensor (`torch.Generator.get_state`) and is stored with the others.
 """
 
+import errno
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], record: Mapping[s
     Raises:
         ValueError: `record` holds NaN or Infinity.
         TypeError: `record` holds something that JSON cannot express.
+        OSError: it cannot be written.
     """
     text = json.dumps({"format": _FORMAT, "record": dict(record)}, allow_nan=False)
     # clone: safetensors refuses tensors that share storage, and a view must not drag its base into the file
@@ -45,7 +47,11 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], record: Mapping[s
     with atomic_path(path) as part:
         part.touch()
         mode = part.stat().st_mode  # as any file of this person's; safetensors makes files that only the owner reads
-        save_file(plain, part, metadata={_KEY: text})
+        try:
+            save_file(plain, part, metadata={_KEY: text})
+        except SafetensorError as error:  # what the system said of the disk, in safetensors' words
+            full = "space" in str(error)
+            raise OSError(errno.ENOSPC if full else errno.EIO, str(error), str(path)) from error
         part.chmod(mode)
 
 

@@ -1,5 +1,6 @@
 """`csd3d runs`: which runs there are, what one did, and taking its result back."""
 
+import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,5 +97,7 @@ def _undo(run_dir: Path) -> None:
     for entry in manifest.inputs[:1]:  # the others are masks
         gone = "" if Path(entry["path"]).exists() else "  (which is no longer there)"
         print(f"as before    {entry['path']}{gone}")
-    resume = f"csd3d {manifest.command} --resume --run-dir {run_dir}"
+    if not files:
+        print("nothing was left to delete")
+    resume = f"csd3d {manifest.command} --resume --run-dir {shlex.quote(str(run_dir))}"
     print(f"to have it back: {resume}", file=sys.stderr)

@@ -6,8 +6,11 @@ state.safetensors       particles, random state and the log of the steps; rewrit
 report.html, sheet.png, gradient.png, media/      for people
 """
 
+import fcntl
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -115,6 +118,22 @@ def start_run(path: Path, manifest: Manifest) -> RunFolder:
     path.mkdir(parents=True, exist_ok=True)
     manifest.write(folder.manifest)
     return folder
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Within the block no other process works in the folder of a run. Raises ValueError if one already does."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"run-dir: another process is at work in {path}") from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(fd)
 
 
 def reopen_run(path: Path, manifest: Manifest, *, free: tuple[str, ...]) -> tuple[RunFolder, Manifest]:

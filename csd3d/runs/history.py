@@ -19,12 +19,11 @@ def runs_in(folder: Path) -> Iterator[tuple[Path, Manifest]]:
     """The runs in a folder (and the folder itself, if it is one), oldest first; what cannot be read is left out."""
     found: list[tuple[str, Path, Manifest]] = []
     for path in (folder, *(sorted(folder.iterdir()) if folder.is_dir() else ())):
-        if (path / "manifest.json").is_file():
-            try:
-                manifest = Manifest.read(path / "manifest.json")
-            except ValueError:
-                continue
-            found.append((manifest.created, path, manifest))
+        try:
+            manifest = Manifest.read(path / "manifest.json")
+        except (ValueError, OSError):  # no run, or one of somebody else's
+            continue
+        found.append((manifest.created, path, manifest))
     yield from ((path, manifest) for _, path, manifest in sorted(found, key=lambda item: item[:2]))
 
 

@@ -1,5 +1,6 @@
 """Stopping a run politely: the first Ctrl-C or SIGTERM lets the step finish, the second stops at once."""
 
+import shlex
 import signal
 import threading
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ class RunInterrupted(KeyboardInterrupt):
     """
 
     def __init__(self, run_dir: Path, signum: int = signal.SIGINT, *, command: str | None = None) -> None:
-        how = f"; go on with: csd3d {command} --resume --run-dir {run_dir}" if command else ""
+        how = f"; go on with: csd3d {command} --resume --run-dir {shlex.quote(str(run_dir))}" if command else ""
         super().__init__(f"stopped; the state is saved in {run_dir}{how}")
         self.run_dir = run_dir
         self.exit_code = 128 + signum

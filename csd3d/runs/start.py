@@ -11,7 +11,7 @@ How sources become latents, and latents a result, is each editor's own.
 
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -24,7 +24,7 @@ from csd3d.engine.loop import Particles, run
 from csd3d.engine.residuals import Score
 from csd3d.engine.stein import Kernel
 from csd3d.runs.atomic import remove_parts
-from csd3d.runs.folder import RunFolder, reopen_run, start_run
+from csd3d.runs.folder import RunFolder, alone, reopen_run, start_run
 from csd3d.runs.interrupt import RunInterrupted, StopRequest, stoppable
 from csd3d.runs.log import Show, StepLog
 from csd3d.runs.manifest import Manifest, fingerprint
@@ -163,7 +163,7 @@ class Start:
         manifest.status = "finished"
         manifest.measure_memory()
         manifest.outputs |= {"report": str(folder.report.resolve()), "sheet": str(folder.sheet.resolve())}
-        manifest.written = {entry["path"]: entry["sha256"] for entry in map(fingerprint, self.results)}
+        manifest.written |= {entry["path"]: entry["sha256"] for entry in map(fingerprint, self.results)}
         seconds = {f"{name} (s)": value for name, value in manifest.timing_s.items()}
         memory = {f"peak {kind} memory (MB)": round(value / 1e6) for kind, value in manifest.memory_bytes.items()}
         page = replace(
@@ -205,15 +205,21 @@ def started(
         free: see `reopen_run`.
 
     Raises:
-        ValueError, FileNotFoundError: the folder is in use, or holds no run that goes on like this.
+        ValueError, FileNotFoundError: another process is at work in the folder, or it holds no run that goes on like
+            this.
     """
-    if resume:
-        folder, manifest = reopen_run(path, manifest, free=free)
-        for result in results:
-            remove_parts(result)
-    else:
-        folder = start_run(path, manifest)
-    with progress, stoppable() as stop:
+    with ExitStack() as stack:
+        if resume:
+            if path.is_dir():
+                stack.enter_context(alone(path))
+            folder, manifest = reopen_run(path, manifest, free=free)
+            for result in results:
+                remove_parts(result)
+        else:
+            folder = start_run(path, manifest)
+            stack.enter_context(alone(path))
+        stack.enter_context(progress)
+        stop = stack.enter_context(stoppable())
         try:
             yield Start(folder, manifest, results, progress, stop)
         except BaseException as error:

@@ -9,7 +9,8 @@ import torch
 from panorama_toys import save, scenery
 from PIL import Image, ImageCms
 
-from panorama.source import Picture, Tags, open_picture, oriented
+from csd3d.runs.stills import oriented
+from panorama.source import Picture, Tags, open_picture
 
 
 def turned_by_pillow(array, orientation):

@@ -150,7 +150,7 @@ def test_edits_of_edits_know_their_history_and_can_be_taken_back(make_clip, tmp_
     history = Manifest.read(runs / "b" / "manifest.json").history
     assert [(e["prompt"], e["run_dir"]) for e in history] == [("make it red", str(runs / "a"))]
     with open_clip(second) as clip:
-        assert clip.info.tags["COMMENT"] == "csd3d: make it red | make it dark"
+        assert clip.info.tags["comment"] == "csd3d: make it red | make it dark"
     assert main(["runs", "list", str(runs)]) == 0
     listed = capsys.readouterr().out
     assert [line.split("  ")[-1] for line in listed.splitlines()] == ["make it red", "make it red | make it dark"]
