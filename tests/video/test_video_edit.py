@@ -234,7 +234,7 @@ def test_refusals_write_nothing(make_clip, tmp_path):
         edit(path, run_dir, "make it blue")
     with pytest.raises(ValueError, match="name ending in"):
         edit(path, run_dir, output=tmp_path / "a.avi")
-    with pytest.raises(ValueError, match="another file than the clip"):
+    with pytest.raises(ValueError, match="another file than those that are read"):
         edit(path, run_dir, output=path)
     with pytest.raises(ValueError, match="a clip and a prompt"):
         edit(path, run_dir, "  ")
