@@ -10,7 +10,9 @@ one window that is all of it. A window under several prompts is a particle for e
 
 Windows that are more than a step may hold take turns. `rounds`: a round deals every window once, and the canvas moves
 when the round is over, so each place has moved as often and by as much as every other, at the borders as in the middle,
-however few windows a step holds. `random` (the published way): every step draws windows anew and moves what they cover.
+however few windows a step holds. Each step has a timestep of its own: where windows overlap, a move averages several,
+which comes nearer to the truth than one for all. `random` (the published way): every step draws windows anew and moves
+what they cover.
 """
 
 from collections.abc import Callable
@@ -102,15 +104,15 @@ class WindowParticles:
         self._optimizer = make_optimizer([self.z], config)
         self._gradient = torch.zeros_like(self.z)
         self._cover = torch.zeros_like(self.z[:, :1]) if draw == "random" else None
-        self._rounds = Rounds(self._deal, config)
+        self._rounds = Rounds(self._deal)
         self._moves = 0
 
     def draw(self, rng: torch.Generator) -> Batch:
         """The next group of windows."""
-        index, t = self._rounds.turn(rng)
+        index = self._rounds.turn(rng)
         some = self._windows.some(index)
         z, s = (some.look(x).to(self._device) for x in (self.z, self.s))
-        return Batch(z, s, index.to(self._device), t)
+        return Batch(z, s, index.to(self._device))
 
     def apply(self, batch: Batch, g: Float[Tensor, "n c h w"], *, lr: float) -> None:
         """Collect the windows' directions; when the round is over, move the canvas along their average."""

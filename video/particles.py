@@ -8,7 +8,8 @@ groups, one group a step, so after every round each frame has been moved equally
                  clip, take part in every step without being moved by it: with them all windows mix, and so agree
     stratified   one frame out of every m consecutive ones, at random: each group spans the whole clip
 
-Particles under different sentences never share a step.
+Particles under different sentences never share a step. All steps of a round share one timestep: frames that had been
+told of different ones would tremble against each other.
 """
 
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
-from csd3d.engine.loop import Batch
+from csd3d.engine.loop import Batch, draw_timestep
 from csd3d.engine.rounds import Rounds, steps_in_round
 from csd3d.runs.sheet import evenly
 from video.config import Draw
@@ -143,8 +144,8 @@ class FrameParticles:
             arrays = {name: s.clone() if name == "z" else torch.zeros_like(s) for name in state_arrays(config)}
         self.s, self._arrays = s, dict(arrays)
         self._turns, self._device = turns, torch.device(device)
-        self._config = config
-        self._rounds = Rounds(lambda rng: turns.deal(len(s), rng), config)
+        self._config, self._t = config, 0
+        self._rounds = Rounds(lambda rng: turns.deal(len(s), rng))
         self._moving = torch.zeros(0, dtype=torch.int64)
         self._moves = torch.zeros(len(s), dtype=torch.int64)
 
@@ -155,10 +156,12 @@ class FrameParticles:
 
     def draw(self, rng: torch.Generator) -> Batch:
         """The next group with its anchors."""
-        self._moving, t = self._rounds.turn(rng)
+        begins = self._rounds.over
+        self._moving = self._rounds.turn(rng)
+        self._t = draw_timestep(rng, self._config) if begins else self._t
         index = self._turns.seen(self._moving, len(self.z))
         z, s = (x[index].to(self._device) for x in (self.z, self.s))
-        return Batch(z, s, index.to(self._device), t)
+        return Batch(z, s, index.to(self._device), self._t)
 
     def apply(self, batch: Batch, g: Float[Tensor, "n c h w"], *, lr: float) -> None:
         """z <- z - lr g, or Adam's step with moments and step count of each frame's own; anchors stay."""
@@ -177,8 +180,9 @@ class FrameParticles:
         return ((mean / (1 - _BETA1**k)) / ((square / (1 - _BETA2**k)).sqrt() + _EPSILON)).to(g)
 
     def state_dict(self) -> dict[str, Any]:
-        """The rest of the round, how often each frame was moved, and the arrays if they are our own."""
-        return {**self._rounds.state_dict(), "moves": self._moves, **(self._arrays if self._own else {})}
+        """The rest of the round, its timestep, how often each frame was moved, and the arrays if they are our own."""
+        own = self._arrays if self._own else {}
+        return {**self._rounds.state_dict(), "t": torch.tensor(self._t), "moves": self._moves, **own}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Return to a state of `state_dict`.
@@ -192,6 +196,6 @@ class FrameParticles:
             got = {name: tuple(value.shape) for name, value in sorted(state.items())}
             raise ValueError(f"state: expected {sorted(mine)} for {len(self.s)} frames, got {got}")
         self._rounds.load_state_dict(state)
-        self._moves = state["moves"].clone()
+        self._t, self._moves = int(state["t"]), state["moves"].clone()
         if self._own:
             self._arrays = {name: state[name].clone(memory_format=torch.contiguous_format) for name in self._arrays}

@@ -112,17 +112,6 @@ def test_a_round_has_every_window_once():
     assert sorted(seen) == list(range(len(windows)))
 
 
-@pytest.mark.parametrize(("draw", "distinct"), [("rounds", 1), ("random", 3)])
-def test_windows_of_a_round_are_told_of_one_timestep(draw, distinct):
-    windows, config = windows_of(32, 110), CsdConfig(steps=12)
-    assert steps_in_round(len(windows), 2) == 3
-    particles = WindowParticles(canvas(4, 14), windows, config, budget=2, draw=draw)
-    score = ToyPrior().score("make it dark", s_text=1, s_image=1)
-    t = [info.t for info in run(particles, score, config, rng=torch.Generator().manual_seed(0))]
-    assert [len(set(t[k : k + 3])) for k in range(0, 12, 3)] == [distinct] * 4
-    assert len(set(t)) == 4 * distinct
-
-
 def test_one_window_is_plain_csd_of_a_single_picture():
     """The same steps written out by hand."""
     windows = windows_of(32, 48, single=True)
