@@ -43,8 +43,8 @@ class ClipMotion:
         """
         self._greys, self._unit = greys, per_latent_px
         self._shots = list(shots) if shots is not None else [0] * len(greys)
-        self._found: OrderedDict[tuple[int, int], tuple[Tensor, Tensor]] = OrderedDict()
-        self._bytes = 0
+        self._found: OrderedDict[tuple[int, int], int] = OrderedDict()
+        self._rows: Tensor | None = None
 
     def __call__(self, i: int, index: Int[Tensor, " n"]) -> tuple[Float[Tensor, "n h w 2"], Float[Tensor, "n h w"]]:
         """Where the points of the frame at place `i` of `index` are in all of them, see the engine's protocol."""
@@ -59,10 +59,12 @@ class ClipMotion:
         elif i == j or not self.together(i, j) or abs(i - j) > FOLLOWED:
             return self._in_place(sure=i == j)
         else:
-            (there, there_ok), (back, back_ok) = self.pixels(i, j)
-            self._keep((j, i), to_latents(back, back_ok, self._unit))
-            self._keep((i, j), to_latents(there, there_ok, self._unit))
-        return self._found[i, j]
+            there, back = self.pixels(i, j)
+            self._keep((j, i), *to_latents(*back, self._unit))
+            self._keep((i, j), *to_latents(*there, self._unit))
+        assert self._rows is not None
+        row = self._rows[self._found[i, j]].clone()
+        return row[..., :2], row[..., 2]
 
     def together(self, i: int, j: int) -> bool:
         """Whether two frames belong to one shot."""
@@ -73,13 +75,16 @@ class ClipMotion:
         first, second = (self._greys[torch.tensor([k])][0].numpy() for k in (i, j))
         return both_ways(first, second)
 
-    def _keep(self, pair: tuple[int, int], found: tuple[Tensor, Tensor]) -> None:
-        size = sum(x.nbytes for x in found)
-        self._bytes += size if pair not in self._found else 0
-        self._found[pair] = found
-        while self._bytes > _CACHE_BYTES and len(self._found) > 2:
-            self._bytes -= size
-            self._found.popitem(last=False)
+    def _keep(self, pair: tuple[int, int], move: Float[Tensor, "h w 2"], sure: Float[Tensor, "h w"]) -> None:
+        """In one block of memory, whose pages are taken as they are used: many small tensors would scatter the heap."""
+        row = torch.cat([move, sure[..., None]], -1)
+        if self._rows is None:
+            self._rows = torch.empty(max(2, _CACHE_BYTES // row.nbytes), *row.shape)
+        place = self._found.pop(pair, None)
+        if place is None:
+            full = len(self._found) == len(self._rows)
+            place = self._found.popitem(last=False)[1] if full else len(self._found)
+        self._rows[place], self._found[pair] = row, place
 
     def _in_place(self, *, sure: bool) -> tuple[Float[Tensor, "h w 2"], Float[Tensor, "h w"]]:
         height, width = (side // self._unit for side in self._greys.shape[-2:])
