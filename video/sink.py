@@ -222,7 +222,7 @@ class _Others:
         for stream in (*source.streams.audio, *source.streams.subtitles):
             if _fits(carried.path, stream.index, container.format.name):
                 copy: Any = container.add_stream_from_template(stream)
-                copy.metadata.update(_named(stream))
+                copy.metadata.update({k: v for k, v in stream.metadata.items() if k in ("language", "title")})
                 copy.disposition = stream.disposition
                 self._streams[stream.index] = copy
             else:
@@ -260,11 +260,6 @@ class _Others:
             packet.dts, packet.pts = packet.dts - ticks, None if packet.pts is None else packet.pts - ticks
         packet.stream = self._streams[packet.stream_index]
         yield packet
-
-
-def _named(stream: Any) -> dict[str, str]:
-    """What players show of a stream."""
-    return {k: v for k, v in stream.metadata.items() if k in ("language", "title")}
 
 
 def _copy_chapters(source: InputContainer, target: OutputContainer, carried: Carried) -> None:

@@ -12,8 +12,10 @@ _END_BYTES = 1 << 16
 
 def prior_entry(prior: Loaded) -> dict[str, Any]:
     """What a manifest keeps of a loaded prior."""
-    known = {"name": prior.name, "path": str(prior.path), "builtin": prior.builtin, "kind": kind_of(prior)}
-    known["device"] = str(prior.device)
+    known = {
+        "name": prior.name, "path": str(prior.path), "builtin": prior.builtin, "kind": kind_of(prior),
+        "device": str(prior.device),
+    }  # fmt: skip
     return known | ({"fingerprint": prior_fingerprint(prior.path)} if prior.path.is_dir() else {})
 
 

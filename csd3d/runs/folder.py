@@ -24,7 +24,7 @@ from csd3d.runs.atomic import remove_leftovers
 from csd3d.runs.checkpoint import load_checkpoint, save_checkpoint
 from csd3d.runs.log import StepLog
 from csd3d.runs.manifest import Manifest, differences
-from csd3d.runs.settings import override
+from csd3d.runs.settings import override, without_prompt
 
 C = TypeVar("C")
 
@@ -185,8 +185,7 @@ def recorded(run_dir: str | Path | None, config: C, *commands: str) -> tuple[Man
     if manifest.command not in commands:
         expected = " or ".join(commands)
         raise ValueError(f"resume: expected a run of {expected}, got one of {manifest.command} in {run_dir}")
-    settings = {name: value for name, value in manifest.config.items() if name != "prompt"}
-    return manifest, override(config, settings, where="manifest")
+    return manifest, override(config, without_prompt(manifest.config), where="manifest")
 
 
 def save_sources(folder: RunFolder, s: Float[Tensor, "n c h w"]) -> None:

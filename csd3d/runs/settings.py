@@ -49,7 +49,12 @@ def load_preset(path: Path) -> dict[str, Any]:
         raise ValueError(f"preset: {path} is not valid JSON ({error})") from error
     if not isinstance(value, dict):
         raise ValueError(f"preset: expected a JSON object of settings in {path}, got {type(value).__name__}")
-    return {k: v for k, v in value["config"].items() if k != "prompt"} if {"format", "config"} <= set(value) else value
+    return without_prompt(value["config"]) if {"format", "config"} <= set(value) else value
+
+
+def without_prompt(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings among what a manifest records of a run: its sentence is none."""
+    return {name: value for name, value in recorded.items() if name != "prompt"}
 
 
 def _options(hint: Any) -> tuple[Any, ...]:

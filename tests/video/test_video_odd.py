@@ -13,6 +13,7 @@ import torch
 from av.stream import Disposition
 from PIL import Image
 from safetensors import SafetensorError
+from test_video_sink import rewrite
 from video_toys import ToyPrior, toy_edit
 
 from csd3d.cli import main
@@ -23,9 +24,8 @@ from csd3d.runs.manifest import Manifest
 from csd3d.runs.progress import RunProgress
 from scripts import edit_video as batch
 from video import VideoConfig, edit_video
-from video.formats import Encoding
 from video.masks import ClipMask
-from video.output import open_output, require_place
+from video.output import require_place
 from video.preview import preview_video
 from video.probe import TIMES, _even, probe
 from video.propagate import LONGEST, key_frames
@@ -36,16 +36,6 @@ CONFIG = VideoConfig(csd=CsdConfig(steps=3, lr=0.2, t_min=400, t_max=600), frame
 
 def edit(clip, run_dir, prompt="make it red", *, config=CONFIG, **options):
     return toy_edit(clip, run_dir, prompt, config=config, **options)
-
-
-def rewrite(source, target, *, tags=None, max_frames=None, **encoding):
-    notes = []
-    with open_clip(source, max_frames=max_frames) as clip:
-        how = Encoding(**encoding)
-        with open_output(target, clip.info, how, tags=tags or clip.info.tags, notes=notes) as writer:
-            for _, rgb in clip.chunks(4, exact=True):
-                writer.write(rgb)
-    return notes
 
 
 # --- clocks and depths ------------------------------------------------------------------------------------------------
