@@ -8,24 +8,24 @@ from jaxtyping import Float
 from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
+from csd3d.engine.epochs import steps_in_round
 from csd3d.engine.residuals import Score
-from csd3d.engine.rounds import steps_in_round
+from csd3d.media.pictures.read import Picture, open_picture
+from csd3d.media.pictures.write import require_writable, write_picture
+from csd3d.media.sheet import contact_sheet, save_picture
 from csd3d.priors.editor import Loaded, native_px, score_for, suited
-from csd3d.priors.identity import prior_entry
+from csd3d.priors.store.fingerprint import prior_entry
 from csd3d.runs.folder import free_name, load_sources, recorded, save_sources
 from csd3d.runs.history import earlier_runs
 from csd3d.runs.log import StepLog
 from csd3d.runs.manifest import Manifest, fingerprint, to_plain
 from csd3d.runs.progress import RunProgress
-from csd3d.runs.sheet import contact_sheet, save_picture
-from csd3d.runs.start import Start, started
+from csd3d.runs.session import Start, started
 from panorama.config import PanoramaConfig
 from panorama.plane import make_plane
 from panorama.regions import MaskFile, Plan, make_plan
 from panorama.render import put_together
 from panorama.report import Facts, make_report, write_media
-from panorama.sink import require_writable, write_picture
-from panorama.source import Picture, open_picture
 from panorama.sphere import make_sphere
 from panorama.surface import Surface, block_count
 from panorama.viewer import make_panels
@@ -124,7 +124,7 @@ def load_prior(config: PanoramaConfig) -> Loaded:
     Raises:
         ValueError, FileNotFoundError: there is none of that name, or it is of no kind that can be used.
     """
-    from csd3d.priors.either import load_either  # slow to import, and a caller may bring a prior of its own
+    from csd3d.priors.auto import load_either  # slow to import, and a caller may bring a prior of its own
 
     return load_either(config.prior, device=config.device)
 

@@ -17,19 +17,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
-from csd3d.engine.rounds import steps_in_round
+from csd3d.engine.epochs import steps_in_round
+from csd3d.media.pictures.write import require_writable, write_picture
+from csd3d.media.sheet import contact_sheet, save_picture
 from csd3d.priors.editor import generation, native_px
-from csd3d.priors.identity import prior_entry
+from csd3d.priors.store.fingerprint import prior_entry
 from csd3d.priors.text_to_image import TextToImagePrior
 from csd3d.runs.folder import free_name, recorded
 from csd3d.runs.log import StepLog
 from csd3d.runs.manifest import Manifest, to_plain
 from csd3d.runs.progress import RunProgress
 from csd3d.runs.report import Report
-from csd3d.runs.sheet import contact_sheet, save_picture
-from csd3d.runs.start import Start, started
+from csd3d.runs.session import Start, started
 from panorama.plane import OVERLAP_LAT, TILE_LAT
-from panorama.sink import require_writable, write_picture
 from panorama.spans import Spans, cover
 from panorama.surface import Decode
 from panorama.windows import WindowParticles, Windows

@@ -15,9 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from csd3d.media.pictures.read import Picture
 from panorama.regions import Plan
 from panorama.resample import apply_taps, cubic_taps
-from panorama.source import Picture
 from panorama.spans import Spans, cover
 from panorama.surface import BLOCK_PX, Block, Decode, Encode, grid, layers, with_detail
 from panorama.windows import Windows

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from panorama.source import open_picture
+from csd3d.media.pictures.read import open_picture
 
 
 @runtime_checkable

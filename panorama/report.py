@@ -10,11 +10,11 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from csd3d.runs.atomic import atomic_path
+from csd3d.media.atomic import atomic_path
+from csd3d.media.pictures.read import Picture
 from csd3d.runs.manifest import Manifest
 from csd3d.runs.report import Panel, Report
 from panorama.regions import Plan
-from panorama.source import Picture
 from panorama.wrap import Wrap
 
 MOST_PX = 4096

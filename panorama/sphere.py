@@ -8,7 +8,7 @@ encoded from its own pixels; views agree through pixels:
 
 The difference of two encodings cancels what the codec loses, and is zero where the views agree already. The result is
 merged on the sphere with the same weights. An unedited canvas gives back the source: decoded views enter only as
-differences to the decoded sources (see `csd3d.priors.detail`).
+differences to the decoded sources (see `csd3d.media.detail`).
 """
 
 import math
@@ -20,9 +20,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from csd3d.media.pictures.read import Picture
 from panorama.regions import Plan
 from panorama.resample import apply_taps, cubic_taps
-from panorama.source import Picture
 from panorama.surface import BLOCK_PX, Block, Decode, Encode, grid, layers, with_detail
 from panorama.views import View, agree, cover_sphere, look_into, see, sphere_directions, sphere_positions
 from panorama.windows import Windows

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from csd3d.media.pictures.read import Picture, Tags, open_picture
+from csd3d.media.pictures.write import require_writable, write_picture
 from csd3d.runs.progress import RunProgress
-from panorama.sink import require_writable, write_picture
-from panorama.source import Picture, Tags, open_picture
 from panorama.stitch import StitchConfig, Stitched, stitch
 
 

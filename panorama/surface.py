@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from csd3d.priors.detail import apply_maps, colour_maps
+from csd3d.media.detail import apply_maps, colour_maps
+from csd3d.media.pictures.read import Picture
 from panorama.regions import Plan
-from panorama.source import Picture
 from panorama.windows import Windows
 
 Encode = Callable[[Float[Tensor, "n 3 H W"]], Float[Tensor, "n c h w"]]
@@ -87,7 +87,7 @@ def layers(
 def with_detail(
     lifted: Float[Tensor, "15 h w"], source: Float[Tensor, "3 h w"], *, detail: float
 ) -> Float[Tensor, "3 h w"]:
-    """The edited picture from `layers` brought to the picture's pixels; see `csd3d.priors.detail` for the formula."""
+    """The edited picture from `layers` brought to the picture's pixels; see `csd3d.media.detail` for the formula."""
     out = lifted[:3]
     if detail:
         out = out + detail * apply_maps(lifted[None, 6:], (source - lifted[3:6])[None])[0]

@@ -24,8 +24,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
+from csd3d.engine.epochs import Rounds, steps_in_round
 from csd3d.engine.loop import Batch, make_optimizer
-from csd3d.engine.rounds import Rounds, steps_in_round
 
 Draw = Literal["rounds", "random"]
 Settle = Callable[[Float[Tensor, "k c H W"]], Float[Tensor, "k c H W"]]

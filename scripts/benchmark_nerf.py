@@ -22,10 +22,10 @@ import tyro
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from csd3d.media.atomic import atomic_path, write_json, write_text
+from csd3d.media.sheet import contact_sheet, evenly, save_picture
 from csd3d.metrics import jsonable
-from csd3d.runs.atomic import atomic_path, write_json, write_text
 from csd3d.runs.progress import RunProgress
-from csd3d.runs.sheet import contact_sheet, evenly, save_picture
 from csd3d.world.export import write_scene
 from scripts.benchmarks.kept import selected, work_folder
 from scripts.benchmarks.nerf_methods import Edited, Plan, run, standard, train_scene, unedited

@@ -21,13 +21,13 @@ import tyro
 from safetensors.torch import load_file, save_file
 
 from csd3d.engine.config import CsdConfig
+from csd3d.media.atomic import write_json, write_text
+from csd3d.media.sheet import contact_sheet, save_picture
 from csd3d.metrics import jsonable
 from csd3d.priors.editor import generation, recommended
 from csd3d.priors.text_to_image import TextToImagePrior
-from csd3d.runs.atomic import write_json, write_text
 from csd3d.runs.manifest import Manifest
 from csd3d.runs.progress import RunProgress
-from csd3d.runs.sheet import contact_sheet, save_picture
 from csd3d.translate.config import TranslateConfig
 from csd3d.world.edits import Kind
 from panorama.generate import SPREAD, GenerateConfig, Method, generate

@@ -20,17 +20,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
+from csd3d.media.atomic import write_json, write_text
+from csd3d.media.pictures.read import Picture
+from csd3d.media.sheet import contact_sheet, save_picture
 from csd3d.priors.editor import BUILTIN, native_px
 from csd3d.priors.instruct import InstructPrior
-from csd3d.runs.atomic import write_json, write_text
 from csd3d.runs.progress import RunProgress
-from csd3d.runs.sheet import contact_sheet, save_picture
 from csd3d.world.edits import Edit, Kind
 from csd3d.world.sample import Views, sample_panorama
 from panorama.config import PanoramaConfig
 from panorama.edit import make_surface
 from panorama.plane import Plane
-from panorama.source import Picture
 from panorama.sphere import Sphere
 from panorama.surface import Surface
 from panorama.views import look_into

@@ -24,13 +24,13 @@ from PIL import Image
 from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
-from csd3d.priors.codec import Codec
-from csd3d.priors.detail import restore_mapped
+from csd3d.media.atomic import write_json, write_text
+from csd3d.media.detail import restore_mapped
+from csd3d.media.sheet import contact_sheet, evenly, save_picture
 from csd3d.priors.editor import BUILTIN
 from csd3d.priors.instruct import InstructPrior
-from csd3d.runs.atomic import write_json, write_text
+from csd3d.priors.networks.codec import Codec
 from csd3d.runs.progress import RunProgress
-from csd3d.runs.sheet import contact_sheet, evenly, save_picture
 from csd3d.world.camera import PathName
 from csd3d.world.edits import Edit, Kind
 from scripts.benchmarks.clips import Material, material, pick_edits

@@ -12,18 +12,18 @@ from jaxtyping import Float
 from rich.console import Console
 from torch import Tensor
 
+from csd3d.media.clip.formats import Encoding
+from csd3d.media.clip.sink import write_clip
+from csd3d.media.clip.source import open_clip
+from csd3d.media.sheet import contact_sheet, evenly, save_picture
 from csd3d.metrics import background_change, psnr, warp_error
 from csd3d.priors.editor import BUILTIN
 from csd3d.runs.interrupt import RunInterrupted
 from csd3d.runs.report import Clip as Player
 from csd3d.runs.report import Report, write_report
-from csd3d.runs.sheet import contact_sheet, evenly, save_picture
 from csd3d.world.sample import Clip, sample_clip
 from video.config import VideoConfig
 from video.edit import edit_video
-from video.formats import Encoding
-from video.sink import write_clip
-from video.source import open_clip
 
 FPS = Fraction(12)
 

@@ -30,15 +30,15 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from csd3d.cli.video import Command, build_config
+from csd3d.media.clip.formats import CONTAINERS
+from csd3d.media.clip.probe import probe
 from csd3d.priors.editor import Loaded
 from csd3d.runs.interrupt import RunInterrupted
 from csd3d.runs.manifest import Manifest, differences, fingerprint, to_plain
-from csd3d.runs.mistakes import explain
+from csd3d.user_errors import explain
 from video import edit
-from video.command import Command, build_config
 from video.config import VideoConfig
-from video.formats import CONTAINERS
-from video.probe import probe
 
 PATHS = ("clip", "mask", "preset")
 """Columns that are paths, taken from the file's folder."""

@@ -22,10 +22,10 @@ import tyro
 from jaxtyping import Float
 from torch import Tensor
 
+from csd3d.media.atomic import write_json, write_text
+from csd3d.media.sheet import save_picture
 from csd3d.metrics import Mean, is_nearest, mean, nearest, psnr
-from csd3d.runs.atomic import write_json, write_text
 from csd3d.runs.progress import RunProgress
-from csd3d.runs.sheet import save_picture
 from csd3d.world.edits import KINDS
 from scripts.benchmarks.heldout import FIRST_SEED, Source, Task, choose, held_out_photos, photo_source, world_source
 from scripts.benchmarks.prior_tables import PHOTOS_KIND, Findings, Outcome, Wording, bars, share, to_json, to_markdown

@@ -21,12 +21,12 @@ import tyro
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from csd3d.media.atomic import write_json, write_text
+from csd3d.media.sheet import save_picture
 from csd3d.metrics import jsonable
-from csd3d.priors.identity import prior_fingerprint
+from csd3d.priors.store.fingerprint import prior_fingerprint
 from csd3d.priors.text_to_image import TextToImagePrior
-from csd3d.runs.atomic import write_json, write_text
 from csd3d.runs.progress import RunProgress
-from csd3d.runs.sheet import save_picture
 from csd3d.world.edits import describe
 from csd3d.world.render import ID_FIRST_THING, render, truth
 from csd3d.world.scene import Scene, SceneSampler

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from csd3d import __version__, cli
+from csd3d import __version__
+from csd3d.cli import main as cli
 from csd3d.runs.interrupt import RunInterrupted
 
 
@@ -139,7 +140,7 @@ def test_help_version_and_no_arguments(monkeypatch: pytest.MonkeyPatch, capsys: 
 
 def test_help_imports_no_room_and_nothing_heavy() -> None:
     program = (
-        "import sys\nfrom csd3d.cli import main\nassert main(['--help']) == 0\n"
+        "import sys\nfrom csd3d.cli.main import main\nassert main(['--help']) == 0\n"
         "heavy = {'torch', 'diffusers', 'transformers', 'numpy', 'cv2', 'av', 'decord', 'video', 'csd3d.world'}\n"
         "print('imported', sorted(heavy & set(sys.modules)), file=sys.stderr)"
     )

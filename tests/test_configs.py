@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from csd3d.runs.flags import preset_changes
+from csd3d.cli.flags import preset_changes
 from csd3d.runs.settings import override
 from video.config import VideoConfig
 

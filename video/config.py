@@ -6,7 +6,7 @@ from math import inf
 from typing import Literal
 
 from csd3d.engine.config import CsdConfig
-from video.formats import CODECS, Codec, Depth
+from csd3d.media.clip.formats import CODECS, Codec, Depth
 
 Draw = Literal["stratified", "window"]
 ANCHORS = 4

@@ -4,22 +4,22 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from csd3d.media.clip.formats import CONTAINERS, Encoding, require_output, stream_of
+from csd3d.media.clip.output import require_place
+from csd3d.media.clip.probe import ClipInfo
+from csd3d.media.clip.source import Clip, open_clip
+from csd3d.media.masks import ClipMask
 from csd3d.priors.editor import Loaded, suited
-from csd3d.priors.identity import prior_entry
+from csd3d.priors.store.fingerprint import prior_entry
 from csd3d.runs.folder import free_name, recorded
 from csd3d.runs.history import earlier_runs
 from csd3d.runs.manifest import Manifest, fingerprint, to_plain
 from csd3d.runs.progress import RunProgress
-from csd3d.runs.start import started
+from csd3d.runs.session import started
 from video.config import VideoConfig
-from video.formats import CONTAINERS, Encoding, require_output, stream_of
 from video.job import Job, VideoResult, encoding_of, score_of, times_of
-from video.masks import ClipMask
-from video.output import require_place
 from video.plan import Plan, plan_frames, plan_keys, spans_of
-from video.probe import ClipInfo
 from video.propagate import key_frames
-from video.source import Clip, open_clip
 
 FREE = (
     "device", "checkpoint_every", "chunk_frames", "crf", "codec", "depth", "detail", "steady", "strength", "mask",
@@ -95,7 +95,7 @@ def load_prior(config: VideoConfig) -> Loaded:
     Raises:
         ValueError, FileNotFoundError: there is none of that name, or it is of no kind that can be used.
     """
-    from csd3d.priors.either import load_either  # slow to import, and a caller may bring a prior of its own
+    from csd3d.priors.auto import load_either  # slow to import, and a caller may bring a prior of its own
 
     return load_either(config.prior, device=config.device)
 

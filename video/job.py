@@ -13,18 +13,19 @@ from torch import Tensor
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.residuals import Score
 from csd3d.engine.transport import TransportKernel
+from csd3d.media.clip.formats import Encoding
+from csd3d.media.clip.source import Clip
+from csd3d.media.geometry import WorkingSize, working_size
+from csd3d.media.masks import ClipMask
+from csd3d.media.sheet import contact_sheet, save_picture
 from csd3d.priors.editor import Loaded, native_px, score_for
-from csd3d.priors.geometry import WorkingSize, working_size
 from csd3d.runs.history import provenance
 from csd3d.runs.log import StepLog
 from csd3d.runs.manifest import fingerprint
 from csd3d.runs.rows import Rows, writing_rows
-from csd3d.runs.sheet import contact_sheet, save_picture
-from csd3d.runs.start import Start
+from csd3d.runs.session import Start
 from video.config import VideoConfig
-from video.formats import Encoding
-from video.keep import KeptLatents, greys_path, sources_path
-from video.masks import ClipMask
+from video.latents_store import KeptLatents, greys_path, sources_path
 from video.motion import ClipMotion, ParticleMotion, grey_px, greys_at
 from video.particles import FrameParticles, Turns, state_arrays
 from video.plan import Plan, plan_frames, plan_keys, spans_of
@@ -32,7 +33,6 @@ from video.propagate import key_frames
 from video.render import Pictures, Samples, chunk_frames, render, working_frames
 from video.report import make_report
 from video.shots import changes, shots_of
-from video.source import Clip
 
 _GREYS = 64
 

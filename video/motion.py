@@ -19,8 +19,8 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
+from csd3d.media.geometry import WorkingSize
 from csd3d.metrics.warp import backward_warp
-from csd3d.priors.geometry import WorkingSize
 
 FLOW_PX = 256
 """Motion is estimated on frames whose shorter side is at most this, if the codec's unit allows: latents are coarser."""

@@ -22,9 +22,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
+from csd3d.engine.epochs import Rounds, steps_in_round
 from csd3d.engine.loop import Batch, draw_timestep
-from csd3d.engine.rounds import Rounds, steps_in_round
-from csd3d.runs.sheet import evenly
+from csd3d.media.sheet import evenly
 from video.config import Draw
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8

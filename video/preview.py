@@ -7,18 +7,18 @@ from pathlib import Path
 import torch
 
 from csd3d.engine.loop import run
+from csd3d.media.clip.output import require_place
+from csd3d.media.clip.source import open_clip
+from csd3d.media.geometry import from_working, resize, to_working, working_size
+from csd3d.media.masks import ClipMask, masked
+from csd3d.media.sheet import contact_sheet, evenly, save_picture
 from csd3d.priors.editor import Loaded, native_px, suited
-from csd3d.priors.geometry import from_working, resize, to_working, working_size
 from csd3d.runs.progress import RunProgress
-from csd3d.runs.sheet import contact_sheet, evenly, save_picture
 from video.config import VideoConfig
 from video.job import score_of, times_of
-from video.masks import ClipMask, masked
-from video.output import require_place
 from video.particles import FrameParticles, Turns
 from video.plan import plan_frames, spans_of
 from video.render import Pictures
-from video.source import open_clip
 
 FRAMES = 4
 """Frames that are shown, of the whole clip."""

@@ -9,7 +9,7 @@ v_ik     1 where every one of them comes home (see `video.motion`), else a littl
 a_ik     falls evenly from 1 at k to 0 at the other key frame; there is none across a cut
 
 Edited and unedited key frames are carried alike. Where the flow is wrong both are wrong together, and what
-`csd3d.priors.detail` puts back is the true frame, changed as the edit changes what is around it.
+`csd3d.media.detail` puts back is the true frame, changed as the edit changes what is around it.
 """
 
 from bisect import bisect_right

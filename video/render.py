@@ -9,18 +9,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from csd3d.priors.detail import restore_mapped
-from csd3d.priors.geometry import WorkingSize, from_working, resize, to_working
-from csd3d.runs.sheet import evenly
-from video.formats import Encoding
-from video.masks import masked
+from csd3d.media.clip.formats import Encoding
+from csd3d.media.clip.output import open_output, square_size
+from csd3d.media.clip.sink import even_times, write_clip
+from csd3d.media.clip.source import Clip
+from csd3d.media.detail import restore_mapped
+from csd3d.media.geometry import WorkingSize, from_working, resize, to_working
+from csd3d.media.masks import masked
+from csd3d.media.sheet import evenly
 from video.motion import ClipMotion
-from video.output import open_output, square_size
 from video.particles import Latents
 from video.plan import Plan
 from video.propagate import CarriedFrames
-from video.sink import even_times, write_clip
-from video.source import Clip
 from video.steady import SteadyFrames
 
 PREVIEW_PX = 480
@@ -64,7 +64,7 @@ class Pictures:
     ) -> None:
         """From latents `z` of the particles of `plan` with sources `s`.
 
-        `detail` is how much of the source's fine detail is put back (see `csd3d.priors.detail`), `strength` how far
+        `detail` is how much of the source's fine detail is put back (see `csd3d.media.detail`), `strength` how far
         latents go from the source, `mask` where anything may change. Along `motion` the decoded frames are averaged or,
         if the plan has only key frames, carried to the others.
         """

@@ -1,9 +1,9 @@
 """What the page of a video run shows."""
 
+from csd3d.media.clip.source import Clip
 from csd3d.runs.manifest import Manifest
 from csd3d.runs.report import Clip as Player
 from csd3d.runs.report import Report
-from video.source import Clip
 
 
 def make_report(clip: Clip, prompt: str, manifest: Manifest) -> Report:

@@ -18,6 +18,8 @@ In reading order, each formula in one place:
 from csd3d.engine.config import METHODS as METHODS
 from csd3d.engine.config import PAPER as PAPER
 from csd3d.engine.config import CsdConfig as CsdConfig
+from csd3d.engine.epochs import Rounds as Rounds
+from csd3d.engine.epochs import steps_in_round as steps_in_round
 from csd3d.engine.guidance import instruct_guidance as instruct_guidance
 from csd3d.engine.guidance import text_guidance as text_guidance
 from csd3d.engine.kernels import median_gamma as median_gamma
@@ -36,8 +38,6 @@ from csd3d.engine.regularisers import Features as Features
 from csd3d.engine.regularisers import PatchNce as PatchNce
 from csd3d.engine.regularisers import patch_nce as patch_nce
 from csd3d.engine.residuals import Score as Score
-from csd3d.engine.rounds import Rounds as Rounds
-from csd3d.engine.rounds import steps_in_round as steps_in_round
 from csd3d.engine.schedule import Schedule as Schedule
 from csd3d.engine.stein import Kernel as Kernel
 from csd3d.engine.stein import KernelSums as KernelSums

@@ -17,6 +17,7 @@ Weight = Literal["variance", "one"]
 Noise = Literal["independent", "shared"]
 Optimizer = Literal["sgd", "adam"]
 RegulariserName = Literal["none", "patch-nce"]
+Method = Literal["csd-edit", "csd", "dds", "cds", "sds"]
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,18 @@ METHODS: Mapping[str, CsdConfig] = MappingProxyType(
 )
 """Published methods, each a point of residual x coupling x regulariser, with our defaults for everything else.
 `csd-edit` is for instruction editors, the others for text-to-image priors; any other combination is as good."""
+
+
+def method_changes(method: str) -> dict[str, object]:
+    """The settings that make a named method: which residual, which coupling, which regulariser.
+
+    Raises:
+        ValueError: no method of that name.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
+    return {name: getattr(METHODS[method], name) for name in ("residual", "coupling", "regulariser")}
+
 
 _PAPER = replace(METHODS["csd-edit"], bandwidth="paper", normalise="count")
 

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from csd3d.priors.geometry import WorkingSize
+from csd3d.media.geometry import WorkingSize
 
 SAME_SURFACE = 0.05
 """Two distances to a point that differ by less than this share are of the same surface."""

@@ -16,9 +16,9 @@ from torch import Tensor
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.loop import draw_noise, draw_timestep
 from csd3d.engine.step import csd_step, require_finite, surrogate_loss
+from csd3d.media.geometry import to_working, working_size
 from csd3d.nerf.ranks import SharedScore, gather, share
 from csd3d.priors.editor import Loaded, score_for
-from csd3d.priors.geometry import to_working, working_size
 
 
 def distil_loss(

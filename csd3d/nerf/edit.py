@@ -26,10 +26,10 @@ from torch import Tensor
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.loop import Batch, StepInfo, make_optimizer, run
 from csd3d.engine.transport import Correspondences, TransportKernel, along
+from csd3d.media.detail import restore_mapped
+from csd3d.media.geometry import WorkingSize, from_working, to_working, working_size
 from csd3d.nerf.ranks import SharedScore, every
-from csd3d.priors.detail import restore_mapped
 from csd3d.priors.editor import Loaded, native_px, score_for
-from csd3d.priors.geometry import WorkingSize, from_working, to_working, working_size
 
 AGREE = 0.1
 """Colours in [0, 1] that differ by more than this are hardly of the same point."""
@@ -104,7 +104,7 @@ def edit_views(
         source_prompt: the caption of the photographs, for text-to-image priors.
         size_px: shorter side at which the prior works; None = what it was trained at.
         strength: share of the edit that is kept: 0 gives the photographs back, 1 the whole edit.
-        detail: share of the photographs' lost detail that is put back (`csd3d.priors.detail`).
+        detail: share of the photographs' lost detail that is put back (`csd3d.media.detail`).
         inside: where views may change; outside the photographs stay bit for bit. None = everywhere.
         paths: where the points of one view are in the others. None = views talk pixel by pixel, if they do.
 

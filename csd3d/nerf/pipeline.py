@@ -21,21 +21,21 @@ from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.loop import require_timesteps
+from csd3d.media.geometry import resize
+from csd3d.media.sheet import evenly
 from csd3d.nerf.backends import EditedModel, for_ranks
 from csd3d.nerf.controls import Controls
 from csd3d.nerf.cover import Cover
 from csd3d.nerf.distil import distil_loss
 from csd3d.nerf.edit import edit_views, view_size
+from csd3d.nerf.edit_history import SHEET_VIEWS, Layers, require_same_views, write_sheet
 from csd3d.nerf.host import CsdDataManager, CsdFullImageDataManager, fitting_weights, view_names
-from csd3d.nerf.keep import SHEET_VIEWS, Layers, require_same_views, write_sheet
 from csd3d.nerf.masks import Region, read_region
 from csd3d.nerf.ranks import agree, every, ranks, share
 from csd3d.nerf.settings import CsdEditPipelineConfig
 from csd3d.nerf.views import correspond, look, points_of, scaled, show, square
 from csd3d.priors.editor import native_px, score_for
-from csd3d.priors.geometry import resize
-from csd3d.priors.resolve import resolve
-from csd3d.runs.sheet import evenly
+from csd3d.priors.store.resolve import resolve
 
 SCALES = ("s_text", "s_image", "strength")
 """Settings that the viewer can change."""
@@ -103,7 +103,7 @@ class CsdEditPipeline(VanillaPipeline):
     @cached_property  # which the viewer's search for elements passes by, unlike a property
     def prior(self) -> Any:
         """The prior, a `Loaded` of either kind, when first asked for; no part of the module, so not of checkpoints."""
-        from csd3d.priors.either import load_either  # slow to import, and eval never needs it
+        from csd3d.priors.auto import load_either  # slow to import, and eval never needs it
 
         prior = load_either(self.config.prior_name, device=self.config.prior_device or str(self.device))
         self.config.require_kind(prior.kind)

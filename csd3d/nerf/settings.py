@@ -7,10 +7,9 @@ from typing import Literal
 from nerfstudio.models.splatfacto import SplatfactoModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 
-from csd3d.engine.config import METHODS, PAPER, CsdConfig
+from csd3d.engine.config import METHODS, PAPER, CsdConfig, Method, method_changes
 from csd3d.priors.editor import default_prior, recommended
-from csd3d.priors.resolve import Kind, resolve
-from csd3d.runs.flags import Method, method_changes
+from csd3d.priors.store.resolve import Kind, resolve
 
 PAPER_VIEWS = 3
 """The published bandwidth is not finite with fewer."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from csd3d.engine.config import METHODS, PAPER, CsdConfig
 from csd3d.engine.residuals import Score
-from csd3d.priors.resolve import Kind, resolve
+from csd3d.priors.store.resolve import Kind, resolve
 
 USUAL_PX = 512
 """Side in px of the pictures that a prior was trained on, where it does not say."""
@@ -107,7 +107,7 @@ def suited_to(name: str | None, method: str | None, *, device: str | None = None
     found = resolve(name)
     kind = found.kind
     if kind is None and method in (None, "csd-edit"):
-        from csd3d.priors.either import find_kind  # slow to import
+        from csd3d.priors.auto import find_kind  # slow to import
 
         kind = find_kind(name, device=device)
     return name, recommended(found.builtin, method, kind=kind)

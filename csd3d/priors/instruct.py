@@ -21,10 +21,10 @@ from torch import Tensor
 from csd3d.engine.guidance import instruct_guidance
 from csd3d.engine.regularisers import FeatureLoss, Layers
 from csd3d.engine.schedule import Schedule
-from csd3d.priors.denoiser import MakeRowsOf, to_epsilon
+from csd3d.priors.networks.denoiser import MakeRowsOf, to_epsilon
 from csd3d.priors.prior import Prior, Sampler
-from csd3d.priors.resolve import Kind
-from csd3d.priors.sentences import Sentences, encode_sentences
+from csd3d.priors.prompts.sentences import Sentences, encode_sentences
+from csd3d.priors.store.resolve import Kind
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from csd3d.engine.regularisers import Layers
 from csd3d.engine.schedule import Schedule
-from csd3d.priors.chunks import Chunks
-from csd3d.priors.codec import Codec
-from csd3d.priors.denoiser import Denoiser, Prediction
-from csd3d.priors.load import fetch, load_parts, pick_device, pick_dtype, read_schedule
-from csd3d.priors.resolve import Kind, resolve
-from csd3d.priors.text import PromptEncoder
-from csd3d.priors.vocabulary import Vocabulary
-from csd3d.priors.words import Words, read_known
+from csd3d.priors.networks.chunks import Chunks
+from csd3d.priors.networks.codec import Codec
+from csd3d.priors.networks.denoiser import Denoiser, Prediction
+from csd3d.priors.networks.text import PromptEncoder
+from csd3d.priors.prompts.vocabulary import Vocabulary
+from csd3d.priors.prompts.words import Words, read_known
+from csd3d.priors.store.load import fetch, load_parts, pick_device, pick_dtype, read_schedule
+from csd3d.priors.store.resolve import Kind, resolve
 
 Sampler = Literal["own", "ddim"]
 P = TypeVar("P", bound="Prior")

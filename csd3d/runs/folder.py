@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from csd3d.engine.loop import Particles
-from csd3d.runs.atomic import remove_leftovers
+from csd3d.media.atomic import remove_leftovers
 from csd3d.runs.checkpoint import load_checkpoint, save_checkpoint
 from csd3d.runs.log import StepLog
 from csd3d.runs.manifest import Manifest, differences

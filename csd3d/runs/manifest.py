@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 
 from csd3d import __version__
-from csd3d.runs.atomic import write_json
+from csd3d.media.atomic import write_json
 
 FORMAT = 1
 Status = Literal["running", "interrupted", "failed", "finished", "undone"]

@@ -10,9 +10,10 @@ from jaxtyping import Float
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from csd3d.media.geometry import middle_square
+from csd3d.media.sheet import contact_sheet, save_picture
 from csd3d.priors.editor import native_px
-from csd3d.priors.geometry import middle_square
-from csd3d.priors.identity import prior_entry
+from csd3d.priors.store.fingerprint import prior_entry
 from csd3d.priors.text_to_image import TextToImagePrior
 from csd3d.runs.checkpoint import load_checkpoint, save_checkpoint
 from csd3d.runs.curves import Curve
@@ -20,8 +21,7 @@ from csd3d.runs.folder import RunFolder, load_sources, save_sources
 from csd3d.runs.manifest import Manifest, fingerprint, to_plain
 from csd3d.runs.progress import RunProgress
 from csd3d.runs.report import Report
-from csd3d.runs.sheet import contact_sheet, save_picture
-from csd3d.runs.start import Start, started
+from csd3d.runs.session import Start, started
 from csd3d.translate.apply import Trained, save_trained
 from csd3d.translate.config import TranslateConfig
 from csd3d.translate.network import make_translator

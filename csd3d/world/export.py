@@ -24,8 +24,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from csd3d.runs.atomic import atomic_path
-from csd3d.runs.h264 import h264_options
+from csd3d.media.atomic import atomic_path
+from csd3d.media.clip.h264 import h264_options
 from csd3d.world.camera import Camera
 from csd3d.world.edits import Edit, describe
 from csd3d.world.sample import Clip, PosedScene, Views

@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from csd3d.priors.geometry import middle_square
+from csd3d.media.geometry import middle_square
 from csd3d.world.edits import KINDS, Edit, all_edits, applicable
 from csd3d.world.scene import SceneSampler
 from scripts.training.pictures import (

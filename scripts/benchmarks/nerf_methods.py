@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from csd3d.media.geometry import to_working
 from csd3d.nerf import configs
 from csd3d.nerf.edit import decoded, restored, view_size
 from csd3d.nerf.host import CsdTrainer
 from csd3d.nerf.pipeline import CsdEditPipeline
 from csd3d.priors.editor import Editor
-from csd3d.priors.geometry import to_working
 from scripts.benchmarks.memory import peak_memory
 
 UNET_ROWS_SAMPLING, UNET_ROWS_CSD = 3, 5

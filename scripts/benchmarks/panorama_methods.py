@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
+from csd3d.engine.epochs import steps_in_round
 from csd3d.engine.loop import run
 from csd3d.engine.residuals import Score
-from csd3d.engine.rounds import steps_in_round
 from csd3d.engine.schedule import Schedule
 from csd3d.priors.instruct import InstructPrior
 from panorama.regions import Everywhere, Plan, Sentence

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from csd3d.priors.chunks import Chunks
-from csd3d.priors.codec import Codec
-from csd3d.priors.load import fetch, pick_device, pick_dtype
-from csd3d.priors.quiet import quiet
-from csd3d.priors.resolve import check_directory, resolve, weights_variant
+from csd3d.priors.networks.chunks import Chunks
+from csd3d.priors.networks.codec import Codec
+from csd3d.priors.store.load import fetch, pick_device, pick_dtype
+from csd3d.priors.store.resolve import check_directory, resolve, weights_variant
+from csd3d.priors.store.silence import quiet
 
 
 class StockEditor:

@@ -154,7 +154,7 @@ def test_what_a_prior_cannot_serve_is_refused_before_anything_is_done(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("csd3d.priors.resolve.builtin_directory", lambda name: tmp_path / "weights")
+    monkeypatch.setattr("csd3d.priors.store.resolve.builtin_directory", lambda name: tmp_path / "weights")
     prior = t2i if which == "t2i" else editor
     if which == "bare":
         prior = without_attention(write_tiny_prior(tmp_path / "bare", kind="text-to-image", closed=False))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from csd3d.cli import main
+from csd3d.cli.main import main
 from csd3d.engine.config import METHODS
 from csd3d.priors.text_to_image import TextToImagePrior
 from csd3d.runs.manifest import Manifest

@@ -11,11 +11,11 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from PIL import Image
 
-from csd3d.cli import main
+from csd3d.cli.main import main
 from csd3d.engine.config import METHODS
-from csd3d.priors.denoiser import Denoiser
+from csd3d.priors.auto import load_either
 from csd3d.priors.editor import default_prior, recommended, score_for, suited
-from csd3d.priors.either import load_either
+from csd3d.priors.networks.denoiser import Denoiser
 from csd3d.runs.manifest import Manifest
 from csd3d.runs.progress import RunProgress
 from panorama import PanoramaConfig, edit_panorama

@@ -7,9 +7,9 @@ import torch
 from panorama_toys import ToyCodec, scenery
 from torch.nn.functional import interpolate, pad
 
+from csd3d.media.pictures.read import Picture
 from panorama.plane import TILE_LAT, make_plane
 from panorama.regions import Everywhere, Plan, Sentence
-from panorama.source import Picture
 
 PLAIN = Plan((Sentence("x", Everywhere()),))
 

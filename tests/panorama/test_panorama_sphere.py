@@ -7,8 +7,8 @@ import pytest
 import torch
 from panorama_toys import ToyCodec
 
+from csd3d.media.pictures.read import Picture
 from panorama.regions import Everywhere, Plan, Sentence, Span
-from panorama.source import Picture
 from panorama.sphere import make_sphere
 from panorama.views import sphere_directions
 

@@ -11,9 +11,9 @@ from panorama_toys import ToyPrior, load, save
 from torch.nn.functional import interpolate, pad
 
 import panorama.stitch as stitching
-from csd3d.cli import main
+from csd3d.cli.main import main
+from csd3d.media.pictures.read import Picture, Tags, open_picture
 from csd3d.runs.progress import RunProgress
-from panorama.source import Picture, Tags, open_picture
 from panorama.stitch import StitchConfig, largest_rectangle, stitch
 from panorama.stitched_file import given_up, panorama_fields
 from panorama.views import View, look_into
@@ -171,7 +171,7 @@ def test_largest_rectangle_equals_trying_all(seed, whole_width):
 
 
 def test_fields_say_which_part_of_the_turn():
-    from panorama.source import Tags
+    from csd3d.media.pictures.read import Tags
 
     whole, part = (Tags(xmp=panorama_fields(100, 800, turn, StitchConfig())) for turn in (360.0, 180.0))
     assert whole.gpano("ProjectionType") == "cylindrical"
@@ -183,7 +183,7 @@ def test_fields_say_which_part_of_the_turn():
 def test_the_commands(turn, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("panorama.edit.load_prior", lambda config: ToyPrior())
-    monkeypatch.setattr("panorama.command.resolve", lambda name: ToyPrior)
+    monkeypatch.setattr("csd3d.cli.panorama.resolve", lambda name: ToyPrior)
     monkeypatch.setattr("csd3d.priors.editor.resolve", lambda name: ToyPrior)
     names = [str(save(tmp_path / p.path.name, p.pixels)) for p in sorted(turn, key=lambda p: p.path.name)[1:4]]
     assert main(["stitch", *names, "--output", "pano.jpg"]) == 0

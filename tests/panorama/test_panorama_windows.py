@@ -8,8 +8,8 @@ import torch
 from panorama_toys import ToyPrior
 
 from csd3d.engine.config import CsdConfig
+from csd3d.engine.epochs import steps_in_round
 from csd3d.engine.loop import Batch, Particles, run
-from csd3d.engine.rounds import steps_in_round
 from panorama.plane import make_plane
 from panorama.regions import Everywhere, Plan, Sentence, Span
 from panorama.windows import WindowParticles

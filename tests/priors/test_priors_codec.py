@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from csd3d.priors.chunks import Chunks
-from csd3d.priors.codec import Codec
-from csd3d.priors.detail import restore_detail
+from csd3d.media.detail import restore_detail
 from csd3d.priors.instruct import InstructPrior
+from csd3d.priors.networks.chunks import Chunks
+from csd3d.priors.networks.codec import Codec
 
 
 @pytest.fixture

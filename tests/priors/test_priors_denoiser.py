@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from csd3d.engine.schedule import Schedule
-from csd3d.priors.chunks import Chunks
-from csd3d.priors.denoiser import Denoiser, to_epsilon
 from csd3d.priors.instruct import InstructPrior
+from csd3d.priors.networks.chunks import Chunks
+from csd3d.priors.networks.denoiser import Denoiser, to_epsilon
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_instruct_pix
 from torch import Tensor
 
 from csd3d.engine.residuals import Score, source_baseline
-from csd3d.priors.chunks import Chunks
-from csd3d.priors.denoiser import Denoiser
 from csd3d.priors.instruct import InstructPrior
-from csd3d.priors.quiet import quiet
-from csd3d.priors.vocabulary import UnknownPrompt
+from csd3d.priors.networks.chunks import Chunks
+from csd3d.priors.networks.denoiser import Denoiser
+from csd3d.priors.prompts.vocabulary import UnknownPrompt
+from csd3d.priors.store.silence import quiet
 from tests.priors.tiny import write_tiny_prior
 
 PROMPTS = ["make it snowy", "make it night", "make the ball red"]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from csd3d.priors import resolve as room
-from csd3d.priors.resolve import builtin_directory, check_directory, resolve, weights_variant
+from csd3d.priors.store import resolve as room
+from csd3d.priors.store.resolve import builtin_directory, check_directory, resolve, weights_variant
 
 
 @pytest.fixture

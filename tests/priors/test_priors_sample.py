@@ -16,9 +16,9 @@ from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 from torch import Tensor
 
 from csd3d.priors.instruct import InstructPrior
-from csd3d.priors.layout import save_prior
-from csd3d.priors.load import load_parts
-from csd3d.priors.quiet import quiet
+from csd3d.priors.store.load import load_parts
+from csd3d.priors.store.save import save_prior
+from csd3d.priors.store.silence import quiet
 from tests.priors.tiny import write_tiny_prior
 
 PROMPTS = ["make it snowy", "make it night"]

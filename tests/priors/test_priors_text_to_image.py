@@ -11,10 +11,10 @@ from torch import Tensor
 
 from csd3d.engine import METHODS, csd_step
 from csd3d.engine.residuals import Score, noise_baseline, source_baseline
-from csd3d.priors.chunks import Chunks
-from csd3d.priors.denoiser import Denoiser
 from csd3d.priors.instruct import InstructPrior
-from csd3d.priors.quiet import quiet
+from csd3d.priors.networks.chunks import Chunks
+from csd3d.priors.networks.denoiser import Denoiser
+from csd3d.priors.store.silence import quiet
 from csd3d.priors.text_to_image import TextToImagePrior
 from tests.priors.test_priors_instruct import Spy
 from tests.priors.tiny import write_tiny_prior

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from csd3d.engine.config import METHODS, PAPER
-from csd3d.runs.flags import CommonFlags, method_changes, preset_changes
+from csd3d.cli.flags import CommonFlags, preset_changes
+from csd3d.engine.config import METHODS, PAPER, method_changes
 from csd3d.runs.settings import load_preset, override
 
 

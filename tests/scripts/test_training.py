@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from csd3d.priors.resolve import builtin_directory
+from csd3d.priors.store.resolve import builtin_directory
 from csd3d.world.edits import all_edits
 from csd3d.world.render import render
 from csd3d.world.scene import SceneSampler

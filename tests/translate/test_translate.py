@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from csd3d.cli import main
+from csd3d.cli.main import main
+from csd3d.cli.translate import Train, build_config, read_tasks
 from csd3d.engine.config import METHODS, PAPER
 from csd3d.engine.step import StepResult
 from csd3d.priors.text_to_image import TextToImagePrior
@@ -19,7 +20,6 @@ from csd3d.runs.manifest import Manifest
 from csd3d.runs.progress import RunProgress
 from csd3d.translate import train as training
 from csd3d.translate.apply import load_trained
-from csd3d.translate.command import Train, build_config, read_tasks
 from csd3d.translate.config import TranslateConfig
 from csd3d.translate.job import read_captions, read_square, train_network
 from csd3d.translate.network import make_translator

@@ -19,9 +19,9 @@ from video_toys import ToyPrior, toy_edit
 
 import csd3d.runs.checkpoint
 from csd3d.engine.config import CsdConfig
+from csd3d.media.clip.sink import ClipWriter
+from csd3d.media.clip.source import Clip
 from video import VideoConfig
-from video.sink import ClipWriter
-from video.source import Clip
 
 CONFIG = VideoConfig(
     csd=CsdConfig(steps=6, lr=0.05, t_min=400, t_max=600), frames_per_step=4, checkpoint_every=2, chunk_frames=3

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from csd3d.cli.video import Command, build_config, run
 from csd3d.engine.config import METHODS, PAPER, CsdConfig
 from csd3d.priors.editor import BUILTIN, recommended
 from csd3d.runs.manifest import to_plain
 from csd3d.runs.settings import override
-from video.command import Command, build_config, run
 from video.config import VideoConfig
 
 
@@ -57,7 +57,7 @@ def test_recommended_settings_depend_on_the_prior(monkeypatch):
     assert recommended(False) is METHODS["csd-edit"]
     assert build_config(Command()).csd == BUILTIN
     for kind in ("instruct", "text-to-image"):  # of a hub id only its files tell
-        monkeypatch.setattr("csd3d.priors.either.find_kind", lambda name, device, kind=kind: kind)
+        monkeypatch.setattr("csd3d.priors.auto.find_kind", lambda name, device, kind=kind: kind)
         assert build_config(Command(prior="a/b")).csd == recommended(False, kind=kind)
 
 

@@ -12,13 +12,13 @@ import torch
 from video_toys import ToyPrior, psnr, toy_edit
 
 from csd3d.engine.config import CsdConfig
+from csd3d.media.clip.source import Clip, open_clip
 from csd3d.runs.checkpoint import load_checkpoint
 from csd3d.runs.folder import free_name
 from csd3d.runs.interrupt import RunInterrupted
 from csd3d.runs.manifest import Manifest
 from csd3d.runs.progress import RunProgress
 from video import VideoConfig, edit_video
-from video.source import Clip, open_clip
 
 CSD = CsdConfig(steps=6, lr=0.2, t_min=400, t_max=600)
 CONFIG = VideoConfig(csd=CSD, frames_per_step=4, checkpoint_every=2, chunk_frames=3)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from csd3d.cli import main
+from csd3d.cli.main import main
+from csd3d.priors.auto import load_either
 from csd3d.priors.editor import suited
-from csd3d.priors.either import load_either
 from csd3d.runs.manifest import Manifest
 from csd3d.runs.progress import RunProgress
 from tests.priors.tiny import write_tiny_prior

@@ -13,23 +13,23 @@ import torch
 from av.stream import Disposition
 from PIL import Image
 from safetensors import SafetensorError
-from test_video_sink import rewrite
 from video_toys import ToyPrior, toy_edit
 
-from csd3d.cli import main
+from csd3d.cli.main import main
 from csd3d.engine.config import CsdConfig
+from csd3d.media.clip.output import require_place
+from csd3d.media.clip.probe import TIMES, _even, probe
+from csd3d.media.clip.source import open_clip
+from csd3d.media.masks import ClipMask
 from csd3d.runs import checkpoint, history
 from csd3d.runs.folder import alone
 from csd3d.runs.manifest import Manifest
 from csd3d.runs.progress import RunProgress
 from scripts import edit_video as batch
+from tests.media.test_media_clip_sink import rewrite
 from video import VideoConfig, edit_video
-from video.masks import ClipMask
-from video.output import require_place
 from video.preview import preview_video
-from video.probe import TIMES, _even, probe
 from video.propagate import LONGEST, key_frames
-from video.source import open_clip
 
 CONFIG = VideoConfig(csd=CsdConfig(steps=3, lr=0.2, t_min=400, t_max=600), frames_per_step=4, codec="ffv1")
 
