@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from csd3d.engine.kernels import Bandwidth, BandwidthRule
 from csd3d.engine.regularisers import RESIDUAL_SCALE, Layers
 from csd3d.engine.stein import Normalise
+from csd3d.engine.validate import require, require_choice, require_int, require_number
 
 Residual = Literal["source", "noise"]
 Coupling = Literal["svgd", "independent"]
@@ -78,52 +79,29 @@ class CsdConfig:
     """Guidance scale of the source image (instruction editors only); 1 = none, larger keeps more of the source."""
 
     def __post_init__(self) -> None:
-        for name, allowed in _WORDS.items():
-            _require(self, name, getattr(self, name) in allowed, "one of " + ", ".join(allowed))
-        for name in ("steps", "lr_decay_every", "t_min", "t_max", "nce_patches"):
-            _require(self, name, type(getattr(self, name)) is int, "a whole number", TypeError)
-        for name in ("repulsion", "lr", "lr_decay", "s_text", "s_image", "nce_weight", "nce_temperature"):
-            _require(self, name, type(getattr(self, name)) in (int, float), "a number", TypeError)
-            _require(self, name, -inf < getattr(self, name) < inf, "a finite number")
-        _require(self, "steps", self.steps >= 0, "0 or more")
-        _require(self, "lr", self.lr > 0, "a number above 0")
-        _require(self, "lr_decay", 0 < self.lr_decay <= 1, "a number in (0, 1]")
-        _require(self, "lr_decay_every", self.lr_decay_every >= 1, "1 or more")
-        _require(self, "repulsion", self.repulsion >= 0, "0 or more")
-        _require(self, "nce_weight", self.nce_weight >= 0, "0 or more")
-        _require(self, "nce_temperature", self.nce_temperature > 0, "a number above 0")
-        _require(self, "nce_patches", self.nce_patches >= 2, "2 or more")
+        require_choice(self, "residual", "coupling", "kernel_on", "normalise", "regulariser", "nce_layers", "weight")
+        require_choice(self, "noise", "optimizer")
+        require_int(self, 0, None, "steps")
+        require_int(self, 1, None, "lr_decay_every")
+        require_int(self, 2, None, "nce_patches")
+        require_int(self, None, None, "t_min", "t_max")
+        require_number(self, None, None, "lr", "lr_decay", "s_text", "s_image", "repulsion", "nce_weight")
+        require_number(self, None, None, "nce_temperature")
+        require_number(self, 0, None, "repulsion", "nce_weight")
+        require(self, "lr", self.lr > 0, "a number above 0")
+        require(self, "lr_decay", 0 < self.lr_decay <= 1, "a number in (0, 1]")
+        require(self, "nce_temperature", self.nce_temperature > 0, "a number above 0")
         sizes = self.nce_patch_sizes
         good = isinstance(sizes, tuple) and bool(sizes) and all(type(size) is int and size >= 1 for size in sizes)
-        _require(self, "nce_patch_sizes", good, "whole numbers of 1 or more")
-        _require(self, "bandwidth", _is_bandwidth(self.bandwidth), "median, paper, or a finite gamma of 0 or more")
-        _require(self, "t_min", 0 <= self.t_min < self.t_max, f"0 or more and below t_max = {self.t_max}")
-
-
-_WORDS = {
-    "residual": get_args(Residual),
-    "coupling": get_args(Coupling),
-    "kernel_on": get_args(KernelOn),
-    "normalise": get_args(Normalise),
-    "regulariser": get_args(RegulariserName),
-    "nce_layers": get_args(Layers),
-    "weight": get_args(Weight),
-    "noise": get_args(Noise),
-    "optimizer": get_args(Optimizer),
-}
-
-
-def _require(
-    config: CsdConfig, name: str, good: bool, expected: str, error: type[ValueError | TypeError] = ValueError
-) -> None:
-    if not good:
-        raise error(f"{name}: expected {expected}, got {getattr(config, name)!r}")
+        require(self, "nce_patch_sizes", good, "whole numbers of 1 or more")
+        require(self, "bandwidth", _is_bandwidth(self.bandwidth), "median, paper, or a finite gamma of 0 or more")
+        require(self, "t_min", 0 <= self.t_min < self.t_max, f"0 or more and below t_max = {self.t_max}")
 
 
 def _is_bandwidth(value: object) -> bool:
     if isinstance(value, str):
         return value in get_args(BandwidthRule)
-    return type(value) in (int, float) and 0 <= value < inf  # pyright: ignore[reportOperatorIssue]
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < inf
 
 
 METHODS: Mapping[str, CsdConfig] = MappingProxyType(
