@@ -4,15 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import inf
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from csd3d.engine.kernels import Bandwidth, BandwidthRule
-from csd3d.engine.regularisers import RESIDUAL_SCALE, Layers
+from csd3d.engine.regularisers import RESIDUAL_SCALE, FeatureSite
 from csd3d.engine.stein import Normalise
 from csd3d.engine.validate import require, require_choice, require_int, require_number
 
 Residual = Literal["source", "noise"]
-Coupling = Literal["svgd", "independent"]
+Coupling = Literal["svgd", "motion", "depth", "independent"]
 KernelOn = Literal["noisy", "clean"]
 Weight = Literal["variance", "one"]
 Noise = Literal["independent", "shared"]
@@ -29,13 +29,14 @@ class CsdConfig:
     """What a particle's target prediction is compared with: `source` = the prediction for its source under the same
     noise (DDS, CDS, CSD-Edit); `noise` = the noise that was drawn (SDS, CSD)."""
     coupling: Coupling = "svgd"
-    """`svgd`: particles mix their residuals through a kernel. `independent`: every particle goes its own way."""
+    """`svgd`: particles mix their residuals through a kernel, pixel by pixel. `motion`, `depth`: each pixel with where
+    its point is in the others, by the optical flow of a clip or the depth of a scene. `independent`: not at all."""
     kernel_on: KernelOn = "noisy"
     """What the kernel compares: the `noisy` latents of the step (the paper's), or the `clean` ones."""
     bandwidth: Bandwidth = "median"
     """Width of the kernel exp(-gamma d^2): gamma = log(N + 1) / median of d^2, over distinct pairs (`median`) or over
     all N^2 entries as in the published code (`paper`, needs 3 particles); or gamma itself, in 1 / latent^2 (0 =
-    everybody counts the same)."""
+    all particles count the same)."""
     normalise: Normalise = "row-sum"
     """Divide a coupled update by the sum of its kernel weights (`row-sum`: step size independent of N) or by N
     (`count`, the paper's: steps about N / 2 times smaller, so its learning rates are larger)."""
@@ -46,7 +47,7 @@ class CsdConfig:
     """
     nce_weight: float = 3.0
     """Strength of `patch-nce` against the residual; 3 is the paper's."""
-    nce_layers: Layers = "self-attention"
+    nce_layers: FeatureSite = "self-attention"
     """Where its features are taken in the decoder of the prior's UNet: outputs of `self-attention` (the paper's), of
     `cross-attention`, or the prediction itself (`score`)."""
     nce_patches: int = 256
@@ -91,11 +92,15 @@ class CsdConfig:
         require(self, "lr", self.lr > 0, "a number above 0")
         require(self, "lr_decay", 0 < self.lr_decay <= 1, "a number in (0, 1]")
         require(self, "nce_temperature", self.nce_temperature > 0, "a number above 0")
-        sizes = self.nce_patch_sizes
-        good = isinstance(sizes, tuple) and bool(sizes) and all(type(size) is int and size >= 1 for size in sizes)
-        require(self, "nce_patch_sizes", good, "whole numbers of 1 or more")
+        require(self, "nce_patch_sizes", _are_sizes(self.nce_patch_sizes), "whole numbers of 1 or more")
         require(self, "bandwidth", _is_bandwidth(self.bandwidth), "median, paper, or a finite gamma of 0 or more")
         require(self, "t_min", 0 <= self.t_min < self.t_max, f"0 or more and below t_max = {self.t_max}")
+
+
+def _are_sizes(values: object) -> bool:
+    if not isinstance(values, tuple) or not values:
+        return False
+    return all(type(size) is int and size >= 1 for size in cast(tuple[object, ...], values))
 
 
 def _is_bandwidth(value: object) -> bool:
@@ -114,7 +119,7 @@ METHODS: Mapping[str, CsdConfig] = MappingProxyType(
     }
 )
 """Published methods, each a point of residual x coupling x regulariser, with our defaults for everything else.
-`csd-edit` is for instruction editors, the others for text-to-image priors; any other combination is as good."""
+`csd-edit` is for instruction editors, the others for text-to-image priors; any other combination is allowed."""
 
 
 def method_changes(method: str) -> dict[str, object]:
