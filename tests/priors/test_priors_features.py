@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from csd3d.engine import METHODS, Features, csd_step
+from csd3d.engine import METHODS, Batch, Features, Noised, csd_step
 from csd3d.priors.instruct import InstructPrior
 from csd3d.priors.networks.chunks import Chunks
 from csd3d.priors.networks.denoiser import Denoiser
 from csd3d.priors.networks.features import as_map, tapped, tapped_modules
+from csd3d.priors.prior import Guidance, Prompts
 from csd3d.priors.text_to_image import TextToImagePrior
 from tests.priors.tiny import write_tiny_prior
 
@@ -45,7 +46,7 @@ def squares(target: Sequence[Tensor], source: Sequence[Tensor]) -> Tensor:
 
 
 def test_taps_are_the_decoders_attentions_and_leave_nothing_behind(t2i: TextToImagePrior) -> None:
-    unet: Any = t2i._denoiser._unet
+    unet: Any = t2i.denoiser._unet
     assert tapped_modules(unet, "self-attention") == [
         unet.up_blocks[0].attentions[k].transformer_blocks[0].attn1 for k in range(2)
     ]
@@ -57,8 +58,13 @@ def test_taps_are_the_decoders_attentions_and_leave_nothing_behind(t2i: TextToIm
     assert before == after
 
 
+def pair(z_t: Tensor, s_t: Tensor, s: Tensor, index: Tensor) -> Noised:
+    """Noisy latents of particles and of their sources, whose clean part and noise play no role."""
+    return replace(Noised.from_noisy(z_t, T, s, index), s_t=s_t)
+
+
 def test_a_decoder_without_attention_is_refused(t2i: TextToImagePrior) -> None:
-    bare = copy.deepcopy(t2i._denoiser._unet)
+    bare = copy.deepcopy(t2i.denoiser._unet)
     for name in ("attn1", "attn2"):
         for module in list(bare.up_blocks.modules()):
             module._modules.pop(name, None)
@@ -88,12 +94,12 @@ def test_the_gradient_is_that_through_the_unet_called_by_hand(
     layers: Any, t2i: TextToImagePrior, batch: tuple[Tensor, Tensor, Tensor]
 ) -> None:
     z_t, s_t, index = batch
-    score = t2i.score(["a red ball", "snow", "a cube"], s_text=7.5, source_prompt="a blue cube")
+    score = t2i.score(Prompts(["a red ball", "snow", "a cube"], "a blue cube"), Guidance(7.5))
     assert isinstance(score, Features)
-    got = score.feature_gradient(z_t, s_t, T, s_t, index, layers=layers, loss=squares)
+    got = score.feature_gradient(pair(z_t, s_t, s_t, index), layers, squares)
     assert got.isfinite().all()
-    unet: Any = t2i._denoiser._unet
-    texts = t2i._text.encode(["a red ball", "snow", "a cube", "a blue cube"])
+    unet: Any = t2i.denoiser._unet
+    texts = t2i.text.encode(["a red ball", "snow", "a cube", "a blue cube"])
     for i in range(3):
         z = z_t[i : i + 1].clone().requires_grad_()
         kept: list[list[Tensor]] = []
@@ -116,10 +122,10 @@ def test_the_gradient_of_an_editor_compares_the_sentence_with_none(
 ) -> None:
     z_t, s_t, index = batch
     s = s_t.flip(0)
-    score = prior.score("make it snowy", s_text=7.5, s_image=1.5)
-    got = score.feature_gradient(z_t, s_t, T, s, index, layers="score", loss=squares)
-    condition, (null, snow) = s / prior.codec.scaling, prior._text.encode(["", "make it snowy"])
-    unet: Any = prior._denoiser._unet
+    score = prior.score(Prompts("make it snowy"), Guidance(7.5, 1.5))
+    got = score.feature_gradient(pair(z_t, s_t, s, index), "score", squares)
+    condition, (null, snow) = s / prior.codec.scaling, prior.text.encode(["", "make it snowy"])
+    unet: Any = prior.denoiser._unet
     z = z_t.clone().requires_grad_()
     e_IT, e_I0 = (
         unet(torch.cat([x, condition], 1), torch.tensor(T), encoder_hidden_states=text.expand(3, -1, -1)).sample
@@ -132,7 +138,7 @@ def test_the_gradient_of_an_editor_compares_the_sentence_with_none(
 def test_the_gradient_by_differences(t2i: TextToImagePrior, batch: tuple[Tensor, Tensor, Tensor]) -> None:
     """Through everything: along its gradient the loss grows by the gradient's length."""
     z_t, s_t, index = batch
-    score = t2i.score("a red ball", s_text=1.0, source_prompt="a cube")
+    score = t2i.score(Prompts("a red ball", "a cube"), Guidance(1.0))
     values: list[float] = []
 
     def loss(target: Sequence[Tensor], source: Sequence[Tensor]) -> Tensor:
@@ -141,7 +147,7 @@ def test_the_gradient_by_differences(t2i: TextToImagePrior, batch: tuple[Tensor,
         return total
 
     def gradient(z: Tensor) -> Tensor:
-        return score.feature_gradient(z, s_t, T, s_t, index, layers="self-attention", loss=loss)
+        return score.feature_gradient(pair(z, s_t, s_t, index), "self-attention", loss)
 
     g = gradient(z_t)
     along = g / g.norm()
@@ -159,19 +165,19 @@ def test_pieces_and_checkpointing_give_the_same(
 ) -> None:
     z_t, s_t, index = batch
     other = TextToImagePrior.load(directory, device="cpu", checkpointing=checkpointing)
-    small = Denoiser(other._denoiser._unet, chunks=Chunks(torch.device("cpu"), max_rows=most))
+    small = Denoiser(other.denoiser._unet, chunks=Chunks(torch.device("cpu"), max_rows=most))
     calls = 0
 
     def count(*_: object) -> None:
         nonlocal calls
         calls += 1
 
-    tapped_modules(other._denoiser._unet, "self-attention")[0].register_forward_hook(count)
+    tapped_modules(other.denoiser._unet, "self-attention")[0].register_forward_hook(count)
     whole, pieces = (
-        p.score("a red ball", s_text=7.5, source_prompt="a cube").feature_gradient(
-            z_t, s_t, T, s_t, index, layers="self-attention", loss=squares
+        p.score(Prompts("a red ball", "a cube"), Guidance(7.5)).feature_gradient(
+            pair(z_t, s_t, s_t, index), "self-attention", squares
         )
-        for p in (t2i, replace(other, _denoiser=small))
+        for p in (t2i, replace(other, denoiser=small))
     )
     torch.testing.assert_close(pieces, whole, atol=1e-5, rtol=1e-4)
     assert calls == (3 if checkpointing else 2) * -(-3 // most)
@@ -183,10 +189,10 @@ def test_cds_runs_on_it_and_differs_from_dds(
 ) -> None:
     z, s, index = batch
     e = torch.randn(z.shape, generator=torch.Generator().manual_seed(9))
-    score = t2i.score("a red ball", s_text=7.5, source_prompt="a blue cube")
-    cds = replace(METHODS["cds"], nce_layers=layers)
-    g, plain = (csd_step(score, z, s, index, t=T, e=e, config=c).g for c in (cds, METHODS["dds"]))
+    score = t2i.score(Prompts("a red ball", "a blue cube"), Guidance(7.5))
+    cds, x = replace(METHODS["cds"], nce_layers=layers), t2i.schedule.noised(Batch(z, s, index), T, e)
+    g, plain = (csd_step(score, x, c).g for c in (cds, METHODS["dds"]))
     assert g.isfinite().all()
     assert (g - plain).abs().max() > 1e-6
     with pytest.raises(ValueError, match="source_prompt"):
-        csd_step(t2i.score("a red ball", s_text=7.5), z, s, index, t=T, e=e, config=replace(cds, residual="noise"))
+        csd_step(t2i.score(Prompts("a red ball"), Guidance(7.5)), x, replace(cds, residual="noise"))

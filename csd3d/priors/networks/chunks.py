@@ -31,8 +31,7 @@ class Chunks:
     """One sentence for every time that memory ran out, for whoever reports on the run."""
 
     def __post_init__(self) -> None:
-        for name in ("budget_bytes", "max_rows"):
-            value = getattr(self, name)
+        for name, value in (("budget_bytes", self.budget_bytes), ("max_rows", self.max_rows)):
             if value is not None and value < 1:
                 raise ValueError(f"{name}: expected 1 or more, got {value}")
 

@@ -6,7 +6,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from csd3d.media.detail import restore_detail
 from csd3d.priors.networks.chunks import Chunks
 
 if TYPE_CHECKING:
@@ -16,7 +15,7 @@ MAPS_ALIVE = 16
 """Full-size feature maps, of the first block's width, that are alive at the peak of encoding or decoding."""
 
 
-class Codec:
+class VaeCodec:
     """Encodes rgb in [0, 1] to scaled latents and back, a few pictures at a time.
 
     Latents are float32 on the device of the pictures, whatever the autoencoder itself runs in. Encoding takes the
@@ -62,12 +61,6 @@ class Codec:
             return (decoded.float().contiguous() / 2 + 0.5).clamp(0, 1)
 
         return self._chunks.map(some, len(z), row_bytes=self._row_bytes(height_px, width_px)).to(z.device)
-
-    def decode_with_detail(
-        self, z: Float[Tensor, "n c h w"], source: Float[Tensor, "n 3 H W"]
-    ) -> Float[Tensor, "n 3 H W"]:
-        """`decode(z)` with the detail of the source that the codec itself loses put back (see `restore_detail`)."""
-        return restore_detail(source, self.decode(z), self.decode(self.encode(source)))
 
     def _inside(self, x: Tensor) -> Tensor:
         x = x.to(self._chunks.device, self._vae.dtype)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Float32, Int64, Num
 from torch import Tensor, nn
 
-from csd3d.engine.regularisers import FeatureLoss, Layers
+from csd3d.engine.regularisers import FeatureLoss, FeatureSite
 from csd3d.engine.schedule import Schedule
 from csd3d.priors.networks.chunks import Chunks
 from csd3d.priors.networks.features import as_map, tapped, tapped_modules
@@ -62,7 +62,7 @@ class Denoiser:
         """A copy of the UNet that learns, in float32."""
         return copy.deepcopy(self._unet).float().train().requires_grad_()
 
-    def require_layers(self, layers: Layers) -> None:
+    def require_layers(self, layers: FeatureSite) -> None:
         """Raises ValueError if the UNet has no such layers to take features from."""
         tapped_modules(self._unet, layers)
 
@@ -94,7 +94,7 @@ class Denoiser:
         *,
         make_target: MakeRowsOf,
         make_source: MakeRowsOf,
-        layers: Layers,
+        layers: FeatureSite,
         loss: FeatureLoss,
     ) -> Float32[Tensor, "n c h w"]:
         """Gradient by `z_t` of `loss(maps of the target rows, maps of the source rows)`, a sum over particles.

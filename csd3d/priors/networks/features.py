@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from csd3d.engine.regularisers import Layers
+from csd3d.engine.regularisers import FeatureSite
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _ATTENTION = {"self-attention": "attn1", "cross-attention": "attn2"}
 
 
-def tapped_modules(unet: "UNet2DConditionModel", layers: Layers) -> list[nn.Module]:
+def tapped_modules(unet: "UNet2DConditionModel", layers: FeatureSite) -> list[nn.Module]:
     """The modules whose outputs are features, in the order of the decoder ("up") blocks.
 
     Raises:
@@ -33,7 +33,7 @@ def tapped_modules(unet: "UNet2DConditionModel", layers: Layers) -> list[nn.Modu
 
 
 @contextmanager
-def tapped(unet: "UNet2DConditionModel", layers: Layers) -> Iterator[list[Tensor]]:
+def tapped(unet: "UNet2DConditionModel", layers: FeatureSite) -> Iterator[list[Tensor]]:
     """Within the context every call of `unet` appends the outputs of the tapped modules to the list.
 
     To be left before gradients are taken: with checkpointing they call the modules once more.

@@ -12,10 +12,10 @@ from csd3d.priors.networks.text import PromptEncoder
 
 @dataclass(frozen=True, eq=False)
 class Sentences:
-    """The embeddings of one or several sentences, and of no text. Make them with `encode_sentences`."""
+    """The embeddings of one or several sentences, and of the negative one. Make them with `encode_sentences`."""
 
     text: Float[Tensor, "k l d"]
-    """Row 0: no text. Row 1 + p: sentence p."""
+    """Row 0: the negative sentence, usually "". Row 1 + p: sentence p."""
     assign: Int[Tensor, " m"] | None
     """Which sentence each particle takes; None: the only one, or the one of its own number."""
 
@@ -36,6 +36,7 @@ def encode_sentences(
     assign: Int[Tensor, " m"] | None,
     known: Callable[[str], str],
     *,
+    negative: str = "",
     name: str = "prompt",
 ) -> Sentences:
     """One sentence for all particles, or several: particle i takes sentence `assign[i]`, or i if that is None.
@@ -48,5 +49,5 @@ def encode_sentences(
         raise ValueError(f"{name}: expected a sentence or more, got none")
     if assign is not None and not bool(((assign >= 0) & (assign < len(sentences))).all()):
         raise ValueError(f"assign: expected numbers from 0 to {len(sentences) - 1}, got {assign.tolist()}")
-    text = encoder.encode(["", *(known(sentence) for sentence in sentences)])
+    text = encoder.encode([known(sentence) for sentence in (negative, *sentences)])
     return Sentences(text, None if len(sentences) == 1 else assign)

@@ -7,14 +7,14 @@ Read from `vocabulary.json` beside the weights:
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 
 from csd3d.priors.prompts.vocabulary import FILE_NAME, UnknownPrompt, Vocabulary, normalise
-from csd3d.priors.store.resolve import read_json
+from csd3d.priors.store.resolve import Resolved, read_json
 
 
 class UnknownWords(UnknownPrompt):
@@ -71,6 +71,15 @@ def read_known(directory: Path) -> Vocabulary | Words | None:
         return None
     content = read_json(path, "a prior without its vocabulary")
     return (Words if "words" in content else Vocabulary).from_dict(content, origin=str(path))
+
+
+def require_known(found: Resolved, sentences: Iterable[str]) -> None:
+    """Raises UnknownPrompt for the first sentence that a prior was never taught, by its files alone, before it is
+    loaded."""
+    known = None if found.path is None else read_known(found.path)
+    if known is not None:
+        for sentence in filter(str.strip, sentences):
+            known.match(sentence)
 
 
 def _is_word(value: object) -> bool:

@@ -1,19 +1,21 @@
 """Which prior it was: what a manifest keeps of one, and by what two are told apart."""
 
 import hashlib
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
-from csd3d.priors.editor import Loaded, kind_of
+from csd3d.priors.prior import Prior
 from csd3d.priors.store.resolve import PARTS
 
-_END_BYTES = 1 << 16
+_PIECE_BYTES = 1 << 20
+REMEMBERED = 256
+"""Files whose digests are kept for the length of a process."""
 
 
-def prior_entry(prior: Loaded) -> dict[str, Any]:
+def prior_entry(prior: Prior) -> dict[str, str | bool]:
     """What a manifest keeps of a loaded prior."""
-    known = {
-        "name": prior.name, "path": str(prior.path), "builtin": prior.builtin, "kind": kind_of(prior),
+    known: dict[str, str | bool] = {
+        "name": prior.name, "path": str(prior.path), "builtin": prior.builtin, "kind": prior.kind,
         "device": str(prior.device),
     }  # fmt: skip
     return known | ({"fingerprint": prior_fingerprint(prior.path)} if prior.path.is_dir() else {})
@@ -27,18 +29,26 @@ def prior_files(path: Path) -> list[Path]:
 
 
 def prior_fingerprint(path: Path) -> str:
-    """A digest of the names, sizes and ends of a prior's files: tells two apart without reading gigabytes.
+    """SHA-256 of the names and the whole content of a prior's files.
 
-    Of what came from the hub, the commit: which of its files are there depends on what was asked for so far.
+    Within a process a file is read once, unless its size or time of change is another by then. Of what came from the
+    hub, the commit, which is a digest too: which of its files are there depends on what was asked for so far.
     """
     if path.parent.name == "snapshots":
         return path.name
     digest = hashlib.sha256()
     for file in prior_files(path):
-        size = file.stat().st_size
-        digest.update(f"{file.relative_to(path)}\0{size}\0".encode())
-        with file.open("rb") as stream:
-            digest.update(stream.read(_END_BYTES))
-            stream.seek(max(size - _END_BYTES, 0))
-            digest.update(stream.read())
+        status = file.stat()
+        content = _file_digest(file.resolve(), status.st_size, status.st_mtime_ns)
+        digest.update(f"{file.relative_to(path)}\0{content}\0".encode())
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _file_digest(file: Path, size: int, changed_ns: int) -> str:
+    """SHA-256 of a file; size and time of change tell whether a remembered one still holds."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while piece := stream.read(_PIECE_BYTES):
+            digest.update(piece)
     return digest.hexdigest()

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,6 +31,12 @@ from csd3d.priors.store.resolve import (
 from csd3d.priors.store.silence import quiet
 
 _HALF = (torch.float16, torch.bfloat16)
+_VARIANTS = {
+    torch.float32: (None, "fp16", "bf16"),
+    torch.float16: ("fp16", None, "bf16"),
+    torch.bfloat16: ("bf16", "fp16", None),
+}
+"""Files of a part's weights in order of preference, by the precision that is wanted."""
 _SETTINGS = {
     "vae": "config.json",
     "unet": "config.json",
@@ -119,13 +125,24 @@ def fetch(resolved: Resolved, *, revision: str | None, offline: bool, half: bool
     )
 
 
-def load_parts(path: Path, *, device: torch.device, dtype: torch.dtype) -> Parts:
+def locate(resolved: Resolved, *, revision: str | None = None, offline: bool = False, half: bool = False) -> Resolved:
+    """The same with its directory and its kind: fetched and checked, unless that was done before.
+
+    Raises what `fetch` and `check_directory` do.
+    """
+    path = fetch(resolved, revision=revision, offline=offline, half=half)
+    return replace(resolved, path=path, kind=resolved.kind or check_directory(path))
+
+
+def load_parts(path: Path, *, device: torch.device, dtype: torch.dtype, kind: Kind | None = None) -> Parts:
     """Read a prior's directory onto `device` in `dtype`, weights frozen.
+
+    Its `kind`, where it is given, is what `check_directory` found: it is not checked again.
 
     Raises:
         ValueError: A part is missing, damaged, pickled, of another class, or does not fit the others.
     """
-    kind = check_directory(path)
+    kind = kind or check_directory(path)
     _check_settings(path)
     _check_shared_vae(path)
     with quiet():
@@ -159,7 +176,7 @@ def read_schedule(scheduler: SchedulerMixin) -> tuple[Schedule, Prediction]:
 
 
 def _load_model(cls: type, folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
-    variant = weights_variant(folder, "fp16" if dtype in _HALF else None)
+    variant = weights_variant(folder, _VARIANTS[dtype])
     for file in sorted(folder.glob("*.safetensors")):
         _check_whole(file)
     with _readable(folder.parent, folder.name):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,6 +10,8 @@ from typing import Literal
 import csd3d
 
 Kind = Literal["instruct", "text-to-image"]
+CALLED: dict[Kind, str] = {"instruct": "an instruction editor", "text-to-image": "a text-to-image model"}
+"""Kinds in words."""
 
 PIPELINES: dict[str, Kind] = {
     "StableDiffusionInstructPix2PixPipeline": "instruct",
@@ -28,6 +31,8 @@ _WEIGHTS = {
     "unet": "diffusion_pytorch_model",
     "text_encoder": "model",
 }
+VARIANTS = (None, "fp16", "bf16")
+"""Weights that can be read: plain ones, or those that are published in half precision."""
 PARTS = {
     "vae": "AutoencoderKL",
     "unet": "UNet2DConditionModel",
@@ -139,31 +144,56 @@ def part_folder(path: Path, part: str) -> Path:
     return path.parent / other / part if isinstance(other, str) and _NAME.fullmatch(other) else own
 
 
-def weights_variant(folder: Path, prefer: str | None = None) -> str | None:
+def weights_variant(folder: Path, order: Sequence[str | None] = VARIANTS) -> str | None:
     """Which safetensors file of a part to read: None for the plain one, "fp16" for model.fp16.safetensors.
 
+    Args:
+        order: Variants that will do, the best first.
+
     Raises:
-        ValueError: There is no safetensors file of either name.
+        ValueError: There is no safetensors file of these names, or an index of shards names other files.
     """
     stem = _WEIGHTS[folder.name]
-    variants = [v for v in (None, "fp16") if _weight_file(folder, stem, v)]
-    if variants:
-        return prefer if prefer in variants else variants[0]
-    pickled = sorted(p.name for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".ckpt"})
-    if pickled:
-        raise ValueError(
-            f"prior {folder.parent}: {folder.name}/ has its weights only as {pickled[0]}, a pickle, which can run any "
-            "program when it is read; expected safetensors (convert it, or take a revision that has them)"
-        )
-    raise ValueError(f"prior {folder.parent}: expected {folder.name}/{stem}.safetensors, found no weights")
+    for index in sorted(folder.glob("*.index*.json")):
+        if ".safetensors." in index.name:
+            _check_index(index)
+    for variant in order:
+        if any((folder / name).is_file() for name in _weight_names(stem, variant)):
+            return variant
+    raise ValueError(f"prior {folder.parent}: {_why_no_weights(folder, stem)}")
 
 
-def _weight_file(folder: Path, stem: str, variant: str | None) -> Path | None:
+def _weight_names(stem: str, variant: str | None) -> tuple[str, str]:
+    """The names of a whole file of weights, and of the index of one in shards."""
     dotted = f".{variant}" if variant else ""
-    for name in (f"{stem}{dotted}.safetensors", f"{stem}.safetensors.index{dotted}.json"):
-        if (folder / name).is_file():
-            return folder / name
-    return None
+    return f"{stem}{dotted}.safetensors", f"{stem}.safetensors.index{dotted}.json"
+
+
+def _check_index(index: Path) -> None:
+    """Raise ValueError unless all shards that an index names are safetensors files that lie beside it."""
+    weights = read_json(index, "not a usable part").get("weight_map")
+    if not isinstance(weights, dict) or not weights:
+        raise ValueError(f"{index}: expected a weight_map from weights to files, got {type(weights).__name__}")
+    for name in dict.fromkeys(weights.values()):
+        if not isinstance(name, str) or not name.endswith(".safetensors") or Path(name).name != name:
+            raise ValueError(f"{index}: expected it to name safetensors files beside it, got {name!r}")
+        if not (index.parent / name).is_file():
+            raise ValueError(f"{index}: names {name}, which is missing")
+
+
+def _why_no_weights(folder: Path, stem: str) -> str:
+    """What a part has in place of weights that can be read."""
+    names = sorted(p.name for p in folder.iterdir())
+    others = [name for name in names if name.endswith(".safetensors")]
+    if others:
+        return f"expected {folder.name}/{stem}.safetensors (or .fp16, .bf16), found only {', '.join(others)}"
+    pickled = [name for name in names if Path(name).suffix in {".bin", ".pt", ".pth", ".ckpt"}]
+    if pickled:
+        return (
+            f"{folder.name}/ has its weights only as {pickled[0]}, a pickle, which can run any program when it is "
+            "read; expected safetensors (convert it, or take a revision that has them)"
+        )
+    return f"expected {folder.name}/{stem}.safetensors, found no weights"
 
 
 def read_json(path: Path, missing: str) -> dict[str, object]:
