@@ -30,6 +30,7 @@ def atomic_path(final: Path) -> Iterator[Path]:
     """
     if final.is_dir():
         raise ValueError(f"output: expected a file name, got the folder {final}")
+    final = final.resolve()  # a link stays one, and what it leads to is replaced
     final.parent.mkdir(parents=True, exist_ok=True)
     part = final.with_name(f".{final.stem}{_PART}{secrets.token_hex(4)}{final.suffix}")
     try:
@@ -52,6 +53,7 @@ def remove_leftovers(folder: Path) -> list[Path]:
 
 def remove_parts(final: Path) -> None:
     """Delete what a killed process left of writing `final`, be that a file or a folder."""
+    final = final.resolve()
     for part in final.parent.glob(f".{glob.escape(final.stem)}{_PART}*{glob.escape(final.suffix)}"):
         shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""Putting back the fine detail of the source that codec and working size lose, in the way the edit would change it.
+"""Restoring the fine detail of the source that codec and working size lose, mapped as the edit maps colours.
 
 With D the decoded latents at working size, up() scaling to the clip's size, x the source frame:
 
@@ -27,19 +27,7 @@ WINDOWS = ((16, 1e-3), (4, 3e-4))
 """From wide to narrow: half the window in working pixels, and the variance below which it counts as flat. The last is
 4 levels of 255, squared."""
 LIMIT = 2.0
-"""Largest entry of A, lest the codec's errors in flat places blow up."""
-
-
-def restore_detail(
-    source: Float[Tensor, "n 3 H W"], edited: Float[Tensor, "n 3 H W"], reconstruction: Float[Tensor, "n 3 H W"]
-) -> Float[Tensor, "n 3 H W"]:
-    """source + (edited - reconstruction), clamped to [0, 1]: the edit as a change to the real picture.
-
-    `edited` and `reconstruction` come from the same codec, `reconstruction` from the unedited source, so what the
-    codec blurs cancels: where nothing was edited the result is the source, bit for bit. Where the edit replaces an
-    object, the old one's fine texture stays faintly visible; that is its price.
-    """
-    return (source + (edited - reconstruction)).clamp(0, 1)
+"""Largest entry of A, so that errors of the codec in flat places are not amplified."""
 
 
 def restore_mapped(
@@ -59,11 +47,22 @@ def restore_mapped(
         up: takes pictures (of any number of channels) from working size to the source's.
         amount: 0 = none of the detail, 1 = all of it.
     """
-    out = up(edited)
-    if amount:
-        lost = source - up(reconstruction)
-        out = out + amount * apply_maps(up(colour_maps(edited, reconstruction)), lost)
-    return out.clamp(0, 1)
+    if not amount:
+        return up(edited).clamp(0, 1)
+    maps = colour_maps(edited, reconstruction)
+    return add_detail(source, up(edited), up(reconstruction), up(maps), amount=amount)
+
+
+def add_detail(
+    source: Float[Tensor, "n 3 H W"],
+    edited: Float[Tensor, "n 3 H W"],
+    reconstruction: Float[Tensor, "n 3 H W"],
+    maps: Float[Tensor, "n 9 H W"],
+    *,
+    amount: float,
+) -> Float[Tensor, "n 3 H W"]:
+    """The formula of the module's text, in [0, 1], with all its parts at the source's size."""
+    return (edited + amount * apply_maps(maps, source - reconstruction)).clamp(0, 1)
 
 
 def colour_maps(

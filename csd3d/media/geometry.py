@@ -6,6 +6,7 @@ factor, edge pixels repeated --prior--> crop --scale--> (H, W)
 
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
+
+from csd3d.media.pictures.levels import from_levels, read_levels, to_8_bits
 
 
 @dataclass(frozen=True)
@@ -69,9 +72,23 @@ def resize(rgb: Float[Tensor, "n c _h _w"], height_px: int, width_px: int) -> Fl
     return interpolate(rgb, (height_px, width_px), mode="bicubic", antialias=True)
 
 
+def pixel_centres(height_px: int, width_px: int) -> Float[Tensor, "h w 2"]:
+    """Where the centre of each pixel is, x and y in pixels: (0.5, 0.5) for the first."""
+    y, x = torch.meshgrid(torch.arange(height_px) + 0.5, torch.arange(width_px) + 0.5, indexing="ij")
+    return torch.stack([x, y], dim=-1)
+
+
+def read_square(path: Path, size_px: int) -> Float[Tensor, "3 S S"]:
+    """`middle_square` of a picture file, upright. Raises ValueError when it cannot be read."""
+    try:
+        return middle_square(Image.fromarray(to_8_bits(read_levels(path))), size_px)
+    except OSError as error:
+        raise ValueError(f"pictures: {path} cannot be read ({error})") from None
+
+
 def middle_square(photo: Image.Image, size_px: int) -> Float[Tensor, "3 S S"]:
     """The middle of a picture, its short side scaled to `size_px`, in [0, 1]."""
     side = min(photo.size)
     x, y = (photo.width - side) // 2, (photo.height - side) // 2
     piece = photo.crop((x, y, x + side, y + side)).resize((size_px, size_px), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(piece)).permute(2, 0, 1).float() / 255
+    return from_levels(np.array(piece))

@@ -1,15 +1,15 @@
-"""Contact sheets: rows of pictures that a person can compare at one look."""
+"""Contact sheets: labelled rows of pictures, for comparison."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from csd3d.media.atomic import atomic_path
+from csd3d.media.pictures.levels import to_levels
 
 _PAPER = (247, 247, 245)
 _INK = (38, 40, 44)
@@ -72,5 +72,4 @@ def _fit(pictures: Float[Tensor, "n 3 _H _W"], cell_px: int) -> list[Image.Image
     scale = cell_px / max(height, width)
     size = (max(round(height * scale), 1), max(round(width * scale), 1))
     small = interpolate(pictures.detach().float().cpu(), size, mode="bilinear", antialias=True)
-    levels = (small.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
-    return [Image.fromarray(picture.numpy()) for picture in levels]
+    return [Image.fromarray(picture) for picture in to_levels(small)]

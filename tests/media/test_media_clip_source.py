@@ -235,6 +235,12 @@ def test_file_that_shrinks_under_the_reader_is_one_line(make_clip):
         clip.read(0, 6)
 
 
+def test_digits_that_are_no_numbers_are_letters(tmp_path):
+    names = ["1²10.png", "1²2.png", "f3.png", "①.png", "٣.png"]
+    ordered = sorted((tmp_path / name for name in names), key=natural)
+    assert [p.name for p in ordered[:3]] == ["1²2.png", "1²10.png", "٣.png"]
+
+
 def test_natural_order(tmp_path):
     names = ["b.png", "f10.png", "f9.png", "10.png", "9.png"]
     assert [p.name for p in sorted((tmp_path / n for n in names), key=natural)] == [
@@ -359,9 +365,14 @@ def luma(rgb):
 
 
 SHOWN_EXACTLY = [
-    "clips/blocks_640x360_29.97fps.mp4", "clips_odd/made_60fps.mp4", "clips_odd/made_vfr.mp4",
-    "clips_odd/video_90.mov", "clips_odd/made_vp9.webm", "clips_odd/nasa_13013.mp4", "clips_odd/h265_10bits.mp4",
-]  # fmt: skip
+    "clips/blocks_640x360_29.97fps.mp4",
+    "clips_odd/made_60fps.mp4",
+    "clips_odd/made_vfr.mp4",
+    "clips_odd/video_90.mov",
+    "clips_odd/made_vp9.webm",
+    "clips_odd/nasa_13013.mp4",
+    "clips_odd/h265_10bits.mp4",
+]
 
 
 @pytest.mark.parametrize("name", SHOWN_EXACTLY)

@@ -7,7 +7,15 @@ import pytest
 import torch
 from PIL import Image
 
-from csd3d.media.geometry import from_working, middle_square, resize, to_working, working_size
+from csd3d.media.geometry import (
+    from_working,
+    middle_square,
+    pixel_centres,
+    read_square,
+    resize,
+    to_working,
+    working_size,
+)
 from csd3d.metrics import psnr
 
 
@@ -74,3 +82,22 @@ def test_the_middle_of_a_picture() -> None:
     levels = np.zeros((6, 10, 3), np.uint8)
     levels[:, 2:8] = 255
     assert torch.equal(middle_square(Image.fromarray(levels), 4), torch.ones(3, 4, 4))
+
+
+def test_a_square_of_a_file_is_upright_and_keeps_sixteen_bit_grey(tmp_path):
+    column = np.arange(8)[:, None].repeat(10, 1)
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    Image.fromarray((column * 30).astype(np.uint8)).save(tmp_path / "a.png", exif=exif)
+    square = read_square(tmp_path / "a.png", 8)
+    assert square.shape == (3, 8, 8)
+    assert torch.equal(square[0, :, 0], torch.arange(7, -1, -1) * 30 / 255)
+    Image.fromarray((column * 30 * 257).astype(np.uint16)).save(tmp_path / "deep.png")
+    assert torch.equal(read_square(tmp_path / "deep.png", 8)[0, :, 0], torch.arange(8) * 30 / 255)
+    (tmp_path / "bad.png").write_bytes(b"no")
+    with pytest.raises(ValueError, match=r"bad.png cannot be read"):
+        read_square(tmp_path / "bad.png", 8)
+
+
+def test_centres_of_pixels():
+    assert pixel_centres(2, 3).tolist() == [[[x + 0.5, y + 0.5] for x in range(3)] for y in range(2)]

@@ -16,10 +16,14 @@ from tests.panorama.panorama_toys import save, scenery
 def turned_by_pillow(array, orientation):
     """The same through Pillow's table of names."""
     names = {
-        2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
         8: Image.Transpose.ROTATE_90,
-    }  # fmt: skip
+    }
     image = Image.fromarray(array)
     return np.asarray(image.transpose(names[orientation]) if orientation in names else image)
 
@@ -141,10 +145,17 @@ def test_reading_leaves_pillows_limit_alone(tmp_path):
 
 
 GOOD = {
-    "bilevel.png": (300, 451), "cmyk.jpg": (300, 451), "exif_orientation6.jpg": (300, 451), "gray16.png": (300, 451),
-    "odd_301x299.png": (299, 301), "one_pixel.png": (1, 1), "palette.png": (300, 451), "rgba_gradient.png": (300, 451),
-    "thin_7x513.png": (513, 7), "webp.webp": (300, 451),
-}  # fmt: skip
+    "bilevel.png": (300, 451),
+    "cmyk.jpg": (300, 451),
+    "exif_orientation6.jpg": (300, 451),
+    "gray16.png": (300, 451),
+    "odd_301x299.png": (299, 301),
+    "one_pixel.png": (1, 1),
+    "palette.png": (300, 451),
+    "rgba_gradient.png": (300, 451),
+    "thin_7x513.png": (513, 7),
+    "webp.webp": (300, 451),
+}
 
 
 @pytest.mark.parametrize("name", sorted(GOOD))

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from csd3d.media.clip.h264 import h264_options
-
 Codec = Literal["h264", "hevc", "vp9", "av1", "ffv1"]
 Depth = Literal[8, 10]
 
@@ -20,6 +18,8 @@ CONTAINERS = (".mp4", ".m4v", ".mov", ".mkv", ".webm")
 """Suffixes of clips that can be written."""
 ANIMATIONS = (".gif", ".webp")
 """Suffixes of small animated pictures."""
+_NO_AVX512 = "MMX2,SSE2Fast,SSSE3,SSE4.2,LZCNT,AVX,FMA3,BMI2,AVX2"
+"""x264's AVX-512 routines were seen to give different bytes from run to run; these agree with its plain C."""
 _APPLE = (".mp4", ".m4v", ".mov", ".mkv")
 
 
@@ -62,13 +62,13 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Stream:
-    """What an encoder is told."""
+    """Settings of an encoder."""
 
     encoder: str
     pixel_format: str
     options: dict[str, str]
     tag: str | None = None
-    """Four letters by which players of Apple's containers know it."""
+    """Codec tag of four letters that players of Apple's containers expect; None: the usual one."""
 
     @property
     def is_rgb(self) -> bool:
@@ -111,7 +111,7 @@ def codec_of(path: Path, encoding: Encoding) -> Codec:
 
 
 def stream_of(path: Path, encoding: Encoding, *, width_px: int, height_px: int) -> Stream:
-    """What the encoder of a clip at `path` is told.
+    """Settings of the encoder for a clip at `path`.
 
     Raises:
         ValueError: the codec cannot hold such a clip.
@@ -128,7 +128,7 @@ def stream_of(path: Path, encoding: Encoding, *, width_px: int, height_px: int) 
 def _options(codec: Codec, crf: int) -> dict[str, str]:
     """One thread each: the number of threads decides how encoders cut their work, and with it the bytes."""
     if codec == "h264":
-        return h264_options(crf)
+        return {"crf": str(crf), "preset": "medium", "threads": "1", "x264-params": f"asm={_NO_AVX512}"}
     if codec == "hevc":
         return {"crf": str(crf), "preset": "medium", "x265-params": "pools=none:frame-threads=1:log-level=none"}
     if codec == "vp9":

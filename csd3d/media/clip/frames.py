@@ -17,7 +17,7 @@ from torch import Tensor
 from csd3d.media.atomic import atomic_path
 from csd3d.media.clip.formats import Depth
 from csd3d.media.clip.probe import TIMES
-from csd3d.media.clip.sink import levels_of
+from csd3d.media.clip.sink import frame_levels
 from csd3d.media.geometry import resize
 
 ANIMATION_PX = 320
@@ -33,7 +33,7 @@ class FrameFolder:
 
     def write(self, rgb: Float[Tensor, "n 3 H W"]) -> None:
         """Append frames, values in [0, 1] (others are clamped)."""
-        for picture in levels_of(rgb, deep=self._depth > 8):
+        for picture in frame_levels(rgb, 16 if self._depth > 8 else 8):
             path = self._folder / f"frame_{self.frames:0{self._digits}d}.png"
             made, data = cv2.imencode(".png", picture[..., ::-1])
             assert made
@@ -76,7 +76,7 @@ class Animation:
     def write(self, rgb: Float[Tensor, "n 3 H W"]) -> None:
         """Append frames, values in [0, 1] (others are clamped)."""
         small = resize(rgb, *self._size)
-        self.pictures += [Image.fromarray(picture) for picture in levels_of(small, deep=False)]
+        self.pictures += [Image.fromarray(picture) for picture in frame_levels(small, 8)]
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """The output of an edit, whatever it is: a clip, a folder of PNG frames, or a small animation."""
 
-import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from fractions import Fraction
@@ -10,9 +9,6 @@ from csd3d.media.clip.formats import ANIMATIONS, Encoding, is_folder
 from csd3d.media.clip.frames import ANIMATION_PX, write_animation, write_folder
 from csd3d.media.clip.probe import ClipInfo
 from csd3d.media.clip.sink import Carried, Writer, durations, even_times, write_clip
-from csd3d.media.masks import ClipMask
-
-_LONGEST_NAME = 238  # of the 255 bytes of a file name, less what the part is called by before it is whole
 
 
 def open_output(
@@ -37,23 +33,12 @@ def open_output(
         end = times[-1] + durations(pts, base, info.fps)[-1] * base
         return write_animation(path, times, end, height_px=height, width_px=width)
     until = None if info.whole else (pts[-1] + round(1 / (info.fps * base))) * base
-    carried = Carried(info.path, info.start, until, dict(tags)) if info.path.is_file() else None
+    carried = Carried(info.path, info.start, until) if info.path.is_file() else None
     return write_clip(
         path, width_px=info.width_px, height_px=info.height_px, fps=info.fps, pts=pts, time_base=base,
-        sample_aspect=info.sample_aspect, carried=carried, encoding=encoding, notes=notes,
+        sample_aspect=info.sample_aspect, tags=tags if carried else {}, carried=carried, encoding=encoding,
+        notes=notes,
     )  # fmt: skip
-
-
-def require_place(path: Path, info: ClipInfo, mask: ClipMask | None = None) -> None:
-    """Raises `ValueError` unless something can be written at `path`, and that is no file of the clip or its mask."""
-    inputs = [info.path, *info.content, *([mask.path, *mask.files] if mask else [])]
-    if path.exists() and any(file.exists() and path.samefile(file) for file in inputs):
-        raise ValueError(f"output: expected another file than those that are read, got {path}")
-    if len(os.fsencode(path.name)) > _LONGEST_NAME:
-        raise ValueError(f"output: expected a name of at most {_LONGEST_NAME} bytes, got {path.name}")
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise ValueError(f"output: expected a folder in which files can be made, got {folder} for {path}")
 
 
 def square_size(display_aspect: Fraction, short_px: int) -> tuple[int, int]:

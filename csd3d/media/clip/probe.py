@@ -20,12 +20,12 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from csd3d.media.pictures.levels import look_at
+from csd3d.media.pictures.levels import read_header
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 """Suffixes taken from a folder of frames."""
 FOLDER_FPS = Fraction(25)
-"""Frame rate of a folder of frames, which knows none of its own."""
+"""Default frame rate of a folder of frames."""
 
 TIMES = "timestamps.txt"
 """In a folder of frames: milliseconds at which they are shown, one a line, as mkvmerge reads them."""
@@ -68,15 +68,15 @@ class ClipInfo:
     tags: Mapping[str, str] = field(default_factory=dict)
     """Title, artist, comment, ... of the container."""
     whole: bool = True
-    """Whether all decodable frames are meant, not only the first ones."""
+    """Whether these are all decodable frames; False where only the first were asked for."""
     damaged: bool = False
     """Whether something in the file could not be decoded."""
     notes: tuple[str, ...] = ()
-    """What a person should know about how the clip was read."""
+    """Warnings about how the clip was read."""
     files: tuple[Path, ...] = field(default=(), repr=False)
     """The pictures, for a folder of frames."""
     times: Path | None = None
-    """The file in it that says when they are shown."""
+    """The file of timestamps in that folder, if there is one."""
 
     @property
     def frames(self) -> int:
@@ -89,6 +89,11 @@ class ClipInfo:
         return self.files if self.times is None else (*self.files, self.times)
 
     @property
+    def inputs(self) -> tuple[Path, ...]:
+        """All that is read: the file, or the folder or pattern and its files."""
+        return (self.path, *self.content)
+
+    @property
     def display_aspect(self) -> Fraction:
         """Width over height of the picture as it is shown."""
         return Fraction(self.width_px, self.height_px) * self.sample_aspect
@@ -99,7 +104,7 @@ class ClipInfo:
 
 
 def probe(path: Path, *, max_frames: int | None = None, stream: int | None = None) -> ClipInfo:
-    """Look at a video file, a folder of frames, or a pattern such as frames/*.png.
+    """Facts of a video file, a folder of frames, or a pattern such as frames/*.png.
 
     Args:
         path: the clip.
@@ -165,7 +170,7 @@ def open_video(
 
 
 class Damage:
-    """What `decoded_frames` did not give: broken packets, a missing end, and what an edit list hides (no damage)."""
+    """What `decoded_frames` left out: broken packets, a missing end, and what an edit list hides (no damage)."""
 
     packets = 0
     truncated = False
@@ -268,7 +273,7 @@ def _start(container: InputContainer, stream: VideoStream) -> Fraction:
 def _timing(
     raw: list[int | None], stream: VideoStream, start: Fraction, notes: list[str]
 ) -> tuple[tuple[int, ...], Fraction, Fraction, bool]:
-    """(timestamps, their base, frame rate, is it constant) from what the decoder said."""
+    """(timestamps, their base, frame rate, is it constant) from the presentation times of decoded frames."""
     rates = [r for r in (stream.average_rate, stream.guessed_rate, stream.base_rate) if r]
     if not rates:
         notes.append(f"the file names no frame rate; {FOLDER_FPS} is assumed")
@@ -288,7 +293,7 @@ def _timing(
 
 
 def _even(pts: Sequence[int], tick: Fraction) -> bool:
-    """Whether timestamps are `tick` apart, as well as their clock can say: no more than one of its units astray."""
+    """Whether timestamps are `tick` apart, up to one unit of their clock."""
     return all(abs(t - pts[0] - i * tick) <= min(1, tick / 4) for i, t in enumerate(pts))
 
 
@@ -301,12 +306,12 @@ def _probe_pictures(path: Path, found: Sequence[Path], max_frames: int | None) -
     sizes, notes, deep = {}, list[str](), False
     for file in files:
         try:
-            still = look_at(file)
+            header = read_header(file)
         except OSError as error:
             raise ValueError(f"clip: expected a picture, got {file}, which cannot be read as one") from error
-        sizes.setdefault((still.width_px, still.height_px), file)
-        deep |= still.deep
-        notes += [NO_ALPHA] if still.clear and not notes else []
+        sizes.setdefault((header.width_px, header.height_px), file)
+        deep |= header.bits == 16
+        notes += [NO_ALPHA] if header.has_alpha and not notes else []
     if len(sizes) > 1:
         (a, first), (b, second) = list(sizes.items())[:2]
         raise ValueError(
@@ -355,4 +360,4 @@ def with_fps(info: ClipInfo, fps: Fraction) -> ClipInfo:
 def natural(path: Path) -> list[tuple[int, int, str]]:
     """Sort key under which frame2 comes before frame10."""
     parts = re.split(r"(\d+)", path.name)
-    return [(1, int(p), "") if p.isdigit() else (0, 0, p.lower()) for p in parts]
+    return [(1, int(p), "") if p.isdecimal() else (0, 0, p.lower()) for p in parts]

@@ -6,14 +6,15 @@ Sizes are kept to the pixel; see `csd3d.media.clip.formats` for what can be writ
 import io
 import itertools
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import av
+import numpy as np
 import torch
 from av.container import InputContainer, OutputContainer
 from av.error import FFmpegError
@@ -28,6 +29,7 @@ from csd3d.media.atomic import atomic_path
 from csd3d.media.clip.formats import CONTAINERS, Encoding, Stream, require_output, stream_of
 from csd3d.media.clip.probe import ClipInfo
 from csd3d.media.clip.source import EXACT
+from csd3d.media.pictures.levels import Bits, to_levels
 
 
 @runtime_checkable
@@ -41,7 +43,7 @@ class Writer(Protocol):
 
 @dataclass(frozen=True)
 class Carried:
-    """What goes from one file to another beside the pictures."""
+    """What is copied from one file to another besides pictures."""
 
     path: Path
     """The file whose sound, subtitles and chapters are copied, without decoding."""
@@ -49,8 +51,6 @@ class Carried:
     """Seconds at which it begins; they are taken off all its times."""
     until: Fraction | None = None
     """Seconds after its start at which the copy ends; None: with the file."""
-    tags: dict[str, str] = field(default_factory=dict)
-    """Title, artist, ..."""
 
 
 class ClipWriter:
@@ -78,7 +78,7 @@ class ClipWriter:
             raise ValueError(f"frames: expected {expected[1]}x{expected[0]} px, got {rgb.shape[-1]}x{rgb.shape[-2]}")
         if self.frames + len(rgb) > len(self._pts):
             raise ValueError(f"frames: expected {len(self._pts)} in all, got more")
-        for picture in levels_of(rgb, deep=self._deep):
+        for picture in frame_levels(rgb, 16 if self._deep else 8):
             frame = VideoFrame.from_ndarray(picture, format="rgb48le" if self._deep else "rgb24")
             to_yuv: dict[str, Any] = {"dst_colorspace": Colorspace.ITU709, "dst_color_range": ColorRange.MPEG}
             frame = frame.reformat(
@@ -111,17 +111,15 @@ class ClipWriter:
             self._container.mux(packet)
 
 
-def levels_of(rgb: Float[Tensor, "n 3 H W"], *, deep: bool) -> Any:
-    """Frames as arrays (n H W 3) of bytes or, if `deep`, of 16 bits.
+def frame_levels(rgb: Float[Tensor, "n 3 H W"], bits: Bits) -> np.ndarray:
+    """Frames as arrays [n H W 3] of 8 or 16 bits a channel.
 
     Raises:
         ValueError: a value is no number.
     """
     if not bool(torch.isfinite(rgb).all()):
         raise ValueError("frames: expected finite values, got NaN or infinity")
-    top, kind = (65535, torch.int32) if deep else (255, torch.uint8)
-    levels = (rgb.detach().clamp(0, 1) * top).round().to(kind).permute(0, 2, 3, 1).contiguous().cpu().numpy()
-    return levels.astype("uint16") if deep else levels
+    return to_levels(rgb, bits)
 
 
 @contextmanager
@@ -133,7 +131,8 @@ def write_clip(
     fps: Fraction,
     pts: Sequence[int],
     time_base: Fraction,
-    sample_aspect: Fraction = Fraction(1),
+    sample_aspect: Fraction | None = Fraction(1),
+    tags: Mapping[str, str] | None = None,
     carried: Carried | None = None,
     encoding: Encoding | None = None,
     notes: list[str] | None = None,
@@ -143,6 +142,8 @@ def write_clip(
     Args:
         fps: nominal rate; `pts` in units of `time_base` are what counts.
         pts: when each frame is shown; as many as frames will be written.
+        sample_aspect: width over height of a pixel as it is shown; None: the file does not say.
+        tags: title, artist, ... of the file.
         carried: what is copied from the source file.
         encoding: how; None = H.264, visually close.
         notes: receives a line for what could not be kept.
@@ -163,10 +164,11 @@ def write_clip(
         how = stream_of(path, encoding, width_px=width_px, height_px=height_px)
         stream = _video_stream(container, how, width_px, height_px, fps)
         stream.time_base = stream.codec_context.time_base = time_base
-        stream.sample_aspect_ratio = sample_aspect
+        if sample_aspect is not None:
+            stream.sample_aspect_ratio = sample_aspect
+        container.metadata.update(tags or {})
         writer = ClipWriter(container, stream, pts, time_base, fps)
         if carried is not None:
-            container.metadata.update(carried.tags)
             writer.others = _Others(container, carried, stack, notes)
         yield writer
         writer.finish()

@@ -13,14 +13,13 @@ from types import TracebackType
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Interpolation
 from jaxtyping import Float, UInt8, UInt16
 from torch import Tensor
 
 from csd3d.media.clip.probe import ClipInfo, Damage, decoded_frames, open_video, probe, with_fps
-from csd3d.media.pictures.levels import read_levels
+from csd3d.media.pictures.levels import from_levels, read_levels
 
 EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
 """swscale flags under which RGB to YUV 4:2:0 and back errs by under a level on smooth pictures (default: 4.6)."""
@@ -28,8 +27,8 @@ EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_
 Backend = Literal["auto", "decord", "pyav"]
 
 
-Levels = UInt8[np.ndarray, "n H W 3"] | UInt16[np.ndarray, "n H W 3"]
-"""Bytes or, of deeper sources, 16 bits a channel."""
+Levels = UInt8[np.ndarray, "n H W c"] | UInt16[np.ndarray, "n H W c"]
+"""Bytes or, of deeper sources, 16 bits a channel; RGB, or RGBA where transparency is asked for."""
 
 
 @runtime_checkable
@@ -78,8 +77,7 @@ class Clip:
             raise ValueError(
                 f"clip: frames [{start}, {stop}) of {self.info.path} could not be read again; did it change?"
             )
-        top = 65535.0 if pixels.dtype == np.uint16 else 255.0
-        return torch.from_numpy(pixels.astype(np.float32)).permute(0, 3, 1, 2).contiguous().div_(top)
+        return from_levels(pixels)
 
     def chunks(self, size: int, *, exact: bool = False) -> Iterator[tuple[range, Float[Tensor, "_n 3 H W"]]]:
         """The whole clip in order, at most `size` frames at a time, each chunk with its frame numbers."""
@@ -207,8 +205,9 @@ class DecordReader:
 class PyAVReader:
     """Frames through PyAV with exact colour conversion; going back starts over from the first frame."""
 
-    def __init__(self, info: ClipInfo) -> None:
-        self._info = info
+    def __init__(self, info: ClipInfo, *, alpha: bool = False) -> None:
+        """Open the clip; with `alpha`, pixels of what has transparency are RGBA."""
+        self._info, self._alpha = info, alpha
         self._open()
 
     def _open(self) -> None:
@@ -236,10 +235,13 @@ class PyAVReader:
             self._next += 1
         return np.stack(pixels) if pixels else np.zeros((0, 1, 1, 3), np.uint8)
 
-    def _upright(self, frame: VideoFrame) -> UInt8[np.ndarray, "H W 3"] | UInt16[np.ndarray, "H W 3"]:
+    def _upright(self, frame: VideoFrame) -> UInt8[np.ndarray, "H W c"] | UInt16[np.ndarray, "H W c"]:
         turned = self._info.rotation % 180 != 0
         size = (self._info.height_px, self._info.width_px) if turned else (self._info.width_px, self._info.height_px)
-        form = "rgb48le" if self._info.depth > 8 else "rgb24"
+        deep = self._info.depth > 8
+        form = "rgb48le" if deep else "rgb24"
+        if self._alpha and any(c.is_alpha for c in frame.format.components):
+            form = "rgba64le" if deep else "rgba"
         rgb = frame.reformat(*size, format=form, interpolation=EXACT, dst_color_range=ColorRange.JPEG)
         return np.ascontiguousarray(np.rot90(rgb.to_ndarray(), self._info.rotation // 90))
 

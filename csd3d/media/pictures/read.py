@@ -1,14 +1,11 @@
-"""Reading a picture: PNG, JPEG, TIFF or WebP, 8 or 16 bits a channel, as a person would see it.
+"""Reading a picture (PNG, JPEG, TIFF or WebP, 8 or 16 bits a channel) with its metadata.
 
-The EXIF orientation is applied. Grey, palette and CMYK pictures become RGB. Transparency is kept aside. What a picture
-carries besides pixels (EXIF, XMP, ICC profile) comes along.
+The EXIF orientation is applied. Grey, palette and CMYK pictures become RGB. Transparency is a plane of its own.
+Metadata are EXIF, XMP and the ICC profile.
 """
 
 import re
 import struct
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -19,12 +16,19 @@ from jaxtyping import Float, Int
 from PIL import Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
 
-from csd3d.media.pictures.levels import TIFF, decode_deep, is_deep, oriented
+from csd3d.media.pictures.levels import (
+    HEAD_BYTES,
+    MOST_PX,
+    TIFF,
+    any_size,
+    decode_deep,
+    is_deep,
+    oriented,
+    split_alpha,
+)
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "MPO")
 """Kinds of files that are read, by Pillow's names (MPO: a JPEG with more pictures behind the first)."""
-MOST_PX = 1_000_000_000
-"""Pixels beyond which a file is taken for a mistake."""
 _DAMAGED = (OSError, SyntaxError, struct.error, EOFError)
 _ORIENTATION, _EXIF_IFD, _WIDTH, _HEIGHT = 0x0112, 0x8769, 0xA002, 0xA003
 _TO_RGB = "a {} picture becomes RGB, as edits have colours"
@@ -33,7 +37,7 @@ _SUFFIXES = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg"), "TIFF": (".tif", ".tif
 
 @dataclass(frozen=True)
 class Tags:
-    """What a picture carries besides its pixels."""
+    """Metadata of a picture."""
 
     exif: bytes = b""
     """As Pillow writes it, orientation set to upright; empty if there is none."""
@@ -62,7 +66,7 @@ class Picture:
     """What the file is: PNG, JPEG, TIFF or WEBP, whatever its name."""
     tags: Tags = field(default_factory=Tags)
     notes: tuple[str, ...] = ()
-    """What a person should know about how it was read."""
+    """Warnings about how it was read."""
 
     @property
     def height_px(self) -> int:
@@ -105,7 +109,7 @@ def open_picture(path: Path) -> Picture:
     data = path.read_bytes()
     if not data:
         raise ValueError(f"{path}: expected a picture, got an empty file")
-    with _any_size():
+    with any_size():
         try:
             with Image.open(BytesIO(data)) as image:
                 return _read(path, data, image)
@@ -132,8 +136,8 @@ def _read(path: Path, data: bytes, image: Image.Image) -> Picture:
         notes.append(f"{path.name} is a {kind} file, whatever its name says")
     if image.mode in ("F", "I"):
         raise ValueError(f"{path}: expected 8 or 16 bits a channel, got 32")
-    image.load()  # finds out whether it is whole; OpenCV would not say
-    array = _deep(path, data) if is_deep(data, image) else _to_rgb(image, notes)
+    image.load()  # raises for a file that is cut short, where OpenCV does not
+    array = _deep(path, data) if is_deep(data[:HEAD_BYTES], image) else _to_rgb(image, notes)
     if image.mode.startswith("I;16"):
         notes.append(_TO_RGB.format("grey"))
     exif = image.getexif()
@@ -147,9 +151,8 @@ def _read(path: Path, data: bytes, image: Image.Image) -> Picture:
 
 
 def _finish(path: Path, array: np.ndarray, kind: str, tags: Tags, notes: list[str], orientation: int) -> Picture:
-    array = oriented(array, orientation)
-    alpha = None if array.shape[2] == 3 else np.ascontiguousarray(array[:, :, 3])
-    return Picture(path, np.ascontiguousarray(array[:, :, :3]), alpha, kind, tags, tuple(notes))
+    pixels, alpha = split_alpha(oriented(array, orientation))
+    return Picture(path, pixels, alpha, kind, tags, tuple(notes))
 
 
 def _to_rgb(image: Image.Image, notes: list[str]) -> np.ndarray:
@@ -215,15 +218,3 @@ def _upright(xmp: bytes) -> bytes:
     """The packet without word of an orientation that is applied already."""
     text = re.sub(rb"(tiff:Orientation\s*=\s*[\"'])\d([\"'])", rb"\g<1>1\2", xmp)
     return re.sub(rb"(<tiff:Orientation>)\d(<)", rb"\g<1>1\2", text)
-
-
-@contextmanager
-def _any_size() -> Iterator[None]:
-    """Large panoramas are no attack; we have a limit of our own."""
-    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = before

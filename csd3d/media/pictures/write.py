@@ -1,4 +1,4 @@
-"""Writing a picture with all that it carried: EXIF, XMP (photo sphere fields too), ICC profile, transparency, 16 bits.
+"""Writing a picture with its metadata: EXIF, XMP (photo sphere fields too), ICC profile, transparency, 16 bits.
 
 Pillow writes JPEG, WebP and PNG of 8 bits a channel. It has no colour at 16, and in TIFF no EXIF beside compression, so
 those are put together here: PNG from OpenCV's and the missing chunks, TIFF from Pillow's directory and deflated pixels.
@@ -16,6 +16,7 @@ from PIL import Image, TiffImagePlugin
 from PIL.PngImagePlugin import PngInfo
 
 from csd3d.media.atomic import atomic_path
+from csd3d.media.pictures.levels import to_8_bits
 from csd3d.media.pictures.read import Tags
 
 SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF", ".webp": "WEBP"}
@@ -59,7 +60,7 @@ def write_picture(
         alpha = None
     if pixels.dtype == np.uint16 and kind in ("JPEG", "WEBP"):
         lost.append(f"{kind} has 8 bits a channel: 16 become 8 (PNG and TIFF keep them)")
-        pixels, alpha = _to_8(pixels), None if alpha is None else _to_8(alpha)
+        pixels, alpha = to_8_bits(pixels), None if alpha is None else to_8_bits(alpha)
     if kind == "JPEG" and len(tags.xmp) + len(_XMP_SIGNATURE) + 2 > _SEGMENT_BYTES:
         lost.append("the XMP packet is too large for a JPEG and is dropped")
         tags = Tags(tags.exif, b"", tags.icc)
@@ -74,12 +75,8 @@ def write_picture(
     return lost
 
 
-def _to_8(x: np.ndarray) -> np.ndarray:
-    return ((x.astype(np.uint32) + 128) // 257).astype(np.uint8)
-
-
 def _options(kind: str, tags: Tags, quality: int) -> dict[str, Any]:
-    """What Pillow is told."""
+    """Arguments of Pillow's `save`."""
     options: dict[str, Any] = {}
     if tags.icc:
         options["icc_profile"] = tags.icc
