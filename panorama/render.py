@@ -10,7 +10,7 @@ from panorama.regions import Plan
 from panorama.surface import Block
 
 
-def put_together(
+def composite(
     picture: Picture,
     plan: Plan,
     blocks: Iterable[Block],

@@ -1,12 +1,26 @@
 """What every test starts from."""
 
+import os
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from tests.clips import REAL, encode, moving_picture
+from tests.toys import ToyPrior, resolve_toy
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores: one thread each, and for what their tests start
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """A file all of whose tests are slow is not even imported where those are left out: nerfstudio takes 15 s."""
+    if "not slow" in str(config.getoption("markexpr")) and collection_path.match("test_*.py"):
+        return True if "\npytestmark = pytest.mark.slow\n" in collection_path.read_text(encoding="utf-8") else None
+    return None
 
 
 @pytest.fixture(autouse=True)
@@ -37,3 +51,26 @@ def make_clip(tmp_path):
         return encode(tmp_path / name, rgb, **options), rgb
 
     return make
+
+
+class OnlyToys:
+    """What every prior's name stands for in a test: a toy, or `prior` where one is put in its place."""
+
+    def __init__(self):
+        self.prior = None
+        self.loaded = []
+        """Names of the priors that were loaded."""
+
+    def load(self, found, *, device=None):
+        self.loaded.append(found.name)
+        return self.prior or ToyPrior(name=found.name)
+
+
+@pytest.fixture
+def only_toys(monkeypatch):
+    """The toy prior is loaded, whichever is named, and no weights are looked for."""
+    toys = OnlyToys()
+    for room in ("csd3d.priors.defaults", "csd3d.runs.job", "csd3d.cli.editors"):
+        monkeypatch.setattr(f"{room}.resolve", resolve_toy)
+    monkeypatch.setattr("csd3d.priors.auto.load_prior", toys.load)
+    return toys

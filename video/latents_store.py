@@ -11,16 +11,16 @@ from pathlib import Path
 
 import torch
 
+from csd3d.engine.loop import Stateful
 from csd3d.runs.checkpoint import load_checkpoint
 from csd3d.runs.folder import RunFolder
 from csd3d.runs.log import StepLog
 from csd3d.runs.rows import Rows, copy_rows, writing_rows
-from video.particles import FrameParticles
 
 _ZEROS = 64
 
 
-class KeptLatents:
+class LatentsStore:
     """Arrays of a clip's particles in the folder of its run."""
 
     def __init__(self, folder: RunFolder, names: Sequence[str]) -> None:
@@ -45,11 +45,11 @@ class KeptLatents:
                         append(torch.zeros(min(_ZEROS, count - k), *shape))
         self.arrays = {name: Rows(self._now(name)) for name in self._names}
 
-    def load(self, particles: FrameParticles, rng: torch.Generator, log: StepLog) -> None:
+    def load(self, particles: Stateful, rng: torch.Generator, log: StepLog) -> None:
         """Everything else of the saved state."""
         self._folder.load(particles, rng, log)
 
-    def save(self, particles: FrameParticles, rng: torch.Generator, log: StepLog) -> None:
+    def save(self, particles: Stateful, rng: torch.Generator, log: StepLog) -> None:
         """Keep the state after the steps of `log`; whenever this is stopped, the earlier state or this one is whole."""
         for name in self._names:
             copy_rows(self._now(name), self._saved(log.done, name))

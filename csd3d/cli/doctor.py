@@ -6,7 +6,7 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from itertools import groupby
@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from csd3d import __version__
+from csd3d.cli.parse import read_dataclass
 from csd3d.doctor import checks, probes
 from csd3d.doctor.findings import Finding, core_works
 
@@ -35,6 +36,11 @@ class Command:
 
     json: bool = False
     """Print the findings as JSON, for scripts and bug reports."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parse and run; returns the exit code."""
+    return run(read_dataclass(Command, argv, prog="csd3d doctor"))
 
 
 def run(command: Command) -> int:

@@ -1,9 +1,8 @@
 """The `csd3d` command: choose a room, parse, run, and answer mistakes in one line.
 
-A room's command is a module with two names: `Command`, the type that the command line fills (a frozen
-dataclass, or a union of them for a second level of commands), and `run(command) -> int`, the exit code. The
-module is imported only when its command is chosen, so that `csd3d --help` costs no torch. To add a command,
-add its line to `COMMANDS`.
+A command is a module with a function `main(argv) -> int` that parses its words, runs, and returns the exit code. It is
+imported only when its command is chosen, so that `csd3d --help` costs no torch. To add a command, add its line to
+`COMMANDS`.
 
 Exit codes: 0 done; 1 the run failed (diverged, out of memory) or `doctor` found the core broken; 2 something
 in what the person gave is wrong; 130 interrupted.
@@ -13,12 +12,13 @@ import importlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, make_dataclass
-from typing import Annotated, Any, NamedTuple, Union
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import tyro
 
 from csd3d import __version__
+from csd3d.cli.parse import split, subcommands
 from csd3d.user_errors import DEBUG_VARIABLE, explain
 
 
@@ -52,7 +52,7 @@ BROKEN_PIPE = 141
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line (default: this process's) and return its exit code. Parses, runs, explains errors."""
-    head, rest = _split(list(sys.argv[1:] if argv is None else argv))
+    head, rest = split(sys.argv[1:] if argv is None else argv)
     if "--version" in head:
         print(f"csd3d {__version__}")
         return 0
@@ -64,28 +64,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return end.code if isinstance(end.code, int) else 0
 
 
-def _split(argv: list[str]) -> tuple[list[str], list[str]]:
-    """(what belongs to `csd3d` itself, up to the command's name; what belongs to the command)."""
-    for i, word in enumerate(argv):
-        if not word.startswith("-"):
-            return argv[: i + 1], argv[i + 1 :]
-    return argv, []
-
-
 def _top_level() -> Any:
-    """The type of `csd3d [--version] [--debug] COMMAND`. The rooms stand in it as empty classes, unimported."""
-    rooms: Any = Union[  # noqa: UP007 - built at run time
-        tuple(
-            Annotated[make_dataclass(name, ()), tyro.conf.subcommand(name, description=entry.help)]
-            for name, entry in COMMANDS.items()
-        )
-    ]
+    """The type of `csd3d [--version] [--debug] COMMAND`."""
+    commands: Any = subcommands({name: entry.help for name, entry in COMMANDS.items()})
 
     @dataclass(frozen=True)
     class Top:
         """Edit NeRF scenes, videos, panoramas and photos from one sentence, consistently."""
 
-        command: tyro.conf.OmitSubcommandPrefixes[rooms]  # pyright: ignore[reportInvalidTypeForm]
+        command: tyro.conf.OmitSubcommandPrefixes[commands]  # pyright: ignore[reportInvalidTypeForm]
         """`csd3d COMMAND --help` says what each one takes."""
         version: tyro.conf.FlagCreatePairsOff[bool] = False
         """Print the version."""
@@ -98,7 +85,7 @@ def _top_level() -> Any:
 def _guarded(name: str, args: list[str], *, debug: bool) -> int:
     """Run one command; an error that a person can act on becomes one line on stderr and its exit code."""
     try:
-        code = _run(name, args)
+        code = importlib.import_module(COMMANDS[name].module).main(args)
         sys.stdout.flush()
         return code
     except KeyboardInterrupt as stop:  # a run that saved its state says where, and which signal stopped it
@@ -116,11 +103,3 @@ def _guarded(name: str, args: list[str], *, debug: bool) -> int:
         message, code = explained
         print(f"csd3d {name}: {message}", file=sys.stderr)
         return code
-
-
-def _run(name: str, args: list[str]) -> int:
-    """Import the command's module, fill its `Command` from `args`, run it."""
-    module = importlib.import_module(COMMANDS[name].module)
-    # An optional setting is left out, not given as the word None; a switch has one word, the one that changes it.
-    settings = (tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff)
-    return module.run(tyro.cli(module.Command, prog=f"csd3d {name}", args=args, config=settings))

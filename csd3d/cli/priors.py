@@ -3,6 +3,7 @@
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +12,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
+from csd3d.cli.parse import read_dataclass
 from csd3d.priors.prompts.vocabulary import Vocabulary
 from csd3d.priors.prompts.words import Words, read_known
 from csd3d.priors.store.resolve import (
@@ -84,6 +86,11 @@ class Described:
         else:
             knows = "any sentence" if self.vocabulary is None else f"{len(self.vocabulary.edits)} edits"
         return f"{self.kind}, {self.size_bytes / 1e6:,.0f} MB, knows {knows}"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parse and run; returns the exit code."""
+    return run(read_dataclass(Command, argv, prog="csd3d priors"))
 
 
 def run(command: Command) -> int:

@@ -2,12 +2,14 @@
 
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
+from csd3d.cli.parse import read_dataclass
 from csd3d.runs.history import runs_in, sentences, undo
 from csd3d.runs.manifest import Manifest
 
@@ -46,6 +48,11 @@ class Command:
         | Annotated[Undo, tyro.conf.subcommand("undo")]
     ] = field(default_factory=List)
     """What to do."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parse and run; returns the exit code."""
+    return run(read_dataclass(Command, argv, prog="csd3d runs"))
 
 
 def run(command: Command) -> int:

@@ -1,11 +1,13 @@
 """`csd3d stitch`: photos taken on one spot to one panorama."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from csd3d.cli.parse import read_dataclass
 from panorama.stitch import StitchConfig
 from panorama.stitched_file import stitch_files
 
@@ -22,6 +24,11 @@ class Command:
     """How."""
     quality: int = 95
     """Of JPEG and WebP, 1 to 100; a WebP of 100 is lossless."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parse and run; returns the exit code."""
+    return run(read_dataclass(Command, argv, prog="csd3d stitch"))
 
 
 def run(command: Command) -> int:

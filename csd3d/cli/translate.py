@@ -1,68 +1,63 @@
-"""`csd3d translate train|apply`: parse, build the settings, learn or apply, say where the result is."""
+"""`csd3d translate train|apply`: learn an edit once from a folder of pictures, then apply it in one pass."""
 
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Any, Literal
 
-import numpy as np
-import torch
 import tyro
 
+from csd3d.cli.editors import Form, read_request, run_and_say
+from csd3d.cli.parse import Flag, choose, read_dataclass
 from csd3d.media.clip.formats import Encoding
 from csd3d.media.clip.output import open_output
 from csd3d.media.clip.source import open_clip
+from csd3d.media.pictures.levels import from_levels, to_levels
 from csd3d.media.pictures.read import open_picture
 from csd3d.media.pictures.write import require_writable, write_picture
-from csd3d.priors.editor import recommended
-from csd3d.priors.store.resolve import resolve
-from csd3d.runs.folder import free_name
-from csd3d.runs.interrupt import RunInterrupted
+from csd3d.media.place import require_place
+from csd3d.priors.defaults import default_config
+from csd3d.priors.store.resolve import Resolved, resolve
 from csd3d.runs.progress import RunProgress
 from csd3d.translate.apply import Trained, load_trained
 from csd3d.translate.config import TranslateConfig
-from csd3d.translate.job import SUFFIXES, find_pictures, read_captions, train_network, with_residual
+from csd3d.translate.job import SUFFIXES, TranslateEditor, with_residual
 from video.render import chunk_frames
 
 
-@dataclass(frozen=True)
-class Train:
-    """Learn one network for several edits, from pictures and captions of before and after, without edited pictures."""
+def _base(form: Form[TranslateConfig], values: Mapping[str, Any], only_help: bool) -> tuple[TranslateConfig, Resolved]:
+    """What suits the prior."""
+    found = resolve(values["prior"] or TranslateConfig.prior)
+    return TranslateConfig(prior=found.name, csd=default_config("dds", builtin=found.builtin)), found
 
-    pictures: tyro.conf.Positional[Path]
-    """Folder of pictures; the middle square of each is used."""
-    task: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """NAME="CAPTION", what results show; {} in it stands for a picture's own caption: night="{}, at night". As often as
-    there are tasks."""
-    source_prompt: str | None = None
-    """What the pictures show, where --captions does not say."""
-    captions: Path | None = None
-    """JSON file with the caption of each picture: {"FILE.png": "CAPTION", ...}."""
-    method: Literal["dds", "sds"] = "dds"
-    """How results are judged: `dds`, or `sds`, the paper's ablation."""
-    prior: str = TranslateConfig.prior
-    """`builtin:t2i`, a folder in diffusers layout, or a hub id of a Stable Diffusion 1.x or 2.x."""
-    steps: int = TranslateConfig.steps
-    """Training steps."""
-    batch: int = TranslateConfig.batch
-    """Pictures in a step: bounds memory."""
-    lr: float = TranslateConfig.lr
-    """Learning rate of AdamW."""
-    s_text: float | None = None
-    """Guidance at the end of the warm-up."""
-    warmup: float = TranslateConfig.warmup
-    """Share of the steps over which guidance rises from 1; 0 = none, the paper's ablation."""
-    identity: float = TranslateConfig.identity
-    """Weight of staying with the source at the first step; it falls as a cosine."""
-    seed: int = 0
-    """Seed of all randomness."""
-    device: str | None = None
-    """`cpu`, `cuda`, ... Default: CUDA where there is one."""
-    run_dir: Path | None = None
-    """Folder of the run: the network, its state, a report. Default: a new one in `runs/`."""
-    resume: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Go on with the run in --run-dir; everything else as it was given."""
+
+TRAIN = Form(
+    TranslateEditor,
+    about="Learn one network for several edits from pictures and captions of before and after; none is edited.",
+    source=Flag(
+        "pictures", Path | None, None, "Folder of pictures; the middle square of each is used.", positional=True
+    ),
+    first=("source_prompt", "captions", "steps", "batch", "warmup", "identity", "s_text", "size", "seed", "device"),
+    base=_base,
+    extra=(
+        Flag(
+            "task",
+            tuple[str, ...],
+            (),
+            'NAME="CAPTION", what results show; {} in it stands for a picture\'s own caption: night="{}, at night". As '
+            "often as there are tasks.",
+        ),
+        Flag(
+            "method",
+            Literal["dds", "sds"] | None,
+            None,
+            "How results are judged: `dds`, or `sds`, the paper's ablation. None: dds.",
+        ),
+    ),
+    without=("tasks",),
+    has_method=False,
+)
 
 
 @dataclass(frozen=True)
@@ -81,46 +76,24 @@ class Apply:
     """`cpu`, `cuda`, ... Default: CUDA where there is one."""
 
 
-@dataclass(frozen=True)
-class Command:
-    """Learn an edit once from a folder of pictures, then apply it in one pass."""
-
-    action: tyro.conf.OmitSubcommandPrefixes[
-        Annotated[Train, tyro.conf.subcommand("train")] | Annotated[Apply, tyro.conf.subcommand("apply")]
-    ]
-    """What to do."""
-
-
-def run(command: Command) -> int:
+def main(argv: Sequence[str]) -> int:
     """Learn or apply; returns the exit code. Mistakes raise."""
-    return run_train(command.action) if isinstance(command.action, Train) else run_apply(command.action)
+    about = "Learn an edit once from a folder of pictures, then apply it in one pass."
+    name, rest = choose({"train": TRAIN.about, "apply": str(Apply.__doc__)}, argv, prog="csd3d translate", about=about)
+    return (train if name == "train" else apply)(rest)
 
 
-def run_train(command: Train) -> int:
+def train(argv: Sequence[str]) -> int:
     """`csd3d translate train`."""
-    if command.resume and command.run_dir is None:
-        raise ValueError("resume: expected --run-dir, the folder of the run to go on with, got none")
-    files = find_pictures(command.pictures)
-    captions = read_captions(files, command.captions, command.source_prompt)
-    config = build_config(command)
-    run_dir = command.run_dir or free_name("translate", " ".join(config.tasks))
-    try:
-        path = train_network(files, captions, config, run_dir, resume=command.resume)
-    except RunInterrupted as stop:
-        print(f"{stop}; go on with the same command and --resume --run-dir {stop.run_dir}", file=sys.stderr)
-        return stop.exit_code
-    print(f"network  {path}")
-    print(f"report   {path.with_name('report.html')}")
-    return 0
-
-
-def build_config(command: Train) -> TranslateConfig:
-    """The settings: those that suit the prior, then the flags. Raises ValueError for tasks that cannot be read."""
-    csd = recommended(resolve(command.prior).builtin, "dds")
-    csd = csd if command.s_text is None else replace(csd, s_text=command.s_text)
-    names = ("prior", "steps", "batch", "lr", "warmup", "identity", "seed", "device")
-    config = TranslateConfig(read_tasks(command.task), csd, **{name: getattr(command, name) for name in names})
-    return with_residual(config, command.method)
+    request, extras = read_request(TRAIN, argv, prog="csd3d translate train")
+    config = request.config
+    if extras["task"]:
+        config = replace(config, tasks=read_tasks(extras["task"]))
+    if extras["method"] is not None:
+        config = with_residual(config, extras["method"])
+    if not config.tasks:
+        raise ValueError('task: expected at least one, --task NAME="CAPTION", got none')
+    return run_and_say(TRAIN, replace(request, source=extras["pictures"] or request.source, config=config), "network")
 
 
 def read_tasks(words: Sequence[str]) -> Mapping[str, str]:
@@ -133,17 +106,15 @@ def read_tasks(words: Sequence[str]) -> Mapping[str, str]:
         if name in tasks:
             raise ValueError(f"task: expected every name once, got {name!r} again")
         tasks[name] = caption
-    if not tasks:
-        raise ValueError('task: expected at least one, --task NAME="CAPTION", got none')
     return tasks
 
 
-def run_apply(command: Apply) -> int:
+def apply(argv: Sequence[str]) -> int:
     """`csd3d translate apply`."""
+    command = read_dataclass(Apply, argv, prog="csd3d translate apply")
     if not command.source.exists():
         raise FileNotFoundError(f"source: expected a picture or a clip, got {command.source}, which does not exist")
-    if command.output.exists() and command.output.samefile(command.source):
-        raise ValueError(f"output: expected another file than the source itself, got {command.output}")
+    require_place(command.output, inputs=(command.source, command.network))
     trained = load_trained(command.network, device=command.device)
     trained.task(command.task)
     picture = command.source.is_file() and command.source.suffix.lower() in SUFFIXES
@@ -158,8 +129,8 @@ def apply_to_picture(trained: Trained, source: Path, task: str, output: Path) ->
     """Translate one picture; depth, transparency and tags are kept. Returns what could not be kept."""
     picture = open_picture(source)
     require_writable(output, picture.height_px, picture.width_px)
-    rgb = torch.from_numpy(picture.pixels.astype(np.float32)).permute(2, 0, 1)[None] / picture.levels
-    levels = (trained(rgb, task)[0] * picture.levels).round().permute(1, 2, 0).numpy().astype(picture.pixels.dtype)
+    rgb = from_levels(picture.pixels)[None]
+    levels = to_levels(trained(rgb, task)[0], 16 if picture.levels > 255 else 8)
     return write_picture(output, levels, alpha=picture.alpha, tags=picture.tags)
 
 

@@ -1,7 +1,7 @@
 """`csd3d world`: sample clips, scenes, panoramas and photos as files, with the exact truth of an edit beside them."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
+from csd3d.cli.parse import read_dataclass
 from csd3d.runs.progress import RunProgress
 from csd3d.world import export
 from csd3d.world.camera import PathName
@@ -129,6 +130,11 @@ class Command:
         | Annotated[Edits, tyro.conf.subcommand("edits")]
     ]
     """What to do."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parse and run; returns the exit code."""
+    return run(read_dataclass(Command, argv, prog="csd3d world"))
 
 
 def run(command: Command) -> int:

@@ -10,15 +10,10 @@ import pytest
 from csd3d.cli.main import main
 from csd3d.runs.manifest import Manifest
 from panorama.config import PanoramaConfig, paper_changes
-from tests.panorama.panorama_toys import ToyPrior, load, save, scenery
+from tests.panorama.panorama_toys import load, save, scenery
+from tests.toys import ToyPrior
 
-
-@pytest.fixture(autouse=True)
-def _toy_prior(monkeypatch):
-    """The command gets the toy prior, whichever it names, and no weights are looked for."""
-    monkeypatch.setattr("panorama.edit.load_prior", lambda config: ToyPrior())
-    monkeypatch.setattr("csd3d.cli.panorama.resolve", lambda name: ToyPrior)
-    monkeypatch.setattr("csd3d.priors.editor.resolve", lambda name: ToyPrior)
+pytestmark = pytest.mark.usefixtures("only_toys")
 
 
 @pytest.fixture
@@ -103,9 +98,8 @@ def test_mistakes_are_one_line_and_exit_code_2(wide, tmp_path, capsys, monkeypat
     assert {p.name for p in tmp_path.iterdir()} == {"wide.png", "text.png"}
 
 
-def test_ctrl_c_says_how_to_go_on_and_exits_with_130(wide, tmp_path, capsys, monkeypatch):
-    prior = ToyPrior(lambda index: os.kill(os.getpid(), signal.SIGINT))
-    monkeypatch.setattr("panorama.edit.load_prior", lambda config: prior)
+def test_ctrl_c_says_how_to_go_on_and_exits_with_130(wide, tmp_path, capsys, only_toys):
+    only_toys.prior = ToyPrior(lambda index: os.kill(os.getpid(), signal.SIGINT))
     run_dir = tmp_path / "run"
     words = ["panorama", str(wide), "--prompt", "make it red", "--run-dir", str(run_dir), "--steps", "5"]
     assert main(words) == 130
@@ -151,8 +145,11 @@ def test_a_run_of_another_kind_is_not_gone_on_with(tmp_path, capsys):
 def test_the_paper_is_a_preset():
     changes = paper_changes(64)
     assert (changes["stride"], changes["windows_per_step"], changes["draw"], changes["smooth"]) == (
-        16, 8, "random", False,
-    )  # fmt: skip
+        16,
+        8,
+        "random",
+        False,
+    )
     assert (changes["csd"]["lr"], changes["csd"]["normalise"], changes["csd"]["steps"]) == (2.0, "count", 200)
 
 

@@ -7,14 +7,9 @@ import pytest
 
 from csd3d.cli.main import main
 from csd3d.runs.manifest import Manifest
-from tests.video.video_toys import ToyPrior
+from tests.toys import ToyPrior
 
-
-@pytest.fixture(autouse=True)
-def _toy_prior(monkeypatch):
-    """The command gets the toy prior, whichever it names, and no weights are looked for."""
-    monkeypatch.setattr("video.edit.load_prior", lambda config: ToyPrior())
-    monkeypatch.setattr("csd3d.priors.editor.resolve", lambda name: ToyPrior)
+pytestmark = pytest.mark.usefixtures("only_toys")
 
 
 def test_a_clip_is_edited_and_the_places_are_printed(make_clip, tmp_path, capsys):
@@ -64,15 +59,14 @@ def test_mistakes_are_one_line_and_exit_code_2(make_clip, tmp_path, capsys, monk
     assert {p.name for p in tmp_path.iterdir()} == {"clip.mp4", "text.mp4"}
 
 
-def test_ctrl_c_says_how_to_go_on_and_exits_with_130(make_clip, tmp_path, capsys, monkeypatch):
+def test_ctrl_c_says_how_to_go_on_and_exits_with_130(make_clip, tmp_path, capsys, only_toys):
     clip, _ = make_clip(frames=3)
-    prior = ToyPrior(lambda index: os.kill(os.getpid(), signal.SIGINT))
-    monkeypatch.setattr("video.edit.load_prior", lambda config: prior)
+    only_toys.prior = ToyPrior(lambda index: os.kill(os.getpid(), signal.SIGINT))
     run_dir = tmp_path / "run"
     words = ["video", str(clip), "--prompt", "make it red", "--run-dir", str(run_dir), "--steps", "5"]
     assert main(words) == 130
     assert f"--resume --run-dir {run_dir}" in capsys.readouterr().err
     assert Manifest.read(run_dir / "manifest.json").steps_done == 1
-    monkeypatch.setattr("video.edit.load_prior", lambda config: ToyPrior())
+    only_toys.prior = None
     assert main(["video", "--resume", "--run-dir", str(run_dir)]) == 0
     assert Manifest.read(run_dir / "manifest.json").steps_done == 5

@@ -30,8 +30,16 @@ def test_each_kind_of_sample_is_written_with_its_truth(tmp_path: Path, capsys: p
     assert world("panorama", tmp_path / "q.jpg", *common, "--height", 32, "--kind", "strip", "--turn", 90) == 0
     assert world("photo", tmp_path / "f.png", *common, "--width", 16, "--height", 24) == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "c.mp4", "c.truth.mp4", "f.png", "f.truth.png", "p.jpg", "p.truth.jpg", "q.jpg", "q.truth.jpg", "s",
-    ]  # fmt: skip
+        "c.mp4",
+        "c.truth.mp4",
+        "f.png",
+        "f.truth.png",
+        "p.jpg",
+        "p.truth.jpg",
+        "q.jpg",
+        "q.truth.jpg",
+        "s",
+    ]
     assert (tmp_path / "s" / "truth" / "transforms.json").is_file()
     assert Image.open(tmp_path / "f.png").size == (16, 24)
     said = capsys.readouterr()

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from video_toys import ToyPrior, toy_edit
+from video_toys import toy_edit
 
 from csd3d.cli.main import main
 from csd3d.engine.config import CsdConfig
 from csd3d.media.clip.source import open_clip
 from csd3d.runs.manifest import Manifest
 from csd3d.runs.progress import RunProgress
+from tests.toys import ToyPrior
 from video import VideoConfig
 from video.preview import preview_video
 

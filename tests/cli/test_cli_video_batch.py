@@ -1,29 +1,28 @@
 """Many clips from one file: what can be done is done, failures are said, a second start does only what is left."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from video_toys import ToyPrior
 
+from csd3d.cli.main import main
+from csd3d.cli.parse import Flag
+from csd3d.cli.video_batch import Batch, convert, read_jobs, requests
 from csd3d.runs.manifest import Manifest
-from scripts.edit_video import Batch, commands, convert, main, read_jobs
+
+pytestmark = pytest.mark.usefixtures("only_toys")
 
 
-@pytest.fixture(autouse=True)
-def loaded(monkeypatch):
-    """The toy prior, whichever is named; gives the names that were loaded."""
-    names = []
+def batch(jobs, out):
+    """The exit code of `csd3d video batch`."""
+    return main(["video", "batch", str(jobs), "--out", str(out)])
 
-    def load(config):
-        names.append(config.prior)
-        prior = ToyPrior()
-        prior.name = config.prior
-        return prior
 
-    monkeypatch.setattr("video.edit.load_prior", load)
-    monkeypatch.setattr("csd3d.priors.editor.resolve", lambda name: ToyPrior)
-    return names
+def asked(jobs, out):
+    """The requests of a job file."""
+    return requests(read_jobs(jobs), Batch(jobs, out=out))
 
 
 def write(path, text):
@@ -31,7 +30,7 @@ def write(path, text):
     return path
 
 
-def test_what_can_be_done_is_done_and_failures_are_said(make_clip, tmp_path, capsys, loaded):
+def test_what_can_be_done_is_done_and_failures_are_said(make_clip, tmp_path, capsys, only_toys):
     make_clip("a.mp4", frames=3)
     make_clip("b.mp4", frames=2)
     write(tmp_path / "broken.mp4", "no video")
@@ -43,8 +42,8 @@ def test_what_can_be_done_is_done_and_failures_are_said(make_clip, tmp_path, cap
         '"b.mp4","make it blue",,3,\n'
         "b.mp4,make it dark,,2,2\n",
     )
-    batch = Batch(jobs, out=tmp_path / "out")
-    assert main(batch) == 1
+    out = tmp_path / "out"
+    assert batch(jobs, out) == 1
     printed = capsys.readouterr().out
     assert printed.count("edited") >= 2
     assert printed.count("failed") == 3
@@ -53,14 +52,14 @@ def test_what_can_be_done_is_done_and_failures_are_said(make_clip, tmp_path, cap
     assert (tmp_path / "out" / "red.mkv").exists()
     assert (tmp_path / "out" / "b-make-it-dark.mp4").exists()
     assert Manifest.read(tmp_path / "out/runs/red.mkv/manifest.json").steps_done == 3
-    assert loaded == ["builtin"]
+    assert only_toys.loaded == ["builtin"]
     before = (tmp_path / "out" / "red.mkv").stat().st_mtime_ns
     jobs.write_text("clip,prompt,output,steps\na.mp4,make it red,red.mkv,3\n")
-    assert main(batch) == 0
+    assert batch(jobs, out) == 0
     assert "done before" in capsys.readouterr().out
     assert (tmp_path / "out" / "red.mkv").stat().st_mtime_ns == before
     jobs.write_text("clip,prompt,output,steps\na.mp4,make it red,red.mkv,5\n")
-    assert main(batch) == 0
+    assert batch(jobs, out) == 0
     assert Manifest.read(tmp_path / "out/runs/red.mkv/manifest.json").steps_done == 5
 
 
@@ -75,7 +74,7 @@ def test_what_is_asked_for_in_another_way_is_done_anew(make_clip, tmp_path, caps
 
     def start(**job):
         jobs.write_text(yaml.safe_dump([plain | job]))
-        assert main(Batch(jobs, out=out)) == 0
+        assert batch(jobs, out) == 0
         return "done before" if "done before" in capsys.readouterr().out else (out / "a.mkv").read_bytes()
 
     first = start(mask="mask.png")
@@ -104,7 +103,7 @@ def test_a_folder_of_frames_is_not_done_twice(make_clip, tmp_path, capsys):
         Image.fromarray((picture * 255).byte().permute(1, 2, 0).numpy()).save(tmp_path / "frames" / f"{k}.png")
     jobs = write(tmp_path / "jobs.csv", "clip,prompt,output,steps\nframes,make it red,a.mkv,2\n")
     for said in ("edited", "done before"):
-        assert main(Batch(jobs, out=tmp_path / "out")) == 0
+        assert batch(jobs, tmp_path / "out") == 0
         assert said in capsys.readouterr().out
 
 
@@ -112,18 +111,20 @@ def test_yaml_and_patterns(make_clip, tmp_path):
     for name in ("a.mp4", "b.mkv"):
         make_clip(name, frames=2)
     jobs = write(tmp_path / "jobs.yaml", "- clip: '*.m*'\n  prompt: make it red\n  strength: 0.5\n  strict: true\n")
-    made = commands(read_jobs(jobs), Batch(jobs, out=tmp_path / "out"))
-    assert [c.clip for c in made] == [tmp_path / "a.mp4", tmp_path / "b.mkv"]
-    assert [c.output for c in made] == [
+    made = asked(jobs, tmp_path / "out")
+    assert [r.source for r in made] == [tmp_path / "a.mp4", tmp_path / "b.mkv"]
+    assert [r.output for r in made] == [
         tmp_path / "out" / f"{n}-make-it-red.{s}" for n, s in (("a", "mp4"), ("b", "mkv"))
     ]
-    assert all((c.strength, c.strict, c.prior) == (0.5, True, None) for c in made)
+    assert all((r.config.strength, r.config.strict, r.config.prior) == (0.5, True, "builtin") for r in made)
 
 
 def test_presets_lie_beside_the_job_file(tmp_path):
-    jobs = write(tmp_path / "jobs.csv", "clip,prompt,preset\na.mp4,x,quick.json\nb.mp4,x,paper\n")
-    made = commands(read_jobs(jobs), Batch(jobs, out=tmp_path / "out"))
-    assert [c.preset for c in made] == [str(tmp_path / "quick.json"), "paper"]
+    (tmp_path / "quick.json").write_text('{"csd": {"steps": 3}}')
+    jobs = write(tmp_path / "jobs.csv", "clip,prompt,preset,no-steady\na.mp4,x,quick.json,\nb.mp4,x,paper,true\n")
+    quick, paper = (request.config for request in asked(jobs, tmp_path / "out"))
+    assert (quick.engine.steps, quick.steady) == (3, True)
+    assert (paper.engine.bandwidth, paper.steady) == ("paper", False)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,7 @@ def test_presets_lie_beside_the_job_file(tmp_path):
     ],
 )
 def test_a_file_that_makes_no_sense_is_one_line(tmp_path, capsys, name, text, match):
-    assert main(Batch(write(tmp_path / name, text), out=tmp_path / "out")) == 2
+    assert batch(write(tmp_path / name, text), tmp_path / "out") == 2
     error = capsys.readouterr().err
     assert match in error
     assert error.count("\n") == 1
@@ -148,8 +149,9 @@ def test_a_file_that_makes_no_sense_is_one_line(tmp_path, capsys, name, text, ma
 
 
 def test_values():
-    assert convert("steps", "3", int | None) == 3
-    assert convert("no_steady", "True", bool) is True
-    assert convert("strength", "1", float | None) == 1.0
+    assert convert(Flag("steps", int | None, None, ""), "3") == 3
+    assert convert(Flag("strict", bool, False, ""), "True") is True
+    assert convert(Flag("strength", float | None, None, ""), "1") == 1.0
+    assert convert(Flag("fps", Fraction | None, None, ""), "30000/1001") == Fraction(30000, 1001)
     with pytest.raises(ValueError, match="expected true or false"):
-        convert("strict", "maybe", bool)
+        convert(Flag("strict", bool, False, ""), "maybe")
