@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from csd3d.media.atomic import write_bytes
+from csd3d.media.pictures.levels import from_levels, to_levels
 from csd3d.media.sheet import contact_sheet, evenly, save_picture
 
 SHEET_VIEWS = 6
@@ -76,18 +77,18 @@ class Layers:
 
     def put(self, view: int, rgb: Float[Tensor, "3 H W"]) -> Float[Tensor, "3 H W"]:
         """Keep an edited view in the top layer; returns it as training will see it, rounded to eight bits."""
-        levels = (rgb.clamp(0, 1) * 255).round().to(torch.uint8)
+        levels = to_levels(rgb)
         buffer = io.BytesIO()
-        Image.fromarray(levels.permute(1, 2, 0).cpu().numpy()).save(buffer, "PNG", compress_level=1)
+        Image.fromarray(levels).save(buffer, "PNG", compress_level=1)
         self.layers[-1].views[view] = buffer.getvalue()
-        return levels.float() / 255
+        return from_levels(levels)
 
     def seen(self, view: int, *, below_top: bool = False) -> Float[Tensor, "3 H W"] | None:
         """The edited view that training sees, or, `below_top`, saw before the latest prompt; None: its photograph."""
         png = self._png(view, below_top=below_top)
         if png is None:
             return None
-        return torch.from_numpy(np.array(Image.open(io.BytesIO(png)))).permute(2, 0, 1).float() / 255
+        return from_levels(np.array(Image.open(io.BytesIO(png))))
 
     def edited(self) -> list[int]:
         """All views that some layer holds."""
