@@ -2,7 +2,8 @@
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import jaxtyping
@@ -75,6 +76,27 @@ def violations(path: Path) -> Iterator[str]:
             yield f"{name} imports {target}: the engine needs torch, jaxtyping and the standard library alone"
 
 
+def circle(sources: Mapping[str, Path]) -> list[str]:
+    """Modules that import each other in a circle, in functions or not; empty if there are none."""
+
+    def module(name: str) -> str | None:
+        return name if name in sources else module(name.rpartition(".")[0]) if "." in name else None
+
+    graph = {
+        name: {m for target in imports(path) if (m := module(target)) not in (None, name)}
+        for name, path in sources.items()
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_point_one_way(path: Path) -> None:
     assert list(violations(path)) == []
@@ -118,6 +140,18 @@ def test_what_points_the_other_way_is_found(where: str, line: str, monkeypatch: 
 def test_what_points_the_right_way_is_left_alone(where: str, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "read_text", lambda self: line)
     assert list(violations(ROOT / where)) == []
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    assert circle({module_name(path): path for path in MODULES}) == []
+
+
+@pytest.mark.parametrize("back", ["import csd3d.nerf.a", "def f():\n    from csd3d.nerf.a import x"])
+def test_a_circle_is_found(back: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = {"a": "from csd3d.nerf.b import y", "b": "from csd3d.nerf import c", "c": back}
+    monkeypatch.setattr(Path, "read_text", lambda self: lines[self.stem])
+    found = circle({f"csd3d.nerf.{name}": ROOT / f"csd3d/nerf/{name}.py" for name in lines})
+    assert set(found) == {"csd3d.nerf.a", "csd3d.nerf.b", "csd3d.nerf.c"}
 
 
 def test_a_wrong_shape_is_an_error_in_tests() -> None:

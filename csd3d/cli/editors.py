@@ -11,7 +11,8 @@ from typing import Any, Generic, TypeVar
 
 from csd3d.cli.parse import HELP, Flag, Group, flags_of, put, read_flags, read_some, settings_flags
 from csd3d.engine.config import METHODS, PAPER, Method, method_changes
-from csd3d.priors.defaults import default_config, resolve_for
+from csd3d.priors.defaults import default_config
+from csd3d.priors.lookup import resolve_for
 from csd3d.priors.store.resolve import Resolved, resolve
 from csd3d.runs.config import RunConfig
 from csd3d.runs.job import Editor, Request, resume_request, run_job

@@ -4,38 +4,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from csd3d.cli.editors import Form, edit_base, paper_engine, read_request, require_asked, run_and_say
-from csd3d.cli.parse import Flag
+from csd3d.cli.editors import read_request, require_asked, run_and_say
+from csd3d.cli.video_form import FORM
 from csd3d.media.clip.probe import PICTURES
 from csd3d.runs.job import Request, load_for
 from video.config import VideoConfig
-from video.edit import VideoEditor
 from video.preview import preview_video
-
-FORM = Form(
-    VideoEditor,
-    about='Edit a clip from one sentence, steady over time, or from several: "0-3s: make it day, 3-6s: make it night". '
-    "`csd3d video batch JOBS.csv` edits many clips.",
-    source=Flag(
-        "clip",
-        Path | None,
-        None,
-        'Video file, folder of frames, or a pattern such as "frames/*.png". None: that of the run to resume.',
-        positional=True,
-    ),
-    first=("steps", "strength", "mask", "size", "coupling", "keyframes", "seed", "device"),
-    base=edit_base,
-    paper=lambda method, found: paper_engine(method, "csd-edit-video"),
-    extra=(
-        Flag(
-            "preview",
-            bool,
-            False,
-            "Only a first look, in seconds: a few frames and what they become, in a picture (--output or "
-            "NAME-preview.png).",
-        ),
-    ),
-)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -21,7 +21,7 @@ import yaml
 
 from csd3d.cli.editors import flags_for, request_of
 from csd3d.cli.parse import Flag, read_dataclass
-from csd3d.cli.video import FORM
+from csd3d.cli.video_form import FORM
 from csd3d.media.clip.formats import CONTAINERS
 from csd3d.runs.job import Request
 from video.batch import edit_all

@@ -1,19 +1,23 @@
 """The nerfstudio plugin: scenes are edited with `ns-train csd-edit`. The only room that imports nerfstudio.
 
-methods     what `ns-train` lists; imports neither diffusers nor a prior
-configs     the methods
-settings    what can be set of an edit
-host        what touches nerfstudio's trainer and data managers
-backends    what touches nerfstudio's models
-pipeline    when views are edited; the two drivers
-ngp         the same where the number of rays varies
-views       what the field shows of a camera
-edit        driver "update": rendered views in, edited views out, CSD-Edit of all of them together
-distil      driver "distil": the gradient of a few renders, on its way to the field
-cover       which views come next
-correspond  where the points of one view are in the others, by depth
-masks       where views may change
-ranks       several processes, one coupled step
-controls    what the viewer shows of it
-keep        edited views on disk and in checkpoints
+methods       what `ns-train` lists; imports neither diffusers nor a prior
+configs       the methods
+settings      what can be set of an edit
+pipeline      nerfstudio's pipeline, put together from what follows
+schedule      when the next batch of views is edited; cover: which views it has
+current_edit  sentences and scales as they are now, and the prior
+edit_history  which prompt edited which views, in memory, in checkpoints and on disk
+drivers       the two ways of editing a training step
+edit          driver "update": rendered views in, edited views out, CSD-Edit of all of them together
+distil        driver "distil": the gradient of a few renders, on its way to the field
+viewer        controls in the viewer, and the commands that they give
+scene         field, training views and region that may change
+views         what the field shows of a camera
+correspond    where the points of one view are in the others, by depth
+masks         where views may change
+ranks         several processes, one coupled step
+host          what touches nerfstudio's trainer and data managers
+transforms    what a scene's data must be
+checkpoints   reading them safely
+backends      what touches nerfstudio's models; ngp: the pipeline where the number of rays varies
 """

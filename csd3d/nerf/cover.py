@@ -2,7 +2,7 @@
 
 A batch is chosen by farthest points: the first camera at random, every further one as far as possible from those that
 are in the batch. Distance between two cameras is that of their centres, in units of the cameras' spread, plus one minus
-the cosine between their viewing directions. In a round every view is taken once.
+the cosine between their viewing directions. In an epoch every view is taken once.
 """
 
 import torch
@@ -32,15 +32,15 @@ def farthest(distances: Float[Tensor, "n n"], candidates: list[int], count: int,
 
 
 class Cover:
-    """Deals the views of a scene in batches, round after round."""
+    """Partitions the views of a scene into batches, epoch after epoch."""
 
     def __init__(self, c2w: Float[Tensor, "n 3 4"]) -> None:
         self._distances = camera_distances(c2w.detach().double().cpu())
         self.left: list[int] = list(range(len(c2w)))
-        """Views that the round has not had yet."""
+        """Views that the epoch has not had yet."""
 
     def next(self, count: int, rng: torch.Generator) -> list[int]:
-        """The next batch: what is left of the round, filled up from the whole scene to the full `count`."""
+        """The next batch; the last one of an epoch is filled up with other views to the full `count`."""
         batch = farthest(self._distances, self.left, count, rng)
         self.left = [v for v in self.left if v not in batch]
         if len(batch) < count:

@@ -18,7 +18,7 @@ from csd3d.engine.loop import draw_noise, draw_timestep
 from csd3d.engine.step import csd_step, require_finite, surrogate_loss
 from csd3d.engine.types import Batch
 from csd3d.media.geometry import to_working, working_size
-from csd3d.nerf.ranks import SharedScore, gather, share
+from csd3d.nerf.ranks import SharedScore, gather, local_indices
 from csd3d.priors.prior import Prior, Prompts
 
 
@@ -71,5 +71,5 @@ def distil_loss(
     particles = score.schedule.noised(Batch(z, s, torch.arange(count, device=z.device)), t, e)
     result = csd_step(score, particles, csd)
     require_finite(result, particles, step=step)
-    (g,) = torch.autograd.grad(mine, x, result.g[share(count)])
+    (g,) = torch.autograd.grad(mine, x, result.g[local_indices(count)])
     return surrogate_loss(seen, g) / mine.numel()

@@ -1,16 +1,16 @@
 """Rendered views in, edited views out: score distillation of all of them together. Knows no nerfstudio.
 
-A particle starts at the latent of its render, not of its photograph: what the field has taken up of earlier edits is
-kept, and what it has averaged out over views stays averaged out. It is conditioned on, and compared with, the
-photograph.
+A particle starts at the latent of its render, not of its photograph: what the field has learnt of earlier edits is
+kept, and what it has averaged out over views stays averaged out. The prior is conditioned on the photograph, and the
+residual compares with it.
 
-Along paths, views talk where they show the same point, and what is decoded of them is averaged there, edit and
-photograph alike, before the photograph's detail is put back: a codec errs differently in every view.
+With correspondences between views, they are coupled where they show the same point. Decoded views are averaged there
+too, edits and photographs alike, before the photographs' detail is put back, as a codec errs differently in every view.
 
-    D_i(p) = sum_j w_ij(p) y_j(pos_ij(p)) / sum_j w_ij(p)        w_ij = v_ij exp(-|y_i - y_j|^2 / (2 AGREE^2))
+    D_i(p) = sum_j w_ij(p) y_j(pos_ij(p)) / sum_j w_ij(p)        w_ij = v_ij exp(-|y_i - y_j|^2 / (2 SAME_COLOUR^2))
 
 |y_i - y_j| is the difference of two views' edits at a point (root mean square over colours). Where an edit changes the
-shape of things, paths are those of the shape before: there views disagree, and each keeps its own.
+shape of things, correspondences are those of the shape before: there the views' edits differ, and are not averaged.
 """
 
 import functools
@@ -29,10 +29,10 @@ from csd3d.engine.transport import Correspondences, TransportKernel, along
 from csd3d.engine.types import Batch, Index, Latents
 from csd3d.media.detail import restore_mapped
 from csd3d.media.geometry import WorkingSize, from_working, to_working, working_size
-from csd3d.nerf.ranks import SharedScore, every
+from csd3d.nerf.ranks import SharedScore, map_sharded
 from csd3d.priors.prior import Prior, Prompts
 
-AGREE = 0.1
+SAME_COLOUR = 0.1
 """Colours in [0, 1] that differ by more than this are hardly of the same point."""
 
 
@@ -66,7 +66,7 @@ class EditedViews:
     curves: tuple[StepInfo, ...]
 
 
-Paths = Callable[[int], Correspondences]
+CorrespondencesAt = Callable[[int], Correspondences]
 """Correspondences between views at working size, of places that are so many pixels wide."""
 
 
@@ -84,7 +84,8 @@ def edit_views(
     strength: float = 1.0,
     detail: float = 1.0,
     inside: Bool[Tensor, "n 1 H W"] | None = None,
-    paths: Paths | None = None,
+    correspondences: CorrespondencesAt | None = None,
+    on_move: Callable[[int, int], None] = lambda done, total: None,
 ) -> EditedViews:
     """Edit views of one scene as `prompt` says.
 
@@ -100,9 +101,11 @@ def edit_views(
         strength: share of the edit that is kept: 0 gives the photographs back, 1 the whole edit.
         detail: share of the photographs' lost detail that is put back (`csd3d.media.detail`).
         inside: where views may change; outside the photographs stay bit for bit. None = everywhere.
-        paths: where the points of one view are in the others. None = views talk pixel by pixel, if they do.
+        correspondences: where the points of one view are in the others. None = views are coupled pixel by pixel, if at
+            all.
+        on_move: called with the number of moves that are made, from 0, and the number of all.
 
-    Where several processes run, all call this with the same arguments, each does its share, and all get the outcome.
+    Several processes all call this with the same arguments; each does its share, and all return the same.
 
     Raises:
         UnknownPrompt: the prior knows a closed set of sentences, and this is not among them.
@@ -114,20 +117,26 @@ def edit_views(
     score = prior.score_under(csd, Prompts(prompt, source_prompt))
     n = len(photographs)
     s, z = (
-        every(n, lambda i, rgb=rgb: prior.codec.encode(to_working(rgb[i].cpu(), size).to(prior.device)))
+        map_sharded(n, lambda i, rgb=rgb: prior.codec.encode(to_working(rgb[i].cpu(), size).to(prior.device)))
         for rgb in (photographs, renders)
     )
-    kernel = TransportKernel(_found_once(paths(prior.codec.factor), n), csd.bandwidth) if paths else None
+    kernel = None
+    if correspondences:
+        kernel = TransportKernel(_found_once(correspondences(prior.codec.factor), n), csd.bandwidth)
     particles = ViewParticles(z, s, csd)
-    curves = tuple(run(particles, Objective(SharedScore(score), csd, kernel), rng=rng))
+    curves: list[StepInfo] = []
+    on_move(0, csd.steps)
+    for info in run(particles, Objective(SharedScore(score), csd, kernel), rng=rng):
+        curves.append(info)
+        on_move(len(curves), csd.steps)
     mixed = s + strength * (particles.z - s)
     rgb = photographs
     if strength:
-        small = every(n, lambda i: decoded(mixed[i], s[i], prior))
-        if paths:
-            small = _averaged(small, paths(1))
-        rgb = every(n, lambda i: restored(small[i], photographs[i], size, detail=detail))
-    return EditedViews(rgb if inside is None else torch.where(inside.cpu(), rgb, photographs), curves)
+        small = map_sharded(n, lambda i: decoded(mixed[i], s[i], prior))
+        if correspondences:
+            small = _averaged(small, correspondences(1))
+        rgb = map_sharded(n, lambda i: restored(small[i], photographs[i], size, detail=detail))
+    return EditedViews(rgb if inside is None else torch.where(inside.cpu(), rgb, photographs), tuple(curves))
 
 
 def view_size(photographs: Float[Tensor, "n 3 H W"], prior: Prior, size_px: int | None) -> WorkingSize:
@@ -136,9 +145,9 @@ def view_size(photographs: Float[Tensor, "n 3 H W"], prior: Prior, size_px: int 
     return working_size(Fraction(width, height), size_px or prior.native_px, prior.codec.factor)
 
 
-def _found_once(paths: Correspondences, n: int) -> Correspondences:
-    """`paths` of all n views, for steps that ask for them again and again; n^2 small grids in memory."""
-    rows = [paths(i, torch.arange(n)) for i in range(n)]
+def _found_once(correspondences: Correspondences, n: int) -> Correspondences:
+    """`correspondences` of all n views, for steps that ask for them again and again; n^2 small grids in memory."""
+    rows = [correspondences(i, torch.arange(n)) for i in range(n)]
 
     def of(i: int, index: Int[Tensor, " m"]) -> tuple[Float[Tensor, "m h w 2"], Float[Tensor, "m h w"]]:
         position, visible = rows[int(index[i])]
@@ -147,20 +156,20 @@ def _found_once(paths: Correspondences, n: int) -> Correspondences:
     return of
 
 
-def _averaged(pictures: Float[Tensor, "n 6 h w"], paths: Correspondences) -> Float[Tensor, "n 6 h w"]:
+def _averaged(pictures: Float[Tensor, "n 6 h w"], correspondences: Correspondences) -> Float[Tensor, "n 6 h w"]:
     """D_i of the module's text, of `decoded` pictures."""
     index = torch.arange(len(pictures))
 
     def some(mine: list[int]) -> Tensor:
         averages = []
         for i in mine:
-            moved, v = along(i, pictures, paths, index)
+            moved, v = along(i, pictures, correspondences, index)
             apart = (moved[:, :3] - pictures[i, :3]).square().mean(1)
-            w = v * torch.exp(-apart / (2 * AGREE**2))
+            w = v * torch.exp(-apart / (2 * SAME_COLOUR**2))
             averages.append((w[:, None] * moved).sum(0) / w.sum(0))
         return torch.stack(averages)
 
-    return every(len(pictures), some)
+    return map_sharded(len(pictures), some)
 
 
 def decoded(z: Float[Tensor, "n c h w"], s: Float[Tensor, "n c h w"], prior: Prior) -> Float[Tensor, "n 6 _H _W"]:

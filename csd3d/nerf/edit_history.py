@@ -1,12 +1,12 @@
-"""Edited views: which prompt made which, what training sees of them, and how they are stored.
+"""Edited views: which prompt made which, what training sees of them, and how they are stored and published.
 
-Every prompt is a layer over the photographs. Training sees the topmost layer that holds a view, its photograph where
-none does; a further prompt starts from what training sees (chained edits); undo takes the top layer away. Views are
-kept as PNG, eight bits a channel, in memory as in checkpoints, so a checkpoint stores exactly what was trained on.
+Training sees what the latest prompt that edited a view made of it, its photograph where none did; a further prompt
+starts from what training sees (chained edits); undo takes the latest prompt's edits back. Views are stored as PNG,
+eight bits a channel, in memory as in checkpoints, so a checkpoint holds exactly what was trained on.
 """
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,11 @@ from csd3d.media.pictures.levels import from_levels, to_levels
 from csd3d.media.sheet import contact_sheet, evenly, save_picture
 
 SHEET_VIEWS = 6
+"""Views on the contact sheet."""
 
 
 @dataclass
-class Layer:
+class PromptEdits:
     """The views that one prompt has edited, as PNG files."""
 
     prompt: str
@@ -34,117 +35,139 @@ class Layer:
     views: dict[int, bytes] = field(default_factory=dict)
 
 
-class Layers:
-    """The history of prompts and the views they made."""
+class EditHistory:
+    """The prompts of a scene, in order, and the views that each of them edited."""
 
-    def __init__(self) -> None:
-        self.layers: list[Layer] = []
-
-    @property
-    def prompt(self) -> str | None:
-        """The latest prompt."""
-        return self.layers[-1].prompt if self.layers else None
+    def __init__(self, photographs: Float[Tensor, "n 3 H W"], names: Sequence[str]) -> None:
+        """`photographs` in [0, 1]; `names`: one for each, used as file names."""
+        self.photographs, self.names = photographs, list(names)
+        self.edits: list[PromptEdits] = []
+        self._folder: Path | None = None
 
     @property
-    def history(self) -> tuple[str, ...]:
+    def prompts(self) -> tuple[str, ...]:
         """All prompts, the first one first."""
-        return tuple(layer.prompt for layer in self.layers)
-
-    def holds_some(self, prompt: str | None, count: int) -> bool:
-        """Whether `prompt` is the latest and has edited some of `count` views, but not all."""
-        return bool(self.layers) and prompt == self.prompt and 0 < len(self.layers[-1].views) < count
+        return tuple(edit.prompt for edit in self.edits)
 
     @property
-    def source_prompt(self) -> str | None:
-        """The source prompt beside it."""
-        return self.layers[-1].source_prompt if self.layers else None
-
-    def start(self, prompt: str, source_prompt: str | None = None, method: str | None = None) -> None:
-        """Begin a layer, unless the top one is of that prompt; what else is said goes for it from now on."""
-        if prompt != self.prompt:
-            self.layers.append(Layer(prompt))
-        self.layers[-1].source_prompt, self.layers[-1].method = source_prompt, method
-
-    def undo(self) -> set[int]:
-        """Take the top layer away; the views that look different now."""
-        return set(self.layers.pop().views) if self.layers else set()
-
-    def reset(self) -> set[int]:
-        """Take all layers away; the views that look different now."""
-        changed = {view for layer in self.layers for view in layer.views}
-        self.layers.clear()
-        return changed
-
-    def put(self, view: int, rgb: Float[Tensor, "3 H W"]) -> Float[Tensor, "3 H W"]:
-        """Keep an edited view in the top layer; returns it as training will see it, rounded to eight bits."""
-        levels = to_levels(rgb)
-        buffer = io.BytesIO()
-        Image.fromarray(levels).save(buffer, "PNG", compress_level=1)
-        self.layers[-1].views[view] = buffer.getvalue()
-        return from_levels(levels)
-
-    def seen(self, view: int, *, below_top: bool = False) -> Float[Tensor, "3 H W"] | None:
-        """The edited view that training sees, or, `below_top`, saw before the latest prompt; None: its photograph."""
-        png = self._png(view, below_top=below_top)
-        if png is None:
-            return None
-        return from_levels(np.array(Image.open(io.BytesIO(png))))
+    def latest(self) -> PromptEdits | None:
+        """The edits of the latest prompt."""
+        return self.edits[-1] if self.edits else None
 
     def edited(self) -> list[int]:
-        """All views that some layer holds."""
-        return sorted({view for layer in self.layers for view in layer.views})
+        """All views that some prompt has edited."""
+        return sorted({view for edit in self.edits for view in edit.views})
+
+    def is_partial(self, prompt: str | None) -> bool:
+        """Whether `prompt` is the latest and has edited some views, but not all."""
+        latest = self.latest
+        return latest is not None and latest.prompt == prompt and 0 < len(latest.views) < len(self.photographs)
+
+    def begin(self, prompt: str, source_prompt: str | None = None, method: str | None = None) -> None:
+        """Edits that follow are of this prompt; one that is the latest already goes on, with these settings."""
+        latest = self.latest
+        if latest is None or latest.prompt != prompt:
+            latest = PromptEdits(prompt)
+            self.edits.append(latest)
+        latest.source_prompt, latest.method = source_prompt, method
+
+    def record(self, view: int, rgb: Float[Tensor, "3 H W"]) -> None:
+        """The latest prompt, which has begun, makes `rgb` (clamped to [0, 1], rounded to eight bits) of a view."""
+        buffer = io.BytesIO()
+        Image.fromarray(to_levels(rgb)).save(buffer, "PNG", compress_level=1)
+        self.edits[-1].views[view] = buffer.getvalue()
+
+    def current(self, view: int) -> Float[Tensor, "3 H W"]:
+        """What training sees of a view: its latest edit, or its photograph."""
+        return self._picture(view, self.edits)
+
+    def source(self, view: int) -> Float[Tensor, "3 H W"]:
+        """What the latest prompt edits: what training saw of a view before it."""
+        return self._picture(view, self.edits[:-1])
+
+    def undo(self) -> set[int]:
+        """Take the latest prompt's edits back; the views that look different now."""
+        return set(self.edits.pop().views) if self.edits else set()
+
+    def reset(self) -> set[int]:
+        """Take all edits back; the views that look different now."""
+        changed = set(self.edited())
+        self.edits.clear()
+        return changed
+
+    # --- checkpoints --------------------------------------------------------------------------------------------------
 
     def state(self) -> list[dict[str, Any]]:
         """For a checkpoint: plain containers and byte tensors, which load without unpickling classes."""
-        return [
-            {**vars(layer), "views": {v: _to_tensor(png) for v, png in layer.views.items()}} for layer in self.layers
-        ]
+        return [{**vars(edit), "views": {v: _to_tensor(png) for v, png in edit.views.items()}} for edit in self.edits]
 
     def load(self, state: list[dict[str, Any]]) -> None:
         """Return to a `state`."""
-        self.layers = [
-            Layer(**{**layer, "views": {v: png.numpy().tobytes() for v, png in layer["views"].items()}})
-            for layer in state
+        self.edits = [
+            PromptEdits(**{**edit, "views": {v: png.numpy().tobytes() for v, png in edit["views"].items()}})
+            for edit in state
         ]
 
-    def write(
-        self, folder: Path, names: list[str], photographs: Float[Tensor, "n 3 H W"], changed: Iterable[int]
-    ) -> None:
-        """Bring `folder`/NAME.png of the changed views up to date, and the contact sheet of some views, sheet.png."""
-        folder.mkdir(parents=True, exist_ok=True)
+    def identities(self) -> list[str]:
+        """What tells the views of one data set from those of another: names and size."""
+        height, width = self.photographs.shape[-2:]
+        return [f"{name}, {width}x{height} px" for name in self.names]
+
+    def require_same_views(self, identities: list[str]) -> None:
+        """Raises `ValueError` if the edits of a checkpoint are of other views than these."""
+        now = self.identities()
+        if identities != now:
+            n, other = next(((a, b) for a, b in zip(now, identities, strict=False) if a != b), ("", ""))
+            which = f"{n} and {other}" if n else f"{len(now)} and {len(identities)} views"
+            raise ValueError(f"checkpoint: expected edits of the training views of this data, got others: {which}")
+
+    # --- pictures on disk ---------------------------------------------------------------------------------------------
+
+    def publish_in(self, folder: Path) -> None:
+        """From now on `publish` writes to `folder`, beginning with all that was edited so far."""
+        self._folder = folder
+        self.publish(self.edited())
+
+    def publish(self, changed: Iterable[int]) -> None:
+        """Bring NAME.png of the changed views up to date, and the contact sheet of some views, sheet.png. Does nothing
+        before `publish_in`."""
+        if self._folder is None:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
         for view in changed:
-            png = self._png(view)
+            path, png = self._folder / f"{self.names[view]}.png", _png(view, self.edits)
             if png is None:
-                (folder / f"{names[view]}.png").unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
             else:
-                write_bytes(folder / f"{names[view]}.png", png)
+                write_bytes(path, png)
         edited = self.edited()
         shown = [edited[i] for i in evenly(len(edited), SHEET_VIEWS)]
-        if not shown:
-            (folder / "sheet.png").unlink(missing_ok=True)
+        if shown:
+            self.publish_sheet(shown, torch.stack([self.current(v) for v in shown]))
+        else:
+            (self._folder / "sheet.png").unlink(missing_ok=True)
+
+    def publish_sheet(self, views: list[int], now: Float[Tensor, "m 3 _H _W"]) -> None:
+        """Write the contact sheet: photographs of some views, and below them what they look like now."""
+        if self._folder is None:
             return
-        now = torch.stack([picture for v in shown if (picture := self.seen(v)) is not None])
-        write_sheet(folder, {"photograph": photographs[shown], ", then ".join(self.history): now}, names, shown)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        rows: Mapping[str, Tensor] = {
+            "photograph": self.photographs[views],
+            ", then ".join(self.prompts): now,
+        }
+        save_picture(contact_sheet(rows, columns=[self.names[v] for v in views]), self._folder / "sheet.png")
 
-    def _png(self, view: int, *, below_top: bool = False) -> bytes | None:
-        layers = reversed(self.layers[:-1] if below_top else self.layers)
-        return next((layer.views[view] for layer in layers if view in layer.views), None)
-
-
-def write_sheet(
-    folder: Path, rows: Mapping[str, Float[Tensor, "n 3 _H _W"]], names: list[str], shown: list[int]
-) -> None:
-    """Write the contact sheet of the views `shown`, sheet.png."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_picture(contact_sheet(rows, columns=[names[v] for v in shown]), folder / "sheet.png")
+    def _picture(self, view: int, edits: Sequence[PromptEdits]) -> Float[Tensor, "3 H W"]:
+        png = _png(view, edits)
+        if png is None:
+            return self.photographs[view]
+        return from_levels(np.array(Image.open(io.BytesIO(png))))
 
 
-def require_same_views(then: list[str], now: list[str]) -> None:
-    """Raises `ValueError` if the edits of a checkpoint are of other views (`then`) than those of the data (`now`)."""
-    if then != now:
-        n, other = next(((a, b) for a, b in zip(now, then, strict=False) if a != b), ("", ""))
-        which = f"{n} and {other}" if n else f"{len(now)} and {len(then)} views"
-        raise ValueError(f"checkpoint: expected edits of the training views of this data, got others: {which}")
+def _png(view: int, edits: Sequence[PromptEdits]) -> bytes | None:
+    """The latest of `edits` of a view; None: none of them has it."""
+    return next((edit.views[view] for edit in reversed(edits) if view in edit.views), None)
 
 
 def _to_tensor(png: bytes) -> UInt8[Tensor, " b"]:

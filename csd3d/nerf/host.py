@@ -5,31 +5,41 @@ unpickling classes; their data managers hand images to worker processes, where t
 """
 
 import os
-import random
+import signal
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import numpy as np
 import torch
 import yaml
 from jaxtyping import Float
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
+from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.utils import writer
 from nerfstudio.utils.decorators import check_main_thread
+from nerfstudio.utils.rich_utils import CONSOLE
+from nerfstudio.viewer.viewer import Viewer
 from torch import Tensor
 
 from csd3d.media.atomic import atomic_path, write_bytes
+from csd3d.nerf import viewer_page
 from csd3d.nerf.backends import require_device
+from csd3d.nerf.checkpoints import checkpoint_path, load_checkpoint, plain, random_state, restore_random_state
 from csd3d.nerf.ranks import ranks
+from csd3d.nerf.transforms import check_pictures, check_transforms, transforms_path
+from csd3d.runs.interrupt import StopRequest, stoppable
 from csd3d.user_errors import DEBUG_VARIABLE, explain
 
+SECONDS_BETWEEN_STEPS_SHOWN = 0.5
 LEAST_VIEWS = 3
 """Fewer views than this make no scene."""
 
@@ -48,7 +58,41 @@ def mistakes_in_one_line() -> Iterator[None]:
         sys.exit(code)
 
 
+@contextmanager
+def folder_unless_refused(folder: Path) -> Iterator[None]:
+    """`folder` exists within the block; if that fails, what was made for it goes again, if nothing is in it."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for path in made:
+            with suppress(OSError):
+                path.rmdir()
+        raise
+
+
 # --- data -------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def data_errors(config: Any) -> Iterator[None]:
+    """What nerfstudio finds wrong with data, in one line with its name; `config`: of the data manager."""
+    try:
+        yield
+    except (AssertionError, KeyError, IndexError, RuntimeError) as error:
+        where = config.data or config.dataparser.data
+        what = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"data: nerfstudio cannot use {where} ({what})") from error
+
+
+class CsdDataset(InputDataset):
+    """Transparent pictures are composited on black, as nerfstudio's fields are trained with them."""
+
+    def __init__(self, dataparser_outputs: DataparserOutputs, scale_factor: float = 1.0) -> None:
+        super().__init__(dataparser_outputs, scale_factor)
+        if self._dataparser_outputs.alpha_color is None:
+            self._dataparser_outputs.alpha_color = torch.zeros(3)
 
 
 @dataclass
@@ -58,16 +102,26 @@ class CsdDataManagerConfig(VanillaDataManagerConfig):
     _target: type = field(default_factory=lambda: CsdDataManager)
 
 
-class CsdDataManager(VanillaDataManager[InputDataset]):
+class CsdDataManager(VanillaDataManager[CsdDataset]):
     """Rays from all training images, any of which can be replaced by an edited one."""
+
+    def __init__(self, config: CsdDataManagerConfig, *args: Any, **kwargs: Any) -> None:
+        with data_errors(config):
+            super().__init__(config, *args, **kwargs)
+
+    def setup_eval(self) -> None:
+        """Load the held-out images; raises `ValueError` for those that are not what their cameras say."""
+        require_pictures(self.eval_dataset)
+        super().setup_eval()
 
     def setup_train(self) -> None:
         """Load all images, in the order of the data set.
 
         Raises:
-            ValueError: there are too few views, or they differ in size.
+            ValueError: there are too few views, or they differ in size, or are not what their cameras say.
         """
         require_views(self.train_dataset)
+        require_pictures(self.train_dataset)
         super().setup_train()
         batch = self.train_image_dataloader.cached_collated_batch
         if batch is None:
@@ -86,10 +140,9 @@ class CsdDataManager(VanillaDataManager[InputDataset]):
         self.rays, self.seen = super().next_train(step)
         return self.rays, self.seen
 
-    def show(self, view: int, rgb: Float[Tensor, "3 H W"] | None) -> None:
-        """From now on training sees `rgb` there; None: its photograph again."""
-        picture = self.photographs[view] if rgb is None else rgb
-        self._images[view, ..., :3] = picture.permute(1, 2, 0).to(self._images)
+    def show(self, view: int, rgb: Float[Tensor, "3 H W"]) -> None:
+        """From now on training sees `rgb` there."""
+        self._images[view, ..., :3] = rgb.permute(1, 2, 0).to(self._images)
 
 
 @dataclass
@@ -99,11 +152,16 @@ class CsdFullImageDataManagerConfig(FullImageDatamanagerConfig):
     _target: type = field(default_factory=lambda: CsdFullImageDataManager)
 
 
-class CsdFullImageDataManager(FullImageDatamanager[InputDataset]):
+class CsdFullImageDataManager(FullImageDatamanager[CsdDataset]):
     """Whole training images, any of which can be replaced by an edited one."""
+
+    def __init__(self, config: CsdFullImageDataManagerConfig, *args: Any, **kwargs: Any) -> None:
+        with data_errors(config):
+            super().__init__(config, *args, **kwargs)
 
     def setup_train(self) -> None:
         """Load all images; raises as `CsdDataManager.setup_train` does."""
+        require_pictures(self.train_dataset)
         super().setup_train()
         entries = self.cached_train
         require_views(self.train_dataset)  # whose sizes taking out distortion may have changed
@@ -111,10 +169,9 @@ class CsdFullImageDataManager(FullImageDatamanager[InputDataset]):
         self.photographs: Float[Tensor, "n 3 H W"] = seen / 255 if seen.dtype == torch.uint8 else seen.clone()
         """What the cameras saw, without their distortion, in [0, 1]."""
 
-    def show(self, view: int, rgb: Float[Tensor, "3 H W"] | None) -> None:
-        """From now on training sees `rgb` there; None: its photograph again."""
-        image = self.cached_train[view]["image"]
-        picture = (self.photographs[view] if rgb is None else rgb).permute(1, 2, 0)
+    def show(self, view: int, rgb: Float[Tensor, "3 H W"]) -> None:
+        """From now on training sees `rgb` there."""
+        image, picture = self.cached_train[view]["image"], rgb.permute(1, 2, 0)
         image[..., :3] = (picture * 255).round().to(image) if image.dtype == torch.uint8 else picture.to(image)
 
 
@@ -129,18 +186,53 @@ def require_views(dataset: InputDataset) -> None:
         raise ValueError(f"data: expected training images of one size, got {some} in {where}")
 
 
+def require_pictures(dataset: InputDataset) -> None:
+    """Raises `ValueError` for pictures that are not what their cameras say."""
+    cameras = dataset._dataparser_outputs.cameras  # before a resolution that is asked for
+    sizes = [(int(w), int(h)) for w, h in zip(cameras.width, cameras.height, strict=True)]
+    if check_pictures(zip(dataset.image_filenames, sizes, strict=True)):
+        CONSOLE.log("transparent pictures are composited on black, for training and for the prior")
+
+
 def require_data(config: TrainerConfig) -> None:
-    """Raises `FileNotFoundError` if what a config says to train on is not there."""
+    """Raises `FileNotFoundError` or `ValueError` if what a config says to train on is not there, or makes no scene."""
     manager: Any = config.pipeline.datamanager
     path = manager.data or manager.dataparser.data
-    if not path.exists():
-        raise FileNotFoundError(f"data: expected a folder or a transforms.json, got {path}, which does not exist")
+    if isinstance(manager.dataparser, NerfstudioDataParserConfig):
+        check_transforms(transforms_path(path))
+    elif not path.exists():
+        raise FileNotFoundError(f"data: expected a folder, got {path}, which does not exist")
+
+
+def require_steps(config: TrainerConfig) -> None:
+    """Raises `ValueError` for a prompt that would not edit anything, as training ends before.
+
+    Raises:
+        FileNotFoundError: the checkpoint to start from is not there.
+    """
+    pipeline: Any = config.pipeline
+    from_nothing = checkpoint_path(config) is None
+    if from_nothing and pipeline.asked_prompt and config.max_num_iterations <= pipeline.scene_steps:
+        raise ValueError(
+            f"max-num-iterations: expected more than the {pipeline.scene_steps} of --pipeline.scene-steps, after which "
+            f"the first edit comes, got {config.max_num_iterations}; a trained scene is edited at once, with --load-dir"
+        )
 
 
 def view_names(dataset: InputDataset) -> list[str]:
     """File names of the images without suffix; with their number where they are not unique."""
     names = [Path(p).stem for p in dataset.image_filenames]
     return names if len(set(names)) == len(names) else [f"{i:05d}_{name}" for i, name in enumerate(names)]
+
+
+def mask_names(dataset: InputDataset) -> list[str]:
+    """What masks of the images are called, without suffix: as the images; where names are not unique, with as many of
+    their folders as all images need."""
+    stems = [Path(p).with_suffix("") for p in dataset.image_filenames]
+    if len({p.name for p in stems}) == len(stems):
+        return [p.name for p in stems]
+    common = Path(os.path.commonpath(stems))
+    return [p.relative_to(common).as_posix() for p in stems]
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -160,6 +252,10 @@ class CsdTrainer(Trainer):
     """Starts from nothing, from a checkpoint of the plain method, or from one of its own, which it resumes exactly."""
 
     _resumed: dict[str, Any] | None = None
+    _step_shown_at = 0.0
+    _stop_request = StopRequest()
+    _stop_training = False
+    _last_step = 0
 
     def setup(self, test_mode: str = "val") -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """As the stock trainer's; mistakes end in one line. What is not refused has its config.yml from then on."""
@@ -167,26 +263,102 @@ class CsdTrainer(Trainer):
         with mistakes_in_one_line():
             require_device(self.config)
             require_data(self.config)
-            checkpoint_path(self.config)
-            super().setup(test_mode)  # pyright: ignore[reportArgumentType]
+            require_steps(self.config)
+            with folder_unless_refused(self.base_dir):  # which the viewer wants to be there
+                super().setup(test_mode)  # pyright: ignore[reportArgumentType]
+        if isinstance(self.viewer_state, Viewer):
+            viewer_page.set_up(self.viewer_state, self._edited.scene.cameras, on_cpu=self.device == "cpu")
+            self._edited.between_moves = self._let_the_viewer_render
+            self._edited.show_status(self._start_step)
         if ranks()[0] == 0:
             self.base_dir.mkdir(parents=True, exist_ok=True)
             write_bytes(self.base_dir / "config.yml", asked.encode())
 
     def train(self) -> None:
-        """Train and edit; a resumed run goes on with the random numbers it would have had, to the end it would have."""
+        """Train and edit; a resumed run goes on with the random numbers it would have had, to the end it would have.
+
+        The first Ctrl-C ends it after the step, with a checkpoint, the second at once.
+        """
         if self._resumed is not None:
             if ranks()[0] == 0:  # other ranks must not draw the same rays
                 restore_random_state(self._resumed["random"])
             left = self._resumed["end"] - self._start_step
             if left > 0:
                 self.config.max_num_iterations = left
-        self._end = self._start_step + self.config.max_num_iterations
-        pipeline: Any = getattr(self.pipeline, "module", self.pipeline)
+            else:
+                CONSOLE.log(f"that run had ended; {self.config.max_num_iterations} steps more follow")
+        self._end, self._last_step = self._start_step + self.config.max_num_iterations, self._start_step - 1
+        writer.GLOBAL_BUFFER["max_iter"] = self._end  # of which the log tells the share that is done
         if ranks()[0] == 0:
-            pipeline.publish_in(self.base_dir / "edited_views")
-        with mistakes_in_one_line():
-            super().train()
+            self._edited.history.publish_in(self.base_dir / "edited_views")
+        alone = self.world_size == 1  # several processes would not stop after the same step
+        with mistakes_in_one_line(), stoppable() if alone else nullcontext(StopRequest()) as self._stop_request:
+            try:
+                super().train()
+            except KeyboardInterrupt:
+                self._end_stopped(f"at once, in step {self._last_step + 1}; go on with --load-dir")
+        if self._stop_request and self._last_step < self._end - 1:
+            self._end_stopped(f"before step {self._last_step + 1}; go on with --load-dir")
+
+    def _end_stopped(self, how: str) -> NoReturn:
+        """End the program, whose user asked for it."""
+        print(f"csd-edit: stopped {how} {self.checkpoint_dir}", file=sys.stderr)
+        sys.exit(128 + (self._stop_request.signum or signal.SIGINT))
+
+    @property
+    def stop_training(self) -> bool:
+        """Whether training ends after this step: by the viewer, or by Ctrl-C."""
+        return self._stop_training or bool(self._stop_request)
+
+    @stop_training.setter
+    def stop_training(self, stop: bool) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        self._stop_training = stop
+
+    def train_iteration(self, step: int) -> Any:
+        """As the stock trainer's."""
+        done = super().train_iteration(step)
+        self._last_step = step
+        return done
+
+    def _after_train(self) -> None:
+        """As the stock trainer's; a checkpoint is of the step that was made last, and who stopped need not wait."""
+        self.step = self._last_step
+        self.config.viewer.quit_on_train_completion |= bool(self._stop_request)
+        if self._last_step >= self._start_step:
+            super()._after_train()
+
+    @property
+    def _edited(self) -> Any:
+        """Our pipeline."""
+        return getattr(self.pipeline, "module", self.pipeline)
+
+    def _let_the_viewer_render(self) -> None:
+        """A moment for threads of the viewer that wait for the field; only they and the training loop use the lock."""
+        if self.train_lock.locked():
+            self.train_lock.release()
+            time.sleep(0.01)
+            self.train_lock.acquire()
+
+    def _update_viewer_state(self, step: int) -> None:
+        """As the stock trainer's; and the step that is shown is this one, though the field is rendered less often."""
+        super()._update_viewer_state(step)
+        now = time.monotonic()
+        if isinstance(self.viewer_state, Viewer) and now - self._step_shown_at > SECONDS_BETWEEN_STEPS_SHOWN:
+            viewer_page.update(self.viewer_state, step)
+            self._step_shown_at = now
+
+    def _train_complete_viewer(self) -> None:
+        """Wait for Ctrl-C, while the scene can be looked at; the page says so, and how to go on."""
+        if isinstance(self.viewer_state, Viewer):
+            viewer_page.finish(self.viewer_state, self.step)
+            self._edited.show_end(
+                f"**Finished at step {self.step}.** Look around; Ctrl-C in the terminal ends. Edited views are in "
+                f"{self.base_dir / 'edited_views'}; to edit further, start again with --load-dir {self.checkpoint_dir}"
+            )
+        if self.viewer_state is not None:
+            CONSOLE.print("Use ctrl+c to quit", justify="center")
+            while not self._stop_request:
+                time.sleep(0.05)
 
     def _load_checkpoint(self) -> None:
         path = checkpoint_path(self.config)
@@ -214,7 +386,7 @@ class CsdTrainer(Trainer):
     @check_main_thread
     def save_checkpoint(self, step: int) -> None:
         """Write model, optimisers and edits atomically, as plain numbers and tensors."""
-        pipeline: Any = getattr(self.pipeline, "module", self.pipeline)
+        pipeline = self._edited
         state = {
             "step": step,
             "pipeline": pipeline.state_dict(),
@@ -227,105 +399,8 @@ class CsdTrainer(Trainer):
         path = self.checkpoint_dir / f"step-{step:09d}.ckpt"
         with atomic_path(path) as part:
             torch.save(plain(state), part)
-        pipeline.publish_field()
+        pipeline.driver.publish()
         if self.config.save_only_latest_checkpoint:
             for other in self.checkpoint_dir.glob("*.ckpt"):
                 if other != path:
                     other.unlink()
-
-
-def checkpoint_path(config: TrainerConfig) -> Path | None:
-    """The checkpoint that a config says to start from; None: none.
-
-    Raises:
-        FileNotFoundError: it is not there.
-    """
-    if config.load_checkpoint is not None:
-        if not config.load_checkpoint.is_file():
-            raise FileNotFoundError(f"load-checkpoint: expected a file, got {config.load_checkpoint}")
-        return config.load_checkpoint
-    if config.load_dir is None:
-        return None
-    if not config.load_dir.is_dir():
-        raise FileNotFoundError(f"load-dir: expected a folder of checkpoints, got {config.load_dir}")
-    pattern = "step-*.ckpt" if config.load_step is None else f"step-{config.load_step:09d}.ckpt"
-    found = sorted(config.load_dir.glob(pattern))
-    if not found:
-        raise FileNotFoundError(f"load-dir: expected {pattern} in {config.load_dir}, which has none")
-    return found[-1]
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of ours or of the plain methods; nothing but numbers and tensors is ever unpickled.
-
-    Raises:
-        ValueError: it is none, or holds something else.
-    """
-    scalar = np.float64(0).__reduce__()[0]  # what numpy's scalars are pickled with; its module moved in numpy 2
-    numbers = [scalar, np.dtype, *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64))]
-    try:
-        with torch.serialization.safe_globals(numbers):
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"checkpoint: {path} cannot be read as a nerfstudio checkpoint ({reason})") from error
-    if not isinstance(state, dict) or not {"step", "pipeline"} <= set(state):
-        raise ValueError(f"checkpoint: expected a nerfstudio checkpoint, got something else in {path}")
-    return state
-
-
-def fitting_weights(loaded: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a checkpoint under the names that a single process gives `own`, without those of LPIPS.
-
-    Raises:
-        ValueError: the checkpoint is of another backend or of other sizes.
-    """
-    own, state = (
-        {k.removeprefix("module.").replace("_model.module.", "_model."): v for k, v in weights.items()}
-        for weights in (own, loaded)  # several processes wrap the model
-    )
-    state = {k: v for k, v in state.items() if not k.startswith("_model.lpips.")}
-    missing, extra = sorted(set(own) - set(state)), sorted(set(state) - set(own))
-    if missing or extra:
-        what = f"lacks {missing[0]}" if missing else f"also has {extra[0]}"
-        raise ValueError(f"checkpoint: expected one of the backend that this method edits, got one that {what}")
-    for name, value in state.items():
-        any_number = name.startswith("_model.gauss_params.")  # a splat's rows come and go
-        if value.shape[any_number:] != own[name].shape[any_number:]:
-            raise ValueError(
-                f"checkpoint: expected {name} of shape {tuple(own[name].shape)}, as this method is set up, "
-                f"got {tuple(value.shape)}"
-            )
-    return state
-
-
-def plain(value: Any) -> Any:
-    """The same containers with Python's own numbers, so that loading needs to trust no class."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, Mapping):
-        return {k: plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(plain(v) for v in value)
-    return value
-
-
-def random_state() -> dict[str, Any]:
-    """The global sources of random numbers, which samplers of pixels and rays use."""
-    state: dict[str, Any] = {"python": random.getstate(), "torch": torch.get_rng_state()}
-    kind, keys, *rest = np.random.get_state(legacy=True)
-    state["numpy"] = [kind, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest]
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
-    return state
-
-
-def restore_random_state(state: Mapping[str, Any]) -> None:
-    """Return to a `random_state`."""
-    version, words, gauss = state["python"]
-    random.setstate((version, tuple(words), gauss))
-    kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(state["torch"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])

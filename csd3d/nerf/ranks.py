@@ -1,4 +1,4 @@
-"""Several processes, each with views of its own, and one coupled step: who does what, and everybody told the outcome.
+"""Several processes, each with views of its own, and one coupled step over all views.
 
 Rank r of R takes particles r, r + R, r + 2 R, ...: renders, encodes, predicts and decodes them. Latents and predictions
 are gathered, so that every rank has all of them and couples them alike, with the same random numbers. With one process,
@@ -25,8 +25,8 @@ def ranks() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
 
 
-def share(count: int) -> list[int]:
-    """Which of `count` particles are this rank's."""
+def local_indices(count: int) -> list[int]:
+    """Indices of this rank's share of `count` particles."""
     rank, world = ranks()
     return list(range(rank, count, world))
 
@@ -44,18 +44,18 @@ def gather(mine: Float[Tensor, "m *d"], count: int) -> Float[Tensor, "n *d"]:
     return torch.stack(parts, dim=1).flatten(0, 1)[:count].to(mine.device)
 
 
-def every(count: int, do: Callable[[list[int]], Float[Tensor, "m *d"]]) -> Float[Tensor, "n *d"]:
-    """What `do` makes of all particles 0 to `count` - 1, of which each rank does its share.
+def map_sharded(count: int, do: Callable[[list[int]], Float[Tensor, "m *d"]]) -> Float[Tensor, "n *d"]:
+    """`do` of all particles 0 to `count` - 1, one row each; every rank computes its share of them and gets all.
 
-    A rank without a share does the first one too, to learn the shape; that one's row is not taken.
+    A rank without a share computes the first particle too, to learn the shape; its row is dropped.
     """
-    mine = share(count)
+    mine = local_indices(count)
     done = do(mine or [0])
     return gather(done if mine else done[:0], count)
 
 
-def agree(value: Any) -> Any:
-    """What rank 0 has."""
+def broadcast(value: Any) -> Any:
+    """The value that rank 0 passes, on every rank."""
     if ranks()[1] == 1:
         return value
     box = [value]
@@ -76,17 +76,17 @@ class SharedScore:
 
     def target(self, x: Noised) -> Latents:
         """Noise in the edited latents, of all particles."""
-        return every(len(x.z), lambda mine: self.score.target(x.rows(mine)))
+        return map_sharded(len(x.z), lambda mine: self.score.target(x.rows(mine)))
 
     def source(self, x: Noised) -> Latents:
         """Noise in the source latents, of all particles."""
-        return every(len(x.z), lambda mine: self.score.source(x.rows(mine)))
+        return map_sharded(len(x.z), lambda mine: self.score.source(x.rows(mine)))
 
     def feature_gradient(self, x: Noised, site: FeatureSite, loss: FeatureLoss) -> Latents:
         """Gradient of a loss between features of edited and source latents, of all particles."""
         score = self.score
         assert isinstance(score, Features)  # as the scores of all our priors are
-        return every(len(x.z), lambda mine: score.feature_gradient(x.rows(mine), site, loss))
+        return map_sharded(len(x.z), lambda mine: score.feature_gradient(x.rows(mine), site, loss))
 
 
 def _device(own: torch.device) -> torch.device:

@@ -1,25 +1,63 @@
-"""How a scene is edited: the settings of the pipeline, which are its command-line help too."""
+"""How a scene is edited: the settings of the pipeline, which are its command-line help too.
 
-from dataclasses import dataclass, field, replace
+Those of the engine are flags too, made from `CsdConfig`, where alone they are declared, explained and checked.
+"""
+
+import ast
+import inspect
+import textwrap
+from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Optional, TypeVar, get_type_hints
 
+import tyro
 from nerfstudio.models.splatfacto import SplatfactoModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 
 from csd3d.engine.config import METHODS, PAPER, CsdConfig, Method, method_changes
+from csd3d.engine.validate import require, require_int, require_number
 from csd3d.priors.defaults import default_config, default_prior
 from csd3d.priors.store.resolve import Kind, Resolved, resolve
 
 PAPER_VIEWS = 3
 """The published bandwidth is not finite with fewer."""
+ENGINE_SETTINGS = tuple(field.name for field in fields(CsdConfig) if field.name not in ("steps", "coupling"))
+"""The engine's settings that have their own names and meanings here: `steps` is `edit_steps`, and `coupling` knows two
+more words. It becomes the engine's too, when that one knows `depth`."""
+T = TypeVar("T")
+
+
+def field_docs(kind: type) -> dict[str, str]:
+    """The docstring under each field of a dataclass, from its source, in one line."""
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    assert isinstance(definition, ast.ClassDef)
+    return {
+        field.target.id: " ".join(doc.value.value.split())
+        for field, doc in pairwise(definition.body)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(doc, ast.Expr)
+        and isinstance(doc.value, ast.Constant)
+        and isinstance(doc.value.value, str)
+    }
+
+
+def with_engine_settings(kind: type[T]) -> type[T]:
+    """Give a class that becomes a dataclass the `ENGINE_SETTINGS` as fields, None unless given, with their help."""
+    types, docs = get_type_hints(CsdConfig), field_docs(CsdConfig)
+    for name in ENGINE_SETTINGS:
+        flag = tyro.conf.arg(help=docs[name], help_behavior_hint="(default: what suits the prior and the method)")
+        kind.__annotations__[name] = Annotated[Optional[types[name]], flag]  # noqa: UP045
+        setattr(kind, name, None)
+    return kind
 
 
 @dataclass
-class CsdEditPipelineConfig(VanillaPipelineConfig):
+@with_engine_settings
+class EditSettings(VanillaPipelineConfig):
     """How a scene is edited. `pipeline.prompt` is the sentence."""
 
-    _target: type = field(default_factory=lambda: _pipeline())
     prompt: str | None = None
     """What to change, for instance "make it snowy". None: only train the scene (the viewer can still set it)."""
     source_prompt: str | None = None
@@ -58,12 +96,6 @@ class CsdEditPipelineConfig(VanillaPipelineConfig):
     pixel by pixel (`svgd`), the same with the published kernel, normalisation and learning rate (`paper`, needs 3
     views), or each for itself (`independent`). None: `depth` for csd-edit and csd, `svgd` where the driver is `distil`,
     which does not know `depth`; else `independent`."""
-    lr: float | None = None
-    """Learning rate of the latents; None: what suits the prior."""
-    s_text: float | None = None
-    """How strongly the sentence is followed; None: what suits the prior."""
-    s_image: float | None = None
-    """How strongly the photographs are kept; None: what suits the prior."""
     strength: float = 1.0
     """Share of the edit that is kept, 0 to 1."""
     detail: float = 1.0
@@ -78,41 +110,45 @@ class CsdEditPipelineConfig(VanillaPipelineConfig):
     """Of the edits: which views, which noise."""
 
     def check(self) -> Resolved:
-        """The prior that is asked for; raises `ValueError` for settings that cannot be used."""
-        for name in ("edit_every", "views_per_edit", "distil_views", "distil_px"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
-        if self.scene_steps < 0:
-            raise ValueError(f"scene_steps: expected 0 or more, got {self.scene_steps}")
-        if self.size is not None and self.size < 8:
-            raise ValueError(f"size: expected 8 px or more, got {self.size}")
+        """The prior that is asked for; raises `ValueError` or `TypeError` for settings that cannot be used."""
+        for name in ("prompt", "source_prompt"):
+            sentence = getattr(self, name)
+            require(self, name, sentence is None or bool(sentence.strip()), "a sentence")
+        alias = self.model.prompt  # nerfstudio's --prompt
+        if None not in (alias, self.prompt):
+            require(self, "prompt", self.prompt == alias, f"the same as --prompt, {alias!r}")
+        require_int(self, 1, None, "edit_every", "views_per_edit", "distil_views", "distil_px")
+        require_int(self, 0, None, "scene_steps")
+        if self.size is not None:
+            require(self, "size", self.size >= 8, "8 px or more")
         if self.box is not None and not all(low < high for low, high in zip(self.box[:3], self.box[3:], strict=True)):
             raise ValueError(f"box: expected least x, y, z below largest x, y, z, got {' '.join(map(str, self.box))}")
-        for name in ("strength", "detail"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}: expected 0 to 1, got {getattr(self, name)}")
-        if self.driver == "distil" and isinstance(self.model, SplatfactoModelConfig):
-            raise ValueError("driver: expected update for splats, whose training cannot render patches, got distil")
-        if self.driver == "distil" and self.coupling == "depth":
-            raise ValueError("coupling: expected svgd, paper or independent with driver distil, got depth")
-        for name in ("strength", "detail"):
-            if self.driver == "distil" and getattr(self, name) != 1:
-                raise ValueError(
-                    f"{name}: expected 1 with driver distil, which replaces no picture, got {getattr(self, name)}"
-                )
-        name = "views_per_edit" if self.driver == "update" else "distil_views"
-        if self.coupling == "paper" and getattr(self, name) < PAPER_VIEWS:
-            raise ValueError(f"{name}: expected {PAPER_VIEWS} or more with coupling paper, got {getattr(self, name)}")
-        self.engine(builtin=True)
+        require_number(self, 0, 1, "strength", "detail")
+        if self.driver == "distil":
+            whole_images = isinstance(self.model, SplatfactoModelConfig)
+            require(self, "driver", not whole_images, "update for splats, whose training cannot render patches")
+            require(self, "coupling", self.coupling != "depth", "svgd, paper or independent with driver distil")
+            for name in ("strength", "detail"):
+                require(self, name, getattr(self, name) == 1, "1 with driver distil, which replaces no picture")
+        engine = self.engine(builtin=True)
+        views = "views_per_edit" if self.driver == "update" else "distil_views"
+        if engine.coupling == "svgd" and engine.bandwidth == "paper":
+            named = "coupling paper" if self.coupling == "paper" else "bandwidth paper"
+            require(self, views, getattr(self, views) >= PAPER_VIEWS, f"{PAPER_VIEWS} or more with {named}")
         prior = resolve(self.prior_name)
         self.require_kind(prior.kind)
         return prior
 
     @property
+    def asked_prompt(self) -> str | None:
+        """The sentence that is asked for, as `--pipeline.prompt` or by nerfstudio's `--prompt`."""
+        return self.prompt or self.model.prompt
+
+    @property
     def by_depth(self) -> bool:
-        """Whether views talk where they show the same point."""
-        together = METHODS[self.method or "csd-edit"].coupling == "svgd"
-        return self.coupling == "depth" or (self.coupling is None and together and self.driver == "update")
+        """Whether views are coupled where they show the same point of the scene."""
+        coupled = METHODS[self.method or "csd-edit"].coupling == "svgd"
+        return self.coupling == "depth" or (self.coupling is None and coupled and self.driver == "update")
 
     @property
     def prior_name(self) -> str:
@@ -129,18 +165,16 @@ class CsdEditPipelineConfig(VanillaPipelineConfig):
 
     def engine(self, *, builtin: bool) -> CsdConfig:
         """Settings of the engine for one batch of views; those that are not given suit the prior: the small built-in
-        one, or a big one. Raises `ValueError` for values that the engine refuses."""
+        one, or a big one. Raises `ValueError` or `TypeError` for values that the engine refuses."""
         suited = default_config(self.method, builtin=builtin)
         named = method_changes(self.method or "csd-edit")
         if self.coupling == "paper":
             suited = replace(PAPER["csd-edit-video"], s_text=suited.s_text, s_image=suited.s_image)
         if self.coupling is not None:
             named["coupling"] = "independent" if self.coupling == "independent" else "svgd"
-        given = {k: float(v) for k in ("lr", "s_text", "s_image") if (v := getattr(self, k)) is not None}
-        return replace(suited, steps=self.edit_steps, **named, **given)
+        given = {name: value for name in ENGINE_SETTINGS if (value := getattr(self, name)) is not None}
+        return replace(suited, steps=self.edit_steps, **named | given)
 
 
-def _pipeline() -> type:
-    from csd3d.nerf.pipeline import CsdEditPipeline
-
-    return CsdEditPipeline
+CsdEditPipelineConfig = EditSettings
+"""What `config.yml` of earlier versions calls it. There `_target` is written out."""

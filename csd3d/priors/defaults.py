@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from csd3d.engine.config import METHODS, PAPER, CsdConfig, Method
-from csd3d.priors.store.resolve import Kind, Resolved, resolve
+from csd3d.priors.store.resolve import Kind
 
 USUAL_PX = 512
 """Side in px of the pictures that a prior was trained on, where its files do not say."""
@@ -17,19 +17,6 @@ BUILTIN_CAPTION_GUIDANCE = 3.0
 def default_prior(method: Method | None) -> str:
     """The built-in prior that a method is for: the instruction editor, or the text-to-image model."""
     return "builtin" if method in (None, "csd-edit") else "builtin:t2i"
-
-
-def resolve_for(method: Method | None, name: str | None, *, device: str | None = None) -> Resolved:
-    """The prior that a person named (None: the method's own), as far as `default_config` has to know it.
-
-    A hub id is fetched, as `device` wants it, where only its files tell the kind. Raises what `find_prior` does.
-    """
-    found = resolve(name or default_prior(method))
-    if found.kind is None and method in (None, "csd-edit"):
-        from csd3d.priors.auto import find_prior  # slow to import
-
-        return find_prior(found, device=device)
-    return found
 
 
 def default_config(method: Method | None = None, *, builtin: bool, kind: Kind | None = "instruct") -> CsdConfig:

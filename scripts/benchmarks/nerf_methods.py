@@ -16,9 +16,9 @@ from torch import Tensor
 from csd3d.engine.types import Noised
 from csd3d.media.geometry import to_working
 from csd3d.nerf import configs
+from csd3d.nerf.drivers import Update
 from csd3d.nerf.edit import decoded, restored, view_size
 from csd3d.nerf.host import CsdTrainer
-from csd3d.nerf.pipeline import CsdEditPipeline
 from csd3d.priors.prior import Guidance, Prior, Prompts
 from scripts.benchmarks.memory import peak_memory
 
@@ -68,9 +68,9 @@ class Plan:
 
 @dataclass(frozen=True)
 class Method:
-    """One row of the benchmark: a pipeline and its settings."""
+    """One row of the benchmark: a driver and its settings."""
 
-    target: type
+    driver: type[Update]
     settings: Mapping[str, Any]
     unet_rows: float
     """What all its edits cost, on any machine."""
@@ -90,7 +90,7 @@ class Edited:
     """Peak of resident memory; NaN where the system does not tell."""
 
 
-class OneByOne(CsdEditPipeline):
+class OneByOne(Update):
     """Instruct-NeRF2NeRF's dataset update: every few steps one view is sampled anew, from its noised render."""
 
     plan: Plan
@@ -102,18 +102,19 @@ class OneByOne(CsdEditPipeline):
     @torch.no_grad()
     def edit(self, step: int) -> list[int]:
         """Sample the next view and let training see it."""
-        assert self.prompt
-        views = self._cover.next(1, self._rng)
+        prior, prompt = self.current.prior, self.current.prompt
+        assert prompt
+        views = self.schedule.next_views(1, self.rng)
         sources = self.sources(views)
-        size = view_size(sources, self.prior, self.plan.size_px)
-        renders, _ = self.render(views, self.plan.size_px)
-        s, z = (self.prior.codec.encode(to_working(rgb, size).to(self.prior.device)) for rgb in (sources, renders))
-        z = sample_from(z, s, self.prior, self.prompt, self.plan, rng=self._rng)
-        self.replace(views, restored(decoded(z, s, self.prior), sources, size, detail=self.config.detail))
+        size = view_size(sources, prior, self.plan.size_px)
+        renders, _ = self.scene.render(views, self.plan.size_px)
+        s, z = (prior.codec.encode(to_working(rgb, size).to(prior.device)) for rgb in (sources, renders))
+        z = sample_from(z, s, prior, prompt, self.plan, rng=self.rng)
+        self.replace(views, restored(decoded(z, s, prior), sources, size, detail=self.current.settings.detail))
         return views
 
 
-class TrueViews(CsdEditPipeline):
+class TrueViews(Update):
     """Training sees the true edited views: what any edit could reach at best."""
 
     truth: Float[Tensor, "n 3 H W"]
@@ -126,9 +127,10 @@ class TrueViews(CsdEditPipeline):
         views = list(range(len(self.truth)))
         sources, truth = self.sources(views), self.truth
         if self.through_codec:
-            size = view_size(sources, self.prior, truth.shape[-1])
-            s, z = (self.prior.codec.encode(to_working(rgb, size).to(self.prior.device)) for rgb in (sources, truth))
-            truth = restored(decoded(z, s, self.prior), sources, size, detail=self.config.detail)
+            prior = self.current.prior
+            size = view_size(sources, prior, truth.shape[-1])
+            s, z = (prior.codec.encode(to_working(rgb, size).to(prior.device)) for rgb in (sources, truth))
+            truth = restored(decoded(z, s, prior), sources, size, detail=self.current.settings.detail)
         self.replace(views, truth)
         return views
 
@@ -161,7 +163,7 @@ def standard(plan: Plan, truth: Float[Tensor, "n 3 H W"]) -> Mapping[str, Method
     scales = {"s_text": plan.s_text, "s_image": plan.s_image}
     batches = {"views_per_edit": plan.views_per_edit, "edit_steps": plan.edit_steps, "edit_every": plan.edit_every}
     csd = {
-        coupling: Method(CsdEditPipeline, {**scales, **batches, "coupling": coupling}, plan.unet_rows)
+        coupling: Method(Update, {**scales, **batches, "coupling": coupling}, plan.unet_rows)
         for coupling in ("independent", "svgd", "paper", "depth")
     }
 
@@ -186,14 +188,14 @@ def standard(plan: Plan, truth: Float[Tensor, "n 3 H W"]) -> Mapping[str, Method
     }
 
 
-def trainer(data: Path, out: Path, plan: Plan, steps: int, /, target: type = CsdEditPipeline, **settings: Any) -> Any:
+def trainer(data: Path, out: Path, plan: Plan, steps: int, /, driver: type[Update] = Update, **settings: Any) -> Any:
     """A csd-edit-cpu trainer that is set up and ready to `train()` for `steps` steps."""
     config: Any = copy.deepcopy(configs.csd_edit_cpu.config)
     config.output_dir, config.timestamp, config.vis = out, "run", "tensorboard"
     config.max_num_iterations, config.steps_per_save = steps, 10 * steps
     config.machine.device_type = plan.device
     pipeline = config.pipeline
-    pipeline._target, pipeline.datamanager.data = target, data
+    pipeline.datamanager.data = data
     pipeline.prior, pipeline.size = plan.prior, plan.size_px
     pipeline.scene_steps, pipeline.seed = plan.scene_steps, plan.seed
     for name, value in settings.items():
@@ -201,6 +203,8 @@ def trainer(data: Path, out: Path, plan: Plan, steps: int, /, target: type = Csd
     torch.manual_seed(plan.seed)
     made: CsdTrainer = config.setup(local_rank=0, world_size=1)
     made.setup()
+    edited: Any = made.pipeline
+    edited.driver = driver(edited.scene, edited.current, edited.schedule, edited.history, edited.rng)
     return made
 
 
@@ -213,7 +217,7 @@ def train_scene(data: Path, out: Path, plan: Plan) -> Path:
 
 def run(method: Method, sentence: str, data: Path, base: Path, out: Path, plan: Plan) -> Edited:
     """Edit the scene of checkpoint folder `base`."""
-    made = trainer(data, out, plan, plan.field_steps, method.target, load_dir=base, prompt=sentence, **method.settings)
+    made = trainer(data, out, plan, plan.field_steps, method.driver, load_dir=base, prompt=sentence, **method.settings)
     memory = peak_memory()
     clock = time.process_time if plan.device == "cpu" else time.perf_counter
     since = clock()
@@ -245,5 +249,4 @@ def held_out(made: Any) -> Float[Tensor, "m 3 H W"]:
 def training_views(made: Any) -> Float[Tensor, "n 3 H W"]:
     """What training sees."""
     data = made.pipeline.datamanager
-    now = [made.pipeline._layers.seen(view) for view in range(len(data.photographs))]
-    return torch.stack([p if seen is None else seen for p, seen in zip(data.photographs, now, strict=True)])
+    return torch.stack([made.pipeline.history.current(view) for view in range(len(data.photographs))])

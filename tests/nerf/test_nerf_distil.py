@@ -15,6 +15,7 @@ from csd3d.engine.loop import draw_noise, draw_timestep
 from csd3d.engine.step import csd_step
 from csd3d.engine.types import Batch
 from csd3d.nerf.distil import distil_loss
+from csd3d.nerf.viewer import Undo
 from csd3d.nerf.views import square
 from tests.nerf.tiny import PX, ToyEditor, config_for, trainer_for, write_small_scene
 
@@ -81,7 +82,7 @@ def test_squares_reach_every_corner_and_never_out_of_the_view() -> None:
 
 def away_from(goal: torch.Tensor, trainer: Any) -> float:
     """Mean squared distance between what the field shows of the training views and `goal`."""
-    renders, _ = trainer.pipeline.render(list(range(len(goal))), PX)
+    renders, _ = trainer.pipeline.scene.render(list(range(len(goal))), PX)
     return float((renders - goal).square().mean())
 
 
@@ -102,7 +103,7 @@ def test_the_field_goes_where_the_edit_wants_it(patches: bool, tmp_path: Path) -
     )
     trainer = trainer_for(config)
     pipeline = trainer.pipeline
-    pipeline.prior, pipeline.prompt = ToyEditor(redder), "make it redder"
+    pipeline.current.prior, pipeline.current.prompt = ToyEditor(redder), "make it redder"
     photographs = pipeline.datamanager.photographs
     goal = redder(photographs)
     for step in range(30):
@@ -116,7 +117,7 @@ def test_the_field_goes_where_the_edit_wants_it(patches: bool, tmp_path: Path) -
     assert away_from(goal, trainer) < away_from(photographs, trainer)
     if patches:
         return
-    pipeline.undo()
+    pipeline.carry_out([Undo()])
     for step in range(55, 75):  # and back to the photographs
         trainer.train_iteration(step)
     assert away_from(photographs, trainer) < away_from(goal, trainer)

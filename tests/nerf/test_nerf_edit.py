@@ -84,24 +84,24 @@ class InPlace:
         return self._centres.expand(len(index), height, width, 2), torch.ones(len(index), height, width)
 
 
-def test_views_of_the_same_are_edited_alike_along_their_paths(
+def test_views_of_the_same_are_edited_alike_where_they_correspond(
     prior: InstructPrior, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photographs = views(1).expand(3, -1, -1, -1).contiguous()
     size = view_size(photographs, prior, 32)
     units: list[int] = []
 
-    def paths(unit_px: int) -> InPlace:
+    def correspondences(unit_px: int) -> InPlace:
         units.append(unit_px)
         return InPlace(*(side // unit_px for side in size.padded))
 
     def apart(rgb: torch.Tensor) -> float:
         return float((rgb - rgb[:1]).abs().max())
 
-    monkeypatch.setattr("csd3d.nerf.edit.AGREE", 100.0)
-    together = edited(prior, photographs, photographs, paths=paths)
+    monkeypatch.setattr("csd3d.nerf.edit.SAME_COLOUR", 100.0)
+    together = edited(prior, photographs, photographs, correspondences=correspondences)
     assert units == [prior.codec.factor, 1]
     assert apart(together) < 1e-4
     assert (together - photographs).abs().max() > 1e-3
-    monkeypatch.setattr("csd3d.nerf.edit.AGREE", 1e-6)  # nobody agrees with anybody
-    assert apart(edited(prior, photographs, photographs, paths=paths)) > 1e-3
+    monkeypatch.setattr("csd3d.nerf.edit.SAME_COLOUR", 1e-6)  # nobody agrees with anybody
+    assert apart(edited(prior, photographs, photographs, correspondences=correspondences)) > 1e-3

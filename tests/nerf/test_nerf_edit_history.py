@@ -1,69 +1,92 @@
-"""Layers of prompts: what training sees, undo, and the files."""
+"""The history of prompts: what training sees, undo, checkpoints and the files."""
 
+from pathlib import Path
+
+import pytest
 import torch
 from PIL import Image
 
-from csd3d.nerf.edit_history import Layers
+from csd3d.nerf.edit_history import EditHistory
 
 
 def grey(level: float) -> torch.Tensor:
     return torch.full((3, 6, 8), level)
 
 
-def test_training_sees_the_topmost_edit_rounded_to_eight_bits() -> None:
-    layers = Layers()
-    layers.start("snow")
-    seen = layers.put(2, grey(0.3))
-    assert torch.equal(seen, torch.full((3, 6, 8), round(0.3 * 255) / 255))
-    now = layers.seen(2)
-    assert now is not None
-    assert torch.equal(now, seen)
-    assert layers.seen(1) is None
-    layers.start("snow")  # the same prompt again is the same layer
-    assert layers.history == ("snow",)
+def history_of(count: int = 5) -> EditHistory:
+    """Black photographs, called a, b, c ..."""
+    return EditHistory(torch.zeros(count, 3, 6, 8), "abcdefgh"[:count])
+
+
+def test_training_sees_the_latest_edit_rounded_to_eight_bits() -> None:
+    history = history_of()
+    history.begin("snow")
+    history.record(2, grey(0.3))
+    assert torch.equal(history.current(2), grey(round(0.3 * 255) / 255))
+    assert torch.equal(history.current(1), grey(0))
+    history.begin("snow")  # the same prompt again goes on
+    assert history.prompts == ("snow",)
 
 
 def test_a_further_prompt_starts_from_what_was_seen_and_undo_brings_that_back() -> None:
-    layers = Layers()
-    layers.start("snow")
-    first = layers.put(0, grey(0.2))
-    layers.start("night")
-    below = layers.seen(0, below_top=True)
-    assert below is not None
-    assert torch.equal(below, first)
-    layers.put(0, grey(0.8))
-    layers.put(1, grey(0.6))
-    assert layers.undo() == {0, 1}
-    again = layers.seen(0)
-    assert again is not None
-    assert torch.equal(again, first)
-    assert layers.seen(1) is None
-    assert layers.prompt == "snow"
-    assert layers.reset() == {0}
-    assert layers.prompt is None
-    assert layers.undo() == set()
+    history = history_of()
+    history.begin("snow")
+    history.record(0, grey(0.2))
+    history.begin("night")
+    assert torch.equal(history.source(0), grey(0.2))
+    assert torch.equal(history.source(1), grey(0))
+    history.record(0, grey(0.8))
+    history.record(1, grey(0.6))
+    assert history.undo() == {0, 1}
+    assert torch.equal(history.current(0), grey(0.2))
+    assert torch.equal(history.current(1), grey(0))
+    assert history.latest is not None
+    assert history.latest.prompt == "snow"
+    assert history.reset() == {0}
+    assert history.latest is None
+    assert history.undo() == set()
 
 
-def test_a_state_comes_back_to_the_bit(tmp_path) -> None:
-    layers = Layers()
-    layers.start("snow")
-    layers.put(4, torch.rand(3, 6, 8, generator=torch.Generator().manual_seed(0)))
-    torch.save(layers.state(), tmp_path / "state")
-    other = Layers()
+def test_a_prompt_is_partial_until_it_has_edited_every_view() -> None:
+    history = history_of(2)
+    assert not history.is_partial(None)
+    history.begin("snow")
+    assert not history.is_partial("snow")
+    history.record(0, grey(0.2))
+    assert history.is_partial("snow")
+    assert not history.is_partial("night")
+    history.record(1, grey(0.2))
+    assert not history.is_partial("snow")
+
+
+def test_a_state_comes_back_to_the_bit(tmp_path: Path) -> None:
+    history = history_of()
+    history.begin("snow", "grass", "dds")
+    history.record(4, torch.rand(3, 6, 8, generator=torch.Generator().manual_seed(0)))
+    torch.save(history.state(), tmp_path / "state")
+    other = history_of()
     other.load(torch.load(tmp_path / "state", weights_only=True))
-    assert other.layers == layers.layers
+    assert other.edits == history.edits
 
 
-def test_pictures_follow_edits_and_undo(tmp_path) -> None:
-    layers, names = Layers(), ["a", "b", "c"]
-    photographs = torch.zeros(3, 3, 6, 8)
-    layers.start("snow")
-    layers.put(1, grey(0.5))
-    layers.write(tmp_path, names, photographs, [1])
+def test_edits_of_other_views_are_refused() -> None:
+    history_of().require_same_views(history_of().identities())
+    with pytest.raises(ValueError, match="others: 5 and 4 views"):
+        history_of().require_same_views(history_of(4).identities())
+    with pytest.raises(ValueError, match="others: a, 8x6 px and b, 8x6 px"):
+        EditHistory(torch.zeros(1, 3, 6, 8), ["a"]).require_same_views(["b, 8x6 px"])
+
+
+def test_pictures_follow_edits_and_undo(tmp_path: Path) -> None:
+    history = history_of(3)
+    history.begin("snow")
+    history.record(1, grey(0.5))
+    history.publish([1])
+    assert not list(tmp_path.iterdir())  # nobody said where
+    history.publish_in(tmp_path)
     assert Image.open(tmp_path / "b.png").getpixel((0, 0)) == (128, 128, 128)
     assert (tmp_path / "sheet.png").is_file()
     assert not (tmp_path / "a.png").exists()
-    changed = layers.undo()
-    layers.write(tmp_path, names, photographs, changed)
+    history.publish(history.undo())
     assert not (tmp_path / "b.png").exists()
     assert not (tmp_path / "sheet.png").exists()

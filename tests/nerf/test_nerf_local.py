@@ -12,7 +12,8 @@ from PIL import Image
 
 pytest.importorskip("nerfstudio", reason="the nerf extra is not installed")
 
-from csd3d.nerf import pipeline as pipelines
+from csd3d.nerf import scene as scenes
+from csd3d.nerf.scene import Scene
 from csd3d.world.sample import PosedScene, sample_scene
 from tests.nerf.tiny import PX, ToyEditor, config_for, trainer_for, write_small_scene
 
@@ -91,7 +92,7 @@ def pipeline_for(exact: Exact, out: Path, **changes: object) -> Any:
     """A pipeline with an editor that darkens."""
     settings: dict[str, object] = {"prompt": None, "prior": "builtin", "box": exact.box, "views_per_edit": 6} | changes
     pipeline = trainer_for(config_for(exact.folder, out, out, **settings)).pipeline
-    pipeline.prior, pipeline.prompt = ToyEditor(darker), "make it darker"
+    pipeline.current.prior, pipeline.current.prompt = ToyEditor(darker), "make it darker"
     return pipeline
 
 
@@ -100,11 +101,11 @@ def test_a_box_changes_what_lies_in_it_and_not_a_bit_of_the_rest(
 ) -> None:
     pipeline = pipeline_for(exact, tmp_path, edit_steps=8)
     data = pipeline.datamanager
-    monkeypatch.setattr(pipeline, "render", lambda views, _: (data.photographs[views], exact.distances[views]))
+    monkeypatch.setattr(Scene, "render", lambda self, views, _: (data.photographs[views], exact.distances[views]))
     inside = in_box_by_loops(exact)
-    assert torch.equal(pipeline._inside_views(list(range(6)), exact.distances)[:, 0], inside)
+    assert torch.equal(pipeline.scene.inside(list(range(6)), exact.distances)[:, 0], inside)
     assert (inside & exact.of_thing).sum() == exact.of_thing.sum()
-    pipeline.edit(0)
+    pipeline.driver.edit(0)
     changed = (data._images[..., :3] != data.photographs.permute(0, 2, 3, 1)).any(dim=-1)
     assert not changed[~inside].any()
     assert changed[inside].float().mean() > 0.99
@@ -115,7 +116,7 @@ def test_a_box_changes_what_lies_in_it_and_not_a_bit_of_the_rest(
 def looks(exact: Exact, monkeypatch: pytest.MonkeyPatch) -> list[Look]:
     """The renders of distillation; what they show is where it exactly is."""
     found: list[Look] = []
-    real = pipelines.look
+    real = scenes.look
 
     def look(model: Any, camera: Any, view: int, window: Any) -> tuple[torch.Tensor, torch.Tensor]:
         rgb, _ = real(model, camera, view, window)
@@ -123,7 +124,7 @@ def looks(exact: Exact, monkeypatch: pytest.MonkeyPatch) -> list[Look]:
         found.append((view, window, rgb))
         return rgb, exact.points[view][window]
 
-    monkeypatch.setattr(pipelines, "look", look)
+    monkeypatch.setattr(scenes, "look", look)
     return found
 
 
@@ -206,12 +207,12 @@ def test_distillation_in_half_of_a_scene_keeps_the_other_half(exact: Exact, tmp_
         )
     )
     pipeline = trainer.pipeline
-    pipeline.prior, pipeline.prompt = ToyEditor(darker), "make it darker"
+    pipeline.current.prior, pipeline.current.prompt = ToyEditor(darker), "make it darker"
     photographs = pipeline.datamanager.photographs
 
     def away_from(goal: torch.Tensor, where: torch.Tensor) -> float:
         shown = slice(0, 6, 2)
-        renders, _ = pipeline.render(list(range(6))[shown], PX)
+        renders, _ = pipeline.scene.render(list(range(6))[shown], PX)
         return float((renders - goal[shown]).square().mean(dim=1)[where[shown]].mean())
 
     for step in range(40):

@@ -12,8 +12,9 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 pytest.importorskip("nerfstudio", reason="the nerf extra is not installed")
 
 from csd3d.engine.config import METHODS, PAPER
-from csd3d.nerf.host import load_checkpoint
-from csd3d.nerf.settings import CsdEditPipelineConfig
+from csd3d.nerf.checkpoints import load_checkpoint
+from csd3d.nerf.settings import EditSettings
+from csd3d.nerf.viewer import Undo
 from csd3d.priors.defaults import default_config
 from tests.nerf.tiny import PX, config_for, trainer_for, write_small_scene
 from tests.priors.tiny import write_tiny_prior
@@ -44,21 +45,21 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_views_that_move_together_do_so_by_depth_where_they_can() -> None:
     by_depth = {"csd-edit": True, "csd": True, "dds": False, "cds": False, "sds": False}
     for method, expected in by_depth.items():
-        assert CsdEditPipelineConfig(method=method).by_depth == expected  # pyright: ignore[reportArgumentType]
-    assert CsdEditPipelineConfig(method="dds", coupling="depth").by_depth
-    assert not CsdEditPipelineConfig(coupling="svgd").by_depth
-    assert not CsdEditPipelineConfig(driver="distil").by_depth
+        assert EditSettings(method=method).by_depth == expected  # pyright: ignore[reportArgumentType]
+    assert EditSettings(method="dds", coupling="depth").by_depth
+    assert not EditSettings(coupling="svgd").by_depth
+    assert not EditSettings(driver="distil").by_depth
 
 
 @pytest.mark.parametrize("method", ["sds", "csd", "dds", "cds", "csd-edit"])
 def test_a_method_is_its_residual_coupling_and_regulariser(method: Any) -> None:
     named = METHODS[method]
-    csd = CsdEditPipelineConfig(method=method, edit_steps=7).engine(builtin=False)
+    csd = EditSettings(method=method, edit_steps=7).engine(builtin=False)
     assert (csd.residual, csd.coupling, csd.regulariser) == (named.residual, named.coupling, named.regulariser)
     assert csd == replace(default_config(method, builtin=False), steps=7)
-    together = CsdEditPipelineConfig(method=method, coupling="svgd").engine(builtin=False)
-    alone = CsdEditPipelineConfig(method=method, coupling="independent").engine(builtin=False)
-    published = CsdEditPipelineConfig(method=method, coupling="paper").engine(builtin=False)
+    together = EditSettings(method=method, coupling="svgd").engine(builtin=False)
+    alone = EditSettings(method=method, coupling="independent").engine(builtin=False)
+    published = EditSettings(method=method, coupling="paper").engine(builtin=False)
     assert (together.coupling, alone.coupling, published.coupling) == ("svgd", "independent", "svgd")
     assert together.residual == alone.residual == published.residual == named.residual
     assert (published.bandwidth, published.normalise) == ("paper", "count")
@@ -67,37 +68,37 @@ def test_a_method_is_its_residual_coupling_and_regulariser(method: Any) -> None:
 
 
 def test_no_method_is_csd_edit() -> None:
-    plain, named = CsdEditPipelineConfig(), CsdEditPipelineConfig(method="csd-edit")
+    plain, named = EditSettings(), EditSettings(method="csd-edit")
     for builtin in (True, False):
         assert plain.engine(builtin=builtin) == named.engine(builtin=builtin)
         assert plain.engine(builtin=builtin) == replace(default_config(builtin=builtin), steps=plain.edit_steps)
     assert plain.prior_name == "builtin"
-    assert CsdEditPipelineConfig(method="cds").prior_name == "builtin:t2i"
+    assert EditSettings(method="cds").prior_name == "builtin:t2i"
 
 
 def test_every_method_edits_views_and_sends_gradients_to_the_field(scene: Path, t2i: Path, tmp_path: Path) -> None:
     trainer = trainer_for(config_for(scene, t2i, tmp_path, method="dds", s_image=None, **CAPTIONS))
     pipeline, data = trainer.pipeline, trainer.pipeline.datamanager
     pipeline.config.views_per_edit = 6
-    start = pipeline._rng.get_state()
+    start = pipeline.rng.get_state()
     images, gradients = [data.photographs.permute(0, 2, 3, 1)], []
     parameter = next(pipeline.model.field.mlp_head.parameters())
     for method, coupling in (("sds", None), ("csd", None), ("dds", None), ("cds", None), ("dds", "svgd")):
         pipeline.config.method, pipeline.config.coupling = method, coupling
-        pipeline._rng.set_state(start)
-        pipeline.edit(0)
+        pipeline.rng.set_state(start)
+        pipeline.make_driver("update").edit(0)
         images.append(data._images[..., :3].clone())
-        pipeline._rng.set_state(start)
+        pipeline.rng.set_state(start)
         torch.manual_seed(3)  # jitter of rays
-        gradients.append(torch.autograd.grad(pipeline.distil(0), parameter)[0])
+        gradients.append(torch.autograd.grad(pipeline.make_driver("distil").csd_loss(0), parameter)[0])
     apart = [float((a - b).abs().max()) for i, a in enumerate(images) for b in images[:i]]
     assert min(apart) > 0.5 / 255
     directions = torch.stack([g.flatten() / g.norm() for g in gradients])
     alike = directions @ directions.T - 2 * torch.eye(len(gradients))
     assert directions.isfinite().all()
     assert float(alike.max()) < 1 - 1e-6
-    [layer] = pipeline._layers.layers
-    assert (layer.prompt, layer.source_prompt, layer.method) == ("a blue ball", "a red ball", "dds")
+    [edit] = pipeline.history.edits
+    assert (edit.prompt, edit.source_prompt, edit.method) == ("a blue ball", "a red ball", "dds")
 
 
 def test_cds_on_a_scene_through_the_trainer_and_on_from_its_checkpoint(scene: Path, t2i: Path, tmp_path: Path) -> None:
@@ -109,8 +110,8 @@ def test_cds_on_a_scene_through_the_trainer_and_on_from_its_checkpoint(scene: Pa
     first.train()
     path = first.checkpoint_dir / "step-000000004.ckpt"
     saved = load_checkpoint(path)
-    [layer] = saved["csd3d"]["layers"]
-    assert (layer["prompt"], layer["source_prompt"], layer["method"]) == ("a blue ball", "a red ball", "cds")
+    [edit] = saved["csd3d"]["edits"]
+    assert (edit["prompt"], edit["source_prompt"], edit["method"]) == ("a blue ball", "a red ball", "cds")
     saved["csd3d"]["end"] = 10
     torch.save(saved, path)
     settings |= {"prompt": None, "source_prompt": None, "load_dir": first.checkpoint_dir}  # both are followed
@@ -174,7 +175,7 @@ def test_what_a_prior_cannot_serve_is_refused_before_anything_is_done(
 def test_the_viewer_asks_for_captions_where_a_method_needs_them(scene: Path, t2i: Path, tmp_path: Path) -> None:
     pipeline = trainer_for(config_for(scene, t2i, tmp_path, method="dds", prompt=None)).pipeline
     controls = pipeline.controls
-    assert [element.name for element in controls.elements][:4] == [
+    assert [element.name for element in controls.elements][2:6] == [
         "Prompt",
         "What the scene shows",
         "Edit as the prompt says",
@@ -183,17 +184,20 @@ def test_the_viewer_asks_for_captions_where_a_method_needs_them(scene: Path, t2i
     assert "s_image" not in controls.scales
     controls.prompt.value = "a blue ball"
     controls.start.cb_hook(controls.start)
-    assert not controls.wishes()  # the source is missing: said, and nothing changes
+    pipeline.get_train_loss_dict(0)
+    assert "source-prompt: expected what the source shows" in controls.refusal.text
+    assert pipeline.current.prompt is None
     controls.source.value = "a red ball"
     controls.start.cb_hook(controls.start)
     pipeline.get_train_loss_dict(0)
-    assert pipeline._layers.edited()
+    assert pipeline.history.edited()
+    assert not controls.refusal.text
     controls.prompt.value, controls.source.value = "a green ball", "a blue ball"
     controls.start.cb_hook(controls.start)
     pipeline.get_train_loss_dict(1)
-    assert [layer.source_prompt for layer in pipeline._layers.layers] == ["a red ball", "a blue ball"]
-    pipeline.undo()
-    assert (pipeline.prompt, pipeline.source_prompt) == ("a blue ball", "a red ball")
+    assert [edit.source_prompt for edit in pipeline.history.edits] == ["a red ball", "a blue ball"]
+    pipeline.carry_out([Undo()])
+    assert (pipeline.current.prompt, pipeline.current.source_prompt) == ("a blue ball", "a red ball")
     assert (controls.prompt.value, controls.source.value) == ("a blue ball", "a red ball")
 
 
@@ -202,4 +206,4 @@ def test_sds_needs_no_caption_of_the_scene(scene: Path, t2i: Path, tmp_path: Pat
     names = [element.name for element in pipeline.controls.elements]
     assert "What the scene shows" not in names
     assert "Edit strength" not in names  # distillation knows none
-    assert pipeline.prior.native_px == PX
+    assert pipeline.current.prior.native_px == PX

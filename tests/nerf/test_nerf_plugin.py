@@ -2,6 +2,8 @@
 
 import copy
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -20,28 +22,11 @@ from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
 from csd3d.nerf import methods
-from csd3d.nerf.host import (
-    CsdFullImageDataManagerConfig,
-    fitting_weights,
-    load_checkpoint,
-    plain,
-    random_state,
-    restore_random_state,
-)
+from csd3d.nerf.checkpoints import fitting_weights, load_checkpoint, plain, random_state, restore_random_state
+from csd3d.nerf.host import CsdFullImageDataManagerConfig
 from tests.nerf.tiny import PX, config_for, trainer_for, write_small_scene
-from tests.priors.tiny import write_tiny_prior
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_prior(tmp_path_factory.mktemp("priors") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_small_scene(tmp_path_factory.mktemp("scenes") / "small")
 
 
 def weights(trainer: Any) -> dict[str, torch.Tensor]:
@@ -108,8 +93,8 @@ def test_views_are_edited_while_the_scene_trains_and_kept_beside_it(scene: Path,
 def test_a_prompt_edits_every_view_before_training_goes_on(scene: Path, prior: Path, tmp_path: Path) -> None:
     trainer = trainer_for(config_for(scene, prior, tmp_path, max_num_iterations=11))
     pipeline, steps = trainer.pipeline, []
-    edit = pipeline.edit
-    pipeline.edit = lambda step: steps.append(step) or edit(step)
+    edit = pipeline.driver.edit
+    pipeline.driver.edit = lambda step: steps.append(step) or edit(step)
     trainer.train()
     assert steps == [4, 5, 10]  # two batches of 4 for 6 views; then the 3 steps that each of them has
 
@@ -131,6 +116,39 @@ def test_a_resumed_run_ends_with_the_same_bits(scene: Path, prior: Path, tmp_pat
     assert torch.equal(whole.pipeline.datamanager._images, second.pipeline.datamanager._images)
 
 
+def test_a_run_that_is_resumed_late_ends_with_the_same_bits(scene: Path, prior: Path, tmp_path: Path) -> None:
+    """After step 10 the proposal networks are trained in some steps only, by what their sampler remembers."""
+    settings: dict[str, object] = {"edit_every": 40, "max_num_iterations": 24}
+    whole = trainer_for(config_for(scene, prior, tmp_path / "whole", **settings))
+    whole.config.steps_per_save, whole.config.save_only_latest_checkpoint = 14, False
+    whole.train()
+    early = whole.checkpoint_dir / "step-000000014.ckpt"
+    second = trainer_for(config_for(scene, prior, tmp_path / "second", load_checkpoint=early, **settings))
+    assert second._start_step == 15
+    second.train()
+    a, b = weights(whole), weights(second)
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_ctrl_c_lets_the_step_finish_and_the_run_can_be_resumed(
+    scene: Path, prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = trainer_for(config_for(scene, prior, tmp_path / "whole"))
+    whole.train()
+    first = trainer_for(config_for(scene, prior, tmp_path / "first"))
+    edit = first.pipeline.driver.edit
+    first.pipeline.driver.edit = lambda step: os.kill(os.getpid(), signal.SIGINT) or edit(step)
+    with pytest.raises(SystemExit) as end:
+        first.train()
+    assert end.value.code == 130
+    assert "csd-edit: stopped before step 5; go on with --load-dir" in capsys.readouterr().err
+    second = trainer_for(config_for(scene, prior, tmp_path / "second", load_dir=first.checkpoint_dir))
+    second.train()
+    assert second.step == whole.step == 9
+    a, b = weights(whole), weights(second)
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
 def test_a_plain_checkpoint_is_edited_at_once_and_its_lpips_is_ignored(
     scene: Path, prior: Path, tmp_path: Path
 ) -> None:
@@ -145,7 +163,7 @@ def test_a_plain_checkpoint_is_edited_at_once_and_its_lpips_is_ignored(
     assert edited._start_step == 10
     edited.config.max_num_iterations = 1
     edited.train()
-    assert len(edited.pipeline._layers.edited()) == 4
+    assert len(edited.pipeline.history.edited()) == 4
 
 
 def test_outside_a_mask_training_images_stay_bit_equal(scene: Path, prior: Path, tmp_path: Path) -> None:
@@ -193,18 +211,19 @@ def test_the_viewer_changes_the_prompt_undoes_and_resets(scene: Path, prior: Pat
     pipeline.get_train_loss_dict(4)
     snowy = data._images.clone()
     ask_for(controls, "make it night")
-    assert pipeline.prompt == "make it snowy"  # callbacks come in the middle of a step
+    assert pipeline.current.prompt == "make it snowy"  # callbacks come in the middle of a step
     pipeline.get_train_loss_dict(5)
-    assert pipeline._layers.history == ("make it snowy", "make it night")
+    assert pipeline.history.prompts == ("make it snowy", "make it night")
     assert not torch.equal(data._images, snowy)
     use(controls.pause, True)
     use(controls.undo)
     pipeline.get_train_loss_dict(6)
     assert torch.equal(data._images, snowy)
-    assert pipeline.prompt == controls.prompt.value == "make it snowy"
-    ask_for(controls, "make it purple")  # not known: said, and nothing changes
+    assert pipeline.current.prompt == controls.prompt.value == "make it snowy"
+    ask_for(controls, "make it purple")  # not known: refused on the page, and nothing changes
     pipeline.get_train_loss_dict(7)
-    assert pipeline.prompt == "make it snowy"
+    assert pipeline.current.prompt == "make it snowy"
+    assert "does not know 'make it purple'" in controls.refusal.text
     use(controls.reset)
     pipeline.get_train_loss_dict(8)
     assert torch.equal(data._images.permute(0, 3, 1, 2), data.photographs)
@@ -219,8 +238,8 @@ def test_the_viewer_changes_the_prompt_undoes_and_resets(scene: Path, prior: Pat
     ):
         use(control, value)
     pipeline.get_train_loss_dict(10)
-    assert (pipeline.csd().s_text, pipeline.csd().s_image, pipeline.config.strength) == (4.0, 1.7, 0.5)
-    assert pipeline._layers.edited()
+    assert (pipeline.current.csd().s_text, pipeline.current.csd().s_image, pipeline.current.strength) == (4.0, 1.7, 0.5)
+    assert pipeline.history.edited()
 
 
 def test_undo_of_a_prompt_that_has_not_edited_yet_leaves_the_one_before(
@@ -234,7 +253,7 @@ def test_undo_of_a_prompt_that_has_not_edited_yet_leaves_the_one_before(
     use(pipeline.controls.undo)
     pipeline.get_train_loss_dict(5)
     assert torch.equal(pipeline.datamanager._images, snowy)
-    assert pipeline.prompt == pipeline.controls.prompt.value == "make it snowy"
+    assert pipeline.current.prompt == pipeline.controls.prompt.value == "make it snowy"
 
 
 def test_a_resumed_run_goes_on_as_the_viewer_left_it_unless_the_command_says_otherwise(
@@ -256,13 +275,13 @@ def test_a_resumed_run_goes_on_as_the_viewer_left_it_unless_the_command_says_oth
 
     same, silent = resumed(), resumed(prompt=None)
     for pipeline in (same, silent):
-        assert pipeline._layers.history == ("make it snowy", "make it night")
-        assert pipeline.prompt == pipeline.controls.prompt.value == "make it night"
-        assert pipeline.csd().s_text == pipeline.controls.scales["s_text"].value == 4.0
-        assert pipeline._paused
-        assert pipeline._next_edit == left._next_edit
+        assert pipeline.history.prompts == ("make it snowy", "make it night")
+        assert pipeline.current.prompt == pipeline.controls.prompt.value == "make it night"
+        assert pipeline.current.csd().s_text == pipeline.controls.scales["s_text"].value == 4.0
+        assert pipeline.schedule.paused
+        assert pipeline.schedule.next_edit == left.schedule.next_edit
     other = resumed(prompt="make the ball red", s_text=3.0)
-    assert (other.prompt, other.csd().s_text, other._next_edit) == ("make the ball red", 3.0, 7)
+    assert (other.current.prompt, other.current.csd().s_text, other.schedule.next_edit) == ("make the ball red", 3.0, 7)
 
 
 def test_guidance_beyond_the_sliders_usual_range_is_taken(scene: Path, prior: Path, tmp_path: Path) -> None:
@@ -278,8 +297,8 @@ def test_the_viewer_finds_the_controls_in_their_order(scene: Path, prior: Path, 
     pipeline = trainer_for(config_for(scene, prior, tmp_path, prompt=None)).pipeline
     found = [element.name for _, element in parse_object(pipeline, ViewerElement, "Custom Elements")]
     assert found == [element.name for element in pipeline.controls.elements]
-    assert found[0] == "Prompt"
-    assert "prior" not in vars(pipeline)  # looking for them did not load it
+    assert found[:3] == ["Status", "Refusal", "Prompt"]
+    assert "prior" not in vars(pipeline.current)  # looking for them did not load it
 
 
 def test_only_the_viewer_is_shown_the_scene_before(scene: Path, prior: Path, tmp_path: Path) -> None:
@@ -363,7 +382,7 @@ def test_whole_images_are_replaced_and_brought_back(scene: Path) -> None:
     assert set(shown) == set(range(6))
     assert (shown[2][..., :3] == 100).all()
     assert torch.equal((data.photographs[3] * 255).round().byte(), shown[3][..., :3].permute(2, 0, 1))
-    data.show(2, None)
+    data.show(2, data.photographs[2])
     assert torch.equal(data.cached_train[2]["image"][..., :3].permute(2, 0, 1) / 255, data.photographs[2])
 
 
@@ -373,10 +392,10 @@ def test_nothing_nearer_than_training_saw_is_shown(scene: Path, prior: Path, tmp
     assert model.collider(rays).nears.tolist() == [[pytest.approx(model.config.near_plane)]] * 3
 
 
-def test_views_talk_by_the_depth_of_the_field(scene: Path, prior: Path, tmp_path: Path) -> None:
+def test_views_are_coupled_by_the_depth_of_the_field(scene: Path, prior: Path, tmp_path: Path) -> None:
     def first_edit(coupling: str) -> torch.Tensor:
         trainer = trainer_for(config_for(scene, prior, tmp_path / coupling, coupling=coupling, edit_steps=3))
-        trainer.pipeline.edit(0)
+        trainer.pipeline.driver.edit(0)
         return trainer.pipeline.datamanager._images.clone()
 
     by_depth, plain = first_edit("depth"), first_edit("svgd")
@@ -454,7 +473,7 @@ def test_data_that_is_not_there_or_a_mask_that_is_no_picture_is_refused(
 def test_edits_of_other_views_are_refused(
     scene: Path, prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trainer = trainer_for(config_for(scene, prior, tmp_path / "out", max_num_iterations=1))
+    trainer = trainer_for(config_for(scene, prior, tmp_path / "out", max_num_iterations=1, scene_steps=0))
     trainer.train()
     four = write_small_scene(tmp_path / "four", train_views=4)
     with pytest.raises(SystemExit):
@@ -465,7 +484,7 @@ def test_edits_of_other_views_are_refused(
 def test_a_checkpoint_that_lacks_an_entry_is_refused_in_one_line(
     scene: Path, prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trainer = trainer_for(config_for(scene, prior, tmp_path / "out", max_num_iterations=1))
+    trainer = trainer_for(config_for(scene, prior, tmp_path / "out", max_num_iterations=1, scene_steps=0))
     trainer.train()
     (path,) = trainer.checkpoint_dir.glob("*.ckpt")
     for place, name in (("csd3d", "rng"), ("csd3d", "end"), (None, "schedulers")):
@@ -527,9 +546,14 @@ for number, words in enumerate(json.load(sys.stdin)):
 
 def test_the_commands_of_nerfstudio_from_training_to_pictures(scene: Path, prior: Path, tmp_path: Path) -> None:
     settings = {
-        "prompt": "make it snowy", "prior": prior, "size": PX, "scene-steps": 4, "edit-every": 3,
-        "views-per-edit": 3, "edit-steps": 2,
-    }  # fmt: skip
+        "prompt": "make it snowy",
+        "prior": prior,
+        "size": PX,
+        "scene-steps": 4,
+        "edit-every": 3,
+        "views-per-edit": 3,
+        "edit-steps": 2,
+    }
     flags = [word for name, value in settings.items() for word in (f"--pipeline.{name}", value)]
     home = tmp_path / "out" / scene.name / "csd-edit-cpu" / "run"
     run = ["--output-dir", "out", "--timestamp", "run", "--vis", "tensorboard", "--max-num-iterations", 9]
@@ -539,7 +563,7 @@ def test_the_commands_of_nerfstudio_from_training_to_pictures(scene: Path, prior
         [*train, *flags],
         ["ns-eval", *saved, "eval.json"],
         ["ns-render", "dataset", *saved, "shown", "--split", "test"],
-        [*train, "--pipeline.prompt", "make it purple"],
+        [*train, "--pipeline.scene-steps", 4, "--pipeline.prompt", "make it purple"],
     ]
     words = [[str(Path(sys.executable).with_name(name)), *map(str, rest)] for name, *rest in commands]
     done = subprocess.run(

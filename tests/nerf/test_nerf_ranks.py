@@ -12,8 +12,9 @@ pytest.importorskip("nerfstudio", reason="the nerf extra is not installed")
 
 from csd3d.engine.regularisers import FeatureLoss, FeatureSite, PatchNce
 from csd3d.engine.types import Batch, Latents, Noised
-from csd3d.nerf.host import load_checkpoint
-from csd3d.nerf.ranks import SharedScore, agree, every, gather, share
+from csd3d.nerf.checkpoints import load_checkpoint
+from csd3d.nerf.ranks import SharedScore, broadcast, gather, local_indices, map_sharded
+from csd3d.nerf.viewer import Pause
 from tests.nerf.tiny import ToyEditor, config_for, trainer_for, write_small_scene
 
 pytestmark = pytest.mark.slow
@@ -43,11 +44,12 @@ def outcome(folder: Path, *, rank: int = 0, world: int = 1, coupling: str = "dep
     )
     trainer = trainer_for(config, rank=rank, world=world)
     pipeline = trainer.pipeline
-    toy = pipeline.prior = ToyEditor(inverted)
-    pipeline.prompt = "turn it round"
-    views = pipeline.edit(0)
+    toy = pipeline.current.prior = ToyEditor(inverted)
+    pipeline.current.prompt = "turn it round"
+    views = pipeline.driver.edit(0)
     images, rows = pipeline.datamanager._images.clone(), list(toy.rows)
-    pipeline.config.driver, pipeline._next_edit = "distil", 0
+    pipeline.driver = pipeline.make_driver("distil")
+    pipeline.schedule.edit_now()
     pipeline.eval()  # so that no ray is jittered, of whatever rank
     losses = pipeline.get_train_loss_dict(1)[1]
     torch.stack(list(losses.values())).sum().backward()
@@ -72,7 +74,7 @@ def feature_gradient() -> torch.Tensor:
     z, s, e = torch.randn(3, 3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
     toy = FeatureToy(inverted)
     gradient = PatchNce(SharedScore(toy), patches=5)(toy.schedule.noised(Batch(z, s, torch.arange(3)), 100, e))
-    assert toy.rows == [len(share(3))]
+    assert toy.rows == [len(local_indices(3))]
     return gradient
 
 
@@ -81,10 +83,10 @@ def work(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     done = outcome(folder, rank=rank, world=2)
-    done["all"] = gather(torch.tensor([[10.0 * i] for i in share(5)]), 5)
-    done["first"] = every(1, lambda mine: torch.tensor([[float(i)] for i in mine]))
+    done["all"] = gather(torch.tensor([[10.0 * i] for i in local_indices(5)]), 5)
+    done["first"] = map_sharded(1, lambda mine: torch.tensor([[float(i)] for i in mine]))
     done["features"] = feature_gradient()
-    done["agreed"] = agree([("pause", rank)])
+    done["paused"] = broadcast([Pause(rank == 0)])[0].paused
     torch.save({k: v for k, v in done.items() if k != "folder"}, folder / f"rank{rank}.pt")
     dist.destroy_process_group()
 
@@ -109,20 +111,20 @@ def test_two_processes_edit_as_one(tmp_path: Path) -> None:
         assert rank["all"].flatten().tolist() == [0, 10, 20, 30, 40]
         assert rank["first"].tolist() == [[0.0]]
         assert torch.allclose(rank["features"], feature_gradient(), atol=1e-7)
-        assert rank["agreed"] == [("pause", 0)]
+        assert rank["paused"] is True
     saved = load_checkpoint(next(tmp_path.glob("out2/**/*.ckpt")))
     again = trainer_for(
         config_for(tmp_path / "scene", tmp_path, tmp_path / "again", prompt=None, prior="builtin")
     ).pipeline
-    again.prior = ToyEditor(inverted)
+    again.current.prior = ToyEditor(inverted)
     again.load_pipeline(saved["pipeline"], 1)  # one process reads what two have written
     again.begin(2, saved["csd3d"])
     assert torch.equal(again.datamanager._images, first["images"])
 
 
 def test_one_process_exchanges_nothing() -> None:
-    assert share(3) == [0, 1, 2]
+    assert local_indices(3) == [0, 1, 2]
     x = torch.rand(3, 2, requires_grad=True)
     assert torch.equal(gather(x, 3), x)
     assert not gather(x, 3).requires_grad
-    assert agree([1]) == [1]
+    assert broadcast([1]) == [1]

@@ -13,7 +13,8 @@ from csd3d.engine.config import CsdConfig
 from csd3d.engine.schedule import Schedule
 from csd3d.engine.types import Latents, Noised
 from csd3d.nerf import methods
-from csd3d.nerf.host import CsdTrainerConfig, random_state, restore_random_state
+from csd3d.nerf.checkpoints import random_state, restore_random_state
+from csd3d.nerf.host import CsdTrainerConfig
 from csd3d.priors.prior import Guidance, Prior, Prompts, require_no_source
 from csd3d.world.export import write_scene
 from csd3d.world.sample import sample_scene

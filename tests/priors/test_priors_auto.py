@@ -8,8 +8,9 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from csd3d.priors import auto, latent_diffusion
 from csd3d.priors.auto import find_prior, load_prior
-from csd3d.priors.defaults import default_config, resolve_for
+from csd3d.priors.defaults import default_config
 from csd3d.priors.instruct import InstructPrior
+from csd3d.priors.lookup import resolve_for
 from csd3d.priors.store import load, resolve
 from csd3d.priors.text_to_image import TextToImagePrior
 from tests.priors.tiny import write_tiny_prior
@@ -25,7 +26,7 @@ class Counted:
             monkeypatch.setattr(room, "resolve", self.resolved)
         for room in (load, resolve):
             monkeypatch.setattr(room, "check_directory", self.checked)
-        monkeypatch.setattr("csd3d.priors.defaults.resolve", self.resolved)
+        monkeypatch.setattr("csd3d.priors.lookup.resolve", self.resolved)
         monkeypatch.setattr(DiffusionPipeline, "download", self.fetched)
 
     @property

@@ -20,7 +20,7 @@ def _any_prior(monkeypatch):
         builtin = name == "builtin"
         return Resolved(name, None, "instruct" if builtin else None, builtin=builtin)
 
-    monkeypatch.setattr("csd3d.priors.defaults.resolve", resolve)
+    monkeypatch.setattr("csd3d.priors.lookup.resolve", resolve)
 
 
 @pytest.mark.parametrize(

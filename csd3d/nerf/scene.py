@@ -1,0 +1,88 @@
+"""The scene that is edited: a field, its training views, and the region that may change."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from nerfstudio.cameras.cameras import Cameras, CameraType
+from torch import Tensor
+
+from csd3d.media.geometry import resize
+from csd3d.nerf.backends import EditedModel
+from csd3d.nerf.host import CsdDataManager, CsdFullImageDataManager
+from csd3d.nerf.masks import Region
+from csd3d.nerf.ranks import map_sharded
+from csd3d.nerf.views import look, points_of, scaled, show, square
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A field and what it is trained on."""
+
+    model: EditedModel
+    data: CsdDataManager | CsdFullImageDataManager
+    region: Region | None
+    """Where the scene may change; None: everywhere."""
+
+    @property
+    def cameras(self) -> Cameras:
+        """Of the training views."""
+        return self.data.train_dataset.cameras
+
+    @property
+    def pinholes(self) -> bool:
+        """Whether all cameras project as pinholes do, as correspondences by depth suppose."""
+        return bool((self.cameras.camera_type == CameraType.PERSPECTIVE.value).all())
+
+    @property
+    def photographs(self) -> Float[Tensor, "n 3 H W"]:
+        """Of the training views, in [0, 1]."""
+        return self.data.photographs
+
+    @torch.no_grad()
+    def render(self, views: list[int], size_px: int) -> tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "n 1 h w"]]:
+        """Colours of training views, shorter side about `size_px`, and the distance along each ray."""
+        both = map_sharded(len(views), lambda mine: self.render_local([views[i] for i in mine], size_px))
+        return both[:, :3], both[:, 3:]
+
+    @torch.no_grad()
+    def render_local(self, views: list[int], size_px: int) -> Float[Tensor, "n 4 h w"]:
+        """The same, colours and distances in one, by this process alone."""
+        self.model.eval()
+        device = self.model.device
+        both = [show(self.model, scaled(self.cameras[v : v + 1].to(device), size_px)) for v in views]
+        self.model.train()
+        return torch.stack(both)
+
+    def inside(self, views: list[int], distances: Float[Tensor, "n 1 h w"]) -> Bool[Tensor, "n 1 H W"] | None:
+        """Which pixels of the photographs may change; None: all."""
+        if self.region is None:
+            return None
+        points = None
+        if self.region.box is not None:
+            points = torch.stack([points_of(self.cameras, v, d) for v, d in zip(views, distances, strict=True)])
+        height, width = self.photographs.shape[-2:]
+        return self.region.of_views(views, points, height, width)
+
+    def render_window(
+        self, view: int, size_px: int, side_px: int | None, at: tuple[float, float], source: Float[Tensor, "3 H W"]
+    ) -> tuple[Float[Tensor, "3 h w"], Float[Tensor, "3 h w"], Bool[Tensor, "1 h w"] | None]:
+        """A view of shorter side `size_px`, or a square of `side_px` cut out of it `at` (as `square` has it): colours
+        with the graph to the field, the same pixels of a `source` picture, and which of them may change (None: all).
+        """
+        camera = scaled(self.cameras[view : view + 1], size_px)
+        height, width = int(camera.height), int(camera.width)
+        window = square(height, width, side_px, at)
+        rgb, points = look(self.model, camera.to(self.model.device), view, window)
+        inside = self.region and self.region.of_views([view], points[None], height, width, window)[0]
+        return rgb, resize(source[None], height, width).clamp(0, 1)[0][..., window[0], window[1]], inside
+
+    def loss_outside(self, outputs: dict[str, Tensor]) -> Float[Tensor, ""]:
+        """The loss of colours of this step's rays that end outside of the region, which holds the field to the
+        photographs there (not of splats, which have no rays)."""
+        data = self.data
+        assert isinstance(data, CsdDataManager)
+        assert self.region is not None
+        points = (data.rays.origins + data.rays.directions * outputs["depth"]).detach().cpu().float()
+        inside = self.region.of_rays(data.seen["indices"].cpu(), points)
+        return self.model.colour_loss(outputs, data.seen, ~inside.to(self.model.device))

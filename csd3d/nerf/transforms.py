@@ -1,0 +1,104 @@
+"""What a scene's data must be, looked at before nerfstudio reads it: `transforms.json`, its cameras and its pictures.
+
+nerfstudio answers to most mistakes with an assertion or a KeyError that names no file. Knows no nerfstudio.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+EXIF_ORIENTATION = 0x0112
+MODES = ("L", "RGB", "RGBA")
+"""What nerfstudio reads as it is meant: it takes palette entries for levels of grey, and cuts 16 bits to 8."""
+SIZES, FOCAL_LENGTHS, CENTRE = ("w", "h"), ("fl_x", "fl_y"), ("cx", "cy")
+
+
+def transforms_path(data: Path) -> Path:
+    """The file that describes the scene in `data`, a folder or that file.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    path = data if data.suffix == ".json" else data / "transforms.json"
+    if not data.exists():
+        raise FileNotFoundError(f"data: expected a folder or a transforms.json, got {data}, which does not exist")
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"data: expected a transforms.json in {data}, which has none; ns-process-data makes one of pictures"
+        )
+    return path
+
+
+def check_transforms(path: Path) -> None:
+    """Raises `ValueError` if a `transforms.json` says too little about its cameras, or something that cannot be."""
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"data: expected JSON in {path}, which cannot be read ({error})") from error
+    frames = about.get("frames") if isinstance(about, dict) else None
+    if not isinstance(frames, list) or not frames:
+        raise ValueError(f"data: expected a list of frames in {path}, which has none")
+    for number, frame in enumerate(frames):
+        if not isinstance(frame, dict) or not isinstance(frame.get("file_path"), str):
+            raise ValueError(f"data: expected a file_path in every frame of {path}, got none in frame {number}")
+        _check_pose(frame, path)
+        for names, bound in ((SIZES, 0.0), (FOCAL_LENGTHS, 0.0), (CENTRE, -math.inf)):
+            for name in names:
+                _check_number(name, about, frame, path, above=bound)
+
+
+def _check_pose(frame: Mapping[str, Any], path: Path) -> None:
+    rows = frame.get("transform_matrix")
+    good = isinstance(rows, list) and len(rows) in (3, 4) and all(isinstance(r, list) and len(r) == 4 for r in rows)
+    if not good or not all(_is_number(x) for row in rows or () for x in row):
+        raise ValueError(
+            f"data: expected a transform_matrix of 4x4 finite numbers, got another for {frame['file_path']} in {path}"
+        )
+
+
+def _check_number(name: str, about: Mapping[str, Any], frame: Mapping[str, Any], path: Path, *, above: float) -> None:
+    """nerfstudio takes what is said of all frames, and looks at one frame for the rest."""
+    value = about.get(name, frame.get(name))
+    if not _is_number(value) or value <= above:
+        bound = " above 0" if above == 0 else ""
+        got = "none" if value is None else repr(value)
+        raise ValueError(
+            f"data: expected a number{bound} for {name} in {path}, for all frames or in each, got {got} for "
+            f"{frame['file_path']}"
+        )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_pictures(pictures: Iterable[tuple[Path, tuple[int, int]]]) -> bool:
+    """Look at pictures, given with the (width, height) in px that their cameras have; whether any has an alpha channel.
+
+    Raises:
+        ValueError: one cannot be read, or is of another size than its camera, but for a pixel that rounding costs where
+            pictures were scaled down, or of a kind that nerfstudio takes for something else.
+    """
+    alpha = False
+    for path, (width, height) in pictures:
+        try:
+            with Image.open(path) as picture:
+                found, mode, orientation = picture.size, picture.mode, picture.getexif().get(EXIF_ORIENTATION, 1)
+        except OSError as error:
+            raise ValueError(f"data: {path} cannot be read as a picture ({error})") from error
+        if mode not in MODES:
+            raise ValueError(f"data: expected pictures in 8-bit grey, RGB or RGBA, got mode {mode} in {path}")
+        alpha = alpha or mode == "RGBA"
+        if not (0 <= width - found[0] <= 1 and 0 <= height - found[1] <= 1):
+            lying = (
+                f"; it is stored turned (EXIF orientation {orientation}): store it upright" if orientation > 1 else ""
+            )
+            raise ValueError(
+                f"data: expected pictures of the size of their cameras, {width}x{height} px, got "
+                f"{found[0]}x{found[1]} px in {path}{lying}"
+            )
+    return alpha

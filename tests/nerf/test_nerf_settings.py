@@ -1,0 +1,97 @@
+"""Settings of a scene's edit: those of the engine are flags beside the others. Needs nerfstudio."""
+
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+import tyro
+import yaml
+
+pytest.importorskip("nerfstudio", reason="the nerf extra is not installed")
+
+from nerfstudio.configs.method_configs import AnnotatedBaseConfigUnion
+
+from csd3d.engine.config import CsdConfig
+from csd3d.nerf.pipeline import CsdEditPipelineConfig
+from csd3d.nerf.settings import ENGINE_SETTINGS, EditSettings, field_docs
+from csd3d.priors.defaults import default_config
+
+pytestmark = pytest.mark.slow
+
+OTHERS: dict[str, tuple[str, object]] = {
+    "residual": ("noise", "noise"),
+    "kernel_on": ("clean", "clean"),
+    "bandwidth": ("0.25", 0.25),
+    "normalise": ("count", "count"),
+    "repulsion": ("0.5", 0.5),
+    "regulariser": ("patch-nce", "patch-nce"),
+    "nce_weight": ("2", 2.0),
+    "nce_layers": ("score", "score"),
+    "nce_patches": ("64", 64),
+    "nce_patch_sizes": ("1 2 4", (1, 2, 4)),
+    "nce_temperature": ("0.1", 0.1),
+    "weight": ("one", "one"),
+    "noise": ("shared", "shared"),
+    "lr": ("0.3", 0.3),
+    "lr_decay": ("0.8", 0.8),
+    "lr_decay_every": ("7", 7),
+    "optimizer": ("adam", "adam"),
+    "t_min": ("30", 30),
+    "t_max": ("600", 600),
+    "s_text": ("9", 9.0),
+    "s_image": ("1.25", 1.25),
+}
+"""A value that is no default, as it is typed and as it is meant, for every setting of the engine."""
+
+
+def test_every_setting_of_the_engine_is_a_setting_of_the_edit() -> None:
+    assert set(ENGINE_SETTINGS) == {field.name for field in fields(CsdConfig)} - {"steps", "coupling"}
+    assert set(OTHERS) == set(ENGINE_SETTINGS)
+    assert set(field_docs(CsdConfig)) == {field.name for field in fields(CsdConfig)}
+    assert field_docs(CsdConfig)["t_max"] == "Timesteps are drawn below this one."
+    for builtin in (True, False):
+        assert EditSettings(edit_steps=7).engine(builtin=builtin) == replace(default_config(builtin=builtin), steps=7)
+
+
+def test_flags_of_the_engine_reach_the_engine() -> None:
+    words = [w for name, (typed, _) in OTHERS.items() for w in (f"--pipeline.{name.replace('_', '-')}", *typed.split())]
+    config: Any = tyro.cli(AnnotatedBaseConfigUnion, args=["csd-edit-cpu", *words, "--pipeline.edit-steps", "5"])
+    csd = config.pipeline.engine(builtin=True)
+    assert csd == CsdConfig(steps=5, **{name: meant for name, (_, meant) in OTHERS.items()})  # pyright: ignore[reportArgumentType]
+    assert yaml.load(yaml.dump(config), Loader=yaml.Loader) == config
+
+
+def test_help_of_the_engine_is_told_at_the_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        tyro.cli(AnnotatedBaseConfigUnion, args=["csd-edit-cpu", "--help"])
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for name, doc in field_docs(CsdConfig).items():
+        if name in ENGINE_SETTINGS:
+            assert f"--pipeline.{name.replace('_', '-')} " in shown
+            assert f"{doc} (default: what suits the prior and the method)" in shown
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"t_min": 700}, "t_min: expected 0 or more and below t_max = 500, got 700"),
+        ({"lr_decay": 0.0}, r"lr_decay: expected a number in \(0, 1\], got 0.0"),
+        ({"bandwidth": "paper", "views_per_edit": 2}, "views_per_edit: expected 3 or more with bandwidth paper, got 2"),
+    ],
+)
+def test_what_the_engine_refuses_is_refused_here(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        EditSettings(**changes).check()
+    EditSettings(bandwidth="paper", coupling="independent", views_per_edit=2).check()  # pyright: ignore[reportCallIssue]
+
+
+def test_a_config_of_an_earlier_version_is_read() -> None:
+    text = yaml.dump(CsdEditPipelineConfig(prompt="make it snowy", lr=0.25))  # pyright: ignore[reportCallIssue]
+    lines = [line for line in text.splitlines() if "t_min" not in line]  # a setting that it did not have
+    old = "\n".join(lines).replace(
+        "csd3d.nerf.pipeline.CsdEditPipelineConfig", "csd3d.nerf.settings.CsdEditPipelineConfig"
+    )
+    config = yaml.load(old, Loader=yaml.Loader)
+    assert isinstance(config, EditSettings)
+    assert config.prompt == "make it snowy"
+    assert (config.engine(builtin=True).lr, config.engine(builtin=True).t_min) == (0.25, 20)

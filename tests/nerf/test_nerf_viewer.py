@@ -1,0 +1,135 @@
+"""The viewer: that it starts, what it shows, and that clicks do what they say, in their order. Needs nerfstudio."""
+
+import math
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("nerfstudio", reason="the nerf extra is not installed")
+
+from nerfstudio.viewer.viewer import Viewer
+
+from csd3d.nerf.viewer import ChangePrompt, Controls, Pause, Reset, SetScale, Undo
+from csd3d.nerf.viewer_page import CPU_MAX_PX, middle_camera, photograph_distance
+from tests.nerf.tiny import PX, config_for, trainer_for
+
+pytestmark = pytest.mark.slow
+
+
+def test_the_default_viewer_starts_in_an_empty_folder(scene: Path, prior: Path, tmp_path: Path) -> None:
+    settings = {"prompt": "make it snowy", "prior": prior, "size": PX, "scene-steps": 1, "edit-steps": 1}
+    words = [str(word) for name, value in settings.items() for word in (f"--pipeline.{name}", value)]
+    command = [str(Path(sys.executable).parent / "ns-train"), "csd-edit-cpu", "--data", str(scene), *words]
+    command += ["--max-num-iterations", "2", "--viewer.quit-on-train-completion", "True"]
+    refused = subprocess.run([*command, "--prompt", "make it so"], capture_output=True, text=True, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "prompt: expected the same as --prompt, 'make it so', got 'make it snowy'" in refused.stderr
+    assert not list(tmp_path.iterdir()), "a start that is refused leaves nothing"
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert list(tmp_path.glob("outputs/small/csd-edit-cpu/*/edited_views/sheet.png"))
+
+
+@pytest.fixture
+def trainer(scene: Path, prior: Path, tmp_path: Path) -> Any:
+    """One with a viewer, which is stopped afterwards."""
+    config = config_for(scene, prior, tmp_path, vis="viewer")
+    config.viewer.quit_on_train_completion = True
+    made = trainer_for(config)
+    assert isinstance(made.viewer_state, Viewer)
+    yield made
+    made.viewer_state.viser_server.stop()
+
+
+def test_a_start_that_is_refused_after_the_viewer_leaves_no_folder(scene: Path, prior: Path, tmp_path: Path) -> None:
+    torch.save({"step": 1, "pipeline": {}}, tmp_path / "other.ckpt")
+    config = config_for(scene, prior, tmp_path / "out", vis="viewer", load_checkpoint=tmp_path / "other.ckpt")
+    with pytest.raises(SystemExit):
+        trainer_for(config)
+    assert not (tmp_path / "out").exists()
+
+
+def test_clicks_are_taken_at_once_and_in_order_while_a_step_goes_on(trainer: Any) -> None:
+    controls: Controls = trainer.pipeline.controls
+    controls.prompt.value = "make it night"
+    clicks: list[Callable[[], object]] = [
+        lambda: controls.start.cb_hook(controls.start),
+        lambda: controls.undo.cb_hook(controls.undo),
+        lambda: controls.scales["s_text"].cb_hook(controls.scales["s_text"]),
+        lambda: controls.pause.cb_hook(controls.pause),
+        lambda: controls.reset.cb_hook(controls.reset),
+    ]
+    with trainer.train_lock:  # as in the middle of a step
+        for click in clicks:
+            thread = threading.Thread(target=click, daemon=True)
+            thread.start()
+            thread.join(timeout=30)
+            assert not thread.is_alive()
+    assert controls.take() == [ChangePrompt("make it night"), Undo(), SetScale("s_text", 2.0), Pause(False), Reset()]
+
+
+def test_the_page_says_what_goes_on_and_offers_what_does_something(trainer: Any) -> None:
+    pipeline, controls = trainer.pipeline, trainer.pipeline.controls
+    shown: list[str] = []
+    show = controls.status.show
+    controls.status.show = lambda text: shown.append(text) or show(text)
+    assert trainer.viewer_state.control_panel.max_res == CPU_MAX_PX
+    assert controls.before.gui_handle.disabled
+    trainer.train()
+    assert shown[0] == "**Training. 0 of 6 views are edited; next edit at step 4: make it snowy**"
+    assert "**Editing 4 views (4 of 6 done): make it snowy, move 2 of 2**" in shown
+    assert "**Training. 6 of 6 views are edited; next edit at step 10: make it snowy**" in shown
+    assert controls.status.markdown.content == controls.status.text
+    assert not controls.before.gui_handle.disabled
+    assert trainer.viewer_state.stats_markdown.content.startswith("Step: ")
+    pipeline.show_end("Finished")
+    assert controls.status.markdown.content == "Finished"
+    for element in (controls.start, controls.pause, controls.undo, controls.reset, controls.scales["s_text"]):
+        assert element.gui_handle.disabled
+
+
+def test_a_refusal_is_shown_until_something_else_is_asked_for(trainer: Any) -> None:
+    pipeline, controls = trainer.pipeline, trainer.pipeline.controls
+    for sentence, reason in (("make it a dragon", "make it a dragon"), (" ", "expected a sentence, got none")):
+        controls.prompt.value = sentence
+        controls.start.cb_hook(controls.start)
+        pipeline.get_train_loss_dict(0)
+        assert reason in controls.refusal.markdown.content
+    controls.prompt.value = "make it night"
+    controls.start.cb_hook(controls.start)
+    pipeline.get_train_loss_dict(0)
+    assert controls.refusal.markdown.content == ""
+    assert pipeline.current.prompt == "make it night"
+
+
+def test_the_viewer_renders_between_the_moves_of_an_edit(trainer: Any) -> None:
+    rendered: list[float] = []
+
+    def render() -> None:
+        with trainer.train_lock:
+            rendered.append(time.monotonic())
+
+    with trainer.train_lock:
+        viewer = threading.Thread(target=render)
+        viewer.start()
+        deadline = time.monotonic() + 30
+        while not rendered and time.monotonic() < deadline:
+            trainer._let_the_viewer_render()
+        assert rendered
+    viewer.join()
+
+
+def test_a_person_first_looks_through_the_camera_in_the_middle() -> None:
+    c2w = torch.eye(4)[:3].repeat(3, 1, 1)
+    c2w[:, 0, 3] = torch.tensor([-5.0, 0.5, 5.0])
+    assert middle_camera(c2w) == 1
+    z, fov, aspect = photograph_distance(0.9, 1.5), 0.9, 1.5
+    half_height = z * math.tan(fov / 2)
+    assert math.isclose(half_height * half_height * aspect * z / 3, 1.0)
