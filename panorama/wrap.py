@@ -62,7 +62,7 @@ def _by_fields(picture: Picture, kind: str) -> Recognised:
     full_width, width = number("FullPanoWidthPixels"), number("CroppedAreaImageWidthPixels")
     full_height, height = number("FullPanoHeightPixels"), number("CroppedAreaImageHeightPixels")
     partly = full_width is not None and width is not None and width + 1 < full_width
-    silent = full_width is None or width is None
+    silent = full_width is None or width is None or width != picture.width_px  # made smaller, or cut out of it
     whole_turn = not partly and not (silent and seam_step(picture) > SEAM_RATIO)
     if not whole_turn:
         return Recognised("none", f"its photo sphere fields say {kind}, less than a full turn: edited without wrapping")

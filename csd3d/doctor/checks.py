@@ -192,11 +192,11 @@ def check_codecs(encoders: Collection[str], error: str | None = None) -> Finding
 
 
 def check_decord(frames: int | None, expected: int, error: str | None) -> Finding:
-    """decord decoded a clip made on the spot. Without it PyAV reads every clip, more slowly."""
+    """decord decoded a clip made on the spot. It is used only where it is asked for."""
     if error is None and frames == expected:
         return Finding("video", "decord", "ok", f"decodes ({frames} frames of {expected})")
     what = error or f"decoded {frames} frames of {expected}"
-    remedy = 'pip install --force-reinstall --no-deps "decord>=0.6" (until then PyAV reads the clips)'
+    remedy = 'pip install --force-reinstall --no-deps "decord>=0.6" (PyAV reads the clips all the same)'
     return Finding("video", "decord", "warning", f"does not decode: {what}", remedy)
 
 

@@ -31,8 +31,7 @@ def atomic_path(final: Path) -> Iterator[Path]:
     if final.is_dir():
         raise ValueError(f"output: expected a file name, got the folder {final}")
     final = final.resolve()  # a link stays one, and what it leads to is replaced
-    final.parent.mkdir(parents=True, exist_ok=True)
-    part = final.with_name(f".{final.stem}{_PART}{secrets.token_hex(4)}{final.suffix}")
+    part = _part_of(final)
     try:
         yield part
         _flush(part)
@@ -41,6 +40,54 @@ def atomic_path(final: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
         raise
     _flush(final.parent)
+
+
+@contextmanager
+def atomic_folder(final: Path, *, replaces: bool = False) -> Iterator[Path]:
+    """Yield a new folder beside `final` that takes its name if the block succeeds and vanishes otherwise.
+
+    Args:
+        final: the folder.
+        replaces: a folder that is there already is taken away once the new one is whole; one that a run wrote before.
+
+    Raises:
+        ValueError: `final` is there already and, unless it `replaces` that, is no empty folder.
+    """
+    if not (replaces and final.is_dir()):
+        require_new_folder(final)
+    final = final.resolve()
+    part = _part_of(final)
+    part.mkdir()
+    try:
+        yield part
+        for path in (part, *part.rglob("*")):
+            _flush(path)
+        if replaces and final.is_dir():
+            old = _part_of(final)
+            os.replace(final, old)
+            os.replace(part, final)
+            shutil.rmtree(old)
+        else:
+            os.replace(part, final)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    _flush(final.parent)
+
+
+def require_new_folder(path: Path) -> None:
+    """Raise ValueError where something is at `path` already that is no empty folder."""
+    if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
+        raise ValueError(f"output: expected a new or empty folder, got {path}")
+
+
+def _part_of(final: Path) -> Path:
+    """The name beside `final`, whose folder is made, under which it is written."""
+    missing = [folder for folder in final.parents if not folder.exists()]
+    final.parent.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        _flush(folder.parent)
+    return final.with_name(f".{final.stem}{_PART}{secrets.token_hex(4)}{final.suffix}")
 
 
 def remove_leftovers(folder: Path) -> list[Path]:

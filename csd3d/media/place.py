@@ -21,6 +21,7 @@ def require_place(path: Path, *, inputs: Iterable[Path] = (), reserved: Iterable
         inputs: files and folders that are read; the output must be none of them.
         reserved: files and folders that are written besides; the output must not be one, nor lie in one, nor hold one.
     """
+    require_utf8(path, "output")
     target = _leads_to(path)
     if path.name == "-":
         raise ValueError("output: expected a file name, got -; nothing is written to standard output")
@@ -34,6 +35,14 @@ def require_place(path: Path, *, inputs: Iterable[Path] = (), reserved: Iterable
     if os.path.exists(target) and not os.path.isfile(target) and not os.path.isdir(target):
         raise ValueError(f"output: expected a file, got the device or pipe {path}")
     _require_makeable(path, target)
+
+
+def require_utf8(path: Path, what: str) -> None:
+    """Raise `ValueError` for a name of old disks that is no UTF-8, which no manifest can hold."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{what}: expected a name in UTF-8, got {os.fsencode(path)!r}") from None
 
 
 def _require_makeable(path: Path, target: Path) -> None:

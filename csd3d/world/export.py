@@ -5,11 +5,7 @@ Where an edit is named its exact truth is written too, beside the source. Everyt
 
 import json
 import math
-import os
-import secrets
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,10 +13,11 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from csd3d.media.atomic import atomic_path
+from csd3d.media.atomic import atomic_folder, atomic_path
 from csd3d.media.clip import sink
 from csd3d.media.clip.formats import Encoding
 from csd3d.media.pictures.levels import to_levels
+from csd3d.media.place import require_place
 from csd3d.world.camera import Camera
 from csd3d.world.edits import Edit, describe
 from csd3d.world.sample import Clip, PosedScene, Views
@@ -61,7 +58,8 @@ def write_scene(scene: PosedScene, out: Path, *, edit: Edit | None = None, tick:
     Raises:
         ValueError: `out` is there already and is no empty folder.
     """
-    with _new_folder(out) as part:
+    require_place(out)
+    with atomic_folder(out) as part:
         _write_posed(scene, part, None, tick)
         if edit is not None:
             _write_posed(scene, part / "truth", edit, tick)
@@ -140,11 +138,16 @@ def _xmp_segment(packet: str) -> bytes:
 
 
 def _targets(views: Views, out: Path, edit: Edit | None) -> list[tuple[Path, Edit | None, str]]:
-    """The files to write, each with the edit it shows and its caption."""
-    if edit is None:
-        return [(out, None, describe(views.scene))]
-    before, after = edit.captions(views.scene)
-    return [(out, None, before), (truth_path(out), edit, after)]
+    """The files to write, each with the edit it shows and its caption. Raises ValueError where one cannot be."""
+    targets: list[tuple[Path, Edit | None, str]] = [(out, None, describe(views.scene))]
+    if edit is not None:
+        before, after = edit.captions(views.scene)
+        targets = [(out, None, before), (truth_path(out), edit, after)]
+    for path, _, _ in targets:
+        require_place(path)
+        if path.is_dir():
+            raise ValueError(f"output: expected a file name, got the folder {path}")
+    return targets
 
 
 def _encode(clip: Clip, out: Path, edit: Edit | None, caption: str, crf: int, tick: Tick) -> None:
@@ -186,22 +189,6 @@ def _write_posed(scene: PosedScene, folder: Path, edit: Edit | None, tick: Tick)
             first += len(batch)
             tick(len(batch))
     (folder / "transforms.json").write_text(json.dumps(transforms(scene), indent=1) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _new_folder(final: Path) -> Iterator[Path]:
-    """Yield a folder beside `final` that takes its name if the block succeeds and vanishes otherwise."""
-    if final.exists() and not (final.is_dir() and not any(final.iterdir())):
-        raise ValueError(f"output: expected the name of a new folder, got {final}, which is there already")
-    final.parent.mkdir(parents=True, exist_ok=True)
-    part = final.with_name(f".{final.name}.part-{secrets.token_hex(4)}")
-    part.mkdir()
-    try:
-        yield part
-        os.replace(part, final)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
 
 
 def _expect_suffix(out: Path, *suffixes: str) -> None:

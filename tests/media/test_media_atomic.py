@@ -1,10 +1,13 @@
 """Files appear whole or not at all."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 
-from csd3d.media.atomic import atomic_path, remove_leftovers, write_json, write_text
+from csd3d.media import atomic
+from csd3d.media.atomic import atomic_folder, atomic_path, remove_leftovers, write_json, write_text
 
 
 def test_writes_and_replaces(tmp_path):
@@ -63,3 +66,55 @@ def test_leftovers_of_a_killed_process_are_removed(tmp_path):
         left.write_text("half")
     assert remove_leftovers(tmp_path) == [left]
     assert [p.name for p in tmp_path.iterdir()] == ["keep.txt"]
+
+
+def test_a_folder_appears_whole_and_flushed(tmp_path, monkeypatch):
+    flushed, renamed = [], []
+    monkeypatch.setattr(atomic.os, "fsync", lambda fd: flushed.append(os.readlink(f"/proc/self/fd/{fd}")))
+    replace = os.replace
+    monkeypatch.setattr(atomic.os, "replace", lambda a, b: (renamed.append(len(flushed)), replace(a, b)))
+    with atomic_folder(tmp_path / "new" / "frames") as part:
+        (part / "images").mkdir()
+        (part / "images" / "0.png").write_bytes(b"x")
+    assert (tmp_path / "new" / "frames" / "images" / "0.png").read_bytes() == b"x"
+    before = [Path(name).name for name in flushed[: renamed[0]]]
+    assert {"images", "0.png"} <= set(before)
+    assert str(tmp_path) in flushed, "the new parent has its name"
+    assert flushed[-1] == str(tmp_path / "new")
+
+
+def test_a_folder_that_fails_leaves_nothing(tmp_path):
+    (tmp_path / "empty").mkdir()
+
+    def fail(name):
+        with atomic_folder(tmp_path / name) as part:
+            (part / "0.png").write_bytes(b"x")
+            raise RuntimeError("disk")
+
+    for name in ("new", "empty"):
+        with pytest.raises(RuntimeError, match="disk"):
+            fail(name)
+    assert [p.name for p in tmp_path.iterdir()] == ["empty"]
+    (tmp_path / "empty" / "mine").write_bytes(b"")
+    for name in ("empty", "empty/mine"):
+        with pytest.raises(ValueError, match="new or empty folder"), atomic_folder(tmp_path / name):
+            pass
+
+
+def test_a_folder_that_replaces_another(tmp_path):
+    for text in ("old", "new"):
+        with atomic_folder(tmp_path / "frames", replaces=True) as part:
+            (part / text).write_text(text)
+    assert [p.name for p in (tmp_path / "frames").iterdir()] == ["new"]
+
+    def fail():
+        with atomic_folder(tmp_path / "frames", replaces=True):
+            raise RuntimeError("disk")
+
+    with pytest.raises(RuntimeError, match="disk"):
+        fail()
+    assert [p.name for p in (tmp_path / "frames").iterdir()] == ["new"]
+    assert [p.name for p in tmp_path.iterdir()] == ["frames"]
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match="new or empty folder"), atomic_folder(tmp_path / "file", replaces=True):
+        pass

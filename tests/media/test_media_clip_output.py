@@ -1,5 +1,6 @@
 """Every way to write a clip: codecs and depths, lossless, PNG frames, animations; what goes along; what is refused."""
 
+import resource
 from fractions import Fraction
 
 import av
@@ -10,9 +11,12 @@ import torch
 from PIL import Image
 
 from csd3d.media.clip.formats import Encoding, require_output
-from csd3d.media.clip.frames import write_folder
+from csd3d.media.clip.frames import write_animation, write_folder
 from csd3d.media.clip.probe import probe
+from csd3d.media.clip.sink import write_clip
 from csd3d.media.clip.source import open_clip
+from csd3d.media.pictures.levels import to_levels
+from csd3d.media.pictures.write import write_picture
 from tests.media.test_media_clip_sink import rewrite, shown_at
 from tests.video.video_toys import psnr
 
@@ -224,3 +228,44 @@ def test_av1_refuses_odd_sides_in_one_line(make_clip, tmp_path):
     with pytest.raises(ValueError, match="even sides for av1, got 64x47"):
         rewrite(path, tmp_path / "a.mp4", codec="av1")
     assert not (tmp_path / "a.mp4").exists()
+
+
+def test_a_disk_that_is_full_costs_nothing_that_is_there(tmp_path):
+    """Files may not grow beyond 4 kB here: what was there stays, nothing half is left, and the reason is said."""
+    noise = torch.rand(4, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    times = [Fraction(i, 25) for i in range(4)]
+
+    def clip(path):
+        with write_clip(
+            path, width_px=96, height_px=96, fps=Fraction(25), pts=range(4), time_base=Fraction(1, 25),
+            encoding=Encoding(crf=1),
+        ) as writer:  # fmt: skip
+            writer.write(noise)
+
+    def frames(path):
+        with write_folder(path, times) as writer:
+            writer.write(noise)
+
+    def animation(path):
+        with write_animation(path, times, Fraction(4, 25), height_px=96, width_px=96) as writer:
+            writer.write(noise)
+
+    def picture(path):
+        write_picture(path, to_levels(noise[0]))
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for name, write in (
+        ("a.mp4", clip), ("a.mkv", clip), ("f", frames), ("a.gif", animation), ("a.png", picture), ("a.tif", picture),
+    ):  # fmt: skip
+        if name != "f":
+            (tmp_path / name).write_text("old")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+        try:
+            with pytest.raises(OSError, match=r"(?i)file too large"):
+                write(tmp_path / name)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        if name != "f":
+            assert (tmp_path / name).read_text() == "old"
+        write(tmp_path / name)
+    assert {p.name for p in tmp_path.iterdir()} == {"a.mp4", "a.mkv", "f", "a.gif", "a.png", "a.tif"}

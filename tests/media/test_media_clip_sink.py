@@ -5,6 +5,7 @@ from fractions import Fraction
 import av
 import pytest
 import torch
+from PIL import Image
 
 from csd3d.media.clip.formats import Encoding
 from csd3d.media.clip.output import open_output
@@ -71,7 +72,7 @@ def test_sample_aspect_and_upright_rotation(make_clip, tmp_path):
     path, _ = make_clip(frames=2, aspect=Fraction(4, 3), rotation=90)
     rewrite(path, tmp_path / "out.mp4")
     info = probe(tmp_path / "out.mp4")
-    assert (info.width_px, info.height_px, info.rotation) == (48, 64, 0)
+    assert (info.width_px, info.height_px, info.orientation) == (48, 64, 1)
     assert info.sample_aspect == Fraction(3, 4)
 
 
@@ -241,3 +242,19 @@ def test_real_clips_come_back(real_data, tmp_path, name):
     )
     for i in range(before.frames):
         assert after.time_s(i) == pytest.approx(before.time_s(i), abs=1e-3)
+
+
+def test_times_an_hour_apart_are_written(tmp_path):
+    folder = tmp_path / "lapse"
+    folder.mkdir()
+    for k in range(3):
+        Image.new("RGB", (64, 48), (60 * k, 9, 9)).save(folder / f"{k}.png")
+    week, days = 7 * 86_400, 49 * 86_400
+    for times in ((0, 3600, 7300), (0, Fraction(1, 25), 2400), (0, week, 2 * week), (0, 1, days)):
+        (folder / "timestamps.txt").write_text("".join(f"{float(1000 * t)}\n" for t in times))
+        for suffix in (".mp4", ".mkv"):
+            rewrite(folder, tmp_path / f"out{suffix}")
+            info = probe(tmp_path / f"out{suffix}")
+            assert [info.time_s(i) for i in range(3)] == pytest.approx([float(t) for t in times], abs=0.02)
+        notes = rewrite(folder, tmp_path / "out.gif")
+        assert any("655 s" in note for note in notes)

@@ -1,5 +1,6 @@
 """Pictures are read as people see them, and what is no picture is refused in one line."""
 
+import zlib
 from pathlib import Path
 
 import cv2
@@ -8,7 +9,9 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
-from csd3d.media.pictures.levels import oriented
+from csd3d.media.clip.source import open_clip
+from csd3d.media.masks import read_mask
+from csd3d.media.pictures.levels import oriented, read_levels
 from csd3d.media.pictures.read import Picture, Tags, open_picture
 from tests.panorama.panorama_toys import save, scenery
 
@@ -173,3 +176,95 @@ def test_odd_files_that_are_no_pictures_are_refused(real_data, name):
     with pytest.raises(ValueError, match=name) as caught:
         open_picture(real_data / "photos_odd" / name)
     assert "\n" not in str(caught.value)
+
+
+def test_broken_exif_is_left_out(tmp_path):
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112] = "Maker", 1
+    path = save(tmp_path / "a.png", scenery(8, 9), exif=exif)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"eXIf")
+    length = int.from_bytes(data[at - 4 : at], "big")
+    data[at + 4 : at + 8] = b"Exyf"
+    data[at + 4 + length : at + 8 + length] = zlib.crc32(data[at : at + 4 + length]).to_bytes(4, "big")
+    path.write_bytes(bytes(data))
+    picture = open_picture(path)
+    assert np.array_equal(picture.pixels, scenery(8, 9))
+    assert picture.notes == ("its EXIF is broken and is left out",)
+    assert np.array_equal(read_levels(path), scenery(8, 9))
+
+
+PACKET = (
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<rdf:Description rdf:about="" xmlns:dc="http://purl.org/dc/elements/1.1/" {}>{}<dc:title>Trip</dc:title>'
+    "</rdf:Description></rdf:RDF></x:xmpmeta>"
+)
+DIRECTORY = (
+    "<Container:Directory><rdf:Seq><rdf:li><Container:Item Item:Length='4'/></rdf:li></rdf:Seq></Container:Directory>"
+)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "inside", "word"),
+    [
+        ('hdrgm:Version="1.0"', DIRECTORY, "gain map"),
+        ("", f"<hdrgm:Version>1.0</hdrgm:Version>{DIRECTORY}", "gain map"),
+        ('GCamera:MicroVideo="1" GCamera:MicroVideoOffset="7009"', "", "motion video"),
+        ("GCamera:MotionPhoto='1' GCamera:MotionPhotoVersion='1'", DIRECTORY, "motion video"),
+        ('xmpNote:HasExtendedXMP="0123456789ABCDEF"', "", "extended XMP"),
+    ],
+)
+def test_xmp_does_not_claim_what_is_gone(tmp_path, attributes, inside, word):
+    packet = PACKET.format(attributes, inside).encode()
+    picture = open_picture(save(tmp_path / "a.jpg", scenery(16, 24), xmp=packet))
+    assert [note for note in picture.notes if word in note]
+    for gone in (b"hdrgm:", b"MicroVideo", b"MotionPhoto", b"HasExtendedXMP", b"Directory"):
+        assert gone not in picture.tags.xmp
+    assert b"<dc:title>Trip</dc:title>" in picture.tags.xmp
+
+
+def gpano(width, height, prefix="GPano", full=None):
+    ns = "http://ns.google.com/photos/1.0/panorama/"
+    fields = {
+        "ProjectionType": "equirectangular", "CroppedAreaImageWidthPixels": width,
+        "CroppedAreaImageHeightPixels": height, "FullPanoWidthPixels": full or width,
+    }  # fmt: skip
+    text = " ".join(f'{prefix}:{name}="{value}"' for name, value in fields.items())
+    return PACKET.format(f'xmlns:{prefix}="{ns}" {text}', "").encode()
+
+
+@pytest.mark.parametrize("prefix", ["GPano", "ns1"])
+def test_photo_sphere_fields_of_another_picture_are_left_out(tmp_path, prefix):
+    stale = open_picture(save(tmp_path / "stale.jpg", scenery(24, 32), xmp=gpano(512, 256, prefix)))
+    assert stale.tags.gpano("ProjectionType") is None
+    assert any("512x256 px, not of 32x24" in note for note in stale.notes)
+    assert b"<dc:title>Trip</dc:title>" in stale.tags.xmp
+    for width, height in ((64, 32), (512, 256), (512.0, 256.0)):  # its own, or of one that was made smaller
+        own = open_picture(save(tmp_path / "own.jpg", scenery(32, 64), xmp=gpano(width, height, prefix)))
+        assert own.tags.gpano("ProjectionType") == "equirectangular"
+        assert own.tags.gpano("CroppedAreaImageWidthPixels") == str(int(width))
+        assert own.notes == ()
+
+
+@pytest.mark.parametrize("mode", ["F", "I"])
+def test_thirty_two_bits_are_refused_everywhere(tmp_path, mode):
+    (tmp_path / "frames").mkdir()
+    path = tmp_path / "frames" / "0.tif"
+    Image.new(mode, (16, 12), 1).save(path)
+    for read in (open_picture, open_clip, read_mask):
+        with pytest.raises(ValueError, match="expected 8 or 16 bits a channel, got 32"):
+            read(path)
+    with pytest.raises(ValueError, match="expected 8 or 16 bits a channel, got 32"):
+        open_clip(tmp_path / "frames")
+
+
+def test_several_pictures_in_a_file_are_refused_everywhere(tmp_path):
+    (tmp_path / "frames").mkdir()
+    path = tmp_path / "frames" / "0.tif"
+    pages = [Image.new("RGB", (16, 12), (60 * k, 0, 0)) for k in range(4)]
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    for read in (open_picture, open_clip, read_mask):
+        with pytest.raises(ValueError, match="expected one picture, got 4 in one file"):
+            read(path)
+    with pytest.raises(ValueError, match="expected one picture, got 4 in one file"):
+        open_clip(tmp_path / "frames")

@@ -124,3 +124,33 @@ def test_a_failure_leaves_the_old_file(tmp_path):
         write_picture(path, np.zeros((5, 5, 7), np.uint8))
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+IPTC = b"\x1c\x02\x19\x00\x05beach\x1c\x02\x78\x00\x0amy caption"
+
+
+def test_caption_comment_text_and_resolution_stay_where_they_can(tmp_path):
+    tags = Tags(iptc=IPTC, comment=b"by me", text=(("parameters", "a cat, Steps: 20"),), dpi=(300.0, 240.0))
+    held = {
+        "a.jpg": ("iptc", "comment", "dpi"), "a.png": ("text", "comment", "dpi"), "b.png": ("text", "comment", "dpi"),
+        "a.tif": ("iptc", "dpi"), "a.webp": (),
+    }  # fmt: skip
+    for name, kept in held.items():
+        lost = " ".join(write_picture(tmp_path / name, scenery(9, 12) if name != "b.png" else deep(9, 12), tags=tags))
+        words = {"iptc": "IPTC", "comment": "comment", "text": "parameters", "dpi": "dpi"}
+        assert {key for key, word in words.items() if word not in lost} == set(kept)
+        with Image.open(tmp_path / name) as image:
+            image.load()
+            if "dpi" in kept:
+                assert image.info["dpi"] == pytest.approx((300, 240), abs=0.01)
+            if "text" in kept:
+                assert image.info["parameters"] == "a cat, Steps: 20"
+            if name == "a.jpg":
+                assert image.info["photoshop"][0x0404] == IPTC
+                assert image.info["comment"] == b"by me"
+            if name == "a.tif":
+                assert image.tag_v2[33723] == IPTC
+        back = open_picture(tmp_path / name).tags
+        again = tmp_path / f"again-{name}"
+        write_picture(again, scenery(9, 12), tags=back)
+        assert open_picture(again).tags == back

@@ -4,8 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from csd3d.media.atomic import write_text
+from csd3d.media.pictures.read import open_picture
 from csd3d.media.place import require_place
 
 
@@ -97,3 +99,11 @@ def test_an_output_that_is_a_link_stays_one(tmp_path):
     write_text(tmp_path / "link.txt", "new")
     assert (tmp_path / "link.txt").is_symlink()
     assert (tmp_path / "real.txt").read_text() == "new"
+
+
+def test_names_that_are_no_utf8(tmp_path):
+    odd = tmp_path / "caf\udce9.png"
+    Image.new("RGB", (8, 8)).save(odd)
+    for check in (require_place, open_picture):
+        with pytest.raises(ValueError, match=r"expected a name in UTF-8, got b'.*caf\\xe9.png'"):
+            check(odd)

@@ -45,7 +45,7 @@ def test_what_goes_in_comes_out(name, tmp_path):
         before, after = a.info, b.info
         assert after.frames == before.frames == min(FRAMES, before.frames)
         assert (after.width_px, after.height_px) == (before.width_px, before.height_px)
-        assert (after.sample_aspect, after.rotation) == (before.sample_aspect, 0)  # turned upright, once
+        assert (after.sample_aspect, after.orientation) == (before.sample_aspect, 1)  # turned upright, once
         for i in range(before.frames):
             assert after.time_s(i) - after.time_s(0) == pytest.approx(before.time_s(i) - before.time_s(0), abs=5e-4)
         pattern = before.depth > 8 or name.name == "av1_video.mkv"  # whose colours 4:2:0 cannot hold

@@ -17,8 +17,9 @@ from video_toys import toy_edit
 
 from csd3d.cli.main import main
 from csd3d.engine.config import CsdConfig
-from csd3d.media.clip.probe import TIMES, _even, probe
+from csd3d.media.clip.probe import probe
 from csd3d.media.clip.source import open_clip
+from csd3d.media.clip.times import TIMES, is_even
 from csd3d.media.masks import ClipMask
 from csd3d.runs import checkpoint, history
 from csd3d.runs.folder import exclusive
@@ -42,9 +43,9 @@ def edit(clip, run_dir, prompt="make it red", *, config=CONFIG, **options):
 
 def test_a_coarse_clock_is_no_constant_rate():
     """Times of 1/25 s of which every third is left out are not 18.75 frames a second."""
-    assert not _even((0, 1, 3, 4, 6, 7), Fraction(4, 3))
-    assert _even(tuple(range(9)), Fraction(1))
-    assert _even(tuple(round(i * 33.3333) for i in range(99)), Fraction(100, 3))  # 30 a second, as WebM says it
+    assert not is_even((0, 1, 3, 4, 6, 7), Fraction(4, 3))
+    assert is_even(tuple(range(9)), Fraction(1))
+    assert is_even(tuple(round(i * 33.3333) for i in range(99)), Fraction(100, 3))  # 30 a second, as WebM says it
 
 
 def deep_frames(folder, count=3):

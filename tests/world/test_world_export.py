@@ -213,12 +213,31 @@ def test_names_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     (tmp_path / "full" / "mine.txt").write_text("keep")
     (tmp_path / "file").write_text("keep")
     for name in ("full", "file"):
-        with pytest.raises(ValueError, match="expected the name of a new folder, got"):
+        with pytest.raises(ValueError, match="expected a new or empty folder, got"):
             write_scene(scene, tmp_path / name)
     (tmp_path / "empty").mkdir()
     write_scene(scene, tmp_path / "empty")
     assert (tmp_path / "empty" / "transforms.json").is_file()
     assert (tmp_path / "full" / "mine.txt").read_text() == "keep"
+
+
+def test_places_are_looked_at_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("keep")
+    (tmp_path / "a.truth.png").mkdir()
+    seen: list[int] = []
+    photo = sample_photo(1, height_px=16, width_px=16)
+    scene = sample_scene(1, train_views=1, test_views=1, height_px=16, width_px=16)
+    for write in (
+        lambda: write_photo(photo, tmp_path / "file" / "a.png", tick=seen.append),
+        lambda: write_photo(photo, tmp_path / "a.png", edit=NIGHT, tick=seen.append),
+        lambda: write_panorama(photo, tmp_path / ("x" * 250 + ".jpg"), tick=seen.append),
+        lambda: write_clip(sample_clip(1, frames=1), tmp_path / "file" / "a.mp4", tick=seen.append),
+        lambda: write_scene(scene, tmp_path / "file" / "scene", tick=seen.append),
+    ):
+        with pytest.raises(ValueError, match="output: expected"):
+            write()
+    assert seen == []
+    assert {p.name for p in tmp_path.iterdir()} == {"file", "a.truth.png"}
 
 
 def test_an_edit_is_an_edit() -> None:

@@ -121,41 +121,49 @@ class Damage:
     """What `decoded_frames` left out: broken packets, a missing end, and what an edit list hides (no damage)."""
 
     packets = 0
+    corrupt = 0
+    joins = 0
     truncated = False
     hidden = 0
 
     def __bool__(self) -> bool:
-        return self.packets > 0 or self.truncated
+        # where a recording ends and another begins, the last packet of the one looks cut
+        return self.packets > 0 or self.truncated or self.corrupt > self.joins
 
 
 def decoded_frames(container: InputContainer, stream: VideoStream, damage: Damage) -> Iterator[VideoFrame]:
     """All frames that can be decoded, in presentation order; broken packets are skipped and counted in `damage`."""
-    packets = continuous(container, [stream])
+    packets = continuous(container, [stream], damage)
     while True:
         try:
             packet = next(packets)
         except StopIteration:
             return
-        except FFmpegError:  # the container ends in the middle of something: drain what the decoder still holds
+        except FFmpegError as error:  # it ends in the middle of something: drain what the decoder still holds
+            if isinstance(error, MemoryError):
+                raise
             damage.truncated = True
             packet = None
         if packet is not None:
-            damage.truncated |= packet.is_corrupt
+            damage.corrupt += packet.is_corrupt
             damage.hidden += packet.is_discard
         try:
             yield from stream.decode(packet)
         except EndOfStream:
             return
-        except FFmpegError:
+        except FFmpegError as error:
+            if isinstance(error, MemoryError):
+                raise
             damage.packets += 1
         if packet is None:
             return
 
 
-def continuous(container: InputContainer, streams: Sequence[Stream]) -> Iterator[Packet]:
+def continuous(container: InputContainer, streams: Sequence[Stream], damage: Damage | None = None) -> Iterator[Packet]:
     """Packets of `streams` in the order of the file, with times on one clock (see the module's text).
 
-    Jumps are looked for in all picture and sound streams, whichever are asked for, so that all callers see the same.
+    Jumps are looked for in all picture and sound streams, whichever are asked for, so that all callers see the same;
+    they are counted in `damage`.
     """
     if not container.format.flags & _CLOCK_MAY_JUMP:
         yield from container.demux(*streams)
@@ -166,12 +174,14 @@ def continuous(container: InputContainer, streams: Sequence[Stream]) -> Iterator
     clock = _Clock({s.index for s in clocks})
     for packet in container.demux(*clocks, *others):
         clock.shift(packet)
+        if damage is not None:
+            damage.joins = clock.joins
         if packet.stream_index in wanted:
             yield packet
 
 
 class _Clock:
-    """Shifts the packets of a recording so that the first of them comes where the stream's last recording ended.
+    """Shifts the packets of a recording so that the first of them comes where the last recording ended.
 
     Every stream finds the join by itself, since packets of both recordings may be mixed there; the first to find it
     says by how much all are shifted, so that picture and sound stay together.
@@ -182,12 +192,17 @@ class _Clock:
         self._shifts_s = [Fraction(0)]
         self._ends_s: dict[int, Fraction] = {}
 
+    @property
+    def joins(self) -> int:
+        """How many recordings began anew so far."""
+        return len(self._shifts_s) - 1
+
     def shift(self, packet: Packet) -> None:
         """Put the packet on the clock."""
         base, stream = packet.time_base, packet.stream_index
         if packet.dts is None or not base:
             return
-        recording = len(self._shifts_s) - 1
+        recording = self.joins
         if stream in self._recording:
             recording = self._find(stream, packet.dts * base)
             self._ends_s[stream] = (packet.dts + (packet.duration or 0)) * base + self._shifts_s[recording]
@@ -203,6 +218,6 @@ class _Clock:
         if not -_BACK_S <= time_s + self._shifts_s[recording] - expected_s <= _AHEAD_S:
             recording += 1
             if recording == len(self._shifts_s):
-                self._shifts_s.append(expected_s - time_s)
+                self._shifts_s.append(max(self._ends_s.values()) - time_s)
         self._recording[stream] = recording
         return recording

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from csd3d.media.atomic import require_new_folder
+
 Codec = Literal["h264", "hevc", "vp9", "av1", "ffv1"]
 Depth = Literal[8, 10]
 
@@ -81,8 +83,11 @@ def is_folder(path: Path) -> bool:
     return path.suffix == ""
 
 
-def require_output(path: Path, encoding: Encoding) -> None:
-    """Raises `ValueError` unless `path` is something that can be written as `encoding` says."""
+def require_output(path: Path, encoding: Encoding, *, replaces: bool = False) -> None:
+    """Raises `ValueError` unless `path` is something that can be written as `encoding` says.
+
+    A folder of frames must be new or empty, unless it `replaces` the one that is there.
+    """
     suffix = path.suffix.lower()
     if is_folder(path) or suffix in ANIMATIONS:
         if encoding.codec is not None:
@@ -90,8 +95,8 @@ def require_output(path: Path, encoding: Encoding) -> None:
             raise ValueError(f"codec: expected none for {kind}, got {encoding.codec}")
         if suffix in ANIMATIONS and encoding.depth != 8:
             raise ValueError(f"depth: expected 8 for {suffix}, got {encoding.depth}")
-        if path.exists() and is_folder(path) and (not path.is_dir() or any(path.iterdir())):
-            raise ValueError(f"output: expected a new or empty folder for PNG frames, got {path}")
+        if is_folder(path) and not (replaces and path.is_dir()):
+            require_new_folder(path)
         return
     if suffix not in CONTAINERS:
         known = ", ".join((*CONTAINERS, *ANIMATIONS))

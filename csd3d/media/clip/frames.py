@@ -1,8 +1,5 @@
 """Clips as pictures: a folder of PNG frames with their times, and small animated GIF or WebP files to show around."""
 
-import os
-import secrets
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
@@ -14,14 +11,18 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from csd3d.media.atomic import atomic_path
+from csd3d.media.atomic import atomic_folder, atomic_path
 from csd3d.media.clip.formats import Depth
-from csd3d.media.clip.probe import TIMES
 from csd3d.media.clip.sink import frame_levels
+from csd3d.media.clip.times import TIMES
 from csd3d.media.geometry import resize
 
 ANIMATION_PX = 320
 """Shorter side of an animation, at most: they are for showing around."""
+
+
+LONGEST_SHOWN_S = 655
+"""How long an animation can show a frame: a GIF counts so many hundredths of a second."""
 
 
 class FrameFolder:
@@ -42,29 +43,22 @@ class FrameFolder:
 
 
 @contextmanager
-def write_folder(folder: Path, times_s: Sequence[Fraction], *, depth: Depth = 8) -> Iterator[FrameFolder]:
+def write_folder(
+    folder: Path, times_s: Sequence[Fraction], *, depth: Depth = 8, replaces: bool = False
+) -> Iterator[FrameFolder]:
     """Write PNG frames and their times to a folder that appears whole or, if the block raises, not at all.
 
     Raises:
-        ValueError: the folder exists and holds something, or fewer frames were written than there are times.
+        ValueError: the folder exists and holds something, unless it `replaces` that; or fewer frames were written than
+            there are times.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"output: expected a new or empty folder for PNG frames, got {folder}")
-    part = folder.with_name(f".{folder.name}.part-{secrets.token_hex(4)}")
-    part.mkdir(parents=True)
-    try:
+    with atomic_folder(folder, replaces=replaces) as part:
         writer = FrameFolder(part, max(len(str(len(times_s) - 1)), 4), depth)
         yield writer
         if writer.frames != len(times_s):
             raise ValueError(f"frames: expected {len(times_s)}, got {writer.frames}")
         lines = ["# timestamp format v2", *(f"{float(1000 * time):.6f}" for time in times_s)]
         (part / TIMES).write_text("\n".join(lines) + "\n")
-        if folder.is_dir():
-            folder.rmdir()
-        os.replace(part, folder)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
 
 
 class Animation:
@@ -99,6 +93,6 @@ def write_animation(
             raise ValueError(f"frames: expected {len(times_s)}, got {len(writer.pictures)}")
         unit = 10 if path.suffix.lower() == ".gif" else 1
         ticks = [round(1000 * time / unit) for time in (*times_s, end_s)]
-        durations = [max(b - a, 1) * unit for a, b in pairwise(ticks)]
+        durations = [min(max(b - a, 1) * unit, LONGEST_SHOWN_S * 1000) for a, b in pairwise(ticks)]
         first, *rest = writer.pictures
         first.save(part, save_all=True, append_images=rest, duration=durations, loop=0)

@@ -4,35 +4,30 @@ Headers lie (a truncated file names frames it no longer holds), so frames are co
 small part of what editing them costs.
 """
 
-import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
 import av
 from av.container import InputContainer
-from av.error import EOFError as EndOfStream
 from av.error import FFmpegError
-from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from csd3d.media.clip.container import Damage, decoded_frames, open_container, open_video, video_streams
+from csd3d.media.clip.shown import ColourTags, orientation_of, side_data, tags_of
+from csd3d.media.clip.times import FOLDER_FPS, TIMES, at_rate, read_times, timing_of
 from csd3d.media.pictures.levels import read_header
+from csd3d.media.pictures.profile import profile_from
+from csd3d.media.place import require_utf8
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 """Suffixes taken from a folder of frames."""
-FOLDER_FPS = Fraction(25)
-"""Default frame rate of a folder of frames."""
-
-TIMES = "timestamps.txt"
-"""In a folder of frames: milliseconds at which they are shown, one a line, as mkvmerge reads them."""
 NO_ALPHA = "transparency is left out"
 
-_NOT_TAGS = ("major_brand", "minor_version", "compatible_brands", "encoder", "creation_time", "duration")
-_HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
+_NOT_TAGS = ("major_brand", "minor_version", "compatible_brands", "encoder", "duration")
 _SLACK_S = Fraction(1, 4)
 
 
@@ -53,8 +48,8 @@ class ClipInfo:
     """Presentation time of every decodable frame, in `time_base`, counted from the start of the container."""
     time_base: Fraction
     """Seconds a tick."""
-    rotation: int = 0
-    """Degrees counter-clockwise by which the stored picture is turned to be upright: 0, 90, 180, 270."""
+    orientation: int = 1
+    """How the stored picture is turned and mirrored to be upright, as EXIF counts it: 1 (as it is) to 8."""
     stream: int = 0
     """Index of the video stream in the container."""
     video_streams: int = 1
@@ -63,6 +58,8 @@ class ClipInfo:
     pixel_format: str = "rgb24"
     depth: int = 8
     """Bits a channel."""
+    colours: ColourTags = field(default_factory=ColourTags)
+    """What its levels mean."""
     start: Fraction = Fraction(0)
     """Seconds at which the container begins; already taken off `pts`."""
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -115,12 +112,17 @@ def probe(path: Path, *, max_frames: int | None = None, stream: int | None = Non
         FileNotFoundError: there is nothing at `path`.
         ValueError: it is not a readable video, has no such video stream, or not one frame can be decoded.
     """
+    require_utf8(path.absolute(), "clip")
     if any(sign in path.name for sign in "*?[") and not path.exists():
         return _probe_pictures(path, [p for p in path.parent.glob(path.name) if p.is_file()], max_frames)
     if not path.exists():
         raise FileNotFoundError(f"clip: expected a video file or a folder of frames, got {path}, which does not exist")
     if path.is_dir():
-        return _probe_pictures(path, [p for p in path.iterdir() if p.suffix.lower() in PICTURES], max_frames)
+        return _probe_pictures(
+            path, [p for p in path.iterdir() if p.suffix.lower() in PICTURES and p.is_file()], max_frames
+        )
+    if path.suffix.lower() in (".tif", ".tiff", ".webp"):
+        _require_one_picture(path)
     with open_video(path, number=stream) as (container, video):
         info = _probe_stream(path, container, video, max_frames)
     if info.damaged:
@@ -129,130 +131,91 @@ def probe(path: Path, *, max_frames: int | None = None, stream: int | None = Non
     return info
 
 
-@contextmanager
-def open_video(
-    path: Path, *, index: int | None = None, number: int | None = None, careful: bool = False
-) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a video stream of a file with PyAV; a cover picture is not a video stream.
-
-    Args:
-        path: the file.
-        index: which stream of the container; None goes by `number`.
-        number: which of its video streams, from 0; None takes the one with the most pixels.
-        careful: keep every frame of a damaged file, which is slower.
-
-    Raises:
-        ValueError: the file is empty, no video, audio only, or has no such stream.
-    """
-    if path.stat().st_size == 0:
-        raise ValueError(f"clip: expected a video, got the empty file {path}")
+def _require_one_picture(path: Path) -> None:
+    """Raise ValueError for a file of several pictures, of which PyAV shows the first, or of 32 bits a channel."""
     try:
-        container = av.open(str(path.resolve()))  # in full, so that a colon is no protocol's
-    except (FFmpegError, OSError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ValueError(f"clip: expected a readable video, got {path} ({reason})") from error
-    with container:
-        videos = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-        if not videos:
-            kinds = sorted({s.type for s in container.streams}) or ["nothing"]
-            raise ValueError(f"clip: expected a video stream, got only {', '.join(kinds)} in {path}")
-        if number is not None and not 0 <= number < len(videos):
-            raise ValueError(f"stream: expected 0 to {len(videos) - 1}, got {number} for {path}")
-        if number is not None:
-            stream = videos[number]
-        elif index is not None:
-            stream = next(s for s in videos if s.index == index)
-        else:
-            stream = max(videos, key=lambda s: s.width * s.height)
-        # threads over frames lose whole frames around an error; threads over slices do not
-        stream.thread_type = "SLICE" if careful else "AUTO"
-        yield container, stream
-
-
-class Damage:
-    """What `decoded_frames` left out: broken packets, a missing end, and what an edit list hides (no damage)."""
-
-    packets = 0
-    truncated = False
-    hidden = 0
-
-    def __bool__(self) -> bool:
-        return self.packets > 0 or self.truncated
-
-
-def decoded_frames(container: InputContainer, stream: VideoStream, damage: Damage) -> Iterator[VideoFrame]:
-    """All frames that can be decoded, in presentation order; broken packets are skipped and counted in `damage`."""
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets)
-        except StopIteration:
-            return
-        except FFmpegError:  # the container ends in the middle of something: drain what the decoder still holds
-            damage.truncated = True
-            packet = None
-        if packet is not None:
-            damage.truncated |= packet.is_corrupt
-            damage.hidden += packet.is_discard
-        try:
-            yield from stream.decode(packet)
-        except EndOfStream:
-            return
-        except FFmpegError:
-            damage.packets += 1
-        if packet is None:
-            return
+        read_header(path)
+    except OSError as error:
+        raise ValueError(f"clip: expected a video, frames or one picture, got {path} ({error})") from None
 
 
 def _probe_stream(path: Path, container: InputContainer, stream: VideoStream, max_frames: int | None) -> ClipInfo:
-    damage, raw, first, notes = Damage(), [], None, []
+    damage, raw, first, notes, interlaced = Damage(), list[int | None](), None, list[str](), False
     for frame in decoded_frames(container, stream, damage):
         first = first or frame
         if (frame.width, frame.height) != (first.width, first.height) and not any("size" in n for n in notes):
             notes.append(f"the picture size changes at frame {len(raw)}; all frames are scaled to the first one's")
+        interlaced |= bool(frame.interlaced_frame)
         raw.append(frame.pts)
         if len(raw) == max_frames:
             break
     if first is None:
         raise ValueError(f"clip: expected at least one decodable frame, got none in {path}")
     start = _start(container, stream)
-    pts, base, fps, constant = _timing(raw, stream, start, notes)
+    rates = [r for r in (stream.average_rate, stream.guessed_rate, stream.base_rate) if r]
+    timing = timing_of(raw, stream.time_base, rates, start, notes)
     if len(raw) == max_frames:
         damage = Damage()
-    elif stream.frames - damage.hidden > len(raw) or _ends_early(path):
+    elif stream.frames - damage.hidden > _held(container, raw) or _ends_early(path):
         damage.truncated = True
-    videos = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    videos = video_streams(container)
     if len(videos) > 1:
         sizes = ", ".join(f"{k}: {s.width}x{s.height}" for k, s in enumerate(videos))
         notes.append(f"the file has {len(videos)} video streams ({sizes}); {videos.index(stream)} is taken")
     if damage:
         promised = f" of {stream.frames} promised" if stream.frames > len(raw) else ""
         notes.append(f"the file is damaged: {len(raw)} frames{promised} can be decoded, the rest is left out")
-    if int(first.color_trc) in _HDR_TRANSFERS:
-        notes.append(f"HDR ({_HDR_TRANSFERS[int(first.color_trc)]}) is read as if it were SDR")
-    if stream.codec_context.name != "gif" and any(c.is_alpha for c in first.format.components):
-        notes.append(NO_ALPHA)  # GIF is decoded with transparency, whether it has any or not
-    turn = first.rotation % 360
-    if turn % 90:
-        notes.append(f"a rotation of {turn} degrees is not applied")
-        turn = 0
+    orientation = orientation_of(first)
+    if orientation is None:
+        notes.append("the angle at which it is to be shown is not applied")
+    notes += _looks(stream, first, interlaced=interlaced)
     aspect = stream.sample_aspect_ratio or Fraction(1)
-    width, height, aspect = (
-        (first.height, first.width, 1 / aspect) if turn % 180 else (first.width, first.height, aspect)
-    )
+    width, height = first.width, first.height
+    if orientation is not None and orientation >= 5:
+        width, height, aspect = height, width, 1 / aspect
     return ClipInfo(
-        path, width, height, aspect, fps, constant, pts, base,
-        rotation=turn, stream=stream.index, video_streams=len(videos), audio_streams=len(container.streams.audio),
-        codec=stream.codec_context.name, pixel_format=first.format.name,
-        depth=max((c.bits for c in first.format.components), default=8), start=start,
-        tags={k.lower(): v for k, v in container.metadata.items() if k.lower() not in _NOT_TAGS},
-        whole=len(raw) != max_frames, damaged=bool(damage), notes=tuple(notes),
+        path, width, height, aspect, timing.fps, timing.constant, timing.pts, timing.base,
+        orientation=orientation or 1, stream=stream.index, video_streams=len(videos),
+        audio_streams=len(container.streams.audio), codec=stream.codec_context.name, pixel_format=first.format.name,
+        depth=max((c.bits for c in first.format.components), default=8), colours=tags_of(first), start=start,
+        tags=_tags(container.metadata), whole=len(raw) != max_frames, damaged=bool(damage), notes=tuple(notes),
     )  # fmt: skip
+
+
+def _held(container: InputContainer, raw: Sequence[int | None]) -> int:
+    """How many frames there are as the container counts them: an AVI counts those too that only repeat the last."""
+    if "avi" in container.format.name and raw[0] is not None and raw[-1] is not None:
+        return max(len(raw), raw[-1] - raw[0] + 1)
+    return len(raw)
+
+
+def _looks(stream: VideoStream, first: VideoFrame, *, interlaced: bool) -> list[str]:
+    """What an edit does not see, or a written clip does not hold, of how a stream is shown."""
+    notes = []
+    if name := tags_of(first).name:
+        notes.append(f"{name} is read as if it were {'SDR' if 'HDR' in name else 'sRGB'}")
+    coded = {key.lower(): text for key, text in stream.metadata.items()}.get("alpha_mode")  # beside the pictures
+    has_alpha = any(c.is_alpha for c in first.format.components) or coded == "1"
+    if has_alpha and stream.codec_context.name != "gif":
+        notes.append(NO_ALPHA)  # GIF is decoded with transparency, whether it has any or not
+    if interlaced:
+        notes.append("the clip is interlaced: both fields of a frame are edited as one picture, combing stays")
+    if side_data(first, "SPHERICAL"):
+        notes.append("the clip is spherical (360 degrees): it is edited flat, and players are no longer told")
+    if side_data(first, "STEREO3D"):
+        notes.append("the clip is stereoscopic: it is edited as one picture, and players are no longer told")
+    return notes
+
+
+def _tags(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Tags of a container; names in lower case, but for Apple's, which are as they are."""
+    named = ((key if key.lower().startswith("com.") else key.lower(), text) for key, text in metadata.items())
+    return {key: text for key, text in named if key not in _NOT_TAGS}
 
 
 def _ends_early(path: Path) -> bool:
     """Whether a Matroska file, which counts no frames, holds less than the duration that its header states."""
-    with av.open(str(path.resolve())) as container:
+    with open_container(path) as container:
         if "matroska" not in container.format.name or container.duration is None:
             return False
         try:
@@ -270,91 +233,49 @@ def _start(container: InputContainer, stream: VideoStream) -> Fraction:
     return max(min(starts, default=Fraction(0)), Fraction(0))
 
 
-def _timing(
-    raw: list[int | None], stream: VideoStream, start: Fraction, notes: list[str]
-) -> tuple[tuple[int, ...], Fraction, Fraction, bool]:
-    """(timestamps, their base, frame rate, is it constant) from the presentation times of decoded frames."""
-    rates = [r for r in (stream.average_rate, stream.guessed_rate, stream.base_rate) if r]
-    if not rates:
-        notes.append(f"the file names no frame rate; {FOLDER_FPS} is assumed")
-        rates = [FOLDER_FPS]
-    base = stream.time_base
-    known = [t for t in raw if t is not None]
-    if base is None or len(known) < len(raw) or any(b <= a for a, b in itertools.pairwise(known)):
-        notes.append("timestamps are missing or out of order; frames are spaced by the frame rate")
-        return tuple(range(len(raw))), 1 / rates[0], rates[0], True
-    offset = int(start / base)
-    pts = tuple(t - offset for t in known)
-    for rate in rates:
-        tick = 1 / (rate * base)
-        if _even(pts, tick):
-            return pts, base, rate, True
-    return pts, base, rates[0], False
-
-
-def _even(pts: Sequence[int], tick: Fraction) -> bool:
-    """Whether timestamps are `tick` apart, up to one unit of their clock."""
-    return all(abs(t - pts[0] - i * tick) <= min(1, tick / 4) for i, t in enumerate(pts))
-
-
 def _probe_pictures(path: Path, found: Sequence[Path], max_frames: int | None) -> ClipInfo:
     files = sorted((p for p in found if not p.name.startswith(".")), key=natural)
     if not files:
         where = f"the folder {path}" if path.is_dir() else f"{path}"
         raise ValueError(f"clip: expected pictures ({', '.join(PICTURES)}) in {where}, got none")
     files = files[:max_frames]
-    sizes, notes, deep = {}, list[str](), False
+    sizes, notes, deep, profiles = {}, list[str](), False, set[bytes]()
     for file in files:
         try:
             header = read_header(file)
         except OSError as error:
-            raise ValueError(f"clip: expected a picture, got {file}, which cannot be read as one") from error
+            raise ValueError(f"clip: expected a picture, got {file}, which cannot be read as one ({error})") from error
         sizes.setdefault((header.width_px, header.height_px), file)
         deep |= header.bits == 16
         notes += [NO_ALPHA] if header.has_alpha and not notes else []
+        profiles |= {header.icc} - {b""}
     if len(sizes) > 1:
         (a, first), (b, second) = list(sizes.items())[:2]
         raise ValueError(
             f"clip: expected frames of one size, got {a[0]}x{a[1]} in {first.name} and {b[0]}x{b[1]} in {second.name}"
         )
+    notes += _profile_notes(profiles)
     ((width, height), _), *_ = sizes.items()
-    pts, base, fps, constant = tuple(range(len(files))), 1 / FOLDER_FPS, FOLDER_FPS, True
     times = path / TIMES if path.is_dir() and (path / TIMES).is_file() else None
-    if times is not None:
-        pts, base, fps, constant = _read_times(times, len(files))
+    timing = at_rate(len(files), FOLDER_FPS) if times is None else read_times(times, len(files))
     return ClipInfo(
-        path, width, height, Fraction(1), fps, constant, pts, base, depth=16 if deep else 8, notes=tuple(notes),
-        files=tuple(files), times=times,
+        path, width, height, Fraction(1), timing.fps, timing.constant, timing.pts, timing.base,
+        depth=16 if deep else 8, notes=tuple(notes), files=tuple(files), times=times,
     )  # fmt: skip
 
 
-def _read_times(path: Path, count: int) -> tuple[tuple[int, ...], Fraction, Fraction, bool]:
-    """(timestamps, their base, frame rate, is it constant) of `count` frames, from milliseconds, one a line.
-
-    Raises:
-        ValueError: it holds something else, times that do not rise, or too few.
-    """
-    base = Fraction(1, 1_000_000)
-    try:
-        lines = [line for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
-        pts = tuple(round(Fraction(line.strip()) / 1000 / base) for line in lines[:count])
-    except ValueError as error:
-        raise ValueError(f"clip: expected milliseconds, one a line, in {path} ({error})") from None
-    if len(pts) < count or any(b <= a for a, b in itertools.pairwise(pts)):
-        raise ValueError(f"clip: expected {count} rising times in {path}, as there are frames; remove it or mend it")
-    if count == 1:
-        return pts, base, FOLDER_FPS, True
-    mean = (count - 1) / ((pts[-1] - pts[0]) * base)
-    usual = (Fraction(round(mean)), Fraction(1000 * round(mean * 1001 / 1000), 1001))  # 30, and 29.97 of NTSC
-    rates = [rate for rate in (*usual, mean.limit_denominator(1001)) if rate > 0]
-    even = next((rate for rate in rates if _even(pts, 1 / (rate * base))), None)
-    return pts, base, even or rates[-1], even is not None
+def _profile_notes(profiles: set[bytes]) -> list[str]:
+    """What becomes of colour profiles."""
+    known = [profile_from(data) for data in profiles]
+    notes = ["the colours of frames are converted to sRGB"] if any(p and not p.is_srgb for p in known) else []
+    return [*notes, "a colour profile that is no simple one is left out"] if None in known else notes
 
 
 def with_fps(info: ClipInfo, fps: Fraction) -> ClipInfo:
     """The same frames played at another constant rate (for folders, which know none)."""
     fps = fps.limit_denominator(65_535)  # what containers can say
-    return replace(info, fps=fps, constant_rate=True, pts=tuple(range(info.frames)), time_base=1 / fps)
+    timing = at_rate(info.frames, fps)
+    return replace(info, fps=fps, constant_rate=True, pts=timing.pts, time_base=timing.base)
 
 
 def natural(path: Path) -> list[tuple[int, int, str]]:

@@ -4,12 +4,12 @@ Sizes are kept to the pixel; see `csd3d.media.clip.formats` for what can be writ
 """
 
 import io
-import itertools
-import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
+from math import ceil
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,17 +19,27 @@ import torch
 from av.container import InputContainer, OutputContainer
 from av.error import FFmpegError
 from av.packet import Packet
+from av.stream import Disposition
 from av.video.frame import VideoFrame
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+from av.video.reformatter import ColorRange
 from av.video.stream import VideoStream
 from jaxtyping import Float
 from torch import Tensor
 
 from csd3d.media.atomic import atomic_path
+from csd3d.media.clip.container import continuous, open_container
 from csd3d.media.clip.formats import CONTAINERS, Encoding, Stream, require_output, stream_of
 from csd3d.media.clip.probe import ClipInfo
-from csd3d.media.clip.source import EXACT
+from csd3d.media.clip.shown import EXACT, ColourTags
+from csd3d.media.clip.times import LONGEST_TICKS, Timing, durations, exact_times
 from csd3d.media.pictures.levels import Bits, to_levels
+
+_COMMON_TAGS = {
+    "title", "artist", "album_artist", "composer", "album", "date", "comment", "genre", "copyright", "grouping",
+    "lyrics", "description", "synopsis", "show", "episode_id", "network", "keywords", "creation_time", "track",
+    "disc",
+}  # fmt: skip
+"""Tags that MP4 and QuickTime have places of their own for; others need a list of names."""
 
 
 @runtime_checkable
@@ -57,9 +67,16 @@ class ClipWriter:
     """Takes frames in order and encodes them; see `write_clip`."""
 
     def __init__(
-        self, container: OutputContainer, stream: VideoStream, pts: Sequence[int], time_base: Fraction, fps: Fraction
+        self,
+        container: OutputContainer,
+        stream: VideoStream,
+        pts: Sequence[int],
+        time_base: Fraction,
+        fps: Fraction,
+        *,
+        matrix: int,
     ) -> None:
-        self._container, self._stream = container, stream
+        self._container, self._stream, self._matrix = container, stream, matrix
         self._rgb = stream.pix_fmt is not None and stream.pix_fmt.startswith(("bgr", "gbr"))
         self._deep = "10" in (stream.pix_fmt or "")
         self._pts, self._time_base = pts, time_base  # our own: the muxer may change the stream's clock
@@ -80,7 +97,7 @@ class ClipWriter:
             raise ValueError(f"frames: expected {len(self._pts)} in all, got more")
         for picture in frame_levels(rgb, 16 if self._deep else 8):
             frame = VideoFrame.from_ndarray(picture, format="rgb48le" if self._deep else "rgb24")
-            to_yuv: dict[str, Any] = {"dst_colorspace": Colorspace.ITU709, "dst_color_range": ColorRange.MPEG}
+            to_yuv: dict[str, Any] = {"dst_colorspace": self._matrix, "dst_color_range": ColorRange.MPEG}
             frame = frame.reformat(
                 format=self._stream.pix_fmt, interpolation=EXACT, src_color_range=ColorRange.JPEG,
                 **({"dst_color_range": ColorRange.JPEG} if self._rgb else to_yuv),
@@ -132,6 +149,7 @@ def write_clip(
     pts: Sequence[int],
     time_base: Fraction,
     sample_aspect: Fraction | None = Fraction(1),
+    colours: ColourTags | None = None,
     tags: Mapping[str, str] | None = None,
     carried: Carried | None = None,
     encoding: Encoding | None = None,
@@ -143,6 +161,7 @@ def write_clip(
         fps: nominal rate; `pts` in units of `time_base` are what counts.
         pts: when each frame is shown; as many as frames will be written.
         sample_aspect: width over height of a pixel as it is shown; None: the file does not say.
+        colours: what the levels mean; None = BT.709.
         tags: title, artist, ... of the file.
         carried: what is copied from the source file.
         encoding: how; None = H.264, visually close.
@@ -152,29 +171,52 @@ def write_clip(
         ValueError: a container or codec that does not go together, an empty clip, or an encoder that is missing.
     """
     encoding, notes = encoding or Encoding(), notes if notes is not None else []
+    colours = colours or ColourTags()
     require_output(path, encoding)
     if path.suffix.lower() not in CONTAINERS:
         raise ValueError(f"output: expected a name ending in {', '.join(CONTAINERS)}, got {path}")
     if not pts:
         raise ValueError("output: expected at least one frame, got none")
-    with atomic_path(path) as part, ExitStack() as stack:
+    with _in_one_line(path), atomic_path(path) as part, ExitStack() as stack:
         matroska = path.suffix.lower() in (".mkv", ".webm")  # which else has a number of its own drawn at random
-        options = {"fflags": "+bitexact"} if matroska else {"movflags": "+faststart"}
+        flags = "+faststart" if (tags or {}).keys() <= _COMMON_TAGS else "+faststart+use_metadata_tags"
+        options = {"fflags": "+bitexact"} if matroska else {"movflags": flags, **_track_clock(pts, time_base)}
         container = stack.enter_context(av.open(str(part.resolve()), "w", options=options))
         how = stream_of(path, encoding, width_px=width_px, height_px=height_px)
-        stream = _video_stream(container, how, width_px, height_px, fps)
+        stream = _video_stream(container, how, width_px, height_px, fps, colours)
         stream.time_base = stream.codec_context.time_base = time_base
         if sample_aspect is not None:
             stream.sample_aspect_ratio = sample_aspect
         container.metadata.update(tags or {})
-        writer = ClipWriter(container, stream, pts, time_base, fps)
+        writer = ClipWriter(container, stream, pts, time_base, fps, matrix=colours.matrix)
         if carried is not None:
             writer.others = _Others(container, carried, stack, notes)
         yield writer
         writer.finish()
 
 
-def _video_stream(container: OutputContainer, how: Stream, width: int, height: int, fps: Fraction) -> VideoStream:
+@contextmanager
+def _in_one_line(path: Path) -> Iterator[None]:
+    """What FFmpeg cannot write was asked for wrongly; what the system cannot, such as on a full disk, was not."""
+    try:
+        yield
+    except FFmpegError as error:
+        if isinstance(error, OSError | MemoryError):
+            raise
+        raise ValueError(f"output: {path} cannot hold this clip ({error.strerror or error})") from error
+
+
+def _track_clock(pts: Sequence[int], time_base: Fraction) -> dict[str, str]:
+    """Options under which an MP4 can count how long its longest frame stays; it makes clocks finer than 1/10000 s."""
+    ticks, scale = max((b - a for a, b in pairwise(pts)), default=0), time_base.denominator
+    while scale < 10_000:
+        ticks, scale = 2 * ticks, 2 * scale
+    return {} if ticks <= LONGEST_TICKS else {"video_track_timescale": str(time_base.denominator)}
+
+
+def _video_stream(
+    container: OutputContainer, how: Stream, width: int, height: int, fps: Fraction, colours: ColourTags
+) -> VideoStream:
     try:
         stream: Any = container.add_stream(how.encoder, rate=fps)
     except (FFmpegError, ValueError) as error:
@@ -182,45 +224,27 @@ def _video_stream(container: OutputContainer, how: Stream, width: int, height: i
     stream.width, stream.height, stream.pix_fmt = width, height, how.pixel_format
     stream.options = how.options
     codec = stream.codec_context
-    codec.color_primaries, codec.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+    codec.color_primaries, codec.color_trc = colours.primaries, colours.transfer
     if how.is_rgb:
         codec.color_range = ColorRange.JPEG
     else:
-        codec.colorspace, codec.color_range = Colorspace.ITU709, ColorRange.MPEG
+        codec.colorspace, codec.color_range = colours.matrix, ColorRange.MPEG
     if how.tag is not None:
         codec.codec_tag = how.tag
     return stream
 
 
 def even_times(info: ClipInfo) -> tuple[tuple[int, ...], Fraction]:
-    """Timestamps and their clock for writing `info` again.
-
-    Constant rates get their exact times, which a container with a coarse clock (WebM: 1 ms) could only round.
-    """
-    if not info.constant_rate:
-        return info.pts, info.time_base
-    start = info.pts[0] * info.time_base
-    base = Fraction(1, info.fps.numerator)
-    if start % base:
-        base /= 1000
-    tick = 1 / (info.fps * base)
-    return tuple(round(start / base + i * tick) for i in range(info.frames)), base
-
-
-def durations(pts: Sequence[int], base: Fraction, fps: Fraction) -> list[int]:
-    """Ticks for which each frame stays; the last so long that the whole has the mean rate, or as long as most."""
-    shown = [b - a for a, b in itertools.pairwise(pts)]
-    last = round(len(pts) / (fps * base)) - sum(shown)
-    usual = statistics.median_low(shown) if shown else round(1 / (fps * base))
-    return [*shown, last if last > 0 else usual]
+    """Timestamps and their clock for writing `info` again; see `csd3d.media.clip.times.exact_times`."""
+    return exact_times(Timing(info.pts, info.time_base, info.fps, info.constant_rate))
 
 
 class _Others:
     """The packets of all sound and subtitle streams of a file, handed out in time order, without decoding."""
 
     def __init__(self, container: OutputContainer, carried: Carried, stack: ExitStack, notes: list[str]) -> None:
-        self._carried, self._streams = carried, dict[int, Any]()
-        source: InputContainer = stack.enter_context(av.open(str(carried.path.resolve())))
+        self._carried, self._streams, self._last = carried, dict[int, Any](), dict[int, int]()
+        source = stack.enter_context(open_container(carried.path))
         for stream in (*source.streams.audio, *source.streams.subtitles):
             if _fits(carried.path, stream.index, container.format.name):
                 copy: Any = container.add_stream_from_template(stream)
@@ -228,10 +252,11 @@ class _Others:
                 copy.disposition = stream.disposition
                 self._streams[stream.index] = copy
             else:
-                kind, name = ("sound" if stream.type == "audio" else "subtitles"), stream.codec_context.name
-                notes.append(f"the {kind} ({name}) does not fit into this container and is left out; .mkv keeps it")
-        if any(stream.type == "attachment" for stream in source.streams):
-            notes.append("attachments, such as fonts of subtitles, are left out")
+                kind = "sound" if stream.type == "audio" else "subtitles"
+                name = stream.codec_context.name if stream.codec_context else "of an unknown codec"
+                hint = "" if "matroska" in container.format.name or not stream.codec_context else "; .mkv keeps it"
+                notes.append(f"the {kind} ({name}) does not fit into this container and is left out{hint}")
+        notes += _left_out(source)
         _copy_chapters(source, container, carried)
         kept = [source.streams[index] for index in self._streams]
         self._packets = _readable(source, kept) if kept else iter(())
@@ -259,9 +284,30 @@ class _Others:
             return
         if self._carried.start and packet.time_base and packet.dts is not None:
             ticks = round(self._carried.start / packet.time_base)
-            packet.dts, packet.pts = packet.dts - ticks, None if packet.pts is None else packet.pts - ticks
-        packet.stream = self._streams[packet.stream_index]
+            _shift(packet, -ticks)
+        index = packet.stream_index
+        if packet.dts is not None:
+            if packet.dts <= self._last.get(index, packet.dts - 1):  # a clock that goes back, which no container holds
+                millisecond = ceil(1 / (1000 * (packet.time_base or 1)))  # the coarsest clock of a container
+                _shift(packet, self._last[index] + millisecond - packet.dts)
+            self._last[index] = packet.dts
+        packet.stream = self._streams[index]
         yield packet
+
+
+def _shift(packet: Packet, ticks: int) -> None:
+    packet.dts = None if packet.dts is None else packet.dts + ticks
+    packet.pts = None if packet.pts is None else packet.pts + ticks
+
+
+def _left_out(source: InputContainer) -> list[str]:
+    """A line for every other kind of stream, none of which is copied."""
+    found = {
+        "attachments, such as fonts of subtitles, are left out": any(s.type == "attachment" for s in source.streams),
+        "the cover picture is left out": any(s.disposition & Disposition.attached_pic for s in source.streams.video),
+        "data tracks, such as timecodes and GPS, are left out": any(s.type == "data" for s in source.streams),
+    }
+    return [note for note, is_there in found.items() if is_there]
 
 
 def _copy_chapters(source: InputContainer, target: OutputContainer, carried: Carried) -> None:
@@ -281,7 +327,7 @@ def _fits(path: Path, index: int, container_format: str) -> bool:
     """Whether a container can hold an audio stream, found by trying: some refuse only when they are closed."""
     try:
         with (
-            av.open(str(path.resolve())) as source,
+            open_container(path) as source,
             av.open(io.BytesIO(), "w", format=container_format.split(",")[0]) as trial,
         ):
             copy = trial.add_stream_from_template(source.streams[index])
@@ -296,7 +342,7 @@ def _fits(path: Path, index: int, container_format: str) -> bool:
 
 def _readable(source: InputContainer, streams: list[Any]) -> Iterator[Packet]:
     """Packets until the end of the file or of what can be read of it; the empty ones that flush decoders left out."""
-    packets = source.demux(streams)
+    packets = continuous(source, streams)
     while True:
         try:
             packet = next(packets)

@@ -1,8 +1,11 @@
-"""Frames of a clip on demand: decord in batches, PyAV for what decord cannot open and where colours must be exact.
+"""Frames of a clip on demand: fast for what is worked on, exact for the pixels that go back into the output.
 
-decord converts colours like FFmpeg's fast path: nearest chroma samples and rounding down, about 1 level of 255 too
-dark. That is nothing to a diffusion prior at working size, and decord is many times faster. For the pixels that go
-back into the output `exact=True` reads through PyAV with full chroma interpolation and rounding.
+PyAV serves them. FFmpeg's fast colour path takes the nearest chroma samples and rounds down, about a level of 255 too
+dark. That is nothing to a diffusion prior at working size; `exact=True` converts with full chroma interpolation and
+rounding.
+
+decord can be asked for. It is an FFmpeg of 2019: of some files its pictures are not the ones asked for, though it
+counts and times them right, and a few end the process; so it serves only whole files of which it shows the same.
 """
 
 from collections.abc import Iterator
@@ -13,18 +16,18 @@ from types import TracebackType
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
-from av.video.frame import VideoFrame
-from av.video.reformatter import ColorRange, Interpolation
 from jaxtyping import Float, UInt8, UInt16
 from torch import Tensor
 
-from csd3d.media.clip.probe import ClipInfo, Damage, decoded_frames, open_video, probe, with_fps
-from csd3d.media.pictures.levels import from_levels, read_levels
+from csd3d.media.clip.container import Damage, decoded_frames, open_video
+from csd3d.media.clip.probe import ClipInfo, probe, with_fps
+from csd3d.media.clip.shown import upright_levels
+from csd3d.media.pictures.levels import from_levels, read_header, read_levels, to_8_bits
+from csd3d.media.pictures.profile import profile_from
 
-EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
-"""swscale flags under which RGB to YUV 4:2:0 and back errs by under a level on smooth pictures (default: 4.6)."""
-
-Backend = Literal["auto", "decord", "pyav"]
+Backend = Literal["pyav", "decord"]
+_PROBES = 5
+_SAME_LEVELS = 0.5  # mean difference, of 255; of 8-bit clips there is none
 
 
 Levels = UInt8[np.ndarray, "n H W c"] | UInt16[np.ndarray, "n H W c"]
@@ -50,8 +53,8 @@ class Clip:
     No frame is kept: memory is what the caller asks for at a time.
     """
 
-    def __init__(self, info: ClipInfo, reader: Reader, backend: str, notes: tuple[str, ...]) -> None:
-        self.info, self.backend, self.notes = info, backend, list(notes)
+    def __init__(self, info: ClipInfo, reader: Reader, backend: str) -> None:
+        self.info, self.backend, self.notes = info, backend, list(info.notes)
         self._reader = reader
         self._exact: Reader | None = None
 
@@ -67,12 +70,7 @@ class Clip:
         """
         if not 0 <= start < stop <= self.info.frames:
             raise IndexError(f"frames: expected a range within [0, {self.info.frames}), got [{start}, {stop})")
-        try:
-            pixels = (self._exact_reader() if exact else self._reader).read(start, stop)
-        except DecordFailure as error:  # PyAV has decoded every frame before, so it can again
-            self.notes.append(f"read with PyAV from frame {start} on: {error}")
-            self._reader, self.backend = self._exact_reader(), "pyav"
-            pixels = self._reader.read(start, stop)
+        pixels = (self._exact_reader() if exact else self._reader).read(start, stop)
         if pixels.shape != (stop - start, self.info.height_px, self.info.width_px, 3):
             raise ValueError(
                 f"clip: frames [{start}, {stop}) of {self.info.path} could not be read again; did it change?"
@@ -86,7 +84,7 @@ class Clip:
             yield frames, self.read(frames.start, frames.stop, exact=exact)
 
     def _exact_reader(self) -> Reader:
-        if isinstance(self._reader, PictureReader | PyAVReader):
+        if isinstance(self._reader, PictureReader):
             return self._reader
         self._exact = self._exact or PyAVReader(self.info)
         return self._exact
@@ -114,7 +112,7 @@ def open_clip(
     fps: Fraction | None = None,
     stream: int | None = None,
     strict: bool = False,
-    backend: Backend = "auto",
+    backend: Backend = "pyav",
 ) -> Clip:
     """Open a video file, a folder of frames, or a pattern such as frames/*.png.
 
@@ -123,11 +121,11 @@ def open_clip(
         fps: frame rate of a folder of frames (default 25); refused for video files, which know their own.
         stream: which of several video streams, from 0; None takes the one with the most pixels.
         strict: refuse a damaged file, of which otherwise what can be decoded is taken.
-        backend: `auto` takes decord and falls back to PyAV, with a note, when decord fails or sees other frames.
+        backend: decoder of video files.
 
     Raises:
         FileNotFoundError: there is nothing at `path`.
-        ValueError: it cannot be read as a clip, is damaged and `strict`, or decord was demanded and cannot.
+        ValueError: it cannot be read as a clip, is damaged and `strict`, or decord is asked for and shows other frames.
     """
     info = probe(path, max_frames=max_frames, stream=stream)
     if strict and info.damaged:
@@ -136,66 +134,55 @@ def open_clip(
     if stream is not None and info.files:
         raise ValueError(f"stream: expected none for pictures, got {stream}")
     if info.files:
-        return Clip(with_fps(info, fps) if fps else info, PictureReader(info.files, info.depth), "pictures", info.notes)
+        return Clip(with_fps(info, fps) if fps else info, PictureReader(info.files, info.depth), "pictures")
     if fps is not None:
         raise ValueError(f"fps: expected none for a video file, which has its own ({info.fps}), got {fps}")
-    if backend == "pyav":
-        return Clip(info, PyAVReader(info), "pyav", info.notes)
-    if info.damaged and backend == "auto":
-        return Clip(info, PyAVReader(info), "pyav", (*info.notes, "read with PyAV: decord stops at damage"))
-    if info.video_streams > 1 and backend == "auto":
-        return Clip(info, PyAVReader(info), "pyav", info.notes)  # decord chooses a stream by itself
-    try:
-        return Clip(info, DecordReader(info, partial=max_frames is not None), "decord", info.notes)
-    except DecordFailure as error:
-        if backend == "decord":
-            raise ValueError(f"clip: {error}: {path}") from error
-        return Clip(info, PyAVReader(info), "pyav", (*info.notes, f"read with PyAV: {error}"))
-
-
-class DecordFailure(Exception):  # noqa: N818 - never seen by a caller
-    """decord cannot read what PyAV can."""
+    return Clip(info, PyAVReader(info, exact=False) if backend == "pyav" else DecordReader(info), backend)
 
 
 class DecordReader:
-    """Batches of frames through decord, which turns rotated video upright itself.
+    """Batches of frames through decord, which turns rotated video upright itself."""
 
-    Raises:
-        DecordFailure: decord cannot open the file, or counts or times its frames differently from PyAV.
-    """
+    def __init__(self, info: ClipInfo) -> None:
+        """Open the file and look at a few frames.
 
-    def __init__(self, info: ClipInfo, *, partial: bool) -> None:
+        Raises:
+            ValueError: decord cannot open the file, or counts or shows its frames differently from PyAV.
+        """
+        if info.damaged or not info.whole or info.video_streams > 1:
+            raise ValueError(
+                f"decord: expected a whole file with one video stream, and all its frames, got {info.path}"
+            )
         import decord  # here, so that nothing else needs it
 
         decord.logging.set_level(decord.logging.QUIET)
+        self._path, self._errors = info.path, (decord.DECORDError, RuntimeError, IndexError)
         try:
             self._video = decord.VideoReader(str(info.path.resolve()), ctx=decord.cpu(0))
             count = len(self._video)
-            probes = sorted({0, info.frames // 2, info.frames - 1}) if count >= info.frames else [0]
-            starts = self._video.get_frame_timestamp(probes)[:, 0]
-            height, width = self._video.get_batch([0]).shape[1:3]
-        except (decord.DECORDError, RuntimeError, IndexError) as error:
-            raise DecordFailure("decord cannot open it") from error
-        if count < info.frames or (count != info.frames and not partial):
-            raise DecordFailure(f"decord counts {count} frames, {info.frames} can be decoded")
-        if (width, height) != (info.width_px, info.height_px):
-            raise DecordFailure(f"decord sees {width}x{height}, expected {info.width_px}x{info.height_px}")
-        expected = [info.time_s(i) - info.time_s(0) for i in probes]
-        if any(abs(a - starts[0] - b) > 0.4 / float(info.fps) for a, b in zip(starts, expected, strict=True)):
-            raise DecordFailure("decord and PyAV disagree about the timestamps")
+        except self._errors as error:
+            raise ValueError(f"decord: expected a file that it can open, got {info.path}") from error
+        if count != info.frames:
+            raise ValueError(f"decord: expected {info.frames} frames, got {count} of {info.path}")
+        pyav = PyAVReader(info, exact=False)
+        for i in sorted({i * (count - 1) // (_PROBES - 1) for i in range(_PROBES)}):
+            expected, got = to_8_bits(pyav.read(i, i + 1)), self.read(i, i + 1)
+            if expected.shape != got.shape or np.abs(expected - got.astype(np.float32)).mean() > _SAME_LEVELS:
+                raise ValueError(
+                    f"decord: expected the picture that PyAV shows, got another at frame {i} of {info.path}"
+                )
+        pyav.close()
 
     def read(self, start: int, stop: int) -> UInt8[np.ndarray, "n H W 3"]:
         """Frames start to stop - 1, upright RGB.
 
         Raises:
-            DecordFailure: a frame cannot be decoded.
+            ValueError: a frame cannot be decoded.
         """
-        import decord
-
         try:
             return self._video.get_batch(range(start, stop)).asnumpy()
-        except (decord.DECORDError, RuntimeError) as error:
-            raise DecordFailure(f"decord cannot decode frames [{start}, {stop})") from error
+        except self._errors as error:
+            raise ValueError(f"decord: frames [{start}, {stop}) of {self._path} cannot be decoded") from error
 
     def close(self) -> None:
         """Free the decoder."""
@@ -203,11 +190,11 @@ class DecordReader:
 
 
 class PyAVReader:
-    """Frames through PyAV with exact colour conversion; going back starts over from the first frame."""
+    """Frames through PyAV; going back starts over from the first frame."""
 
-    def __init__(self, info: ClipInfo, *, alpha: bool = False) -> None:
-        """Open the clip; with `alpha`, pixels of what has transparency are RGBA."""
-        self._info, self._alpha = info, alpha
+    def __init__(self, info: ClipInfo, *, exact: bool = True, alpha: bool = False) -> None:
+        """Open the clip; `exact` says how colours are converted; with `alpha`, what has transparency is RGBA."""
+        self._info, self._exact, self._alpha = info, exact, alpha
         self._open()
 
     def _open(self) -> None:
@@ -231,19 +218,15 @@ class PyAVReader:
             if frame is None:
                 break
             if self._next >= start:
-                pixels.append(self._upright(frame))
+                pixels.append(
+                    upright_levels(
+                        frame, width_px=self._info.width_px, height_px=self._info.height_px,
+                        orientation=self._info.orientation, deep=self._info.depth > 8, exact=self._exact,
+                        alpha=self._alpha,
+                    )
+                )  # fmt: skip
             self._next += 1
         return np.stack(pixels) if pixels else np.zeros((0, 1, 1, 3), np.uint8)
-
-    def _upright(self, frame: VideoFrame) -> UInt8[np.ndarray, "H W c"] | UInt16[np.ndarray, "H W c"]:
-        turned = self._info.rotation % 180 != 0
-        size = (self._info.height_px, self._info.width_px) if turned else (self._info.width_px, self._info.height_px)
-        deep = self._info.depth > 8
-        form = "rgb48le" if deep else "rgb24"
-        if self._alpha and any(c.is_alpha for c in frame.format.components):
-            form = "rgba64le" if deep else "rgba"
-        rgb = frame.reformat(*size, format=form, interpolation=EXACT, dst_color_range=ColorRange.JPEG)
-        return np.ascontiguousarray(np.rot90(rgb.to_ndarray(), self._info.rotation // 90))
 
     def close(self) -> None:
         """Free the decoder."""
@@ -266,10 +249,13 @@ class PictureReader:
 
     def _one(self, file: Path) -> UInt8[np.ndarray, "H W 3"] | UInt16[np.ndarray, "H W 3"]:
         try:
+            profile = profile_from(read_header(file).icc)
             levels = read_levels(file)
-            return levels.astype(np.uint16) * 257 if self._deep and levels.dtype == np.uint8 else levels
         except OSError as error:
             raise ValueError(f"clip: expected a whole picture, got {file} ({error})") from error
+        if self._deep and levels.dtype == np.uint8:
+            levels = levels.astype(np.uint16) * 257
+        return levels if profile is None else profile.to_srgb(levels)
 
     def close(self) -> None:
         """Nothing stays open."""

@@ -1,5 +1,6 @@
 """Pixels of picture files, 8 and 16 bits a channel: what Pillow would clip or cut short, OpenCV decodes."""
 
+import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +13,10 @@ import cv2
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8, UInt16
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
+
+from csd3d.media.pictures.tags import orientation_of, profile_of
 
 Levels = UInt8[np.ndarray, "H W 3"] | UInt16[np.ndarray, "H W 3"]
 Opacity = UInt8[np.ndarray, "H W"] | UInt16[np.ndarray, "H W"]
@@ -24,7 +27,8 @@ MOST_PX = 1_000_000_000
 """Pixels beyond which a file is taken for a mistake."""
 HEAD_BYTES = 26
 """Of a file, as many as `is_deep` needs."""
-_ORIENTATION = 0x0112
+DAMAGED = (OSError, SyntaxError, EOFError, struct.error)
+"""What Pillow raises over a file that is damaged or cut short."""
 REC709 = (0.2126, 0.7152, 0.0722)
 """What red, green and blue add to luma, as in the clips that are written."""
 
@@ -39,27 +43,31 @@ class Header:
     """Bits a channel."""
     has_alpha: bool
     """Whether it has transparency."""
+    icc: bytes = b""
+    """Its RGB colour profile; empty if there is none."""
 
 
 def read_header(path: Path) -> Header:
     """What a picture is, from its header where Pillow knows it. Raises OSError as `read_levels` does."""
     try:
         with any_size(), path.open("rb") as file, Image.open(file) as picture:
-            turned = picture.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
-            width, height = picture.size[::-1] if turned else picture.size
+            _require_plain(picture)
+            width, height = picture.size if orientation_of(picture) < 5 else picture.size[::-1]
             file.seek(0)
             bits = 16 if is_deep(file.read(HEAD_BYTES), picture) else 8
-            return Header(width, height, bits, picture.has_transparency_data)
+            return Header(width, height, bits, picture.has_transparency_data, profile_of(picture))
     except UnidentifiedImageError:
         levels, alpha = read_with_alpha(path)
         return Header(levels.shape[1], levels.shape[0], 16 if levels.itemsize == 2 else 8, alpha is not None)
+    except DAMAGED as error:
+        raise _in_one_line(error) from None
 
 
 def read_levels(path: Path) -> Levels:
     """A picture, upright RGB, without its transparency.
 
     Raises:
-        OSError: it cannot be read, has 32 bits a channel, or more than `MOST_PX` pixels.
+        OSError: it cannot be read, is one of several in a file, has 32 bits a channel, or more than `MOST_PX` pixels.
     """
     return read_with_alpha(path)[0]
 
@@ -73,23 +81,37 @@ def read_with_alpha(path: Path) -> tuple[Levels, Opacity | None]:
     data = path.read_bytes()
     try:
         with any_size(), Image.open(BytesIO(data)) as picture:
-            if picture.width * picture.height > MOST_PX:
-                raise OSError(f"expected at most {MOST_PX} pixels, got {picture.width}x{picture.height}")
+            _require_plain(picture)
+            orientation = orientation_of(picture)
             if not is_deep(data[:HEAD_BYTES], picture):
-                if picture.mode in ("F", "I"):
-                    raise OSError("expected 8 or 16 bits a channel, got 32")
-                upright = ImageOps.exif_transpose(picture)
-                alpha = np.array(upright.convert("RGBA"))[:, :, 3] if upright.has_transparency_data else None
-                return np.array(upright.convert("RGB")), alpha
-            orientation = picture.getexif().get(_ORIENTATION, 1)
+                has_alpha = picture.has_transparency_data
+                array = np.asarray(picture.convert("RGBA" if has_alpha else "RGB"))
+                return split_alpha(oriented(array, orientation))
     except UnidentifiedImageError:
         if data[:4] not in TIFF:
             raise OSError("no kind of picture that is known") from None
         orientation = 1
+    except DAMAGED as error:
+        raise _in_one_line(error) from None
     array = decode_deep(data)
     if array is None:
         raise OSError("its pixels cannot be decoded, or have other than 8 or 16 bits a channel")
     return split_alpha(oriented(array, orientation))
+
+
+def _require_plain(picture: Image.Image) -> None:
+    """Raise OSError for what would be read as another picture than it is."""
+    if picture.width * picture.height > MOST_PX:
+        raise OSError(f"expected at most {MOST_PX} pixels, got {picture.width}x{picture.height}")
+    if picture.mode in ("F", "I"):
+        raise OSError("expected 8 or 16 bits a channel, got 32")
+    count = getattr(picture, "n_frames", 1)
+    if count > 1 and picture.format != "MPO":
+        raise OSError(f"expected one picture, got {count} in one file")
+
+
+def _in_one_line(error: Exception) -> OSError:
+    return OSError((str(error).splitlines() or [type(error).__name__])[0])
 
 
 def split_alpha(array: np.ndarray) -> tuple[Levels, Opacity | None]:

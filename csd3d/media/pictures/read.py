@@ -1,11 +1,9 @@
 """Reading a picture (PNG, JPEG, TIFF or WebP, 8 or 16 bits a channel) with its metadata.
 
 The EXIF orientation is applied. Grey, palette and CMYK pictures become RGB. Transparency is a plane of its own.
-Metadata are EXIF, XMP and the ICC profile.
+Metadata are described in `csd3d.media.pictures.tags`.
 """
 
-import re
-import struct
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -17,6 +15,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
 
 from csd3d.media.pictures.levels import (
+    DAMAGED,
     HEAD_BYTES,
     MOST_PX,
     TIFF,
@@ -26,31 +25,13 @@ from csd3d.media.pictures.levels import (
     oriented,
     split_alpha,
 )
+from csd3d.media.pictures.tags import Tags, orientation_of, tags_of
+from csd3d.media.place import require_utf8
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "MPO")
 """Kinds of files that are read, by Pillow's names (MPO: a JPEG with more pictures behind the first)."""
-_DAMAGED = (OSError, SyntaxError, struct.error, EOFError)
-_ORIENTATION, _EXIF_IFD, _WIDTH, _HEIGHT = 0x0112, 0x8769, 0xA002, 0xA003
 _TO_RGB = "a {} picture becomes RGB, as edits have colours"
 _SUFFIXES = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg"), "TIFF": (".tif", ".tiff"), "WEBP": (".webp",)}
-
-
-@dataclass(frozen=True)
-class Tags:
-    """Metadata of a picture."""
-
-    exif: bytes = b""
-    """As Pillow writes it, orientation set to upright; empty if there is none."""
-    xmp: bytes = b""
-    """The XMP packet; empty if there is none."""
-    icc: bytes = b""
-    """The RGB colour profile; empty if there is none."""
-
-    def gpano(self, name: str) -> str | None:
-        """A field of Google's photo sphere schema, such as ProjectionType; None where the packet has none."""
-        text = self.xmp.decode("utf-8", "replace")
-        found = re.search(rf"GPano:{name}\s*=\s*[\"']([^\"']*)[\"']|<GPano:{name}>([^<]*)<", text)
-        return (found[1] or found[2] or "").strip() if found else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +87,7 @@ def open_picture(path: Path) -> Picture:
     if not path.is_file():
         what = "a folder" if path.is_dir() else "which does not exist"
         raise FileNotFoundError(f"picture: expected a file, got {path}, {what}")
+    require_utf8(path.absolute(), "picture")
     data = path.read_bytes()
     if not data:
         raise ValueError(f"{path}: expected a picture, got an empty file")
@@ -117,7 +99,7 @@ def open_picture(path: Path) -> Picture:
             if data[:4] in TIFF:
                 return _finish(path, _deep(path, data), "TIFF", _plain_tags(data), [], 1)
             raise ValueError(f"{path}: expected a picture (PNG, JPEG, TIFF or WebP), got something else") from None
-        except _DAMAGED as error:
+        except DAMAGED as error:
             raise ValueError(f"{path}: the file is damaged or cut short ({str(error).splitlines()[0]})") from None
 
 
@@ -140,13 +122,9 @@ def _read(path: Path, data: bytes, image: Image.Image) -> Picture:
     array = _deep(path, data) if is_deep(data[:HEAD_BYTES], image) else _to_rgb(image, notes)
     if image.mode.startswith("I;16"):
         notes.append(_TO_RGB.format("grey"))
-    exif = image.getexif()
-    orientation = exif.get(_ORIENTATION, 1)
-    icc = image.info.get("icc_profile") or b""
-    icc = icc if icc[16:20] == b"RGB " and image.mode not in ("CMYK", "YCbCr") else b""
-    xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
-    xmp = xmp.encode("utf-8") if isinstance(xmp, str) else bytes(xmp)
-    tags = Tags(_exif_bytes(exif, array, orientation), _upright(xmp), icc)
+    orientation = orientation_of(image, notes)
+    height, width = array.shape[:2] if orientation < 5 else array.shape[1::-1]
+    tags = tags_of(image, (width, height), notes)
     return _finish(path, array, kind, tags, notes, orientation)
 
 
@@ -198,23 +176,3 @@ def _plain_tags(data: bytes) -> Tags:
     ifd.load(stream)
     xmp, icc = ifd.get(700, b""), ifd.get(34675, b"")
     return Tags(b"", bytes(xmp), bytes(icc))
-
-
-def _exif_bytes(exif: Image.Exif, array: np.ndarray, orientation: int) -> bytes:
-    """EXIF for the upright picture."""
-    if not len(exif):
-        return b""
-    height, width = array.shape[:2] if orientation not in (5, 6, 7, 8) else array.shape[1::-1]
-    inner = exif.get_ifd(_EXIF_IFD)
-    for tag, side in ((_WIDTH, width), (_HEIGHT, height)):
-        if tag in inner:
-            inner[tag] = side
-    if _ORIENTATION in exif:
-        exif[_ORIENTATION] = 1
-    return exif.tobytes()
-
-
-def _upright(xmp: bytes) -> bytes:
-    """The packet without word of an orientation that is applied already."""
-    text = re.sub(rb"(tiff:Orientation\s*=\s*[\"'])\d([\"'])", rb"\g<1>1\2", xmp)
-    return re.sub(rb"(<tiff:Orientation>)\d(<)", rb"\g<1>1\2", text)

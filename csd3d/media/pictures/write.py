@@ -7,6 +7,7 @@ those are put together here: PNG from OpenCV's and the missing chunks, TIFF from
 import struct
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from PIL.PngImagePlugin import PngInfo
 
 from csd3d.media.atomic import atomic_path
 from csd3d.media.pictures.levels import to_8_bits
-from csd3d.media.pictures.read import Tags
+from csd3d.media.pictures.tags import Tags
 
 SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF", ".webp": "WEBP"}
 """Names that can be written, and what they become."""
 _XMP_SIGNATURE = b"http://ns.adobe.com/xap/1.0/\x00"
+_IPTC_RESOURCE = 0x0404
+_INCH_M = 0.0254
 _SEGMENT_BYTES = 65_533  # the most that a JPEG segment holds
 _SIDE_PX = {"JPEG": 65_500, "WEBP": 16_383}  # what the formats can express
 
@@ -63,7 +66,8 @@ def write_picture(
         pixels, alpha = to_8_bits(pixels), None if alpha is None else to_8_bits(alpha)
     if kind == "JPEG" and len(tags.xmp) + len(_XMP_SIGNATURE) + 2 > _SEGMENT_BYTES:
         lost.append("the XMP packet is too large for a JPEG and is dropped")
-        tags = Tags(tags.exif, b"", tags.icc)
+        tags = replace(tags, xmp=b"")
+    lost += _not_held(kind, tags)
     array = pixels if alpha is None else np.dstack([pixels, alpha])
     with atomic_path(path) as part:
         if kind == "TIFF":
@@ -75,6 +79,17 @@ def write_picture(
     return lost
 
 
+def _not_held(kind: str, tags: Tags) -> list[str]:
+    """What a format has no place for."""
+    held = {
+        "IPTC": (tags.iptc, ("JPEG", "TIFF")),
+        "the comment": (tags.comment, ("JPEG", "PNG")),
+        f"text ({', '.join(key for key, _ in tags.text)})": (tags.text, ("PNG",)),
+        "the resolution (dpi)": (tags.dpi and not tags.exif, ("JPEG", "PNG", "TIFF")),
+    }
+    return [f"{kind} does not hold {what}" for what, (value, kinds) in held.items() if value and kind not in kinds]
+
+
 def _options(kind: str, tags: Tags, quality: int) -> dict[str, Any]:
     """Arguments of Pillow's `save`."""
     options: dict[str, Any] = {}
@@ -83,19 +98,42 @@ def _options(kind: str, tags: Tags, quality: int) -> dict[str, Any]:
     if tags.exif:
         options["exif"] = tags.exif
     if kind == "JPEG":
-        options |= {"quality": quality, "subsampling": 0}
+        options |= {"quality": quality, "subsampling": 0, "comment": tags.comment}
+        if tags.dpi:
+            options["dpi"] = tuple(map(round, tags.dpi))
         if tags.xmp:
-            body = _XMP_SIGNATURE + tags.xmp
-            options["extra"] = b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body
+            options["extra"] = _segment(0xE1, _XMP_SIGNATURE + tags.xmp)
+        if tags.iptc:
+            options["extra"] = options.get("extra", b"") + _segment(0xED, _photoshop(tags.iptc))
     elif kind == "WEBP":
         options |= {"quality": quality, "lossless": quality == 100, "exact": True, "method": 4}
         if tags.xmp:
             options["xmp"] = tags.xmp
     else:
         options["pnginfo"] = PngInfo()
-        if tags.xmp:
-            options["pnginfo"].add_itxt("XML:com.adobe.xmp", tags.xmp.decode("utf-8", "replace"))
+        if tags.dpi:
+            options["dpi"] = tags.dpi
+        for key, text in _texts(tags):
+            options["pnginfo"].add_itxt(key, text)
     return options
+
+
+def _texts(tags: Tags) -> list[tuple[str, str]]:
+    """All that a PNG holds as text: the XMP packet, a JPEG's comment, and its own, by keyword."""
+    packet = [("XML:com.adobe.xmp", tags.xmp.decode("utf-8", "replace"))] if tags.xmp else []
+    comment = [("Comment", tags.comment.decode("utf-8", "replace"))] if tags.comment else []
+    return [*packet, *comment, *tags.text]
+
+
+def _segment(marker: int, body: bytes) -> bytes:
+    """A segment of a JPEG."""
+    return b"\xff" + bytes([marker]) + struct.pack(">H", len(body) + 2) + body
+
+
+def _photoshop(iptc: bytes) -> bytes:
+    """An IPTC record as Photoshop's resource in a JPEG."""
+    padding = b"\0" * (len(iptc) % 2)
+    return b"Photoshop 3.0\0" + b"8BIM" + struct.pack(">HHI", _IPTC_RESOURCE, 0, len(iptc)) + iptc + padding
 
 
 def _deep_png(array: np.ndarray, tags: Tags) -> bytes:
@@ -110,8 +148,10 @@ def _deep_png(array: np.ndarray, tags: Tags) -> bytes:
         chunks.append(_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(tags.icc)))
     if tags.exif:
         chunks.append(_chunk(b"eXIf", tags.exif.removeprefix(b"Exif\0\0")))
-    if tags.xmp:
-        chunks.append(_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + tags.xmp))
+    if tags.dpi:
+        chunks.append(_chunk(b"pHYs", struct.pack(">IIB", *(round(side / _INCH_M) for side in tags.dpi), 1)))
+    for key, text in _texts(tags):
+        chunks.append(_chunk(b"iTXt", key.encode("latin-1", "replace") + b"\0\0\0\0\0" + text.encode("utf-8")))
     return data[:header] + b"".join(chunks) + data[header:]
 
 
@@ -144,10 +184,16 @@ def _write_tiff(part: Path, array: np.ndarray, tags: Tags) -> None:
     if channels == 4:
         directory.tagtype[338] = 3
         directory[338] = 2
-    for tag, kind, value in ((700, 1, tags.xmp), (34675, 7, tags.icc)):
+    for tag, kind, value in ((700, 1, tags.xmp), (34675, 7, tags.icc), (33723, 7, tags.iptc)):
         if value:
             directory.tagtype[tag] = kind
             directory[tag] = value
+    if tags.dpi:
+        for tag, side in zip((282, 283), tags.dpi, strict=True):
+            directory.tagtype[tag] = 5
+            directory[tag] = TiffImagePlugin.IFDRational(round(side * 1000), 1000)
+        directory.tagtype[296] = 3
+        directory[296] = 2  # inches
     directory.tagtype[273] = 4
     directory[273] = 0  # counted from the end of the directory, see Pillow's tobytes
     with part.open("wb") as stream:

@@ -1,0 +1,90 @@
+"""Timestamps are right, or mended where they are wrong, and can be written again."""
+
+from fractions import Fraction
+from itertools import pairwise
+
+import pytest
+
+from csd3d.media.clip.times import LONGEST_TICKS, Timing, exact_times, read_times, rising, timing_of
+
+MS = Fraction(1, 1000)
+
+
+def timed(raw, *, base=MS, rates=(Fraction(30),), start=Fraction(0)):
+    notes = []
+    return timing_of(raw, base, rates, start, notes), notes
+
+
+def test_one_time_twice_moves_one_frame_only():
+    timing, (note,) = timed([0, 33, 67, 67, 1500, 1533])
+    assert "1 of 6 timestamps" in note
+    shown = [t * timing.base for t in timing.pts]
+    assert [shown[k] for k in (0, 1, 2, 4, 5)] == [k * MS for k in (0, 33, 67, 1500, 1533)]
+    assert 67 * MS < shown[3] < 1500 * MS
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [[0, 40, None, 120], [0, 40, 30, 120], [None, 40, 80, 120], [0, 40, 80, None], [500, 40, 80, 120, 160], [7, 7]],
+)
+def test_times_rise_and_the_right_ones_stay(raw):
+    timing, notes = timed(raw)
+    assert notes
+    assert all(a < b for a, b in pairwise(timing.pts))
+    if len(raw) > 2:
+        shown = {t * timing.base for t in timing.pts}
+        assert {raw[k] * MS for k in rising(raw)} <= shown
+
+
+def test_more_frames_than_ticks_between_two_right_times():
+    timing, _ = timed([0, 1, 1, 1, 2, 3, 4, 5])
+    assert all(a < b for a, b in pairwise(timing.pts))
+    assert [timing.pts[k] * timing.base for k in (1, 4)] == [MS, 2 * MS]
+
+
+def test_without_times_frames_are_even():
+    timing, (note,) = timed([None, None, None])
+    assert (timing.pts, timing.fps, timing.constant) == ((0, 1, 2), 30, True)
+    assert "spaced by the frame rate" in note
+
+
+def test_a_longest_rising_run_by_trying_all():
+    raw = [5, 1, 2, 9, 3, 3, 4, None, 8]
+    found = [raw[k] for k in rising(raw)]
+    assert found == [1, 2, 3, 4, 8]
+    assert rising([]) == []
+    assert rising([None, None]) == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "rate", "even"),
+    [
+        ("0\n3600000\n7200000\n", Fraction(1, 3600), True),
+        ("0\n3600000.5\n7300000\n", Fraction(1, 3650), False),
+        ("# timestamp format v2\n0\n33.366667\n66.733333\n", Fraction(30000, 1001), True),
+        ("0\n2000\n4000\n", Fraction(1, 2), True),
+    ],
+)
+def test_times_of_a_time_lapse(tmp_path, lines, rate, even):
+    (tmp_path / "times.txt").write_text(lines)
+    timing = read_times(tmp_path / "times.txt", 3)
+    assert (timing.fps, timing.constant) == (rate, even)
+    assert timing.pts[-1] * timing.base == pytest.approx(float(lines.split()[-1]) / 1000, abs=1e-6)
+
+
+@pytest.mark.parametrize("line", ["1e9999999", "nan", "inf", "-1e400", "1/0", "soon"])
+def test_times_that_are_no_times(tmp_path, line):
+    (tmp_path / "times.txt").write_text(f"0\n{line}\n")
+    with pytest.raises(ValueError, match="clip: expected milliseconds"):
+        read_times(tmp_path / "times.txt", 2)
+
+
+@pytest.mark.parametrize("gap_s", [1, 60, 2400, 86400, 10**9])
+def test_long_gaps_fit_into_the_clock(gap_s):
+    pts = (0, 40_000, gap_s * 1_000_000)
+    written, base = exact_times(Timing(pts, Fraction(1, 1_000_000), Fraction(25), False))
+    assert max(b - a for a, b in pairwise(written)) <= LONGEST_TICKS
+    assert all(a < b for a, b in pairwise(written))
+    assert [float(t * base) for t in written] == pytest.approx(
+        [t / 1e6 for t in pts], abs=1.0 if gap_s > 10**8 else 0.1
+    )

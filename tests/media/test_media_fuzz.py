@@ -1,0 +1,103 @@
+"""Damaged files are read as far as they can be, or refused in one line: never a hang, a crash or a traceback."""
+
+import json
+import os
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from csd3d.media.pictures.tags import Tags
+from csd3d.media.pictures.write import write_picture
+from tests.clips import encode, moving_picture
+from tests.priors.tiny import write_tiny_prior
+
+ROOT = Path(__file__).resolve().parents[2]
+CLIPS = {
+    "a.mp4": "libx264", "a.mkv": "libx264", "a.mov": "libx264", "a.ts": "libx264", "a.avi": "mpeg4",
+    "a.mpg": "mpeg1video", "a.flv": "flv", "a.webm": "libvpx",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Small files of all kinds, with sound and metadata where they hold them."""
+    folder = tmp_path_factory.mktemp("corpus")
+    rgb = moving_picture(6, 32, 48)
+    for name, codec in CLIPS.items():
+        sound = 0.2 if name in ("a.mp4", "a.mkv", "a.mov", "a.ts") else 0.0
+        encode(folder / name, rgb, codec=codec, pix_fmt="yuv420p", rate=Fraction(25), sound=sound)
+    with av.open(str(folder / "a.gif"), "w") as container:
+        stream = container.add_stream("gif", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 32, 48, "rgb8"
+        for k in range(3):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 48, 3), 50 * k, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame.reformat(format="rgb8")))
+        container.mux(stream.encode(None))
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112] = "Maker", 6
+    exif.get_ifd(0x8769)[0x9003] = "2020:02:03 04:05:06"
+    tags = Tags(
+        exif.tobytes(), b'<x:xmpmeta><rdf:Description GPano:ProjectionType="equirectangular"/></x:xmpmeta>',
+        iptc=b"\x1c\x02\x19\x00\x05beach", comment=b"mine", text=(("parameters", "a cat"),), dpi=(300.0, 300.0),
+    )  # fmt: skip
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    for suffix in (".png", ".jpg", ".tif", ".webp"):
+        write_picture(folder / f"p{suffix}", pixels, tags=tags)
+    write_picture(
+        folder / "deep.png", pixels.astype(np.uint16) * 257, alpha=pixels[:, :, 0].astype(np.uint16), tags=tags
+    )
+    Image.fromarray(pixels).quantize(16).save(folder / "palette.png", transparency=3)
+    return folder
+
+
+def fuzzed(corpus, count, seed):
+    """Ends of so many damaged files: (those that are faults, how often each was seen)."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.media.fuzzing", str(corpus), str(count), str(seed)], cwd=ROOT, text=True,
+        capture_output=True, check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "JAXTYPING_DISABLE": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    *faults, seen = map(json.loads, done.stdout.splitlines())
+    return faults, seen
+
+
+def test_whole_files_are_read(corpus):
+    """What is changed below is right as it is."""
+    from tests.media.fuzzing import use
+
+    for path in sorted(corpus.iterdir()):
+        if path.is_file():
+            place = corpus / f"whole-{path.name}"
+            place.mkdir()
+            copy = place / f"x{path.suffix}"
+            copy.write_bytes(path.read_bytes())
+            use(copy)
+
+
+def test_some_damaged_files(corpus):
+    faults, seen = fuzzed(corpus, 64, 1)
+    assert faults == []
+    assert seen["done"] > 12
+    assert seen["refused"] > 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [2, 3])
+def test_three_hundred_damaged_files(corpus, seed):
+    faults, _ = fuzzed(corpus, 300, seed)
+    assert faults == []
+
+
+@pytest.mark.slow
+def test_damaged_priors(tmp_path):
+    write_tiny_prior(tmp_path / "prior")
+    faults, seen = fuzzed(tmp_path, 52, 4)
+    assert faults == []
+    assert seen["refused"] > 20
