@@ -28,6 +28,7 @@ from csd3d.priors.layout import append_words, extend_tokenizer, make_tokenizer, 
 from csd3d.priors.words import Words
 from csd3d.world import captions
 from csd3d.world.edits import all_edits, vocabulary
+from csd3d.world.families import all_families, family_vocabulary
 from scripts.training.codec import CodecWork, load_codec
 from scripts.training.denoiser import MAX_TOKENS, DenoiserWork, Editor, make_scheduler, trained_sentences
 from scripts.training.loop import Plan, in_parallel, rank_and_world
@@ -71,7 +72,9 @@ class Settings:
     lr_instruct: float = 6e-4
     lr_t2i: float = 6e-4
     start_from: Path | None = None
-    """A finished prior whose codec and editor learn on."""
+    """A finished prior whose codec and editor learn on (0 steps: stay as they are)."""
+    start_t2i: Path | None = None
+    """A finished text-to-image prior of the same codec, which learns on; by default it starts from the editor."""
     processes: int = os.cpu_count() or 1
     """CPU processes; 1 on a GPU."""
     device: str = "cpu"
@@ -117,10 +120,11 @@ class _Captions:
 
 
 def world_tokenizer(max_tokens: int = MAX_TOKENS) -> CLIPTokenizer:
-    """One token for every word of every wording and, behind them, of every caption: the same for both priors."""
+    """One token for every word of every wording, then of captions, then of families: the same for both priors."""
     wordings = make_tokenizer([w for e in all_edits() for w in e.wordings], max_length=MAX_TOKENS)
     both = extend_tokenizer(wordings, captions.sentences(), max_length=CAPTION_TOKENS)
-    return extend_tokenizer(both, [], max_length=max_tokens)
+    families = [w for f in all_families() for w in f.wordings]
+    return extend_tokenizer(extend_tokenizer(both, families, max_length=CAPTION_TOKENS), [], max_length=max_tokens)
 
 
 def write_tokens(path: Path) -> None:
@@ -147,11 +151,17 @@ def with_all_words(state: dict[str, Tensor], tokenizer: CLIPTokenizer) -> dict[s
     return state | {name: append_words(state[name], len(tokenizer))}
 
 
-def write_start(prior: Path, codec: Path, editor: Path) -> None:
-    """What a finished prior has learnt, as the stages start from it; words it did not know begin as its mean word."""
-    vae = AutoencoderKL.from_pretrained(prior / "vae")
-    assert isinstance(vae, AutoencoderKL)
-    save_file({k: v.float().contiguous() for k, v in vae.state_dict().items()}, codec)
+def write_start(prior: Path, denoiser: Path, codec: Path | None = None, *, scaling_factor: float | None = None) -> None:
+    """What a finished prior has learnt, as the stages start from it; words it did not know begin as its mean word.
+
+    A prior without a codec of its own needs the `scaling_factor` of the one it shares.
+    """
+    if scaling_factor is None:
+        vae = AutoencoderKL.from_pretrained(prior / "vae")
+        assert isinstance(vae, AutoencoderKL)
+        scaling_factor = float(vae.config["scaling_factor"])
+        if codec:
+            save_file({k: v.float().contiguous() for k, v in vae.state_dict().items()}, codec)
     text = CLIPTextModel.from_pretrained(prior / "text_encoder").float()
     old, new = CLIPTokenizer.from_pretrained(prior / "tokenizer").get_vocab(), world_tokenizer().get_vocab()
     state = {f"text.{k}": v for k, v in text.state_dict().items()}
@@ -164,8 +174,8 @@ def write_start(prior: Path, codec: Path, editor: Path) -> None:
     unet = UNet2DConditionModel.from_pretrained(prior / "unet")
     assert isinstance(unet, UNet2DConditionModel)
     state |= {f"unet.{k}": v.float() for k, v in unet.state_dict().items()}
-    state["scaling_factor"] = torch.tensor([float(vae.config["scaling_factor"])])
-    save_file({k: v.contiguous() for k, v in state.items()}, editor)
+    state["scaling_factor"] = torch.tensor([scaling_factor])
+    save_file({k: v.contiguous() for k, v in state.items()}, denoiser)
 
 
 def trained_editor(work: Path) -> Path:
@@ -180,6 +190,16 @@ def trained_editor(work: Path) -> Path:
     return path
 
 
+def t2i_start(settings: Settings, editor: Path | None) -> tuple[Path, bool]:
+    """What the text-to-image model starts from: (`start_t2i`, True), or else (the trained editor, False)."""
+    if settings.start_t2i is None:
+        return trained_editor(settings.work), False
+    known = load_file(editor or trained_editor(settings.work))
+    start = settings.work / "start-t2i.safetensors"
+    write_start(settings.start_t2i, start, scaling_factor=known["scaling_factor"].item())
+    return start, True
+
+
 def export_editor(settings: Settings) -> Path:
     """Write the averaged weights of codec and editor in diffusers layout, fp16; returns the folder."""
     state = load_file(trained_editor(settings.work))
@@ -188,7 +208,7 @@ def export_editor(settings: Settings) -> Path:
     editor = Editor(*_special(tokenizer).tolist())
     editor.load_state_dict(with_all_words(state, tokenizer))
     parts = (codec, editor.text, tokenizer, editor.unet, make_scheduler())
-    return save_prior(settings.out, *parts, {"edits": vocabulary()})
+    return save_prior(settings.out, *parts, {"edits": vocabulary() | family_vocabulary()})
 
 
 def export_painter(settings: Settings) -> Path:
@@ -223,7 +243,7 @@ def run_stages(settings: Settings) -> None:
     start_codec = start_editor = None
     if settings.start_from:
         start_codec, start_editor = work / "start-codec.safetensors", work / "start-editor.safetensors"
-        write_start(settings.start_from, start_codec, start_editor)
+        write_start(settings.start_from, start_editor, start_codec)
     for stage in STAGES if settings.stage == "all" else (settings.stage,):
         console.print(f"[bold]{stage}[/bold]")
         if stage == "pictures":
@@ -255,10 +275,19 @@ def run_stages(settings: Settings) -> None:
             tokens = work / "caption-tokens.safetensors"
             write_caption_tokens(tokens)
             plan = Plan(settings.steps_t2i, settings.lr_t2i, seed=settings.seed)
-            editor = trained_editor(work)
-            train(
-                PainterWork(work / "latents", work / "captions", tokens, editor, work, plan, settings.batch_t2i, device)
+            start, again = t2i_start(settings, start_editor)
+            painter = (
+                work / "latents",
+                work / "captions",
+                tokens,
+                start,
+                work,
+                plan,
+                settings.batch_t2i,
+                device,
+                again,
             )
+            train(PainterWork(*painter))
         else:
             console.print(f"wrote {export_editor(settings)}")
             if (work / "painter.safetensors").is_file():
