@@ -9,7 +9,7 @@ is a term of the loss. What results is an ordinary model, which needs no mask.
 import torch
 from diffusers.models.attention_processor import Attention
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def is_padding(ids: Int[Tensor, "n l"], eos: int) -> Bool[Tensor, "n l"]:
@@ -47,11 +47,12 @@ class Watched:
         """What leaves the attention; self-attention where there are no `encoder_hidden_states`."""
         seen = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         query = attn.head_to_batch_dim(attn.to_q(hidden_states))
+        assert attn.to_k is not None and attn.to_v is not None and attn.to_out is not None  # noqa: PT018
         key, value = attn.head_to_batch_dim(attn.to_k(seen)), attn.head_to_batch_dim(attn.to_v(seen))
         weights = attn.get_attention_scores(query, key)
         if encoder_hidden_states is not None and self.padding is not None:
             per_token = weights.unflatten(0, (len(hidden_states), attn.heads)).mean(dim=(1, 2))
             self._shares.append((per_token.float() * self.padding).sum(dim=1).mean())
         out = attn.batch_to_head_dim(torch.bmm(weights, value))
-        to_out: nn.ModuleList = attn.to_out
-        return to_out[1](to_out[0](out))
+        project, drop = attn.to_out
+        return drop(project(out))
