@@ -180,15 +180,15 @@ def ask(editor: StockEditor, settings: Settings, case: Case, number: int) -> Flo
 
 def row_of(name: str, some: Sequence[Answers]) -> list[str]:
     """One line of the table."""
-    right = [r for a in some for r in a.right]
-    held_out = [r for a in some for r, h in zip(a.right, a.held_out, strict=True) if h]
+    right = [float(r) for a in some for r in a.right]
+    held_out = [float(r) for a in some for r, h in zip(a.right, a.held_out, strict=True) if h]
     chosen = [torch.tensor(a.chosen) for a in some]
     return [
         name,
         str(len(right)),
         f"{100 * mean(right).value:.0f}",
         f"{100 * mean(held_out).value:.0f}",
-        f"{mean(len(a.members) for a in some).value:.1f}",
+        f"{mean(float(len(a.members)) for a in some).value:.1f}",
         f"{mean(variety(c) for c in chosen).value:.1f}",
         f"{mean(agreement(c) for c in chosen).value:.2f}",
         f"{mean(chance_agreement(len(a.chosen), len(a.members)) for a in some).value:.2f}",

@@ -31,7 +31,7 @@ from csd3d.world.edits import all_edits, vocabulary
 from csd3d.world.families import all_families, family_vocabulary
 from scripts.training.codec import CodecWork, load_codec
 from scripts.training.denoiser import MAX_TOKENS, DenoiserWork, Editor, make_scheduler, trained_sentences
-from scripts.training.loop import Plan, in_parallel, rank_and_world
+from scripts.training.loop import Plan, averaged, in_parallel, rank_and_world
 from scripts.training.pairs import encode_shard
 from scripts.training.pictures import render_shards, shards
 from scripts.training.t2i import MAX_TOKENS as CAPTION_TOKENS
@@ -75,6 +75,8 @@ class Settings:
     """A finished prior whose codec and editor learn on (0 steps: stay as they are)."""
     start_t2i: Path | None = None
     """A finished text-to-image prior of the same codec, which learns on; by default it starts from the editor."""
+    unfinished: bool = False
+    """Export from the last checkpoints of runs that still go on or were stopped: for a look at a prior in training."""
     processes: int = os.cpu_count() or 1
     """CPU processes; 1 on a GPU."""
     device: str = "cpu"
@@ -190,6 +192,20 @@ def trained_editor(work: Path) -> Path:
     return path
 
 
+def editor_state(settings: Settings) -> dict[str, Tensor]:
+    """Weights and `scaling_factor` of the trained editor; if `unfinished` is asked for, of the one in training.
+
+    Raises:
+        FileNotFoundError: There is none, or its training did not `--start-from` a prior and has yet to say its scale.
+    """
+    if not settings.unfinished:
+        return load_file(trained_editor(settings.work))
+    start = settings.work / "start-editor.safetensors"
+    if not start.is_file():
+        raise FileNotFoundError(f"{start}: expected it beside an unfinished editor, for the scale of its latents")
+    return averaged(settings.work / "editor.state") | {"scaling_factor": load_file(start)["scaling_factor"]}
+
+
 def t2i_start(settings: Settings, editor: Path | None) -> tuple[Path, bool]:
     """What the text-to-image model starts from: (`start_t2i`, True), or else (the trained editor, False)."""
     if settings.start_t2i is None:
@@ -202,7 +218,7 @@ def t2i_start(settings: Settings, editor: Path | None) -> tuple[Path, bool]:
 
 def export_editor(settings: Settings) -> Path:
     """Write the averaged weights of codec and editor in diffusers layout, fp16; returns the folder."""
-    state = load_file(trained_editor(settings.work))
+    state = editor_state(settings)
     codec = load_codec(settings.work / "codec.safetensors", scaling_factor=state.pop("scaling_factor").item())
     tokenizer = world_tokenizer()
     editor = Editor(*_special(tokenizer).tolist())
@@ -213,11 +229,13 @@ def export_editor(settings: Settings) -> Path:
 
 def export_painter(settings: Settings) -> Path:
     """The same for the text-to-image model; beside the editor it takes the editor's codec."""
-    scale = load_file(trained_editor(settings.work))["scaling_factor"].item()
+    scale = editor_state(settings)["scaling_factor"].item()
     codec = load_codec(settings.work / "codec.safetensors", scaling_factor=scale)
     tokenizer = world_tokenizer(CAPTION_TOKENS)
     painter = Painter(*_special(tokenizer).tolist())
-    painter.load_state_dict(with_all_words(load_file(settings.work / "painter.safetensors"), tokenizer))
+    checkpoint = settings.work / "painter.state"
+    state = averaged(checkpoint) if settings.unfinished else load_file(settings.work / "painter.safetensors")
+    painter.load_state_dict(with_all_words(state, tokenizer))
     parts = (codec, painter.text, tokenizer, painter.unet, make_scheduler(), Words(captions.words()))
     together = settings.out_t2i.resolve().parent == settings.out.resolve().parent
     return save_prior(settings.out_t2i, *parts, kind="text-to-image", vae_of=settings.out.name if together else None)
@@ -290,7 +308,7 @@ def run_stages(settings: Settings) -> None:
             train(PainterWork(*painter))
         else:
             console.print(f"wrote {export_editor(settings)}")
-            if (work / "painter.safetensors").is_file():
+            if (work / ("painter.state" if settings.unfinished else "painter.safetensors")).is_file():
                 console.print(f"wrote {export_painter(settings)}")
 
 

@@ -298,3 +298,13 @@ def test_watched_attention_is_plain_attention_and_sees_what_padding_gets() -> No
     slope = dict(attention.named_parameters())["to_k.weight"].grad
     assert slope is not None
     assert slope.abs().max() > 0
+
+
+def test_an_unfinished_run_is_exported_from_its_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _run(tmp_path / "a.state", Plan(steps=40, lr=1e-2, warmup=5, save_seconds=0), stop_at=17)
+    stopped = loop.averaged(tmp_path / "a.state")
+    again = _run(tmp_path / "a.state", Plan(steps=17, lr=1e-2, warmup=5, save_seconds=0))  # nothing is left to do
+    assert stopped.keys() == again.keys()
+    for name, value in again.items():
+        assert torch.equal(value, stopped[name]), name
