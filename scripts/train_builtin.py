@@ -1,11 +1,20 @@
-"""Train the built-in priors from scratch, stage by stage.
+r"""Train the built-in priors from scratch, stage by stage.
 
     python scripts/train_builtin.py WORK [--stage all]
 
 WORK holds everything between the stages: rendered pictures, states of unfinished runs, logs. Every stage goes on where
 it was stopped, and a finished one is not repeated; delete its files to do so. On two CPU cores the default takes some
 hours (`--steps-codec`, `--steps-instruct` and `--steps-t2i` set how many); `--device cuda` makes minutes of those spent
-in training.
+in training, by the same command: pictures and latents are still made on the processor, by `--processes` of them.
+
+To let the shipped priors learn on, their codec as it is (new attention blocks begin silent, so nothing is lost):
+
+    python scripts/train_builtin.py WORK --start-from csd3d/weights/instruct --start-t2i csd3d/weights/t2i \
+        --first-shard 400 --shards 80 --steps-codec 0 --steps-instruct 12000 --steps-t2i 8000 [--device cuda]
+
+`nice -n 19` before it leaves the machine to others. `--stage export --unfinished --out DIR/instruct --out-t2i DIR/t2i`
+beside it exports what a run has come to, to be measured by `evaluate_prior.py`, `evaluate_families.py` and
+`evaluate_t2i.py`.
 """
 
 import functools
