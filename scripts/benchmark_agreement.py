@@ -147,7 +147,7 @@ def benchmark(settings: Settings, progress: RunProgress) -> Path:
     about = {
         "prior": given.prior if given.prior.startswith("builtin") else Path(given.prior).name,
         "command": "scripts/benchmark_agreement.py" + " --quick" * given.quick,
-        "settings": asdict(replace(settings, out=Path())),
+        "settings": asdict(settings) | dict.fromkeys(("prior", "out", "device")),
         "torch": torch.__version__,
     }
     for k in progress.track("clips", range(settings.clips), total=settings.clips):

@@ -1,13 +1,19 @@
 """The benchmark of agreement: truths of clips judge what they should, and the page counts runs, kinds and seeds."""
 
+import json
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from csd3d.priors.editor import BUILTIN
+from csd3d.runs.progress import RunProgress
 from csd3d.world.sample import Clip, sample_clip
-from scripts.benchmark_agreement import Settings, asked_of, clip_of, ways
+from scripts.benchmark_agreement import Settings, asked_of, benchmark, clip_of, main, ways
 from scripts.benchmarks.agreement import OpenEdit, measure, open_edits, to_markdown
+from tests.priors.tiny import write_tiny_prior
 
 
 @pytest.fixture(scope="module")
@@ -74,3 +80,27 @@ def test_rows_are_chosen_by_name_and_settings_checked() -> None:
     with pytest.raises(ValueError, match="seeds: expected 1 or more"):
         Settings(seeds=0)
     assert Settings(quick=True).effective().seeds == 1
+
+
+def test_from_end_to_end_and_again_from_what_is_kept(tmp_path: Path) -> None:
+    prior = write_tiny_prior(tmp_path / "tiny", closed=False)
+    rows = ("per-frame sampling", "csd-edit, SVGD")
+    settings = Settings(
+        prior=str(prior), out=tmp_path / "out", clips=1, frames=2, size_px=64, kinds=("sky",), seeds=1,
+        sampling_steps=1, csd=replace(BUILTIN, steps=1), rows=rows, device="cpu",
+    )  # fmt: skip
+    assert benchmark(settings, RunProgress(quiet=True)) == tmp_path / "out"
+    page = (tmp_path / "out" / "agreement.md").read_text()
+    found = json.loads((tmp_path / "out" / "agreement.json").read_text())
+    assert [r["row"] for r in found["records"]] == list(rows)
+    assert all(0 <= r["accuracy"] <= 1 and 0.5 <= r["agreement"] <= 1 for r in found["records"])
+    assert page.count("csd-edit, SVGD") == 2
+    kept = {f: f.stat().st_mtime_ns for f in (tmp_path / "out" / "work").rglob("*.json")}
+    benchmark(settings, RunProgress(quiet=True))
+    assert {f: f.stat().st_mtime_ns for f in kept} == kept
+    assert (tmp_path / "out" / "agreement.md").read_text() == page
+
+
+def test_a_prior_that_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(Settings(prior=str(tmp_path / "none"), out=tmp_path, device="cpu")) == 2
+    assert "there is no such directory" in capsys.readouterr().err

@@ -1,12 +1,19 @@
 """Families are judged by exact truth: any member is right, the source and other edits are not."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
+from PIL import Image
 
 from csd3d.metrics import psnr
+from csd3d.runs.progress import RunProgress
 from csd3d.world.families import all_families
+from scripts import evaluate_families
 from scripts.benchmarks.heldout import FIRST_SEED, world_source
 from scripts.evaluate_families import Answers, Case, Settings, answers_of, group_of, row_of, sentence_of, to_markdown
+from tests.priors.tiny import write_tiny_prior
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +72,20 @@ def test_the_page_groups_families_of_a_thing(case: Case) -> None:
 def test_settings_are_checked(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=r"expected (1 or more|a multiple of 8)"):
         Settings(**wrong)  # pyright: ignore[reportArgumentType]
+
+
+def test_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate_families, "SOURCES_TRIED", 1)
+    prior = write_tiny_prior(tmp_path / "tiny", closed=False)
+    settings = Settings(prior=str(prior), out=tmp_path / "out", seeds=2, steps=1, size_px=64, device="cpu", quick=True)
+    assert evaluate_families.evaluate(settings, RunProgress(quiet=True)) == tmp_path / "out"
+    found = json.loads((tmp_path / "out" / "families.json").read_text())
+    assert found["answers"]
+    assert all(len(a["right"]) == len(a["chosen"]) == 2 <= len(a["members"]) for a in found["answers"])
+    assert "| all |" in (tmp_path / "out" / "families.md").read_text()
+    assert Image.open(tmp_path / "out" / "families.png").width > 3 * 64
+
+
+def test_a_prior_that_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate_families.main(Settings(prior=str(tmp_path / "none"), device="cpu")) == 2
+    assert "there is no such directory" in capsys.readouterr().err
