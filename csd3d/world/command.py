@@ -15,7 +15,7 @@ from csd3d.runs.progress import RunProgress
 from csd3d.world import export
 from csd3d.world.camera import PathName
 from csd3d.world.edits import KINDS, Edit, Kind, all_edits, applicable, describe, find_edit
-from csd3d.world.families import all_families, families_in
+from csd3d.world.families import all_families, families_in, find_family
 from csd3d.world.sample import PanoramaKind, PosedScene, Views, sample_clip, sample_panorama, sample_photo, sample_scene
 
 SEEDS_TRIED = 1000
@@ -186,6 +186,8 @@ def _edit(sentence: str, views: Views, seed: int, sample: Callable[[int], Data])
     try:
         return views.edit(sentence)
     except ValueError as error:
+        if find_family(sentence) is not None:
+            raise
         meant = find_edit(sentence)
         seeds = range(seed + 1, seed + 1 + SEEDS_TRIED)
         other = next((s for s in seeds if meant.applies(_views(sample(s)).scene)), None)
