@@ -1,8 +1,7 @@
-"""`python -m csd3d`: the `csd3d` command."""
+"""`python -m csd3d` is `csd3d`."""
 
 import sys
 
-from csd3d.cli import main
+from csd3d.cli.main import main
 
-if __name__ == "__main__":
-    sys.exit(main())
+sys.exit(main())

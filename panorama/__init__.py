@@ -5,6 +5,6 @@ edit_panorama("wide.jpg", "make it sunset", "sunset.jpg")
 """
 
 from panorama.config import PanoramaConfig
-from panorama.edit import PanoramaResult, edit_panorama
+from panorama.edit import edit_image, edit_panorama
 
-__all__ = ["PanoramaConfig", "PanoramaResult", "edit_panorama"]
+__all__ = ["PanoramaConfig", "edit_image", "edit_panorama"]

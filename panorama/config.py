@@ -1,86 +1,61 @@
 """The settings of the panorama editor."""
 
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
-from csd3d.engine.config import PAPER, CsdConfig
+from csd3d.engine.config import PAPER
+from csd3d.engine.validate import require, require_choice, require_int, require_number
+from csd3d.runs.config import RunConfig
 from panorama.windows import Draw
 from panorama.wrap import WrapChoice
 
 
 @dataclass(frozen=True)
-class PanoramaConfig:
-    """How a picture is edited. Immutable; the manifest holds it in full."""
+class PanoramaConfig(RunConfig):
+    """How a picture is edited. `csd.steps` counts the moves of the whole picture, however many windows it has."""
 
-    csd: CsdConfig | None = None
-    """Engine settings; none = those that suit the prior. `steps` counts the moves of the whole picture, however many
-    windows it has."""
-    prior: str = "builtin"
-    """`builtin`, `builtin:t2i`, a folder in diffusers layout, or a hub id."""
-    source_prompt: str | None = None
-    """What the source shows, for text-to-image priors."""
     size: int | None = None
-    """Shorter side in px at which the prior works. None = one row of windows for a flat picture or a cylinder; for a
-    sphere twice the window, since its views look at half of its height. Aspect is kept."""
+    """Shorter side in px at which the prior works; aspect is kept. None: what the prior was trained at, twice that for
+    a sphere, whose views look at half of its height."""
     window: int | None = None
-    """Side of a window in latents; none = what the prior was trained at."""
+    """Side of a window in latents (8 px each). None: what the prior was trained at."""
     stride: int | None = None
-    """Most latents between neighbouring windows, at most a window; none = half a window. The paper has a quarter."""
-    single: bool = False
-    """One window, all of the picture (`csd3d image`)."""
+    """Most latents between neighbouring windows, at most a window; the paper has a quarter. None: half a window."""
     windows_per_step: int = 8
     """Most windows in a step: bounds memory."""
     draw: Draw = "rounds"
-    """How windows take turns: `rounds` = all of them before the picture moves, `random` = some drawn anew for every
-    move (the paper's; `steps` then counts draws)."""
+    """Which windows share a step: `rounds` = each of them once before the picture moves, `random` = some drawn anew for
+    every move (the paper's; `steps` then counts draws)."""
     smooth: bool = True
-    """Windows fade into each other; otherwise all windows at a place count alike (the paper's average)."""
+    """Let windows fade into each other; otherwise all windows at a place count alike (the paper's average)."""
     wrap: WrapChoice = "auto"
-    """Whether the left border goes on at the right: `none`, `cylinder`, `sphere` (equirectangular), or found out."""
+    """Whether the left border goes on at the right: `none`, `cylinder`, `sphere` (equirectangular), or found out and
+    said (`auto`)."""
     settle_every: int = 10
     """Moves after which the views of a sphere are brought to agree in pixels."""
     detail: float = 1.0
     """How much of the source's fine detail, which the prior's codec and working size lose, is put back, changed as the
     edit changes what is around it: 0 = none, 1 = all of it."""
     mask: str | None = None
-    """Picture file: white is edited, black stays as it is."""
+    """Picture file that says where to edit: white yes, black not at all, grey in part. None: everywhere."""
     prompt_at: tuple[str, ...] = ()
-    """Sentences for spans of the width, each as x0,x1=sentence."""
+    """A sentence for a span of the width: 0,0.5="make it night" is the left half. As often as there are spans; --prompt
+    is for the rest."""
     prompt_mask: tuple[str, ...] = ()
-    """Sentences for soft masks, each as mask.png=sentence."""
+    """A sentence for a soft mask: sky.png="make it sunset". As often as there are masks."""
     quality: int = 95
     """Of JPEG and WebP, 1 to 100; a WebP of 100 is lossless."""
-    seed: int = 0
-    """Seed of all randomness."""
-    device: str | None = None
-    """`cpu`, `cuda`, ...; none = CUDA where there is one."""
-    checkpoint_every: int = 10
-    """Steps between two saved states."""
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("size", 8, None),
-            ("window", 1, None),
-            ("stride", 1, None),
-            ("windows_per_step", 1, None),
-            ("settle_every", 1, None),
-            ("quality", 1, 100),
-            ("checkpoint_every", 1, None),
-            ("seed", 0, 2**63 - 1),
-        ):
-            value = getattr(self, name)
-            if value is None and name in ("size", "window", "stride"):
-                continue
-            if type(value) is not int:
-                raise TypeError(f"{name}: expected a whole number, got {value!r}")
-            if value < low or (high is not None and value > high):
-                limits = f"{low} or more" if high is None else f"{low} to {high}"
-                raise ValueError(f"{name}: expected {limits}, got {value}")
-        for name, kind in (("draw", Draw), ("wrap", WrapChoice)):
-            if getattr(self, name) not in get_args(kind):
-                raise ValueError(f"{name}: expected {' or '.join(get_args(kind))}, got {getattr(self, name)!r}")
-        if not 0 <= self.detail <= 1:
-            raise ValueError(f"detail: expected 0 to 1, got {self.detail}")
+        super().__post_init__()
+        require_int(self, 8, None, "size")
+        require_int(self, 1, None, "window", "stride", "windows_per_step", "settle_every")
+        require_int(self, 1, 100, "quality")
+        require_choice(self, "draw", "wrap")
+        require_number(self, 0, 1, "detail")
+        if self.csd is not None:
+            along = self.csd.coupling in ("motion", "depth")
+            require(self.csd, "coupling", not along, "svgd or independent for a picture")
 
 
 def paper_changes(window_lat: int) -> dict[str, Any]:

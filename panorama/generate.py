@@ -7,98 +7,74 @@
 A picture is a layer of one canvas, under one window or under several that overlap.
 """
 
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import combinations, product
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
-from csd3d.engine.rounds import steps_in_round
-from csd3d.priors.editor import generation, native_px
-from csd3d.priors.identity import prior_entry
+from csd3d.engine.validate import require, require_choice, require_int
+from csd3d.media.pictures.levels import to_levels
+from csd3d.media.pictures.write import require_writable, write_picture
+from csd3d.media.sheet import contact_sheet, save_picture
+from csd3d.priors.defaults import generation_config
+from csd3d.priors.prior import Guidance, Prior, Prompts
+from csd3d.priors.store.resolve import Kind
 from csd3d.priors.text_to_image import TextToImagePrior
-from csd3d.runs.folder import free_name, recorded
+from csd3d.runs.config import RunConfig
+from csd3d.runs.job import Editor, Request, Result, make_request, run_job
 from csd3d.runs.log import StepLog
-from csd3d.runs.manifest import Manifest, to_plain
 from csd3d.runs.progress import RunProgress
 from csd3d.runs.report import Report
-from csd3d.runs.sheet import contact_sheet, save_picture
-from csd3d.runs.start import Start, started
+from csd3d.runs.session import Session
 from panorama.plane import OVERLAP_LAT, TILE_LAT
-from panorama.sink import require_writable, write_picture
 from panorama.spans import Spans, cover
 from panorama.surface import Decode
 from panorama.windows import WindowParticles, Windows
 
-Method = Literal["csd", "sds", "ddim"]
-FREE = ("device", "checkpoint_every", "csd.steps")
-"""Settings that may change when a run is resumed."""
+GenerateMethod = Literal["csd", "sds", "ddim"]
+SAMPLER_STEPS = 50
+"""Of the ordinary sampler, if not asked for otherwise."""
 SPREAD = "mean distance of two pictures (rms)"
 """Name of `spread` among the numbers of a run."""
 
 
 @dataclass(frozen=True)
-class GenerateConfig:
-    """How pictures are made. Immutable; the manifest holds it in full."""
+class GenerateConfig(RunConfig):
+    """How pictures are made. `csd.steps` counts the moves of every picture, or the steps of the ordinary sampler."""
 
-    method: Method = "csd"
-    """`csd`: pictures or windows made together; `sds`: each for itself; `ddim`: the ordinary sampler."""
-    csd: CsdConfig | None = None
-    """Engine settings of `csd` and `sds`; none = those that suit the prior. `s_text` is the sampler's guidance too."""
     prior: str = "builtin:t2i"
-    """`builtin:t2i`, a folder in diffusers layout, or a hub id."""
-    count: int = 4
-    """Pictures."""
+    """`builtin:t2i` (small, knows a closed set of words), a folder in diffusers layout, or a hub id of a Stable
+    Diffusion 1.x or 2.x."""
+    method: GenerateMethod = "csd"
+    """`csd`: pictures or windows made together, so that they agree; `sds`: each for itself; `ddim`: the ordinary
+    sampler."""
+    n: int = 4
+    """How many pictures; several get numbers, NAME-1.png and so on."""
     width: int | None = None
-    """Width in px; none = what the prior was trained at. Wider pictures are made of overlapping windows."""
+    """Width in px; wider pictures than the prior's own are made of overlapping windows. None: what the prior was
+    trained at."""
     height: int | None = None
-    """Height in px; none = what the prior was trained at."""
+    """Height in px. None: what the prior was trained at."""
     wrap: bool = False
-    """The left border goes on at the right."""
+    """Close the picture: its left border goes on at the right."""
     windows_per_step: int = 8
-    """Most windows in a step: bounds memory."""
-    sampling_steps: int = 50
-    """Steps of `ddim`."""
-    seed: int = 0
-    """Seed of all randomness."""
-    device: str | None = None
-    """`cpu`, `cuda`, ...; none = CUDA where there is one."""
-    checkpoint_every: int = 10
-    """Steps between two saved states."""
+    """Most pictures or windows in a step: bounds memory."""
 
     def __post_init__(self) -> None:
-        if self.method not in get_args(Method):
-            raise ValueError(f"method: expected {', '.join(get_args(Method))}, got {self.method!r}")
-        least = {"count": 1, "width": 8, "height": 8, "windows_per_step": 1, "sampling_steps": 1, "seed": 0}
-        for name, low in {**least, "checkpoint_every": 1}.items():
-            value = getattr(self, name)
-            if value is None and name in ("width", "height"):
-                continue
-            if type(value) is not int:
-                raise TypeError(f"{name}: expected a whole number, got {value!r}")
-            if value < low:
-                raise ValueError(f"{name}: expected {low} or more, got {value}")
-
-
-@dataclass(frozen=True)
-class GenerateResult:
-    """Where things are."""
-
-    paths: tuple[Path, ...]
-    """The pictures."""
-    run_dir: Path
-    """Manifest, state, report."""
-    notes: tuple[str, ...]
-    """Fallbacks and warnings."""
-
-    @property
-    def report(self) -> Path:
-        """The page to look at."""
-        return self.run_dir / "report.html"
+        super().__post_init__()
+        require_choice(self, "method")
+        require_int(self, 1, None, "n", "windows_per_step")
+        require_int(self, 8, None, "width", "height")
+        if self.csd is not None:
+            noise = self.csd.residual == "noise"
+            require(self.csd, "residual", noise, "noise, as there is no source to compare with")
 
 
 def generate(
@@ -110,48 +86,182 @@ def generate(
     resume: bool = False,
     prior: TextToImagePrior | None = None,
     progress: RunProgress | None = None,
-) -> GenerateResult:
+) -> Result:
     """Make pictures that show `prompt`.
 
     Args:
         prompt: the caption; None only to resume.
         output: file; of several pictures each gets a number, NAME-1.png and so on. None: in the run's folder.
-        config: settings; None = the defaults, or those of the run that is resumed.
+        config: settings; None: the defaults, or those of the run that is resumed.
         run_dir: folder of the run; None makes a new one in `runs/`.
         resume: go on with the run in `run_dir`, on the CPU bit for bit.
         prior: a loaded prior; None loads `config.prior`.
-        progress: shows how far things are; None = on stderr.
+        progress: shows how far things are; None: on stderr.
 
     Raises:
         ValueError, TypeError, FileNotFoundError: something asked for is wrong; nothing was written.
         FloatingPointError: the run diverged; the last saved state is still there.
         RunInterrupted: SIGINT or SIGTERM arrived and the state is saved.
     """
-    if resume:
-        old, settings = recorded(run_dir, GenerateConfig(), "generate")
-        prompt, output = prompt or old.config["prompt"], output or old.outputs.get("pictures")
-        config = config or settings
-    if prompt is None or not prompt.strip():
-        raise ValueError('expected a caption, --prompt "...", got none')
-    config, progress = config or GenerateConfig(), progress or RunProgress()
-    path = Path(run_dir) if run_dir is not None else free_name("generate", prompt)
-    prior = prior or TextToImagePrior.load(config.prior, device=config.device)
-    csd = config.csd or generation(prior.builtin, "sds" if config.method == "sds" else "csd")
-    if csd.residual != "noise":
-        raise ValueError("residual: expected noise, as there is no source to compare with, got source")
-    config = replace(config, csd=csd)
-    size_lat = _size_lat(config, prior)
-    target = Path(output) if output is not None else path / "picture.png"
-    results = _names(target, config.count)
-    for name in results:
-        require_writable(name, size_lat[0] * prior.codec.factor, size_lat[1] * prior.codec.factor)
-    prior.score(prompt, s_text=1.0)  # an unknown word is refused before anything is written
-    settings = to_plain(config) | {"prompt": prompt}
-    outputs = {"pictures": str(target.resolve())}
-    manifest = Manifest("generate", settings, config.seed, prior=prior_entry(prior), outputs=outputs)
-    windows = make_windows(config.count, size_lat, native_px(prior) // prior.codec.factor, wrap=config.wrap)
-    with started(path, manifest, results, progress, resume=resume, free=FREE) as start:
-        return _Job(prompt, config, csd, prior, windows, size_lat, start).go()
+    request = make_request(GenerateEditor, None, prompt, output, config, run_dir=run_dir, resume=resume)
+    return run_job(GenerateEditor, request, prior=prior, progress=progress)
+
+
+class GenerateEditor(Editor[GenerateConfig]):
+    """Pictures, or windows of a wide one, as particles that begin as noise; an `Editor` (`csd3d.runs.job`)."""
+
+    command: ClassVar[str] = "generate"
+    resumes: ClassVar[tuple[str, ...]] = ("generate",)
+    prior_kind: ClassVar[Kind | None] = "text-to-image"
+    role: ClassVar[str] = "pictures"
+    resumable: ClassVar[tuple[str, ...]] = ("device", "checkpoint_every", "csd.steps")
+
+    def __init__(self, prompt: str, request: Request[GenerateConfig]) -> None:
+        self.prompt, self.config, self._output = prompt, request.config, request.output
+        self._log = StepLog(0)
+
+    @classmethod
+    def settings(cls) -> GenerateConfig:
+        """The defaults."""
+        return GenerateConfig()
+
+    @classmethod
+    @contextmanager
+    def open(cls, request: Request[GenerateConfig]) -> Iterator["GenerateEditor"]:
+        """Nothing is read."""
+        if request.prompt is None or not request.prompt.strip():
+            raise ValueError('expected a caption, --prompt "...", got none')
+        yield cls(request.prompt, request)
+
+    @property
+    def name(self) -> tuple[str, str]:
+        """The caption."""
+        return "generate", self.prompt
+
+    @property
+    def sentences(self) -> Sequence[str]:
+        """The caption."""
+        return [self.prompt]
+
+    @property
+    def reads(self) -> Sequence[Path]:
+        """Nothing."""
+        return ()
+
+    def inputs(self) -> list[dict[str, Any]]:
+        """Nothing is read."""
+        return []
+
+    def history(self, sha256: str) -> list[dict[str, Any]]:
+        """None: what is made here does not come from one source."""
+        return []
+
+    @property
+    def recorded(self) -> Mapping[str, Any]:
+        """The caption."""
+        return {"prompt": self.prompt}
+
+    @property
+    def facts(self) -> Mapping[str, str | int]:
+        """How many particles there are."""
+        return {"windows": len(self._windows)}
+
+    def engine_for(self, prior: Prior) -> CsdConfig:
+        """Those of the method."""
+        return engine_for(self.config.method, builtin=prior.builtin)
+
+    def meet(self, prior: Prior, config: GenerateConfig) -> None:
+        """Lay out the windows; refuse what the prior cannot serve."""
+        if not isinstance(prior, TextToImagePrior):
+            raise ValueError(f"prior {prior.name!r}: expected a text-to-image model, got an instruction editor")
+        self.prior, self.config = prior, config
+        self._size_lat = _size_lat(config, prior)
+        self._windows = make_windows(config.n, self._size_lat, prior.native_px // prior.codec.factor, wrap=config.wrap)
+        prompts = Prompts((self.prompt,), negative=config.negative_prompt)
+        prior.require(config.engine, prompts)
+        self.score = prior.score(prompts, Guidance.of(config.engine))
+
+    def place(self, run_dir: Path) -> tuple[Path, Sequence[Path]]:
+        """A picture, or several with numbers."""
+        target, n = self._output or run_dir / "picture.png", self.config.n
+        results = [target] if n == 1 else [target.with_name(f"{target.stem}-{k + 1}{target.suffix}") for k in range(n)]
+        height, width = (self.prior.codec.factor * side for side in self._size_lat)
+        for path in results:
+            require_writable(path, height, width)
+        return target, results
+
+    def encode(self, session: Session) -> None:
+        """Noise in the place of sources."""
+        self._rng = torch.Generator().manual_seed(self.config.seed)
+        self._z = torch.randn(self.config.n, self.prior.codec.channels, *self._size_lat, generator=self._rng)
+
+    def move(self, session: Session) -> None:
+        """CSD or SDS from the last saved state to the end, or the sampler."""
+        config = self.config
+        if config.method == "ddim":
+            with session.manifest.timed("sample"):
+                self._z = self._sample(session)
+            return
+        particles = WindowParticles(
+            self._z, self._windows, config.engine, budget=config.windows_per_step, device=self.prior.device
+        )
+        self._log = session.move(
+            particles, self.score, config, count=len(self._windows), rng=self._rng, phase="generate"
+        )
+        self._z = particles.z
+
+    @torch.no_grad()
+    def _sample(self, session: Session) -> Float[Tensor, "k c H W"]:
+        """DDIM; at every step a place is predicted by all windows that see it."""
+        score, steps = self.score, self.config.engine.steps
+        step = 0
+        bar = iter(session.progress.track("sample", range(steps), total=steps))
+
+        def predict(z: Tensor, t: Tensor) -> Tensor:
+            nonlocal step
+            step = next(bar, step)
+            session.stop_if_asked("sampling starts again next time")
+            seen, out = self._windows.gather(z.cpu()), torch.zeros(z.shape)
+            parts = []
+            for index in torch.arange(len(self._windows)).split(self.config.windows_per_step):
+                parts.append(score.predict(score.prompt, seen[index].to(z), t, index).cpu())
+            predicted = torch.cat(parts)
+            if bad := (~predicted.isfinite().flatten(1).all(1)).nonzero().flatten().tolist():
+                raise FloatingPointError(
+                    f"prediction is not finite at step {step}, timestep {int(t)}, for particles {bad}"
+                )
+            self._windows.scatter_add(out, predicted)
+            return out.to(z)
+
+        z = self.prior.denoise(predict, self._z.shape, self._z, self._rng, steps=steps, sampler="ddim").cpu()
+        next(bar, None)
+        return z
+
+    def write(self, session: Session) -> Report:
+        """The pictures and the contact sheet."""
+        with session.manifest.timed("write"):
+            rgb = decode_canvas(self._z, self.prior.decode, self.prior.codec.factor, wrap=self.config.wrap)
+            levels = to_levels(rgb)
+            for path, pixels in zip(session.results, levels, strict=True):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_picture(path, pixels)
+        save_picture(contact_sheet({self.prompt: rgb[:8]}), session.folder.sheet)
+        if len(rgb) > 1:
+            session.manifest.numbers[SPREAD] = round(spread(rgb), 4)
+        session.note(*self.prior.notes)
+        size = f"{rgb.shape[-1]} × {rgb.shape[-2]} px"
+        facts = (size, f"{len(self._windows)} windows", self.config.method, f"prior {self.prior.name}")
+        page = Report(title=self.prompt, subtitle="generated", facts=facts)
+        return session.with_gradient(page, self._log, self._show, self.prior.decode)
+
+    def _show(self, window: int) -> tuple[str, Tensor]:
+        return f"window {window}", self._windows.select(torch.tensor([window])).gather(self._z)
+
+
+def engine_for(method: GenerateMethod, *, builtin: bool) -> CsdConfig:
+    """Engine settings that suit a method and a prior; of the sampler only steps and guidance count."""
+    csd = generation_config(method, builtin=builtin)
+    return replace(csd, steps=SAMPLER_STEPS) if method == "ddim" else csd
 
 
 def make_windows(count: int, size_lat: tuple[int, int], window_lat: int, *, wrap: bool) -> Windows:
@@ -171,99 +281,6 @@ def make_windows(count: int, size_lat: tuple[int, int], window_lat: int, *, wrap
     ys, xs = rows.cells()[i], columns.cells()[j]
     share = fade[0][i[:, None], ys][:, :, None] * fade[1][j[:, None], xs][:, None, :]
     return Windows(k, ys, xs, share, torch.zeros_like(k))
-
-
-@dataclass
-class _Job:
-    """One start of a run."""
-
-    prompt: str
-    config: GenerateConfig
-    csd: CsdConfig
-    prior: TextToImagePrior
-    windows: Windows
-    size_lat: tuple[int, int]
-    start: Start
-
-    def go(self) -> GenerateResult:
-        """Make, write, report."""
-        start, config = self.start, self.config
-        start.note_prior(self.prior, config.device)
-        rng = torch.Generator().manual_seed(config.seed)
-        noise = torch.randn(config.count, self.prior.codec.channels, *self.size_lat, generator=rng)
-        if config.method == "ddim":
-            with start.manifest.timed("sample"):
-                z, log = self._sample(noise, rng), StepLog(0)
-        else:
-            z, log = self._distil(noise, rng)
-        self._write(z, log)
-        return GenerateResult(tuple(start.results), start.folder.path, tuple(start.manifest.notes))
-
-    @torch.no_grad()
-    def _sample(self, noise: Tensor, rng: torch.Generator) -> Float[Tensor, "k c H W"]:
-        """DDIM; at every step a place is predicted by all windows that see it."""
-        score = self.prior.score(self.prompt, s_text=self.csd.s_text)
-        step = 0
-        bar = iter(
-            self.start.progress.track("sample", range(self.config.sampling_steps), total=self.config.sampling_steps)
-        )
-
-        def predict(z: Tensor, t: Tensor) -> Tensor:
-            nonlocal step
-            step = next(bar, step)
-            self.start.stop_if_asked("sampling starts again next time")
-            seen, out = self.windows.look(z.cpu()), torch.zeros(z.shape)
-            parts = []
-            for index in torch.arange(len(self.windows)).split(self.config.windows_per_step):
-                parts.append(score.predict(score.prompt, seen[index].to(z), t, index).cpu())
-            predicted = torch.cat(parts)
-            if bad := (~predicted.isfinite().flatten(1).all(1)).nonzero().flatten().tolist():
-                raise FloatingPointError(
-                    f"prediction is not finite at step {step}, timestep {int(t)}, for particles {bad}"
-                )
-            self.windows.add(out, predicted)
-            return out.to(z)
-
-        steps = self.config.sampling_steps
-        z = self.prior.denoise(predict, noise.shape, noise, rng, steps=steps, sampler="ddim").cpu()
-        next(bar, None)
-        return z
-
-    def _distil(self, noise: Tensor, rng: torch.Generator) -> tuple[Float[Tensor, "k c H W"], StepLog]:
-        """CSD or SDS from noise, from the last saved state to the end."""
-        config, count = self.config, len(self.windows)
-        particles = WindowParticles(
-            noise, self.windows, self.csd, budget=config.windows_per_step, device=self.prior.device
-        )
-        log = self.start.move(
-            particles, self.prior.score(self.prompt, s_text=self.csd.s_text), self.csd, rng, count=count,
-            turns=steps_in_round(count, config.windows_per_step), save_every=config.checkpoint_every, phase="generate",
-        )  # fmt: skip
-        return particles.z, log
-
-    def _write(self, z: Tensor, log: StepLog) -> None:
-        start = self.start
-        with start.manifest.timed("write"):
-            rgb = decode_canvas(z, self._decode, self.prior.codec.factor, wrap=self.config.wrap)
-            levels = (rgb.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-            for path, pixels in zip(start.results, levels, strict=True):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_picture(path, pixels)
-        save_picture(contact_sheet({self.prompt: rgb[:8]}), start.folder.sheet)
-        if len(rgb) > 1:
-            start.manifest.numbers[SPREAD] = round(spread(rgb), 4)
-        start.note(*self.prior.notes)
-        page = Report(
-            title=self.prompt, subtitle="generated",
-            facts=(
-                f"{rgb.shape[-1]} × {rgb.shape[-2]} px", f"{len(self.windows)} windows", self.config.method,
-                f"prior {self.prior.name}",
-            ),
-        )  # fmt: skip
-        start.finish(page, log, lambda i: (f"window {i}", self.windows.some(torch.tensor([i])).look(z)), self._decode)
-
-    def _decode(self, z: Tensor) -> Tensor:
-        return self.prior.codec.decode(z.to(self.prior.device)).cpu()
 
 
 def decode_canvas(z: Float[Tensor, "k c h w"], decode: Decode, factor: int, *, wrap: bool) -> Float[Tensor, "k 3 H W"]:
@@ -289,17 +306,10 @@ def spread(rgb: Float[Tensor, "n 3 H W"]) -> float:
     return float(torch.stack(pairs).mean())
 
 
-def _size_lat(config: GenerateConfig, prior: TextToImagePrior) -> tuple[int, int]:
-    factor, native = prior.codec.factor, native_px(prior)
+def _size_lat(config: GenerateConfig, prior: Prior) -> tuple[int, int]:
+    factor, native = prior.codec.factor, prior.native_px
     sides = {"height": config.height or native, "width": config.width or native}
     for name, side in sides.items():
         if side % factor:
             raise ValueError(f"{name}: expected a multiple of {factor} px, got {side}")
     return sides["height"] // factor, sides["width"] // factor
-
-
-def _names(target: Path, count: int) -> list[Path]:
-    """The target itself, or NAME-1, NAME-2, ..."""
-    if count == 1:
-        return [target]
-    return [target.with_name(f"{target.stem}-{k}{target.suffix}") for k in range(1, count + 1)]

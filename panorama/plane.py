@@ -15,11 +15,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from csd3d.media.pictures.read import Picture
 from panorama.regions import Plan
 from panorama.resample import apply_taps, cubic_taps
-from panorama.source import Picture
-from panorama.spans import Spans, cover
-from panorama.surface import BLOCK_PX, Block, Decode, Encode, grid, layers, with_detail
+from panorama.spans import Spans, cover, product_shares
+from panorama.surface import BLOCK_PX, Block, Decode, Encode, decode_layers, grid, with_detail
 from panorama.windows import Windows
 
 TILE_LAT, OVERLAP_LAT = 48, 8
@@ -74,7 +74,8 @@ class Plane:
     def encode(self, picture: Picture, encode: Encode) -> Iterator[tuple[int, Float[Tensor, "k c h w"]]]:
         """The canvas, tile by tile."""
         rows, columns = self._tiles()
-        shares = [self._fade(spans) for spans in (rows, columns)]
+        ramp = float(OVERLAP_LAT)
+        shares = [spans.shares(torch.arange(spans.length) + 0.5, ramp=ramp) for spans in (rows, columns)]
         canvas, done = None, 0
         for i, top in enumerate(rows.starts):
             for j, left in enumerate(columns.starts):
@@ -91,7 +92,6 @@ class Plane:
     def windows(self, plan: Plan) -> Windows:
         """Every window in which something may change, once for each sentence that holds somewhere in it."""
         rows, columns = self.windows_y, self.windows_x
-        weights = [self._fade(spans, smooth=self.smooth).float() for spans in (rows, columns)]
         prompts, strength = self._pooled(plan.shares), self._pooled(plan.strength)
         found: list[tuple[int, int, int]] = []
         for k in range(len(plan.sentences)):
@@ -101,10 +101,9 @@ class Plane:
                     if bool(((prompts[k][at] > 0) & (strength[at] > 0)).any()):
                         found.append((k, i, j))
         k, i, j = torch.tensor(found, dtype=torch.int64).reshape(-1, 3).T
-        at = rows.cells()[i], columns.cells()[j]
-        share = weights[0][i[:, None], at[0]][:, :, None] * weights[1][j[:, None], at[1]][:, None, :]
-        share = share * prompts[k[:, None, None], at[0][:, :, None], at[1][:, None, :]]
-        return Windows(torch.zeros_like(k), at[0], at[1], share, k)
+        ys, xs, share = product_shares(rows, columns, i, j, smooth=self.smooth)
+        share = share * prompts[k[:, None, None], ys[:, :, None], xs[:, None, :]]
+        return Windows(torch.zeros_like(k), ys, xs, share, k)
 
     def mask(self, plan: Plan) -> Float[Tensor, "k 1 h w"] | None:
         """Where latents may move."""
@@ -186,11 +185,6 @@ class Plane:
         y, x = (cover(n, TILE_LAT, TILE_LAT - OVERLAP_LAT, wraps=wraps) for n, wraps in sizes)
         return y, x
 
-    def _fade(self, spans: Spans, *, smooth: bool | None = None) -> Tensor:
-        """Shares at the latents: tiles overlap a little, windows fade over half their length."""
-        ramp = OVERLAP_LAT if smooth is None else spans.size / 2 if smooth else 0
-        return spans.shares(torch.arange(spans.length) + 0.5, ramp=float(ramp))
-
     def _px(self, start: int, size: int) -> Int[Tensor, " n"]:
         return torch.arange(start * self.factor, (start + size) * self.factor)
 
@@ -223,7 +217,7 @@ class _Decoded:
                 self._kept.popitem(last=False)
             at = self._rows[i][:, None], self._columns[j][None]
             z, s = (canvas[:, :, at[0], at[1]] for canvas in (self._z, self._s))
-            self._kept[i, j] = layers(z, s, self._decode, detail=self._detail)
+            self._kept[i, j] = decode_layers(z, s, self._decode, detail=self._detail)
         self._kept.move_to_end((i, j))
         return self._kept[i, j]
 

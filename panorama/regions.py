@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from panorama.source import open_picture
+from csd3d.media.masks import read_mask
 
 
 @runtime_checkable
@@ -67,7 +67,7 @@ class Span:
 
 @dataclass(frozen=True, eq=False)
 class MaskFile:
-    """The lightness of a picture file laid over the whole picture; white is 1."""
+    """The levels of a mask file laid over the whole picture; white is 1."""
 
     path: Path
     levels: Float[Tensor, "1 1 H W"]
@@ -77,16 +77,14 @@ class MaskFile:
 
     @classmethod
     def read(cls, path: Path, height_px: int, width_px: int) -> "MaskFile":
-        """A mask for a picture of that size. Raises as `open_picture` does, and ValueError for another aspect."""
-        mask = open_picture(path)
-        height, width = mask.height_px, mask.width_px
+        """A mask for a picture of that size. Raises as `read_mask` does, and ValueError for another aspect."""
+        mask = read_mask(path)
+        height, width = mask.shape
         if abs(height * width_px - width * height_px) > max(height * width_px, width * height_px) * 0.02:
             raise ValueError(
                 f"mask: expected the picture's aspect ({width_px}x{height_px}), got {width}x{height} in {path}"
             )
-        channel = mask.pixels.mean(2) if mask.alpha is None else mask.pixels.mean(2) * (mask.alpha / mask.levels)
-        levels = torch.from_numpy(channel).float()[None, None] / mask.levels
-        return cls(path, levels, (height, width) != (height_px, width_px))
+        return cls(path, mask[None, None], (height, width) != (height_px, width_px))
 
     def weight(self, x: Float[Tensor, "*d"], y: Float[Tensor, "*d"]) -> Float[Tensor, "*d"]:
         """The mask at those positions."""

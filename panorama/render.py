@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 import torch
 
+from csd3d.media.pictures.read import Picture
 from panorama.regions import Plan
-from panorama.source import Picture
 from panorama.surface import Block
 
 
-def put_together(
+def composite(
     picture: Picture,
     plan: Plan,
     blocks: Iterable[Block],

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from csd3d.runs.atomic import atomic_path
+from csd3d.media.atomic import atomic_path
+from csd3d.media.pictures.levels import from_levels, to_8_bits
+from csd3d.media.pictures.read import Picture
 from csd3d.runs.manifest import Manifest
 from csd3d.runs.report import Panel, Report
 from panorama.regions import Plan
-from panorama.source import Picture
 from panorama.wrap import Wrap
 
 MOST_PX = 4096
@@ -42,7 +42,7 @@ def write_media(
         small = _shrunk(pixels)
         with atomic_path(folder / name) as part:
             Image.fromarray(small).save(part, "JPEG", quality=90, subsampling=0)
-        shown.append(torch.from_numpy(small.copy()).permute(2, 0, 1).float() / 255)
+        shown.append(from_levels(small))
     return shown[0], shown[1]
 
 
@@ -52,13 +52,20 @@ def make_report(facts: Facts, manifest: Manifest) -> Report:
     bits = 8 if picture.levels == 255 else 16
     wraps = {"none": "flat", "cylinder": "closed cylinder", "sphere": "full sphere"}[facts.wrap]
     phrases = [
-        f"{picture.width_px} × {picture.height_px} px", f"{bits} bits", wraps, f"{facts.windows} windows",
-        f"{edit['csd']['coupling']} coupling", f"prior {manifest.prior['name']}", f"{manifest.steps_done} steps",
-    ]  # fmt: skip
+        f"{picture.width_px} × {picture.height_px} px",
+        f"{bits} bits",
+        wraps,
+        f"{facts.windows} windows",
+        f"{edit['csd']['coupling']} coupling",
+        f"prior {manifest.prior['name']}",
+        f"{manifest.steps_done} steps",
+    ]
     return Report(
-        title=" · ".join(sentence.text for sentence in facts.plan.sentences), subtitle=picture.path.name,
-        facts=phrases, panels=facts.panels,
-    )  # fmt: skip
+        title=" · ".join(sentence.text for sentence in facts.plan.sentences),
+        subtitle=picture.path.name,
+        facts=phrases,
+        panels=facts.panels,
+    )
 
 
 def _shrunk(pixels: np.ndarray) -> np.ndarray:
@@ -68,4 +75,4 @@ def _shrunk(pixels: np.ndarray) -> np.ndarray:
     if scale < 1:
         size = (max(round(width * scale), 1), max(round(height * scale), 1))
         pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-    return pixels if pixels.dtype == np.uint8 else ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return to_8_bits(pixels)

@@ -55,6 +55,18 @@ class Spans:
         return raw / raw.sum(0)
 
 
+def product_shares(
+    rows: Spans, columns: Spans, i: Int[Tensor, " n"], j: Int[Tensor, " n"], *, smooth: bool
+) -> tuple[Int[Tensor, "n h"], Int[Tensor, "n w"], Float[Tensor, "n h w"]]:
+    """Cells and shares of windows, products of row span `i` and column span `j`; fading over half a span, or flat."""
+    fade_y, fade_x = (
+        spans.shares(torch.arange(spans.length) + 0.5, ramp=spans.size / 2 if smooth else 0.0).float()
+        for spans in (rows, columns)
+    )
+    ys, xs = rows.cells()[i], columns.cells()[j]
+    return ys, xs, fade_y[i[:, None], ys][:, :, None] * fade_x[j[:, None], xs][:, None, :]
+
+
 def cover(length: int, size: int, stride: int, *, wraps: bool = False) -> Spans:
     """Spans of at most `size` cells, neighbours at most `stride` apart, evenly spread so that no remainder is left.
 

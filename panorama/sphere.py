@@ -8,7 +8,7 @@ encoded from its own pixels; views agree through pixels:
 
 The difference of two encodings cancels what the codec loses, and is zero where the views agree already. The result is
 merged on the sphere with the same weights. An unedited canvas gives back the source: decoded views enter only as
-differences to the decoded sources (see `csd3d.priors.detail`).
+differences to the decoded sources (see `csd3d.media.detail`).
 """
 
 import math
@@ -20,11 +20,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from csd3d.media.pictures.read import Picture
 from panorama.regions import Plan
 from panorama.resample import apply_taps, cubic_taps
-from panorama.source import Picture
-from panorama.surface import BLOCK_PX, Block, Decode, Encode, grid, layers, with_detail
-from panorama.views import View, agree, cover_sphere, look_into, see, sphere_directions, sphere_positions
+from panorama.surface import BLOCK_PX, Block, Decode, Encode, decode_layers, grid, with_detail
+from panorama.views import View, agree, cover_sphere, sample_view, sphere_directions, sphere_positions, view_of
 from panorama.windows import Windows
 
 WIDEST = math.radians(100)
@@ -57,7 +57,7 @@ class Sphere:
         canvas = None
         for a in range(0, len(self.views), CHUNK_VIEWS):
             some = self.views[a : a + CHUNK_VIEWS]
-            rgb = torch.stack([look_into(small, view) for view in some]).clamp(0, 1)
+            rgb = torch.stack([view_of(small, view) for view in some]).clamp(0, 1)
             latents = encode(rgb).detach().to("cpu", torch.float32)
             if canvas is None:
                 canvas = torch.zeros(len(self.views), *latents.shape[1:])
@@ -115,8 +115,8 @@ class Sphere:
                         continue
                     if i not in kept:
                         self._make_room(kept)
-                        kept[i] = layers(z[i : i + 1], s[i : i + 1], decode, detail=detail)
-                    lifted[:, here] += weight[here] * see(kept[i], view, uv[here])
+                        kept[i] = decode_layers(z[i : i + 1], s[i : i + 1], decode, detail=detail)
+                    lifted[:, here] += weight[here] * sample_view(kept[i], view, uv[here])
                     total[here] += weight[here]
                 source = picture.rgb(rows, columns)
                 yield Block(rows, columns, source, with_detail(lifted / total, source, detail=detail))

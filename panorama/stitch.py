@@ -18,8 +18,8 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
+from csd3d.media.pictures.read import Picture
 from csd3d.runs.progress import RunProgress
-from panorama.source import Picture
 
 Projection = Literal["cylindrical", "spherical", "plane"]
 Border = Literal["crop", "fill", "keep"]

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from csd3d.media.pictures.read import Picture, Tags, open_picture
+from csd3d.media.pictures.write import require_writable, write_picture
+from csd3d.media.place import require_place
 from csd3d.runs.progress import RunProgress
-from panorama.sink import require_writable, write_picture
-from panorama.source import Picture, Tags, open_picture
 from panorama.stitch import StitchConfig, Stitched, stitch
 
 
@@ -27,8 +28,7 @@ def stitch_files(
     """
     config = config or StitchConfig()
     require_writable(output, 1, 1)
-    if any(output.exists() and photo.exists() and output.samefile(photo) for photo in photos):
-        raise ValueError(f"output: expected another file than the photos, got {output}")
+    require_place(output, inputs=photos)
     pictures = [open_picture(photo) for photo in photos]
     with progress or RunProgress() as shown:
         made = stitch(pictures, config, progress=shown)

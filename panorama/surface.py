@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from csd3d.priors.detail import apply_maps, colour_maps
+from csd3d.media.detail import add_detail, colour_maps
+from csd3d.media.pictures.read import Picture
 from panorama.regions import Plan
-from panorama.source import Picture
 from panorama.windows import Windows
 
 Encode = Callable[[Float[Tensor, "n 3 H W"]], Float[Tensor, "n c h w"]]
@@ -73,7 +73,7 @@ class Surface(Protocol):
         ...
 
 
-def layers(
+def decode_layers(
     z: Float[Tensor, "1 c h w"], s: Float[Tensor, "1 c h w"], decode: Decode, *, detail: float
 ) -> Float[Tensor, "15 H W"]:
     """What is laid over the source: decoded edit, decoded source, and the maps that detail goes through."""
@@ -87,11 +87,11 @@ def layers(
 def with_detail(
     lifted: Float[Tensor, "15 h w"], source: Float[Tensor, "3 h w"], *, detail: float
 ) -> Float[Tensor, "3 h w"]:
-    """The edited picture from `layers` brought to the picture's pixels; see `csd3d.priors.detail` for the formula."""
-    out = lifted[:3]
-    if detail:
-        out = out + detail * apply_maps(lifted[None, 6:], (source - lifted[3:6])[None])[0]
-    return out.clamp(0, 1)
+    """The edited picture from `layers` brought to the picture's pixels; see `csd3d.media.detail` for the formula."""
+    if not detail:
+        return lifted[:3].clamp(0, 1)
+    edited, plain, maps = lifted[None].split((3, 3, 9), dim=1)
+    return add_detail(source[None], edited, plain, maps, amount=detail)[0]
 
 
 def block_count(height_px: int, width_px: int) -> int:

@@ -8,12 +8,12 @@ import base64
 from importlib.resources import files
 from io import BytesIO
 
-import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from csd3d.media.pictures.levels import to_levels
 from csd3d.runs.report import Panel
 from panorama.wrap import Wrap
 
@@ -61,7 +61,6 @@ def _inline(rgb: Float[Tensor, "3 h w"]) -> str:
     scale = min(1.0, TURNED_PX / width)
     size = (max(round(height * scale), 1), max(round(width * scale), 1))
     small = interpolate(rgb[None], size, mode="bilinear", antialias=True)[0] if scale < 1 else rgb
-    levels = (small.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous()
     stream = BytesIO()
-    Image.fromarray(levels.numpy()).save(stream, "JPEG", quality=88)
+    Image.fromarray(to_levels(small)).save(stream, "JPEG", quality=88)
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

@@ -110,7 +110,7 @@ def sphere_positions(directions: Float[Tensor, "*d 3"]) -> tuple[Float[Tensor, "
     return lon / (2 * math.pi) + 0.5, 0.5 - lat / math.pi
 
 
-def look_into(picture: Float[Tensor, "c H W"], view: View, *, per_px: int = 2) -> Float[Tensor, "c h w"]:
+def view_of(picture: Float[Tensor, "c H W"], view: View, *, per_px: int = 2) -> Float[Tensor, "c h w"]:
     """What a view sees of an equirectangular picture; the seam and the poles are no borders.
 
     Each pixel is the mean of `per_px` x `per_px` bilinear samples.
@@ -125,7 +125,7 @@ def look_into(picture: Float[Tensor, "c H W"], view: View, *, per_px: int = 2) -
     return torch.nn.functional.avg_pool2d(seen, per_px)[0]
 
 
-def see(layer: Float[Tensor, "c h w"], view: View, uv: Float[Tensor, "*d 2"]) -> Float[Tensor, "c *d"]:
+def sample_view(layer: Float[Tensor, "c h w"], view: View, uv: Float[Tensor, "*d 2"]) -> Float[Tensor, "c *d"]:
     """Values of a view's own pixels at positions (u, v), bicubic; its border pixels repeat outside of it."""
     at = (2 * uv / view.side_px - 1).to(layer).reshape(1, 1, -1, 2)
     found = grid_sample(layer[None], at, mode="bicubic", padding_mode="border", align_corners=False)
@@ -150,7 +150,7 @@ def agree(layers: Float[Tensor, "n c h w"], views: tuple[View, ...]) -> Float[Te
             uv, front = views[j].project(directions)
             weight = views[j].weight(uv, front).to(layers)
             if bool((weight > 0).any()):
-                mixed = mixed + weight * see(layers[j], views[j], uv)
+                mixed = mixed + weight * sample_view(layers[j], views[j], uv)
                 total = total + weight
         out[i] = torch.where(total > 1e-9, mixed / total.clamp_min(1e-9), layers[i])
     return out

@@ -8,8 +8,8 @@ m    the mask, 1 where the canvas may move
 A canvas has layers: a flat picture is one layer under many windows; a sphere is a layer for each perspective view, with
 one window that is all of it. A window under several prompts is a particle for each, with the prompt's weight in a_i.
 
-Windows that are more than a step may hold take turns. `rounds`: a round deals every window once, and the canvas moves
-when the round is over, so each place has moved as often and by as much as every other, at the borders as in the middle,
+Where there are more windows than a step may hold, an epoch partitions them into batches (`rounds`), and the canvas
+moves when the epoch ends: each place has moved as often and by as much as every other, at the borders as in the middle,
 however few windows a step holds. Each step has a timestep of its own: where windows overlap, a move averages several,
 which comes nearer to the truth than one for all. `random` (the published way): every step draws windows anew and moves
 what they cover.
@@ -24,8 +24,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
-from csd3d.engine.loop import Batch, make_optimizer
-from csd3d.engine.rounds import Rounds, steps_in_round
+from csd3d.engine.epochs import Epochs, steps_in_epoch
+from csd3d.engine.optimise import Moments, descend, first_moments
+from csd3d.engine.types import Batch, Index, Latents
 
 Draw = Literal["rounds", "random"]
 Settle = Callable[[Float[Tensor, "k c H W"]], Float[Tensor, "k c H W"]]
@@ -46,17 +47,17 @@ class Windows:
     def __len__(self) -> int:
         return len(self.layer)
 
-    def some(self, index: Int[Tensor, " m"]) -> "Windows":
+    def select(self, index: Int[Tensor, " m"]) -> "Windows":
         """Those of number `index`."""
         parts = (self.layer, self.rows, self.columns, self.share, self.prompt)
         return Windows(*(part[index] for part in parts))
 
-    def look(self, canvas: Float[Tensor, "k c H W"]) -> Float[Tensor, "n c h w"]:
+    def gather(self, canvas: Float[Tensor, "k c H W"]) -> Float[Tensor, "n c h w"]:
         """What they show of the canvas."""
         seen = canvas[self.layer[:, None, None], :, self.rows[:, :, None], self.columns[:, None, :]]
         return seen.permute(0, 3, 1, 2).contiguous()
 
-    def add(self, canvas: Float[Tensor, "k c H W"], values: Float[Tensor, "n #c h w"]) -> None:
+    def scatter_add(self, canvas: Float[Tensor, "k c H W"], values: Float[Tensor, "n #c h w"]) -> None:
         """Add a_i times its values to each place of the canvas, in place, window after window."""
         for i in range(len(self)):
             rows, columns = self.rows[i][:, None], self.columns[i][None]
@@ -64,7 +65,7 @@ class Windows:
 
 
 class WindowParticles:
-    """A canvas of latents, moved through its windows; satisfies the engine's `Particles`.
+    """A canvas of latents, moved through its windows; satisfies the engine's `Particles` and `Stateful`.
 
     The canvas lives on the CPU whatever the prior runs on: a step carries only its own windows to `device`.
     """
@@ -89,7 +90,7 @@ class WindowParticles:
             windows: they cover it.
             config: which optimiser.
             budget: most windows in a step.
-            draw: how windows take turns.
+            draw: how the batches of an epoch are drawn.
             device: where the prior wants its batches.
             mask: in [0, 1], how far each place may move.
             settle: brings layers that show the same things to agree, after every `settle_every` moves.
@@ -101,35 +102,42 @@ class WindowParticles:
         self._draw: Draw = draw
         self._mask = mask
         self._settle, self._settle_every = settle, settle_every
-        self._optimizer = make_optimizer([self.z], config)
+        self._moments = first_moments(self.z, config.optimizer)
         self._gradient = torch.zeros_like(self.z)
         self._cover = torch.zeros_like(self.z[:, :1]) if draw == "random" else None
-        self._rounds = Rounds(self._deal)
+        self._epochs = Epochs(self._partition)
         self._moves = 0
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps for one move of the canvas."""
+        return steps_in_epoch(len(self._windows), self._budget) if self._draw == "rounds" else 1
+
     def draw(self, rng: torch.Generator) -> Batch:
-        """The next group of windows."""
-        index = self._rounds.turn(rng)
-        some = self._windows.some(index)
-        z, s = (some.look(x).to(self._device) for x in (self.z, self.s))
+        """The next batch of windows."""
+        index = self._epochs.batch(rng)
+        some = self._windows.select(index)
+        z, s = (some.gather(x).to(self._device) for x in (self.z, self.s))
         return Batch(z, s, index.to(self._device))
 
-    def apply(self, batch: Batch, g: Float[Tensor, "n c h w"], *, lr: float) -> None:
-        """Collect the windows' directions; when the round is over, move the canvas along their average."""
-        some = self._windows.some(batch.index.cpu())
-        some.add(self._gradient, g.cpu())
+    def move(self, index: Index, g: Latents, *, lr: float) -> None:
+        """Collect the windows' directions; at the end of the epoch, move the canvas along their average."""
+        some = self._windows.select(index.cpu())
+        some.scatter_add(self._gradient, g.cpu())
         if self._cover is not None:
-            some.add(self._cover, torch.ones_like(g[:, :1]).cpu())
-        if self._rounds.over:
+            some.scatter_add(self._cover, torch.ones_like(g[:, :1]).cpu())
+        if self._epochs.exhausted:
             self._move(lr)
 
     def state_dict(self) -> dict[str, Any]:
-        """Canvas, what was collected, the rest of the round and the optimiser's state, as tensors by name."""
+        """Canvas, what was collected, the batches left in the epoch and the moments, as tensors by name."""
         state: dict[str, Any] = {"z": self.z, "gradient": self._gradient, "moves": torch.tensor(self._moves)}
-        state |= self._rounds.state_dict()
+        state |= self._epochs.state_dict()
         if self._cover is not None:
             state["cover"] = self._cover
-        return state | {f"optimizer.{k}": v for k, v in self._optimizer.state.get(self.z, {}).items()}
+        if self._moments is not None:
+            state |= {"mean": self._moments.mean, "square": self._moments.square}
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Return to a state of `state_dict`.
@@ -137,9 +145,7 @@ class WindowParticles:
         Raises:
             ValueError: the state is of another picture or other settings.
         """
-        adam = isinstance(self._optimizer, torch.optim.Adam) and int(state.get("moves", 0)) > 0
-        inner = {"optimizer.step", "optimizer.exp_avg", "optimizer.exp_avg_sq"} if adam else set()
-        expected = {k for k in self.state_dict() if not k.startswith("optimizer.")} | inner
+        expected = set(self.state_dict())
         if set(state) != expected or state["z"].shape != self.z.shape:
             shape = tuple(state["z"].shape) if "z" in state else "none"
             wanted = f"{sorted(expected)} for a canvas {tuple(self.z.shape)}"
@@ -149,28 +155,25 @@ class WindowParticles:
         if self._cover is not None:
             self._cover.copy_(state["cover"])
         self._moves = int(state["moves"])
-        self._rounds.load_state_dict(state)
-        if adam:
-            names = {name: state[name].clone() for name in inner}
-            self._optimizer.state[self.z] = {k.removeprefix("optimizer."): v for k, v in names.items()}
+        self._epochs.load_state_dict(state)
+        if self._moments is not None:
+            steps = torch.full((len(self.z),), self._moves)
+            self._moments = Moments(state["mean"].clone(), state["square"].clone(), steps)
 
-    def _deal(self, rng: torch.Generator) -> list[Tensor]:
+    def _partition(self, rng: torch.Generator) -> list[Tensor]:
         order = torch.randperm(len(self._windows), generator=rng)
         if self._draw == "random":
             return [order[: self._budget].sort().values]
-        groups = torch.tensor_split(order, steps_in_round(len(self._windows), self._budget))
-        return [group.sort().values for group in groups]
+        batches = torch.tensor_split(order, self.steps_per_epoch)
+        return [batch.sort().values for batch in batches]
 
     def _move(self, lr: float) -> None:
         g = self._gradient
         if self._cover is not None:
             g = torch.where(self._cover > 0, g / self._cover.clamp_min(1e-12), 0.0)
             self._cover.zero_()
-        self.z.grad = g if self._mask is None else g * self._mask
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
-        self._optimizer.step()
-        self.z.grad = None
+        g = g if self._mask is None else g * self._mask
+        self.z, self._moments = descend(self.z, g, self._moments, lr=lr)
         self._gradient.zero_()
         self._moves += 1
         if self._settle is not None and self._moves % self._settle_every == 0:

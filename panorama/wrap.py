@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 
-from panorama.source import Picture
+from csd3d.media.pictures.read import Picture
 
 Wrap = Literal["none", "cylinder", "sphere"]
 WrapChoice = Literal["auto", "none", "cylinder", "sphere"]

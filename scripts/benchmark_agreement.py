@@ -16,16 +16,17 @@ import torch
 import tyro
 
 from csd3d.engine.config import CsdConfig
+from csd3d.media.atomic import write_json, write_text
 from csd3d.metrics import jsonable
-from csd3d.priors.editor import BUILTIN
+from csd3d.priors.defaults import BUILTIN
 from csd3d.priors.instruct import InstructPrior
-from csd3d.runs.atomic import write_json, write_text
 from csd3d.runs.progress import RunProgress
 from csd3d.world.camera import PathName
 from csd3d.world.edits import KINDS, Kind
 from csd3d.world.sample import Clip, sample_clip
 from scripts.benchmarks.agreement import OpenEdit, measure, open_edits, to_markdown
 from scripts.benchmarks.clips import pairs_of
+from scripts.benchmarks.entry import run_script
 from scripts.benchmarks.kept import Kept, selected
 from scripts.benchmarks.video_methods import Job, Method, collaboration, standard
 
@@ -168,13 +169,7 @@ def benchmark(settings: Settings, progress: RunProgress) -> Path:
 
 def main(settings: Settings) -> int:
     """Compare; 2 and one line when the settings or the prior cannot be used."""
-    try:
-        with RunProgress() as progress:
-            progress.say(f"wrote {benchmark(settings, progress)}/agreement.md, agreement.json")
-    except (ValueError, FileNotFoundError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return run_script(lambda progress: f"{benchmark(settings, progress)}/agreement.md, agreement.json")
 
 
 if __name__ == "__main__":

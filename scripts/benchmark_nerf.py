@@ -22,11 +22,12 @@ import tyro
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from csd3d.media.atomic import atomic_path, write_json, write_text
+from csd3d.media.sheet import contact_sheet, evenly, save_picture
 from csd3d.metrics import jsonable
-from csd3d.runs.atomic import atomic_path, write_json, write_text
 from csd3d.runs.progress import RunProgress
-from csd3d.runs.sheet import contact_sheet, evenly, save_picture
 from csd3d.world.export import write_scene
+from scripts.benchmarks.entry import run_script
 from scripts.benchmarks.kept import selected, work_folder
 from scripts.benchmarks.nerf_methods import Edited, Plan, run, standard, train_scene, unedited
 from scripts.benchmarks.nerf_scenes import Judge, Place, place
@@ -90,10 +91,19 @@ class Settings:
         if not self.quick:
             return self
         return replace(
-            self, train_views=5, test_views=2, size_px=min(self.size_px, 64), sentences=self.sentences[:1],
-            scene_steps=min(self.scene_steps, 20), edits=1, edit_every=6, views_per_edit=3, edit_steps=4,
-            sampling_steps=5, gap=2,
-        )  # fmt: skip
+            self,
+            train_views=5,
+            test_views=2,
+            size_px=min(self.size_px, 64),
+            sentences=self.sentences[:1],
+            scene_steps=min(self.scene_steps, 20),
+            edits=1,
+            edit_every=6,
+            views_per_edit=3,
+            edit_steps=4,
+            sampling_steps=5,
+            gap=2,
+        )
 
     def plan(self) -> Plan:
         """What the methods need to know."""
@@ -215,9 +225,12 @@ def write_tables(
     )
     about = asdict(settings) | {
         "prior": given.prior if given.prior.startswith("builtin") else Path(given.prior).name,
-        "out": None, "quick": given.quick, "edits_done": done, "torch": torch.__version__,
+        "out": None,
+        "quick": given.quick,
+        "edits_done": done,
+        "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-    }  # fmt: skip
+    }
     write_json(settings.out / "nerf.json", to_json(records, about))
     write_text(settings.out / "nerf.md", to_markdown(records, about))
 
@@ -241,13 +254,7 @@ def summary(record: Mapping[str, Any]) -> str:
 
 def main(settings: Settings) -> int:
     """Compare; 2 and one line when the settings or the prior cannot be used."""
-    try:
-        with RunProgress() as progress:
-            progress.say(f"wrote {benchmark(settings, progress)}/nerf.md, nerf.json, sheets/")
-    except (ValueError, FileNotFoundError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return run_script(lambda progress: f"{benchmark(settings, progress)}/nerf.md, nerf.json, sheets/")
 
 
 if __name__ == "__main__":

@@ -21,17 +21,18 @@ import tyro
 from safetensors.torch import load_file, save_file
 
 from csd3d.engine.config import CsdConfig
+from csd3d.media.atomic import write_json, write_text
+from csd3d.media.sheet import contact_sheet, save_picture
 from csd3d.metrics import jsonable
-from csd3d.priors.editor import generation, recommended
+from csd3d.priors.defaults import default_config
 from csd3d.priors.text_to_image import TextToImagePrior
-from csd3d.runs.atomic import write_json, write_text
 from csd3d.runs.manifest import Manifest
 from csd3d.runs.progress import RunProgress
-from csd3d.runs.sheet import contact_sheet, save_picture
 from csd3d.translate.config import TranslateConfig
 from csd3d.world.edits import Kind
-from panorama.generate import SPREAD, GenerateConfig, Method, generate
+from panorama.generate import SPREAD, GenerateConfig, GenerateMethod, engine_for, generate
 from scripts.benchmarks import translation
+from scripts.benchmarks.entry import run_script
 from scripts.benchmarks.heldout import FIRST_SEED, choose, world_source
 from scripts.benchmarks.kept import Kept
 from scripts.benchmarks.objectives import Job, directions, edit_all, make_job, measure, methods
@@ -39,7 +40,7 @@ from scripts.benchmarks.objectives_tables import norms_svg, to_markdown
 from scripts.benchmarks.translation import Answers
 
 SHOWN = 8
-SAMPLERS: tuple[Method, ...] = ("ddim", "sds", "csd")
+SAMPLERS: tuple[GenerateMethod, ...] = ("ddim", "sds", "csd")
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Settings:
     """Edits of each kind."""
     kinds: tuple[Kind, ...] = ("colour", "material", "shape", "time", "weather", "ground")
     """Kinds of edits that captions can tell."""
-    csd: CsdConfig = field(default_factory=lambda: recommended(True, "dds"))
+    csd: CsdConfig = field(default_factory=lambda: default_config("dds", builtin=True))
     """Settings of `dds`; the other methods share what they have in common with it."""
     guidance: tuple[float, ...] = (1.5, 3.0, 7.5, 15.0)
     """Guidance scales for `dds`."""
@@ -93,9 +94,18 @@ class Settings:
             return self
         steps = min(self.csd.steps, 10)
         return replace(
-            self, sources=min(self.sources, 2), per_kind=1, kinds=self.kinds[:2], csd=replace(self.csd, steps=steps),
-            guidance=self.guidance[:1], times=self.times[::5], draws=2, captions=1, pupils=8, network_steps=4,
-        )  # fmt: skip
+            self,
+            sources=min(self.sources, 2),
+            per_kind=1,
+            kinds=self.kinds[:2],
+            csd=replace(self.csd, steps=steps),
+            guidance=self.guidance[:1],
+            times=self.times[::5],
+            draws=2,
+            captions=1,
+            pupils=8,
+            network_steps=4,
+        )
 
 
 def make_material(settings: Settings) -> Job:
@@ -142,7 +152,7 @@ def run_networks(
     if not exam.tasks:
         return []
     csd, steps, size_px = settings.csd, settings.network_steps, settings.size_px
-    config = TranslateConfig(translation.TASKS, csd=csd, steps=steps, lr=settings.network_lr, seed=settings.seed)
+    config = TranslateConfig(tasks=translation.TASKS, csd=csd, steps=steps, lr=settings.network_lr, seed=settings.seed)
     pictures, captions = translation.pupils(FIRST_SEED + 800_000 + 1000 * settings.seed, settings.pupils, size_px)
 
     def optimised() -> Answers:
@@ -180,8 +190,8 @@ def agreement(prior: TextToImagePrior, job: Job, settings: Settings) -> list[dic
         for method in SAMPLERS:
             config = GenerateConfig(method=method, prior=settings.prior, seed=settings.seed + i)
             if settings.quick:
-                csd = replace(generation(prior.builtin, "sds" if method == "sds" else "csd"), steps=2)
-                config = replace(config, count=2, sampling_steps=2, csd=csd)
+                csd = replace(engine_for(method, builtin=prior.builtin), steps=2)
+                config = replace(config, n=2, csd=csd)
             with TemporaryDirectory() as folder:
                 quiet = RunProgress(quiet=True)
                 done = generate(caption, None, config, run_dir=Path(folder) / "run", prior=prior, progress=quiet)
@@ -227,13 +237,7 @@ def benchmark(settings: Settings, progress: RunProgress) -> Path:
 
 def main(settings: Settings) -> int:
     """Compare; 2 and one line when the settings or the prior cannot be used."""
-    try:
-        with RunProgress() as progress:
-            progress.say(f"wrote {benchmark(settings, progress)}/objectives.md, objectives.json and pictures")
-    except (ValueError, FileNotFoundError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return run_script(lambda progress: f"{benchmark(settings, progress)}/objectives.md, objectives.json and pictures")
 
 
 if __name__ == "__main__":

@@ -20,21 +20,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
-from csd3d.priors.editor import BUILTIN, native_px
+from csd3d.media.atomic import write_json, write_text
+from csd3d.media.pictures.read import Picture
+from csd3d.media.sheet import contact_sheet, save_picture
+from csd3d.priors.defaults import BUILTIN
 from csd3d.priors.instruct import InstructPrior
-from csd3d.runs.atomic import write_json, write_text
 from csd3d.runs.progress import RunProgress
-from csd3d.runs.sheet import contact_sheet, save_picture
 from csd3d.world.edits import Edit, Kind
 from csd3d.world.sample import Views, sample_panorama
 from panorama.config import PanoramaConfig
 from panorama.edit import make_surface
 from panorama.plane import Plane
-from panorama.source import Picture
 from panorama.sphere import Sphere
 from panorama.surface import Surface
-from panorama.views import look_into
+from panorama.views import view_of
 from panorama.wrap import Wrap
+from scripts.benchmarks.entry import run_script
 from scripts.benchmarks.kept import Kept
 from scripts.benchmarks.memory import peak_memory
 from scripts.benchmarks.panorama_methods import UNET_ROWS_CSD, UNET_ROWS_SAMPLING, Task, standard
@@ -134,7 +135,7 @@ def cases(settings: Settings, window_px: int) -> Iterator[Case]:
 def in_windows(surface: Surface, rgb: Float[Tensor, "3 H W"], window_px: int) -> Float[Tensor, "n 3 h w"]:
     """What is judged: the views of a sphere, or squares half a window apart."""
     if isinstance(surface, Sphere):
-        return torch.stack([look_into(rgb, view) for view in surface.views])
+        return torch.stack([view_of(rgb, view) for view in surface.views])
     starts = range(0, rgb.shape[-1] - window_px + 1, window_px // 2)
     return torch.stack([rgb[..., x : x + window_px] for x in starts])
 
@@ -229,7 +230,7 @@ def benchmark(settings: Settings, progress: RunProgress) -> Path:
     """
     given, settings = settings, settings.effective()
     prior = InstructPrior.load(settings.prior, device=settings.device)
-    window_px = settings.window_px or native_px(prior)
+    window_px = settings.window_px or prior.native_px
     records: list[dict[str, Any]] = []
     kept = Kept(
         settings.out / "work", asdict(replace(settings, out=Path(), kinds=(), panoramas=1, edits=1)), settings.prior
@@ -241,8 +242,12 @@ def benchmark(settings: Settings, progress: RunProgress) -> Path:
         records += kept.records(name, partial(run_case, case, prior, settings, window_px, progress, sheet))
         about = asdict(settings) | {
             "prior": given.prior if given.prior.startswith("builtin") else Path(given.prior).name,
-            "out": None, "quick": given.quick, "edits": done, "window_px": window_px, "torch": torch.__version__,
-        }  # fmt: skip
+            "out": None,
+            "quick": given.quick,
+            "edits": done,
+            "window_px": window_px,
+            "torch": torch.__version__,
+        }
         write_json(settings.out / "panorama.json", to_json(records, about))
         write_text(settings.out / "panorama.md", to_markdown(records, about))
     return settings.out
@@ -250,13 +255,7 @@ def benchmark(settings: Settings, progress: RunProgress) -> Path:
 
 def main(settings: Settings) -> int:
     """Compare; 2 and one line when the settings or the prior cannot be used."""
-    try:
-        with RunProgress() as progress:
-            progress.say(f"wrote {benchmark(settings, progress)}/panorama.md, panorama.json, sheets/")
-    except (ValueError, FileNotFoundError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return run_script(lambda progress: f"{benchmark(settings, progress)}/panorama.md, panorama.json, sheets/")
 
 
 if __name__ == "__main__":

@@ -24,16 +24,17 @@ from PIL import Image
 from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
-from csd3d.priors.codec import Codec
-from csd3d.priors.detail import restore_mapped
-from csd3d.priors.editor import BUILTIN
+from csd3d.media.atomic import write_json, write_text
+from csd3d.media.detail import restore_mapped
+from csd3d.media.sheet import contact_sheet, evenly, save_picture
+from csd3d.priors.defaults import BUILTIN
 from csd3d.priors.instruct import InstructPrior
-from csd3d.runs.atomic import write_json, write_text
+from csd3d.priors.networks.codec import VaeCodec
 from csd3d.runs.progress import RunProgress
-from csd3d.runs.sheet import contact_sheet, evenly, save_picture
 from csd3d.world.camera import PathName
 from csd3d.world.edits import Edit, Kind
 from scripts.benchmarks.clips import Material, material, pick_edits
+from scripts.benchmarks.entry import run_script
 from scripts.benchmarks.kept import selected, work_folder
 from scripts.benchmarks.video_methods import Job, Method, estimated_motion, standard, timed
 from scripts.benchmarks.video_tables import CODEC, TRUTH, UNEDITED, Detail, jsonable, measure, to_json, to_markdown
@@ -187,7 +188,7 @@ def shown(clip: Float[Tensor, "n 3 H W"]) -> list[int]:
 
 
 @torch.no_grad()
-def reconstruct(codec: Codec, clip: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 H W"]:
+def reconstruct(codec: VaeCodec, clip: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 H W"]:
     """What the codec leaves of a clip."""
     return torch.cat([codec.decode(codec.encode(part)).float().cpu() for part in clip.split(16)])
 
@@ -295,9 +296,18 @@ def command(given: Settings) -> str:
     """How to get the same numbers: what differs from the defaults."""
     usual, words = Settings(), ["scripts/benchmark_video.py"]
     names = (
-        "clips", "per_clip", "frames", "height_px", "width_px", "sampling_steps", "judged", "gap", "keys", "seed",
+        "clips",
+        "per_clip",
+        "frames",
+        "height_px",
+        "width_px",
+        "sampling_steps",
+        "judged",
+        "gap",
+        "keys",
+        "seed",
         "precision",
-    )  # fmt: skip
+    )
     for name in names:
         if (value := getattr(given, name)) != getattr(usual, name):
             words += [f"--{name.replace('_', '-')}", str(value)]
@@ -309,13 +319,7 @@ def command(given: Settings) -> str:
 
 def main(settings: Settings) -> int:
     """Compare; 2 and one line when the settings or the prior cannot be used."""
-    try:
-        with RunProgress() as progress:
-            progress.say(f"wrote {benchmark(settings, progress)}/video.md, video.json, sheets/")
-    except (ValueError, FileNotFoundError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return run_script(lambda progress: f"{benchmark(settings, progress)}/video.md, video.json, sheets/")
 
 
 if __name__ == "__main__":

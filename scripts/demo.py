@@ -12,18 +12,18 @@ from jaxtyping import Float
 from rich.console import Console
 from torch import Tensor
 
+from csd3d.media.clip.formats import Encoding
+from csd3d.media.clip.sink import write_clip
+from csd3d.media.clip.source import open_clip
+from csd3d.media.sheet import contact_sheet, evenly, save_picture
 from csd3d.metrics import background_change, psnr, warp_error
-from csd3d.priors.editor import BUILTIN
+from csd3d.priors.defaults import BUILTIN
 from csd3d.runs.interrupt import RunInterrupted
 from csd3d.runs.report import Clip as Player
 from csd3d.runs.report import Report, write_report
-from csd3d.runs.sheet import contact_sheet, evenly, save_picture
 from csd3d.world.sample import Clip, sample_clip
 from video.config import VideoConfig
 from video.edit import edit_video
-from video.formats import Encoding
-from video.sink import write_clip
-from video.source import open_clip
 
 FPS = Fraction(12)
 
@@ -48,9 +48,14 @@ def write(path: Path, clip: Float[Tensor, "n 3 H W"]) -> None:
     """Write a clip for browsers."""
     height, width = clip.shape[-2:]
     with write_clip(
-        path, width_px=width, height_px=height, fps=FPS, pts=range(len(clip)), time_base=1 / FPS,
+        path,
+        width_px=width,
+        height_px=height,
+        fps=FPS,
+        pts=range(len(clip)),
+        time_base=1 / FPS,
         encoding=Encoding(crf=14),
-    ) as writer:  # fmt: skip
+    ) as writer:
         for frames in clip.split(8):
             writer.write(frames)
 

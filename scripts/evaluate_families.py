@@ -19,6 +19,8 @@ import tyro
 from jaxtyping import Float
 from torch import Tensor
 
+from csd3d.media.atomic import write_json, write_text
+from csd3d.media.sheet import save_picture
 from csd3d.metrics import (
     agreement,
     chance_agreement,
@@ -31,11 +33,10 @@ from csd3d.metrics import (
     variety,
     window_choices,
 )
-from csd3d.runs.atomic import write_json, write_text
 from csd3d.runs.progress import RunProgress
-from csd3d.runs.sheet import save_picture
 from csd3d.world.edits import Edit
 from csd3d.world.families import FEWEST, Family, all_families
+from scripts.benchmarks.entry import run_script
 from scripts.benchmarks.heldout import FIRST_SEED, Source, world_source
 from scripts.benchmarks.sheet import Triple, triples_sheet
 from scripts.benchmarks.stock import StockEditor
@@ -261,13 +262,7 @@ def evaluate(settings: Settings, progress: RunProgress) -> Path:
 
 def main(settings: Settings) -> int:
     """Evaluate; 2 and one line when the settings or the prior cannot be used."""
-    try:
-        with RunProgress() as progress:
-            progress.say(f"wrote {evaluate(settings, progress)}/families.md, .json, .png")
-    except (ValueError, FileNotFoundError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return run_script(lambda progress: f"{evaluate(settings, progress)}/families.md, .json, .png")
 
 
 if __name__ == "__main__":

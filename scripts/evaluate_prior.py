@@ -22,11 +22,12 @@ import tyro
 from jaxtyping import Float
 from torch import Tensor
 
+from csd3d.media.atomic import write_json, write_text
+from csd3d.media.sheet import save_picture
 from csd3d.metrics import Mean, is_nearest, mean, nearest, psnr
-from csd3d.runs.atomic import write_json, write_text
 from csd3d.runs.progress import RunProgress
-from csd3d.runs.sheet import save_picture
 from csd3d.world.edits import KINDS
+from scripts.benchmarks.entry import run_script
 from scripts.benchmarks.heldout import FIRST_SEED, Source, Task, choose, held_out_photos, photo_source, world_source
 from scripts.benchmarks.prior_tables import PHOTOS_KIND, Findings, Outcome, Wording, bars, share, to_json, to_markdown
 from scripts.benchmarks.sheet import Triple, triples_sheet
@@ -294,13 +295,7 @@ def evaluate(settings: Settings, progress: RunProgress) -> Path:
 
 def main(settings: Settings) -> int:
     """Evaluate; 2 and one line when the settings or the prior cannot be used."""
-    try:
-        with RunProgress() as progress:
-            progress.say(f"wrote {evaluate(settings, progress)}/evaluation.md, .json, .png")
-    except (ValueError, FileNotFoundError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return run_script(lambda progress: f"{evaluate(settings, progress)}/evaluation.md, .json, .png")
 
 
 if __name__ == "__main__":

@@ -21,17 +21,19 @@ import tyro
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from csd3d.media.atomic import write_json, write_text
+from csd3d.media.sheet import save_picture
 from csd3d.metrics import jsonable
-from csd3d.priors.identity import prior_fingerprint
+from csd3d.priors.prior import Guidance, Prompts
+from csd3d.priors.store.fingerprint import prior_fingerprint
 from csd3d.priors.text_to_image import TextToImagePrior
-from csd3d.runs.atomic import write_json, write_text
 from csd3d.runs.progress import RunProgress
-from csd3d.runs.sheet import save_picture
 from csd3d.world.edits import describe
 from csd3d.world.render import ID_FIRST_THING, render, truth
 from csd3d.world.scene import Scene, SceneSampler
 from scripts.benchmarks.composition import SHAPES, Reader, content_of, judge, questions, train_reader
 from scripts.benchmarks.composition_tables import Row, rows_of, to_markdown
+from scripts.benchmarks.entry import run_script
 from scripts.benchmarks.heldout import FIRST_SEED
 from scripts.benchmarks.sheet import Triple, triples_sheet
 from scripts.training.pictures import training_camera
@@ -101,8 +103,9 @@ class Bench:
         for i in self.progress.track(what, starts, total=len(starts)):
             some = captions[i : i + 16]
             made = self.prior.sample(
-                some, len(some), s_text=s_text, size_lat=(side, side), rng=rng, steps=settings.steps, sampler="ddim"
-            )
+                Prompts(some), Guidance(s_text), len(some), size_lat=(side, side), rng=rng, steps=settings.steps,
+                sampler="ddim",
+            )  # fmt: skip
             out.append(made.cpu())
         return torch.cat(out)
 
@@ -208,13 +211,7 @@ def evaluate(settings: Settings, progress: RunProgress) -> Path:
 
 def main(settings: Settings) -> int:
     """Evaluate; 2 and one line when the settings or the prior cannot be used."""
-    try:
-        with RunProgress() as progress:
-            progress.say(f"wrote {evaluate(settings, progress)}/evaluation.md, .json, .jpg")
-    except (ValueError, FileNotFoundError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return run_script(lambda progress: f"{evaluate(settings, progress)}/evaluation.md, .json, .jpg")
 
 
 if __name__ == "__main__":

@@ -1,23 +1,53 @@
 #!/usr/bin/env bash
-# Everything a change must pass: set-up, format, lint, types, tests (with run-time shape checks, and the
-# README's commands). Arguments go to pytest:  scripts/test.sh -k video
+# What a change must pass. Arguments go to pytest:  scripts/test.sh -k video   scripts/test.sh quick tests/engine
+#
+#   scripts/test.sh          all, as CI does: set-up, format, lint, types, tests (with run-time shape checks, and the
+#                            README's commands); types are checked while the first tests run
+#   scripts/test.sh quick    the first fault, soon: types of what differs from main, tests that are not slow, those that
+#                            failed last and those of files just written first; stops at the first that fails
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+quick=
+[[ ${1:-} == quick ]] && { quick=yes; shift; }
 bash scripts/setup.sh dev,nerf
 
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE} # idle OpenMP workers sleep; spinning, they slow their neighbours 20 times
 export PYRIGHT_PYTHON_IGNORE_WARNINGS=1            # no look-up for a newer pyright
 python=.venv/bin/python
 
-step() {
+failed() { echo "== $1: FAILED. To see it alone: ${*:2}" >&2; }
+
+step() { # step NAME COMMAND...
     local name=$1 began=$SECONDS
     shift
     echo "== $name"
-    "$@" || { echo "== $name: FAILED. To see it alone: $*" >&2; exit 1; }
+    "$@" || { failed "$name" "$@"; exit 1; }
     echo "== $name: ok ($((SECONDS - began)) s)"
+}
+
+changed() { # Python files that differ from main, one a line; a dot where git cannot tell
+    local base
+    base=$(git merge-base HEAD main 2>/dev/null || git rev-parse HEAD 2>/dev/null) || { echo .; return; }
+    { git diff --name-only --diff-filter=d "$base" -- '*.py'; git ls-files --others --exclude-standard -- '*.py'; } | sort -u
+}
+
+types() { # types FILES...: silent unless it fails, since tests print meanwhile
+    local output
+    output=$("$python" -m pyright "$@" 2>&1) || { printf '\n%s\n' "$output" >&2; failed types "$python" -m pyright FILES; return 1; }
 }
 
 step format "$python" -m ruff format --check .
 step lint "$python" -m ruff check .
-step types "$python" -m pyright
-step tests "$python" -m pytest -q --durations=10 "$@"
+if [[ $quick ]]; then
+    mapfile -t files < <(changed)
+    how=(-x --ff --nf -m "not slow and not gpu")
+else
+    files=(csd3d video panorama scripts tests)
+    how=(--durations=10)
+fi
+echo "== types (${#files[@]} places, heard of only if they fail) and tests"
+if ((${#files[@]})); then types "${files[@]}" & fi
+code=0
+"$python" -m pytest -q -n 2 --dist worksteal "${how[@]}" "$@" || { code=$?; failed tests "$python" -m pytest "$@"; }
+wait ${!:-} || code=1
+exit $code

@@ -33,8 +33,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from csd3d.priors.layout import append_words, extend_tokenizer, make_tokenizer, save_prior
-from csd3d.priors.words import Words
+from csd3d.priors.prompts.words import Words
+from csd3d.priors.store.save import append_words, extend_tokenizer, make_tokenizer, save_prior
 from csd3d.world import captions
 from csd3d.world.edits import all_edits, vocabulary
 from csd3d.world.families import all_families, family_vocabulary

@@ -1,10 +1,26 @@
 """What every test starts from."""
 
+import os
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+
+from tests.clips import REAL, encode, moving_picture
+from tests.toys import ToyPrior, resolve_toy
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores: one thread each, and for what their tests start
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """A file all of whose tests are slow is not even imported where those are left out: nerfstudio takes 15 s."""
+    if "not slow" in str(config.getoption("markexpr")) and collection_path.match("test_*.py"):
+        return True if "\npytestmark = pytest.mark.slow\n" in collection_path.read_text(encoding="utf-8") else None
+    return None
 
 
 @pytest.fixture(autouse=True)
@@ -13,3 +29,48 @@ def _seeded() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """Folder of real clips and pictures; the test is skipped where it is absent."""
+    if not REAL.is_dir():
+        pytest.skip(f"no real data: {REAL} is absent")
+    return REAL
+
+
+@pytest.fixture
+def make_clip(tmp_path):
+    """`make_clip(name, frames, height, width, **options of encode)` -> (path, rgb)."""
+
+    def make(name="clip.mp4", frames=7, height=48, width=64, *, seed=0, cut=None, **options):
+        rgb = moving_picture(frames, height, width, seed)
+        if cut is not None:
+            rgb[cut:] = 1 - rgb[cut:]
+            rgb = torch.cat([0.3 * rgb[:cut], 0.3 * rgb[cut:] + 0.7])
+        return encode(tmp_path / name, rgb, **options), rgb
+
+    return make
+
+
+class OnlyToys:
+    """What every prior's name stands for in a test: a toy, or `prior` where one is put in its place."""
+
+    def __init__(self):
+        self.prior = None
+        self.loaded = []
+        """Names of the priors that were loaded."""
+
+    def load(self, found, *, device=None):
+        self.loaded.append(found.name)
+        return self.prior or ToyPrior(name=found.name)
+
+
+@pytest.fixture
+def only_toys(monkeypatch):
+    """The toy prior is loaded, whichever is named, and no weights are looked for."""
+    toys = OnlyToys()
+    for room in ("csd3d.priors.defaults", "csd3d.runs.job", "csd3d.cli.editors"):
+        monkeypatch.setattr(f"{room}.resolve", resolve_toy)
+    monkeypatch.setattr("csd3d.priors.auto.load_prior", toys.load)
+    return toys

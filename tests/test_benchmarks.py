@@ -87,9 +87,19 @@ def test_bars_are_measured_as_they_are_written() -> None:
         {"output": Mean(28.0, 4), "codec": Mean(30.0, 4)},
         {"world": Mean(29.5, 9), "a.png": Mean(26.0, 1), "b.png": Mean(27.0, 1)},
         [],
-        {"prior": "x", "weights": "y", "diffusers": "1", "steps": 20, "s_text": 2.0, "s_image": 1.2, "size_px": 128,
-         "seed": 0, "command": "c", "minutes": 1.0},
-    )  # fmt: skip
+        {
+            "prior": "x",
+            "weights": "y",
+            "diffusers": "1",
+            "steps": 20,
+            "s_text": 2.0,
+            "s_image": 1.2,
+            "size_px": 128,
+            "seed": 0,
+            "command": "c",
+            "minutes": 1.0,
+        },
+    )
     measured = {what: (value, reached) for what, value, _, reached in bars(found)}
     assert list(measured.values()) == [
         (pytest.approx(100 * 18 / 19), True),
@@ -178,9 +188,20 @@ def test_unknown_rows_are_refused(prior: Path, tmp_path: Path) -> None:
 
 def test_benchmark_video_from_end_to_end(prior: Path, tmp_path: Path) -> None:
     settings = benchmark_video.Settings(
-        prior=str(prior), out=tmp_path, clips=1, frames=3, height_px=64, width_px=72, kinds=("weather",),
-        sampling_steps=1, csd=replace(METHODS["csd-edit"], steps=1), judged=1, gap=2, keys=2, device="cpu",
-    )  # fmt: skip
+        prior=str(prior),
+        out=tmp_path,
+        clips=1,
+        frames=3,
+        height_px=64,
+        width_px=72,
+        kinds=("weather",),
+        sampling_steps=1,
+        csd=replace(METHODS["csd-edit"], steps=1),
+        judged=1,
+        gap=2,
+        keys=2,
+        device="cpu",
+    )
     assert benchmark_video.benchmark(settings, QUIET) == tmp_path
     found = json.loads((tmp_path / "video.json").read_text())
     bare = found["means"]["none"]

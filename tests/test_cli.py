@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from csd3d import __version__, cli
+from csd3d import __version__
+from csd3d.cli import main as cli
+from csd3d.cli.parse import read_dataclass
 from csd3d.runs.interrupt import RunInterrupted
 
 
@@ -23,9 +25,9 @@ class Command:
 
 
 def room(monkeypatch: pytest.MonkeyPatch, run) -> None:
-    """Put a command named `try` in the table, whose `run` is the given one."""
+    """Put a command named `try` in the table, which reads `Command` and calls `run` with it."""
     module = types.ModuleType("room_of_the_tests")
-    module.Command, module.run = Command, run  # type: ignore[attr-defined]
+    module.main = lambda argv: run(read_dataclass(Command, argv, prog="csd3d try"))  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr(cli, "COMMANDS", {**cli.COMMANDS, "try": cli.Entry(module.__name__, "Try.")})
     monkeypatch.delenv(cli.DEBUG_VARIABLE, raising=False)
@@ -139,7 +141,7 @@ def test_help_version_and_no_arguments(monkeypatch: pytest.MonkeyPatch, capsys: 
 
 def test_help_imports_no_room_and_nothing_heavy() -> None:
     program = (
-        "import sys\nfrom csd3d.cli import main\nassert main(['--help']) == 0\n"
+        "import sys\nfrom csd3d.cli.main import main\nassert main(['--help']) == 0\n"
         "heavy = {'torch', 'diffusers', 'transformers', 'numpy', 'cv2', 'av', 'decord', 'video', 'csd3d.world'}\n"
         "print('imported', sorted(heavy & set(sys.modules)), file=sys.stderr)"
     )
@@ -149,12 +151,16 @@ def test_help_imports_no_room_and_nothing_heavy() -> None:
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:
-    program = "import sys\nfrom csd3d import cli\n"
-    program += "cli._run = lambda *a: print('x' * 10**6) or 0\nsys.exit(cli.main(['doctor']))"
+    program = "import sys\nfrom csd3d.cli import doctor, main as cli\n"
+    program += "doctor.main = lambda argv: print('x' * 10**6) or 0\nsys.exit(cli.main(['doctor']))"
     done = subprocess.run(
         f'"{sys.executable}" -c "$PROGRAM" | head -c 1 >/dev/null; echo "${{PIPESTATUS[0]}}"',
-        shell=True, executable="/bin/bash", env={"PROGRAM": program, "PATH": "/usr/bin:/bin", "PYTHONPATH": "."},
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        shell=True,
+        executable="/bin/bash",
+        env={"PROGRAM": program, "PATH": "/usr/bin:/bin", "PYTHONPATH": "."},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout.strip() == str(cli.BROKEN_PIPE)
     assert done.stderr == ""

@@ -6,7 +6,8 @@ import pytest
 from packaging.requirements import Requirement
 from rich.console import Console
 
-from csd3d.doctor import checks, command, probes
+from csd3d.cli import doctor as command
+from csd3d.doctor import checks, probes
 from csd3d.doctor.checks import CudaFacts, Gpu
 from csd3d.doctor.findings import Finding, core_works
 

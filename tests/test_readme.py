@@ -18,21 +18,23 @@ TESTED = re.findall(r"^<!-- tested -->\n```(bash|python)\n(.*?)^```", README, re
 SECONDS = 240
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the README's commands run."""
-    return tmp_path_factory.mktemp("readme")
-
-
-@pytest.mark.parametrize(("language", "block"), TESTED, ids=[block.splitlines()[0][:50] for _, block in TESTED])
-def test_commands(folder: Path, language: str, block: str) -> None:
-    run = {"bash": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}[language]
+@pytest.mark.slow
+def test_commands(tmp_path: Path) -> None:
+    """One test, because later blocks need what earlier ones wrote."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = {**os.environ, "PATH": path, "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    done = subprocess.run(
-        [*run, block], cwd=folder, env=env, capture_output=True, text=True, timeout=SECONDS, stdin=subprocess.DEVNULL
-    )
-    assert done.returncode == 0, f"{block}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    run = {"bash": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}
+    for language, block in TESTED:
+        done = subprocess.run(
+            [*run[language], block],
+            cwd=tmp_path,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            stdin=subprocess.DEVNULL,
+        )
+        assert done.returncode == 0, f"{block}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
 
 
 def test_every_mark_stands_before_a_block() -> None:

@@ -191,7 +191,7 @@ def test_the_wheel_holds_the_packages_and_the_weights(tmp_path: Path) -> None:
     packages = [ROOT / name for name in ("csd3d", "video", "panorama")]
     files = {str(f.relative_to(ROOT)) for p in packages for f in p.rglob("*") if f.is_file() and f.suffix != ".pyc"}
     assert inside == files
-    assert {"csd3d/cli.py", "csd3d/py.typed"} <= inside
+    assert {"csd3d/cli/main.py", "csd3d/py.typed"} <= inside
     assert len(licence) == 1
 
 

@@ -6,6 +6,5 @@ edit_video("clip.mp4", "make it snowy", "snowy.mp4")
 
 from video.config import VideoConfig
 from video.edit import edit_video
-from video.job import VideoResult
 
-__all__ = ["VideoConfig", "VideoResult", "edit_video"]
+__all__ = ["VideoConfig", "edit_video"]

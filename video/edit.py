@@ -1,32 +1,45 @@
-"""Editing a clip from a sentence: what is asked for is checked here; `video.job` does it."""
+"""Editing a clip from a sentence: its frames are encoded, moved together, decoded and written again."""
 
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any, ClassVar
 
-from csd3d.priors.editor import Loaded, suited
-from csd3d.priors.identity import prior_entry
-from csd3d.runs.folder import free_name, recorded
-from csd3d.runs.history import earlier_runs
-from csd3d.runs.manifest import Manifest, fingerprint, to_plain
+import torch
+from torch import Tensor
+
+from csd3d.engine.config import CsdConfig
+from csd3d.engine.residuals import Score
+from csd3d.engine.transport import TransportKernel
+from csd3d.media.clip.formats import CONTAINERS, Encoding, require_output, stream_of
+from csd3d.media.clip.source import Clip, open_clip
+from csd3d.media.geometry import WorkingSize, working_size
+from csd3d.media.masks import ClipMask
+from csd3d.media.sheet import contact_sheet, save_picture
+from csd3d.priors.prior import Prior, Prompts
+from csd3d.runs.history import earlier_runs, provenance
+from csd3d.runs.job import Editor, Request, Result, make_request, run_job
+from csd3d.runs.manifest import fingerprint
 from csd3d.runs.progress import RunProgress
-from csd3d.runs.start import started
+from csd3d.runs.report import Report
+from csd3d.runs.rows import Rows, writing_rows
+from csd3d.runs.session import Session
 from video.config import VideoConfig
-from video.formats import CONTAINERS, Encoding, require_output, stream_of
-from video.job import Job, VideoResult, encoding_of, score_of, times_of
-from video.masks import ClipMask
-from video.output import require_place
+from video.latents_store import LatentsStore, greys_path, sources_path
+from video.motion import ClipMotion, ParticleMotion, grey_px, greys_at
+from video.particles import Batching, FrameParticles, state_arrays
 from video.plan import Plan, plan_frames, plan_keys, spans_of
-from video.probe import ClipInfo
 from video.propagate import key_frames
-from video.source import Clip, open_clip
+from video.render import Pictures, Samples, chunk_frames, render, working_frames
+from video.report import make_report
+from video.shots import changes, shots_of
 
-FREE = (
-    "device", "checkpoint_every", "chunk_frames", "crf", "codec", "depth", "detail", "steady", "strength", "mask",
-    "feather", "csd.steps",
-)  # fmt: skip
-"""Settings that may change when a run is resumed: they do not touch the steps already done. A mask may have moved; what
-is in it is compared with the other inputs."""
+_GREYS = 64
+
+Convert = Callable[[range, Tensor], Tensor]
+"""Frames at working size and their numbers to the rows that are kept of them, maybe none."""
 
 
 def edit_video(
@@ -37,9 +50,9 @@ def edit_video(
     *,
     run_dir: str | Path | None = None,
     resume: bool = False,
-    prior: Loaded | None = None,
+    prior: Prior | None = None,
     progress: RunProgress | None = None,
-) -> VideoResult:
+) -> Result:
     """Edit a clip as `prompt` says and write it to `output`.
 
     Args:
@@ -47,98 +60,300 @@ def edit_video(
         prompt: the sentence, or several with their times: 0-3s: make it day, 3-6s: make it night. None only to resume.
         output: .mp4, .m4v, .mov, .mkv or .webm; .gif or .webp for a small animation; a name without ending for a folder
             of PNG frames; None puts a clip into the run's folder.
-        config: settings; None = the defaults, or the settings of the run that is resumed.
+        config: settings; None: the defaults, or the settings of the run that is resumed.
         run_dir: folder of the run; None makes a new one in `runs/`.
         resume: go on with the run in `run_dir`. On the CPU the result is bit for bit that of a run never stopped.
         prior: a loaded prior, for callers that edit several clips; None loads `config.prior`.
-        progress: shows how far things are; None = on stderr.
+        progress: shows how far things are; None: on stderr.
 
     Raises:
         ValueError, TypeError, FileNotFoundError: something asked for is wrong; nothing was written.
         FloatingPointError: the run diverged; the last saved state is still there.
         RunInterrupted: SIGINT or SIGTERM arrived and the state is saved.
     """
-    if resume:
-        old, settings = recorded(run_dir, VideoConfig(), "video")
-        clip, prompt = clip or old.inputs[0]["path"], prompt or old.config["prompt"]
-        output, config = output or old.outputs.get("clip"), config or settings
-    if clip is None or prompt is None or not prompt.strip():
-        raise ValueError("video: expected a clip and a prompt, got none; only --resume can do without")
-    config = config or VideoConfig()
-    progress = progress or RunProgress()
-    with ExitStack() as stack:
-        source = stack.enter_context(
-            open_clip(
-                Path(clip), max_frames=config.max_frames, fps=config.fps, stream=config.stream, strict=config.strict
-            )
-        )
-        plan = _plan(source, prompt, config)
-        mask = None
-        if config.mask is not None:
-            place = Path(config.mask).resolve()
-            config = replace(config, mask=str(place))  # a run is resumed from anywhere
-            mask = stack.enter_context(ClipMask(place, source.info, feather_px=config.feather))
-        prior = prior or load_prior(config)
-        csd = config.csd or suited(prior)
-        config = replace(config, csd=csd)
-        score_of(prior, plan, csd, config.source_prompt)  # refuses what the prior cannot serve
-        path = Path(run_dir) if run_dir is not None else free_name(source.info.path.stem, prompt)
-        target = _target(output, path, source.info, mask, encoding_of(config))
-        manifest = _manifest(source, prompt, config, prior, mask, target)
-        with started(path, manifest, [target], progress, resume=resume, free=FREE) as start:
-            return Job(source, prompt, config, csd, prior, mask, start).go()
+    request = make_request(VideoEditor, clip, prompt, output, config, run_dir=run_dir, resume=resume)
+    return run_job(VideoEditor, request, prior=prior, progress=progress)
 
 
-def load_prior(config: VideoConfig) -> Loaded:
-    """Load the prior that `config` names.
+class VideoEditor(Editor[VideoConfig]):
+    """The frames of a clip as particles; an `Editor` (`csd3d.runs.job`)."""
 
-    Raises:
-        ValueError, FileNotFoundError: there is none of that name, or it is of no kind that can be used.
-    """
-    from csd3d.priors.either import load_either  # slow to import, and a caller may bring a prior of its own
-
-    return load_either(config.prior, device=config.device)
-
-
-def _plan(clip: Clip, prompt: str, config: VideoConfig) -> Plan:
-    """What is asked for, before the clip is looked at closely.
-
-    Raises:
-        ValueError: times that are not the clip's, or key frames that cannot serve it.
-    """
-    spans = spans_of(prompt)
-    if config.keyframes is None:
-        return plan_frames(spans, times_of(clip), fade_s=config.fade)
-    (first, *others) = spans
-    if others or first.sentence != prompt.strip():
-        raise ValueError("keyframes: expected one sentence for the whole clip, got sentences with times")
-    return plan_keys(first.sentence, key_frames([0] * clip.info.frames, config.keyframes))
-
-
-def _manifest(
-    clip: Clip, prompt: str, config: VideoConfig, prior: Loaded, mask: ClipMask | None, target: Path
-) -> Manifest:
-    source = fingerprint(clip.info.path, clip.info.content)
-    return Manifest(
-        "video", to_plain(config) | {"prompt": prompt, "prior": prior.name}, config.seed,
-        inputs=[source] if mask is None else [source, fingerprint(mask.path, mask.files)],
-        prior=prior_entry(prior), outputs={"clip": str(target.resolve())},
-        history=earlier_runs(clip.info.path, source["sha256"], clip.info.tags.get("comment")),
+    command: ClassVar[str] = "video"
+    resumes: ClassVar[tuple[str, ...]] = ("video",)
+    role: ClassVar[str] = "clip"
+    resumable: ClassVar[tuple[str, ...]] = (
+        "device", "checkpoint_every", "chunk_frames", "crf", "codec", "depth", "detail", "steady", "strength", "mask",
+        "feather", "csd.steps",
     )  # fmt: skip
+    """A mask may have moved; what is in it is compared with the other inputs."""
+
+    def __init__(
+        self, clip: Clip, prompt: str, output: Path | None, config: VideoConfig, mask: ClipMask | None
+    ) -> None:
+        self.clip, self.prompt, self.config, self.mask = clip, prompt, config, mask
+        self._output = output
+        self._plan = self._first_plan()
+        self._motion: ClipMotion | None = None
+        self._unchanged = _stamps(clip)
+
+    @classmethod
+    def settings(cls) -> VideoConfig:
+        """The defaults."""
+        return VideoConfig()
+
+    @classmethod
+    @contextmanager
+    def open(cls, request: Request[VideoConfig]) -> Iterator["VideoEditor"]:
+        """Open the clip and its mask."""
+        config, prompt = request.config, request.prompt
+        if request.source is None or prompt is None or not prompt.strip():
+            raise ValueError("video: expected a clip and a prompt, got none; only --resume can do without")
+        with ExitStack() as stack:
+            clip = stack.enter_context(
+                open_clip(
+                    request.source,
+                    max_frames=config.max_frames,
+                    fps=config.fps,
+                    stream=config.stream,
+                    strict=config.strict,
+                )
+            )
+            mask = None
+            if config.mask is not None:
+                place = Path(config.mask).resolve()
+                config = replace(config, mask=str(place))  # a run is resumed from anywhere
+                mask = stack.enter_context(ClipMask(place, clip.info, feather_px=config.feather))
+            yield cls(clip, prompt, request.output, config, mask)
+
+    @property
+    def name(self) -> tuple[str, str]:
+        """The clip's name and the prompt."""
+        return self.clip.info.path.stem, self.prompt
+
+    @property
+    def sentences(self) -> Sequence[str]:
+        """Those of the plan."""
+        return self._plan.sentences
+
+    @property
+    def reads(self) -> Sequence[Path]:
+        """The clip's files and the mask's."""
+        return (*self.clip.info.inputs, *(self.mask.inputs if self.mask else ()))
+
+    def inputs(self) -> list[dict[str, Any]]:
+        """The clip and its mask."""
+        source, mask = fingerprint(self.clip.info.path, self.clip.info.content), self.mask
+        return [source] if mask is None else [source, fingerprint(mask.path, mask.files)]
+
+    def history(self, sha256: str) -> list[dict[str, Any]]:
+        """By the clip's content, or its comment."""
+        return earlier_runs(self.clip.info.path, sha256, self.clip.info.tags.get("comment"))
+
+    @property
+    def recorded(self) -> Mapping[str, Any]:
+        """The prompt."""
+        return {"prompt": self.prompt}
+
+    @property
+    def facts(self) -> Mapping[str, str | int]:
+        """How many frames there are."""
+        return {"frames": self.clip.info.frames}
+
+    def engine_for(self, prior: Prior) -> CsdConfig:
+        """Those of `csd-edit`, or what comes nearest with a text-to-image model."""
+        return prior.defaults()
+
+    def meet(self, prior: Prior, config: VideoConfig) -> None:
+        """Refuse what the prior cannot serve."""
+        self.prior, self.config = prior, config
+        self.score = score_of(prior, self._plan, config)
+
+    def place(self, run_dir: Path) -> tuple[Path, Sequence[Path]]:
+        """A clip, a folder of frames, or an animation."""
+        info, encoding = self.clip.info, encoding_of(self.config)
+        suffix = info.path.suffix.lower() if info.path.suffix.lower() in CONTAINERS else ".mp4"
+        if encoding.codec == "ffv1":
+            suffix = ".mkv"
+        target = self._output or run_dir / f"edited{suffix}"
+        require_output(target, encoding)
+        if target.suffix.lower() in CONTAINERS:
+            stream_of(target, encoding, width_px=info.width_px, height_px=info.height_px)
+        return target, [target]
+
+    def _first_plan(self) -> Plan:
+        """What is asked for, before the clip is looked at closely.
+
+        Raises:
+            ValueError: times that are not the clip's, or key frames that cannot serve it.
+        """
+        spans, keyframes = spans_of(self.prompt), self.config.keyframes
+        if keyframes is None:
+            return plan_frames(spans, times_of(self.clip), fade_s=self.config.fade)
+        (first, *others) = spans
+        if others or first.sentence != self.prompt.strip():
+            raise ValueError("keyframes: expected one sentence for the whole clip, got sentences with times")
+        return plan_keys(first.sentence, key_frames([0] * self.clip.info.frames, keyframes))
+
+    @cached_property
+    def _size(self) -> WorkingSize:
+        short = self.config.size or self.prior.native_px
+        return working_size(self.clip.info.display_aspect, short, self.prior.codec.factor)
+
+    def encode(self, session: Session) -> None:
+        """Latents of the particles' sources and, for motion, the frames in grey; the files appear when whole."""
+        session.note(*self.clip.notes)
+        folder, count = session.folder, self.clip.info.frames
+        greys = {greys_path(folder): (count, self._greys)} if self._needs_motion else {}
+        if self.config.keyframes is not None:
+            self._scan(session, greys)
+            shots = self._shots(session)
+            self._plan = plan_keys(self._plan.sentences[0], key_frames(shots, self.config.keyframes))
+            session.note(f"{len(self._plan.frames)} key frames are edited, the others follow their motion")
+        sources = {sources_path(folder): (len(self._plan.frames), self._latents)}
+        self._scan(session, sources | greys)
+
+    def move(self, session: Session) -> None:
+        """The optimisation, from the last saved state to the end."""
+        config, csd = self.config, self.config.engine
+        if self._needs_motion:
+            rows = session.enter(closing(Rows(greys_path(session.folder))))
+            self._motion = ClipMotion(rows, grey_px(self._size, self.prior.codec.factor), self._shots(session))
+        self._store = session.enter(closing(LatentsStore(session.folder, state_arrays(csd))))
+        kernel = None
+        if csd.coupling == "motion":
+            assert self._motion is not None
+            kernel = TransportKernel(ParticleMotion(self._motion, self._plan.frames), csd.bandwidth)
+        particles = FrameParticles(
+            self._store.sources, csd, batching=batching_of(config, self._plan), device=self.prior.device,
+            arrays=self._store.arrays,
+        )  # fmt: skip
+        self._log = session.move(
+            particles, self.score, config, count=len(self._store.sources), kernel=kernel, checkpointer=self._store
+        )
+
+    def write(self, session: Session) -> Report:
+        """The clip, what the report plays, and the contact sheet."""
+        lost: list[str] = []
+        steadied = self.config.steady or not self._plan.blend_weights
+        pictures = Pictures(
+            self._store.arrays["z"], self._store.sources, self.prior.decode, self._size, self._plan,
+            detail=self.config.detail, strength=self.config.strength, mask=self.mask,
+            motion=self._motion if steadied else None,
+        )  # fmt: skip
+        tags = dict(self.clip.info.tags)
+        tags |= provenance(tags.get("comment"), [*session.manifest.history, {"prompt": self.prompt}])
+        chunks = render(
+            self.clip, pictures, output=session.results[0], media=session.folder.media,
+            encoding=encoding_of(self.config), tags=tags, most_frames=self.config.chunk_frames, notes=lost,
+        )  # fmt: skip
+        samples = Samples([])
+        with session.manifest.timed("write"), closing(chunks):
+            for frames, now in self._tracked(session, "write", chunks):
+                samples = now
+                self._require_unchanged(session)
+                if frames.stop < self.clip.info.frames:
+                    session.stop_if_asked("all steps are done, the clip is not written yet")
+        session.note(*lost, *self.clip.notes, *self.prior.notes)
+        times = [f"{self.clip.info.time_s(i):.2f} s" for i in samples.frames]
+        rows = {"source": torch.stack(samples.source), self.prompt: torch.stack(samples.edited)}
+        save_picture(contact_sheet(rows, columns=times), session.folder.sheet)
+        return session.with_gradient(
+            make_report(self.clip, self.prompt, session.manifest), self._log, self._show, self.prior.decode
+        )
+
+    def _show(self, particle: int) -> tuple[str, Tensor]:
+        return f"frame {self._plan.frames[particle]}", self._store.sources[particle : particle + 1]
+
+    def _scan(self, session: Session, wanted: dict[Path, tuple[int, Convert]]) -> None:
+        """Write what is missing of `wanted`: files of so many rows."""
+        missing = {path: rows for path, rows in wanted.items() if not path.exists()}
+        if not missing:
+            return
+        chunks = working_frames(self.clip, self._size, most_frames=self.config.chunk_frames)
+        with session.manifest.timed("encode"), ExitStack() as stack:
+            stack.enter_context(closing(chunks))
+            files = [
+                (stack.enter_context(writing_rows(path, count)), convert) for path, (count, convert) in missing.items()
+            ]
+            for frames, rgb in self._tracked(session, "encode", chunks):
+                for append, convert in files:
+                    if len(rows := convert(frames, rgb)):
+                        append(rows)
+                session.stop_if_asked(f"encoded {frames.stop} frames, which the next start does again")
+            self._require_unchanged(session)
+
+    def _greys(self, frames: range, rgb: Tensor) -> Tensor:
+        return greys_at(rgb, self._size, self.prior.codec.factor)
+
+    def _latents(self, frames: range, rgb: Tensor) -> Tensor:
+        """Of the particles that are among these frames, in order."""
+        wanted = [frame - frames.start for frame in self._plan.frames if frame in frames]
+        if not wanted:
+            return torch.empty(0)
+        own = sorted(set(wanted))
+        z = self.prior.encode(rgb[own]).detach().float()
+        return z[[own.index(k) for k in wanted]]
+
+    @property
+    def _needs_motion(self) -> bool:
+        return self.config.engine.coupling == "motion" or self.config.steady or self.config.keyframes is not None
+
+    def _shots(self, session: Session) -> list[int]:
+        """To which shot each frame belongs."""
+        with closing(Rows(greys_path(session.folder))) as greys:
+            shots = shots_of(changes(greys[k : k + _GREYS] for k in range(0, len(greys), _GREYS)))
+        if shots[-1]:
+            cuts = [k for k in range(1, len(shots)) if shots[k] != shots[k - 1]]
+            named = ", ".join(map(str, cuts[:8])) + (", ..." if len(cuts) > 8 else "")
+            session.note(f"{len(cuts) + 1} shots, cut at frames {named}: each has a motion of its own")
+        return shots
+
+    def _require_unchanged(self, session: Session) -> None:
+        """Raises `ValueError` if the clip is no longer what the run began with."""
+        if (now := _stamps(self.clip)) != self._unchanged:
+            info = self.clip.info
+            if fingerprint(info.path, info.content)["sha256"] != session.manifest.inputs[0]["sha256"]:
+                raise ValueError(f"clip: {info.path} changed while it was edited; the state is as it was before")
+            self._unchanged = now
+
+    def _tracked(
+        self, session: Session, phase: str, chunks: Iterator[tuple[range, Any]]
+    ) -> Iterator[tuple[range, Any]]:
+        """The chunks with a bar that counts frames."""
+        unit = chunk_frames(self.clip, self.config.chunk_frames)
+        return session.progress.track(phase, chunks, total=self.clip.info.frames, unit=unit)
 
 
-def _target(
-    output: str | Path | None, run_dir: Path, info: ClipInfo, mask: ClipMask | None, encoding: Encoding
-) -> Path:
-    """Where the edited clip goes, checked before anything is done."""
-    suffix = info.path.suffix.lower() if info.path.suffix.lower() in CONTAINERS else ".mp4"
-    if encoding.codec == "ffv1":
-        suffix = ".mkv"
-    target = Path(output) if output is not None else run_dir / f"edited{suffix}"
-    require_output(target, encoding)
-    if target.suffix.lower() in CONTAINERS:
-        stream_of(target, encoding, width_px=info.width_px, height_px=info.height_px)
-    require_place(target, info, mask)
-    if target.resolve() == run_dir.resolve():
-        raise ValueError(f"output: expected another place than the folder of the run, got {target}")
-    return target
+def batching_of(config: VideoConfig, plan: Plan) -> Batching:
+    """How the particles of a clip are put into batches."""
+    budget = config.frames_per_step
+    draw = config.draw or ("window" if config.engine.coupling == "motion" else "stratified")
+    return Batching(budget, draw, min(config.anchors, budget // 2), plan.groups)
+
+
+def score_of(prior: Prior, plan: Plan, config: VideoConfig) -> Score:
+    """The prior under the sentences of a plan. Raises ValueError for what it cannot serve."""
+    several = len(plan.sentences) > 1
+    assign = (
+        torch.tensor(plan.prompt_index).clamp_min(0) if several else None
+    )  # frames of no sentence take part in no step
+    target = plan.sentences if several else plan.sentences[0]
+    prompts = Prompts(target, config.source_prompt, assign, config.negative_prompt)
+    return prior.score_under(config.engine, prompts)
+
+
+def encoding_of(config: VideoConfig) -> Encoding:
+    """How the result is encoded."""
+    return Encoding(config.codec, config.crf, config.depth)
+
+
+def times_of(clip: Clip) -> list[float]:
+    """When each frame is shown, in seconds from the first."""
+    info = clip.info
+    return [float((pts - info.pts[0]) * info.time_base) for pts in info.pts]
+
+
+def _stamps(clip: Clip) -> tuple[tuple[int, int], ...]:
+    """Sizes and times of change of the clip's files; none for what is gone."""
+    paths = clip.info.content or (clip.info.path,)
+    return tuple((s.st_size, s.st_mtime_ns) for s in (path.stat() for path in paths if path.exists()))

@@ -19,8 +19,9 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
+from csd3d.media.geometry import WorkingSize, pixel_centres
+from csd3d.media.pictures.levels import luma
 from csd3d.metrics.warp import backward_warp
-from csd3d.priors.geometry import WorkingSize
 
 FLOW_PX = 256
 """Motion is estimated on frames whose shorter side is at most this, if the codec's unit allows: latents are coarser."""
@@ -50,7 +51,9 @@ class ClipMotion:
         """Where the points of the frame at place `i` of `index` are in all of them, see the engine's protocol."""
         frames = index.tolist()
         rows = [self._pair(frames[i], j) for j in frames]
-        return torch.stack([move for move, _ in rows]) + self._centres(rows[0][0]), torch.stack([v for _, v in rows])
+        return torch.stack([move for move, _ in rows]) + pixel_centres(*rows[0][0].shape[:2]), torch.stack(
+            [v for _, v in rows]
+        )
 
     def _pair(self, i: int, j: int) -> tuple[Float[Tensor, "h w 2"], Float[Tensor, "h w"]]:
         """How far the points of frame i are from their place in frame j, in latent pixels, and how sure that is."""
@@ -89,10 +92,6 @@ class ClipMotion:
     def _in_place(self, *, sure: bool) -> tuple[Float[Tensor, "h w 2"], Float[Tensor, "h w"]]:
         height, width = (side // self._unit for side in self._greys.shape[-2:])
         return torch.zeros(height, width, 2), torch.full((height, width), float(sure))
-
-    def _centres(self, like: Float[Tensor, "h w 2"]) -> Float[Tensor, "h w 2"]:
-        y, x = torch.meshgrid(torch.arange(like.shape[0]) + 0.5, torch.arange(like.shape[1]) + 0.5, indexing="ij")
-        return torch.stack([x, y], -1)
 
 
 class ParticleMotion:
@@ -160,8 +159,7 @@ def greys_at(rgb: Float[Tensor, "n 3 _H _W"], size: WorkingSize, factor: int) ->
 
 def grey_levels(rgb: Float[Tensor, "n 3 H W"]) -> UInt8[Tensor, "n H W"]:
     """Luma (Rec. 709) of pictures in [0, 1], as bytes."""
-    luma = (rgb * rgb.new_tensor([0.2126, 0.7152, 0.0722]).view(3, 1, 1)).sum(1)
-    return (luma.clamp(0, 1) * 255).round().to(torch.uint8)
+    return (luma(rgb).clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _SPAN = re.compile(r"(?:^|[,;])\s*(\d+(?:\.\d+)?)\s*s?\s*-\s*(\d+(?:\.\d+)?)?\s*s\s*:")
-STILL = -1
+UNEDITED = -1
 """The sentence of frames that nothing is said about."""
 
 
@@ -31,16 +31,18 @@ class Plan:
     sentences: tuple[str, ...]
     frames: tuple[int, ...]
     """The frame of each particle."""
-    said: tuple[int, ...]
-    """The number of its sentence; `STILL` for what does not move."""
-    shares: tuple[tuple[tuple[int, float], ...], ...]
+    prompt_index: tuple[int, ...]
+    """The number of its sentence; `UNEDITED` for what does not move."""
+    blend_weights: tuple[tuple[tuple[int, float], ...], ...]
     """For each frame of the clip the particles that it is made of, with weights that add up to 1; none for frames that
     are carried over from key frames."""
 
     @property
     def groups(self) -> tuple[tuple[int, ...], ...]:
         """The particles of each sentence: only these move together."""
-        of = tuple(tuple(i for i, said in enumerate(self.said) if said == k) for k in range(len(self.sentences)))
+        of = tuple(
+            tuple(i for i, index in enumerate(self.prompt_index) if index == k) for k in range(len(self.sentences))
+        )
         return tuple(group for group in of if group)
 
 
@@ -76,7 +78,7 @@ def plan_frames(spans: Sequence[Span], times_s: Sequence[float], *, fade_s: floa
         ValueError: no frame belongs to a sentence, unless not `strict`.
     """
     sentences = tuple(dict.fromkeys(span.sentence for span in spans))
-    frames, said, shares = list[int](), list[int](), list[tuple[tuple[int, float], ...]]()
+    frames, prompt_index, weights = list[int](), list[int](), list[tuple[tuple[int, float], ...]]()
     met: set[str] = set()
     for i, time in enumerate(times_s):
         parts = dict[int, float]()
@@ -85,13 +87,13 @@ def plan_frames(spans: Sequence[Span], times_s: Sequence[float], *, fade_s: floa
                 number = sentences.index(spans[k].sentence)
                 parts[number] = parts.get(number, 0.0) + weight
                 met.add(spans[k].sentence)
-        parts = parts or {STILL: 1.0}
-        shares.append(tuple((len(frames) + p, weight) for p, weight in enumerate(parts.values())))
+        parts = parts or {UNEDITED: 1.0}
+        weights.append(tuple((len(frames) + p, weight) for p, weight in enumerate(parts.values())))
         frames += [i] * len(parts)
-        said += parts
+        prompt_index += parts
     if strict and (unmet := [s for s in sentences if s not in met]):
         raise ValueError(f"prompt: expected times within the clip's {times_s[-1]:.2f} s, got none for {unmet[0]!r}")
-    return Plan(sentences, tuple(frames), tuple(said), tuple(shares))
+    return Plan(sentences, tuple(frames), tuple(prompt_index), tuple(weights))
 
 
 def plan_keys(sentence: str, keys: Sequence[int]) -> Plan:

@@ -6,19 +6,19 @@ from pathlib import Path
 
 import torch
 
-from csd3d.engine.loop import run
-from csd3d.priors.editor import Loaded, native_px, suited
-from csd3d.priors.geometry import from_working, resize, to_working, working_size
+from csd3d.engine.loop import Objective, run
+from csd3d.media.clip.source import open_clip
+from csd3d.media.geometry import from_working, resize, to_working, working_size
+from csd3d.media.masks import ClipMask, masked
+from csd3d.media.place import require_place
+from csd3d.media.sheet import contact_sheet, evenly, save_picture
+from csd3d.priors.prior import Prior
 from csd3d.runs.progress import RunProgress
-from csd3d.runs.sheet import contact_sheet, evenly, save_picture
 from video.config import VideoConfig
-from video.job import score_of, times_of
-from video.masks import ClipMask, masked
-from video.output import require_place
-from video.particles import FrameParticles, Turns
+from video.edit import score_of, times_of
+from video.particles import Batching, FrameParticles
 from video.plan import plan_frames, spans_of
 from video.render import Pictures
-from video.source import open_clip
 
 FRAMES = 4
 """Frames that are shown, of the whole clip."""
@@ -28,7 +28,7 @@ STEPS_SHARE = 4
 
 @torch.no_grad()
 def preview_video(
-    clip: Path, prompt: str, picture: Path, config: VideoConfig, *, prior: Loaded, progress: RunProgress | None = None
+    clip: Path, prompt: str, picture: Path, config: VideoConfig, *, prior: Prior, progress: RunProgress | None = None
 ) -> Path:
     """Write a contact sheet: a few frames of `clip` and what they become. Nothing else is written.
 
@@ -37,8 +37,9 @@ def preview_video(
     Raises:
         ValueError, FileNotFoundError: as for `video.edit.edit_video`.
     """
-    csd = config.csd or suited(prior)
+    csd = config.csd or prior.defaults()
     csd = replace(csd, steps=-(-csd.steps // STEPS_SHARE), lr_decay_every=max(csd.lr_decay_every // STEPS_SHARE, 1))
+    config = replace(config, csd=csd)
     progress = progress or RunProgress()
     with ExitStack() as stack:
         source = stack.enter_context(
@@ -47,23 +48,23 @@ def preview_video(
         mask = None
         if config.mask is not None:
             mask = stack.enter_context(ClipMask(Path(config.mask), source.info, feather_px=config.feather))
-        require_place(picture, source.info, mask)
+        require_place(picture, inputs=(*source.info.inputs, *(mask.inputs if mask else ())))
         stack.enter_context(progress)
         times = times_of(source)
         shown = evenly(len(times), FRAMES)
         plan = plan_frames(spans_of(prompt), [times[i] for i in shown], strict=False)
-        size = working_size(source.info.display_aspect, config.size or native_px(prior), prior.codec.factor)
+        size = working_size(source.info.display_aspect, config.size or prior.native_px, prior.codec.factor)
         rgb = torch.cat([to_working(source.read(i, i + 1), size) for i in shown])
-        s = prior.codec.encode(rgb.to(prior.device)).cpu()[list(plan.frames)]
-        particles = FrameParticles(s, csd, turns=Turns(FRAMES, groups=plan.groups), device=prior.device)
+        s = prior.encode(rgb)[list(plan.frames)]
+        particles = FrameParticles(s, csd, batching=Batching(FRAMES, groups=plan.groups), device=prior.device)
         if plan.groups:
-            steps = csd.steps * Turns(FRAMES, groups=plan.groups).steps(len(s))
+            steps = csd.steps * particles.steps_per_epoch
             rng = torch.Generator().manual_seed(config.seed)
-            moves = run(particles, score_of(prior, plan, csd, config.source_prompt), replace(csd, steps=steps), rng=rng)
+            moves = run(particles, Objective(score_of(prior, plan, config), replace(csd, steps=steps)), rng=rng)
             for _ in progress.track("preview", moves, total=steps):
                 pass
         pictures = Pictures(
-            particles.z, particles.s, lambda z: prior.codec.decode(z.to(prior.device)).cpu(), size, plan,
+            particles.z, particles.s, prior.decode, size, plan,
             detail=config.detail, strength=config.strength,
         )  # fmt: skip
         small = from_working(rgb, size, size.height_px, size.width_px)

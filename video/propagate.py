@@ -9,7 +9,7 @@ v_ik     1 where every one of them comes home (see `video.motion`), else a littl
 a_ik     falls evenly from 1 at k to 0 at the other key frame; there is none across a cut
 
 Edited and unedited key frames are carried alike. Where the flow is wrong both are wrong together, and what
-`csd3d.priors.detail` puts back is the true frame, changed as the edit changes what is around it.
+`csd3d.media.detail` puts back is the true frame, changed as the edit changes what is around it.
 """
 
 from bisect import bisect_right
@@ -26,7 +26,7 @@ LONGEST = 250
 """Frames between two key frames, at most: their flows are held, and further away flow says nothing."""
 _UNSURE = 1e-3
 
-Path = tuple[Float[Tensor, "2 H W"], Bool[Tensor, "H W"]]
+PixelPath = tuple[Float[Tensor, "2 H W"], Bool[Tensor, "H W"]]
 """Flow from a frame to a key frame, and where it can be trusted."""
 
 
@@ -62,8 +62,8 @@ class CarriedFrames:
         """`decode` gives the key frame that has one of the numbers in `keys`."""
         self._decode, self._motion, self._keys = decode, motion, sorted(keys)
         self._pictures: dict[int, Tensor] = {}
-        self._ahead: dict[int, Path] = {}
-        self._behind: tuple[int, int, Path] | None = None
+        self._ahead: dict[int, PixelPath] = {}
+        self._behind: tuple[int, int, PixelPath] | None = None
 
     def __call__(self, frames: range) -> Float[Tensor, "_n k h w"]:
         """The pictures of neighbouring frames; asked for in order of time."""
@@ -101,7 +101,7 @@ class CarriedFrames:
             self._pictures[key] = self._decode(key)
         return self._pictures[key]
 
-    def _from_before(self, i: int, key: int) -> Path:
+    def _from_before(self, i: int, key: int) -> PixelPath:
         """The path of frame i, from that of the frame before it."""
         if self._behind is None or self._behind[:2] != (key, i - 1):
             self._behind = (key, key, self._nowhere(key))
@@ -111,7 +111,7 @@ class CarriedFrames:
         self._behind = (key, i, path)
         return path
 
-    def _from_after(self, i: int, key: int) -> Path:
+    def _from_after(self, i: int, key: int) -> PixelPath:
         """The path of frame i; those of all frames up to the key frame are found together, back from it."""
         if i not in self._ahead:
             path, self._ahead = self._nowhere(key), {}
@@ -121,15 +121,15 @@ class CarriedFrames:
         flow, sure = self._ahead.pop(i)
         return flow.float(), sure
 
-    def _step(self, i: int, j: int) -> Path:
+    def _step(self, i: int, j: int) -> PixelPath:
         return self._motion.pixels(i, j)[0]
 
-    def _nowhere(self, key: int) -> Path:
+    def _nowhere(self, key: int) -> PixelPath:
         flow, sure = self._step(key, key)
         return torch.zeros_like(flow), torch.ones_like(sure)
 
 
-def longer(step: Path, path: Path) -> Path:
+def longer(step: PixelPath, path: PixelPath) -> PixelPath:
     """flow_ik from flow_ij (`step`) and flow_jk (`path`), trusted where both are."""
     (flow, sure), (rest, rest_sure) = step, path
     found, inside = backward_warp(torch.cat([rest, rest_sure[None].to(rest)])[None], flow[None])

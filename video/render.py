@@ -9,18 +9,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from csd3d.priors.detail import restore_mapped
-from csd3d.priors.geometry import WorkingSize, from_working, resize, to_working
-from csd3d.runs.sheet import evenly
-from video.formats import Encoding
-from video.masks import masked
+from csd3d.media.clip.formats import Encoding
+from csd3d.media.clip.output import open_output, square_size
+from csd3d.media.clip.sink import even_times, write_clip
+from csd3d.media.clip.source import Clip
+from csd3d.media.detail import restore_mapped
+from csd3d.media.geometry import WorkingSize, from_working, resize, to_working
+from csd3d.media.masks import masked
+from csd3d.media.sheet import evenly
 from video.motion import ClipMotion
-from video.output import open_output, square_size
-from video.particles import Latents
+from video.particles import LatentRows
 from video.plan import Plan
 from video.propagate import CarriedFrames
-from video.sink import even_times, write_clip
-from video.source import Clip
 from video.steady import SteadyFrames
 
 PREVIEW_PX = 480
@@ -51,8 +51,8 @@ class Pictures:
 
     def __init__(
         self,
-        z: Latents,
-        s: Latents,
+        z: LatentRows,
+        s: LatentRows,
         decode: Decode,
         size: WorkingSize,
         plan: Plan,
@@ -64,32 +64,35 @@ class Pictures:
     ) -> None:
         """From latents `z` of the particles of `plan` with sources `s`.
 
-        `detail` is how much of the source's fine detail is put back (see `csd3d.priors.detail`), `strength` how far
+        `detail` is how much of the source's fine detail is put back (see `csd3d.media.detail`), `strength` how far
         latents go from the source, `mask` where anything may change. Along `motion` the decoded frames are averaged or,
         if the plan has only key frames, carried to the others.
         """
         self._z, self._s, self._decode, self._size, self._plan = z, s, decode, size, plan
         self._detail, self._strength, self._mask = detail, strength, mask
         self._small: Callable[[range], Tensor] = self._mixed
-        if not plan.shares:
+        if not plan.blend_weights:
             assert motion is not None
             self._small = CarriedFrames(self._key, motion, plan.frames)
         elif motion is not None:
-            self._small = SteadyFrames(self._mixed, motion, len(plan.shares))
+            self._small = SteadyFrames(self._mixed, motion, len(plan.blend_weights))
 
     def __call__(self, frames: range, source: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 H W"]:
         """The edited frames in [0, 1] that belong to `source`."""
         height, width = source.shape[-2:]
         small = self._small(frames)
         edited = restore_mapped(
-            source, small[:, :3], small[:, -3:], lambda x: from_working(x, self._size, height, width),
+            source,
+            small[:, :3],
+            small[:, -3:],
+            lambda x: from_working(x, self._size, height, width),
             amount=self._detail,
-        )  # fmt: skip
+        )
         return masked(source, edited, self._mask(frames)) if self._mask else edited
 
     def _mixed(self, frames: range) -> Float[Tensor, "_n k h w"]:
         """What each frame is made of, added up."""
-        shares = [self._plan.shares[i] for i in frames]
+        shares = [self._plan.blend_weights[i] for i in frames]
         first, last = shares[0][0][0], shares[-1][-1][0]
         decoded = self._decoded(slice(first, last + 1))
         if len(decoded) == len(frames):
@@ -133,12 +136,17 @@ def render(
         players = [
             stack.enter_context(
                 write_clip(
-                    media / name, width_px=preview[1], height_px=preview[0], fps=info.fps, pts=pts, time_base=base,
+                    media / name,
+                    width_px=preview[1],
+                    height_px=preview[0],
+                    fps=info.fps,
+                    pts=pts,
+                    time_base=base,
                     encoding=Encoding(crf=20),
                 )
             )
             for name in ("source.mp4", "edited.mp4")
-        ]  # fmt: skip
+        ]
         for frames, source in clip.chunks(chunk_frames(clip, most_frames), exact=True):
             edited = pictures(frames, source)
             writer.write(edited)

@@ -4,7 +4,7 @@
 
 y_j is what the codec decodes of frame j. What it gets wrong differs from frame to frame and shows as trembling even
 where latents agree. Edited and unedited frames are averaged alike, so whatever detail this loses is what
-`csd3d.priors.detail` puts back, and an unedited clip still comes back as it was.
+`csd3d.media.detail` puts back, and an unedited clip still comes back as it was.
 """
 
 from collections.abc import Callable

@@ -4,19 +4,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import inf
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from csd3d.engine.kernels import Bandwidth, BandwidthRule
-from csd3d.engine.regularisers import RESIDUAL_SCALE, Layers
+from csd3d.engine.regularisers import RESIDUAL_SCALE, FeatureSite
 from csd3d.engine.stein import Normalise
+from csd3d.engine.validate import require, require_choice, require_int, require_number
 
 Residual = Literal["source", "noise"]
-Coupling = Literal["svgd", "independent"]
+Coupling = Literal["svgd", "motion", "depth", "independent"]
 KernelOn = Literal["noisy", "clean"]
 Weight = Literal["variance", "one"]
 Noise = Literal["independent", "shared"]
 Optimizer = Literal["sgd", "adam"]
 RegulariserName = Literal["none", "patch-nce"]
+Method = Literal["csd-edit", "csd", "dds", "cds", "sds"]
 
 
 @dataclass(frozen=True)
@@ -27,13 +29,14 @@ class CsdConfig:
     """What a particle's target prediction is compared with: `source` = the prediction for its source under the same
     noise (DDS, CDS, CSD-Edit); `noise` = the noise that was drawn (SDS, CSD)."""
     coupling: Coupling = "svgd"
-    """`svgd`: particles mix their residuals through a kernel. `independent`: every particle goes its own way."""
+    """`svgd`: particles mix their residuals through a kernel, pixel by pixel. `motion`, `depth`: each pixel with where
+    its point is in the others, by the optical flow of a clip or the depth of a scene. `independent`: not at all."""
     kernel_on: KernelOn = "noisy"
     """What the kernel compares: the `noisy` latents of the step (the paper's), or the `clean` ones."""
     bandwidth: Bandwidth = "median"
     """Width of the kernel exp(-gamma d^2): gamma = log(N + 1) / median of d^2, over distinct pairs (`median`) or over
     all N^2 entries as in the published code (`paper`, needs 3 particles); or gamma itself, in 1 / latent^2 (0 =
-    everybody counts the same)."""
+    all particles count the same)."""
     normalise: Normalise = "row-sum"
     """Divide a coupled update by the sum of its kernel weights (`row-sum`: step size independent of N) or by N
     (`count`, the paper's: steps about N / 2 times smaller, so its learning rates are larger)."""
@@ -44,7 +47,7 @@ class CsdConfig:
     """
     nce_weight: float = 3.0
     """Strength of `patch-nce` against the residual; 3 is the paper's."""
-    nce_layers: Layers = "self-attention"
+    nce_layers: FeatureSite = "self-attention"
     """Where its features are taken in the decoder of the prior's UNet: outputs of `self-attention` (the paper's), of
     `cross-attention`, or the prediction itself (`score`)."""
     nce_patches: int = 256
@@ -77,52 +80,33 @@ class CsdConfig:
     """Guidance scale of the source image (instruction editors only); 1 = none, larger keeps more of the source."""
 
     def __post_init__(self) -> None:
-        for name, allowed in _WORDS.items():
-            _require(self, name, getattr(self, name) in allowed, "one of " + ", ".join(allowed))
-        for name in ("steps", "lr_decay_every", "t_min", "t_max", "nce_patches"):
-            _require(self, name, type(getattr(self, name)) is int, "a whole number", TypeError)
-        for name in ("repulsion", "lr", "lr_decay", "s_text", "s_image", "nce_weight", "nce_temperature"):
-            _require(self, name, type(getattr(self, name)) in (int, float), "a number", TypeError)
-            _require(self, name, -inf < getattr(self, name) < inf, "a finite number")
-        _require(self, "steps", self.steps >= 0, "0 or more")
-        _require(self, "lr", self.lr > 0, "a number above 0")
-        _require(self, "lr_decay", 0 < self.lr_decay <= 1, "a number in (0, 1]")
-        _require(self, "lr_decay_every", self.lr_decay_every >= 1, "1 or more")
-        _require(self, "repulsion", self.repulsion >= 0, "0 or more")
-        _require(self, "nce_weight", self.nce_weight >= 0, "0 or more")
-        _require(self, "nce_temperature", self.nce_temperature > 0, "a number above 0")
-        _require(self, "nce_patches", self.nce_patches >= 2, "2 or more")
-        sizes = self.nce_patch_sizes
-        good = isinstance(sizes, tuple) and bool(sizes) and all(type(size) is int and size >= 1 for size in sizes)
-        _require(self, "nce_patch_sizes", good, "whole numbers of 1 or more")
-        _require(self, "bandwidth", _is_bandwidth(self.bandwidth), "median, paper, or a finite gamma of 0 or more")
-        _require(self, "t_min", 0 <= self.t_min < self.t_max, f"0 or more and below t_max = {self.t_max}")
+        require_choice(self, "residual", "coupling", "kernel_on", "normalise", "regulariser", "nce_layers", "weight")
+        require_choice(self, "noise", "optimizer")
+        require_int(self, 0, None, "steps")
+        require_int(self, 1, None, "lr_decay_every")
+        require_int(self, 2, None, "nce_patches")
+        require_int(self, None, None, "t_min", "t_max")
+        require_number(self, None, None, "lr", "lr_decay", "s_text", "s_image", "repulsion", "nce_weight")
+        require_number(self, None, None, "nce_temperature")
+        require_number(self, 0, None, "repulsion", "nce_weight")
+        require(self, "lr", self.lr > 0, "a number above 0")
+        require(self, "lr_decay", 0 < self.lr_decay <= 1, "a number in (0, 1]")
+        require(self, "nce_temperature", self.nce_temperature > 0, "a number above 0")
+        require(self, "nce_patch_sizes", _are_sizes(self.nce_patch_sizes), "whole numbers of 1 or more")
+        require(self, "bandwidth", _is_bandwidth(self.bandwidth), "median, paper, or a finite gamma of 0 or more")
+        require(self, "t_min", 0 <= self.t_min < self.t_max, f"0 or more and below t_max = {self.t_max}")
 
 
-_WORDS = {
-    "residual": get_args(Residual),
-    "coupling": get_args(Coupling),
-    "kernel_on": get_args(KernelOn),
-    "normalise": get_args(Normalise),
-    "regulariser": get_args(RegulariserName),
-    "nce_layers": get_args(Layers),
-    "weight": get_args(Weight),
-    "noise": get_args(Noise),
-    "optimizer": get_args(Optimizer),
-}
-
-
-def _require(
-    config: CsdConfig, name: str, good: bool, expected: str, error: type[ValueError | TypeError] = ValueError
-) -> None:
-    if not good:
-        raise error(f"{name}: expected {expected}, got {getattr(config, name)!r}")
+def _are_sizes(values: object) -> bool:
+    if not isinstance(values, tuple) or not values:
+        return False
+    return all(type(size) is int and size >= 1 for size in cast(tuple[object, ...], values))
 
 
 def _is_bandwidth(value: object) -> bool:
     if isinstance(value, str):
         return value in get_args(BandwidthRule)
-    return type(value) in (int, float) and 0 <= value < inf  # pyright: ignore[reportOperatorIssue]
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < inf
 
 
 METHODS: Mapping[str, CsdConfig] = MappingProxyType(
@@ -135,7 +119,19 @@ METHODS: Mapping[str, CsdConfig] = MappingProxyType(
     }
 )
 """Published methods, each a point of residual x coupling x regulariser, with our defaults for everything else.
-`csd-edit` is for instruction editors, the others for text-to-image priors; any other combination is as good."""
+`csd-edit` is for instruction editors, the others for text-to-image priors; any other combination is allowed."""
+
+
+def method_changes(method: str) -> dict[str, object]:
+    """The settings that make a named method: which residual, which coupling, which regulariser.
+
+    Raises:
+        ValueError: no method of that name.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
+    return {name: getattr(METHODS[method], name) for name in ("residual", "coupling", "regulariser")}
+
 
 _PAPER = replace(METHODS["csd-edit"], bandwidth="paper", normalise="count")
 

@@ -1,9 +1,9 @@
-"""The kernel that says how much two particles have to do with each other.
+"""The scalar kernel: the weight of one particle in the update of another.
 
     d2_ij = |x_i - x_j|^2        gamma = log(n + 1) / median of d2        k_ij = exp(-gamma d2_ij)
 
 x      what the kernel compares: noisy or clean latents, one per particle
-gamma  inverse squared width. By the median rule, two particles at the typical distance share k = 1 / (n + 1)
+gamma  inverse squared width. By the median rule, two particles at the median distance have k = 1 / (n + 1)
 
 Distances are taken in float32 at least, from differences and not from inner products: particles of one clip are
 close together and far from the origin, where inner products cancel.
@@ -21,7 +21,7 @@ Bandwidth = BandwidthRule | float
 
 SAME_RMS = 1e-2
 """Latents that differ by less than this are the same picture (root mean square; latents have unit scale). The median
-counts as no smaller: repulsion grows as the inverse of the typical distance, and would tear equal frames apart along
+counts as no smaller: repulsion grows as the inverse of the median distance, and would drive equal frames apart along
 the rounding errors between them."""
 
 

@@ -20,13 +20,14 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
 from csd3d.engine.schedule import Schedule
+from csd3d.engine.types import Latents, Noised
 
-Layers = Literal["self-attention", "cross-attention", "score"]
+FeatureSite = Literal["self-attention", "cross-attention", "score"]
 """Where features are taken: outputs of the self- or the cross-attention of the decoder blocks, or the prediction."""
 FeatureLoss = Callable[
     [Sequence[Float[Tensor, "n _d _a _b"]], Sequence[Float[Tensor, "n _d _a _b"]]], Float[Tensor, ""]
@@ -38,6 +39,18 @@ RESIDUAL_SCALE = 2000.0
 
 
 @runtime_checkable
+class Regulariser(Protocol):
+    """A term with a gradient of its own, such as a contrastive loss between features of particle and source."""
+
+    def __call__(self, x: Noised) -> Latents:
+        """The gradient by `x.z`, which is added to g as it is: neither weighted by w(t) nor coupled.
+
+        Called without gradients being recorded: a term that needs them enters `torch.enable_grad()`.
+        """
+        ...
+
+
+@runtime_checkable
 class Features(Protocol):
     """A Score that also gives features of its inner layers, and differentiates through them."""
 
@@ -46,18 +59,8 @@ class Features(Protocol):
         """The noise schedule the model was trained with."""
         ...
 
-    def feature_gradient(
-        self,
-        z_t: Float[Tensor, "n c h w"],
-        s_t: Float[Tensor, "n c h w"],
-        t: int,
-        s: Float[Tensor, "n c h w"],
-        index: Int[Tensor, " n"],
-        *,
-        layers: Layers,
-        loss: FeatureLoss,
-    ) -> Float[Tensor, "n c h w"]:
-        """Gradient by `z_t` of `loss(features of z_t under the target condition, of s_t under that of the source)`.
+    def feature_gradient(self, x: Noised, site: FeatureSite, loss: FeatureLoss) -> Latents:
+        """Gradient by z_t of `loss(features of z_t under the target condition, of s_t under that of the source)`.
 
         The loss is a sum over particles of terms of their own, so an implementation may split the batch.
         """
@@ -66,36 +69,27 @@ class Features(Protocol):
 
 @dataclass(frozen=True)
 class PatchNce:
-    """The regulariser; see the top of this module. A `Regulariser` of the step."""
+    """The regulariser at the top of this module, a `Regulariser` of the step."""
 
     features: Features
     weight: float = 3.0
-    layers: Layers = "self-attention"
+    site: FeatureSite = "self-attention"
     patches: int = 256
     patch_sizes: tuple[int, ...] = (1, 2)
     temperature: float = 0.07
 
-    def __call__(
-        self,
-        z: Float[Tensor, "n c h w"],
-        s: Float[Tensor, "n c h w"],
-        index: Int[Tensor, " n"],
-        *,
-        t: int,
-        e: Float[Tensor, "n c h w"],
-    ) -> Float[Tensor, "n c h w"]:
-        """nce_weight (h w / 2000) grad_z L. Places are drawn from a seed that the bits of `e` are."""
-        schedule, seed = self.features.schedule, seed_of(e)
+    def __call__(self, x: Noised) -> Latents:
+        """nce_weight (h w / 2000) grad_z L. The places that are compared are drawn from the seed `seed_of(e)`."""
+        seed = seed_of(x.e)
 
         def loss(target: Sequence[Tensor], source: Sequence[Tensor]) -> Tensor:
             rng = torch.Generator().manual_seed(seed)  # the same places for whatever piece of the batch this is
             terms = [self._loss(q, p, rng) for q, p in zip(target, source, strict=True)]
             return torch.stack(terms).sum()
 
-        z_t, s_t = schedule.add_noise(z, e, t), schedule.add_noise(s, e, t)
-        gradient = self.features.feature_gradient(z_t, s_t, t, s, index, layers=self.layers, loss=loss)
-        height, width = z.shape[-2:]
-        return self.weight * height * width / RESIDUAL_SCALE * schedule.alpha_bar(t) ** 0.5 * gradient
+        gradient = self.features.feature_gradient(x, self.site, loss)
+        height, width = x.z.shape[-2:]
+        return self.weight * height * width / RESIDUAL_SCALE * self.features.schedule.alpha_bar(x.t) ** 0.5 * gradient
 
     def _loss(
         self, target: Float[Tensor, "n d a b"], source: Float[Tensor, "n d a b"], rng: torch.Generator
@@ -119,15 +113,17 @@ def patch_nce(
 ) -> Float[Tensor, " n"]:
     """mean_k -log softmax_l(<q_k, p_l> / tau)[k] of every particle; `places` number the a x b pixels row by row.
 
-    No gradient goes to `source`. 0 for a single place, at most log k where nothing can be told apart.
+    No gradient goes to `source`. 0 for a single place, at most log k where all features are equal.
     """
     q, p = (functional.normalize(x.flatten(2)[:, :, places], dim=1) for x in (target, source.detach()))
     logits = torch.einsum("ndk,ndl->nkl", q, p) / temperature
     return -logits.log_softmax(2).diagonal(dim1=1, dim2=2).mean(1)
 
 
-def seed_of(e: Float[Tensor, "n c h w"]) -> int:
-    """A seed out of drawn noise, whatever the order of particles: what needs more random numbers in a step stays a
-    function of the step's arguments."""
+def seed_of(e: Latents) -> int:
+    """A seed computed from the bits of the noise `e`, the same in whatever order the particles are.
+
+    A term that needs random numbers of its own thus stays a function of the step's arguments.
+    """
     first = e.detach()[:, 0, 0, 0].to("cpu", torch.float32).contiguous()
     return int(first.view(torch.int32).long().sum()) & 0x7FFFFFFF

@@ -11,8 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float32
 from torch import Tensor
+
+from csd3d.engine.types import Batch, Latents, Noised
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,10 +50,16 @@ class Schedule:
             raise ValueError(f"t: expected a timestep in [0, {self.num_timesteps}), got {t}")
         return float(self.alphas_cumprod[t])
 
-    def add_noise(self, z: Float[Tensor, "n c h w"], e: Float[Tensor, "n c h w"], t: int) -> Float[Tensor, "n c h w"]:
+    def add_noise(self, z: Latents, e: Latents, t: int) -> Latents:
         """z_t = sqrt(ab_t) z + sqrt(1 - ab_t) e: the clean latents `z` at noise level `t`, the same for all."""
         ab = self.alpha_bar(t)
         return ab**0.5 * z + (1 - ab) ** 0.5 * e
+
+    @torch.no_grad()
+    def noised(self, batch: Batch, t: int, e: Latents) -> Noised:
+        """Particles and their sources at noise level `t`, both with the noise `e`."""
+        z_t, s_t = (self.add_noise(x, e, t) for x in (batch.z, batch.s))
+        return Noised(batch.z, batch.s, batch.index, e, t, z_t, s_t)
 
     def weight(self, t: int) -> float:
         """w(t) = 1 - ab_t, the variance of the noise at `t`: how much the gradient of a step at `t` counts."""

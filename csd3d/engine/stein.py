@@ -18,30 +18,33 @@ The gradient is by x_j with the width of the kernel held fixed. The chain rule f
 would scale all of `g` by sqrt(ab_t); as in all score distillation it is left to the learning rate.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Literal, Protocol, runtime_checkable
 
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from csd3d.engine.kernels import SAME_RMS, Bandwidth, median_gamma, rbf, sq_distances
+from csd3d.engine.types import Index, Latents
 
 Normalise = Literal["row-sum", "count"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class KernelSums:
-    """What a kernel contributes to the update of every particle.
+    """What a kernel contributes to the update of every particle."""
 
-    `mass` may vary over the pixels of a particle, for kernels that reach only some of them. A kernel that is a sum may
-    give the `rest` apart, which is then normalised by a mass of its own.
-    """
-
-    attraction: Float[Tensor, "n c h w"]  # sum_j K_ij r_j
-    repulsion: Float[Tensor, "n c h w"]  # sum_j grad_{x_j} K_ij
-    mass: Float[Tensor, "n #c #h #w"]  # sum_j K_ij
-    weights: Float[Tensor, "n n"]  # K_ij, as one number a pair
-    rest: "KernelSums | None" = None
+    attraction: Latents
+    """sum_j K_ij r_j"""
+    repulsion: Latents
+    """sum_j grad_{x_j} K_ij"""
+    mass: Float[Tensor, "n #c #h #w"]
+    """sum_j K_ij; varies over the pixels of a particle where a kernel reaches only some of them."""
+    weights: Float[Tensor, "n n"]
+    """K_ij, as one number a pair."""
 
 
 @runtime_checkable
@@ -51,10 +54,12 @@ class Kernel(Protocol):
     Must satisfy: for n = 1, attraction = r, repulsion = 0 and mass = 1, exactly.
     """
 
-    def __call__(
-        self, r: Float[Tensor, "n c h w"], x: Float[Tensor, "n c h w"], index: Int[Tensor, " n"]
-    ) -> KernelSums:
-        """Sums for the residuals `r` of particles at `x`; `index` says which particles of the whole set they are."""
+    def __call__(self, r: Latents, x: Latents, index: Index) -> tuple[KernelSums, ...]:
+        """Sums for the residuals `r` of particles at `x`; `index` says which particles of the whole set they are.
+
+        A kernel that is a sum over frequency bands returns one for each band, to be normalised by its own mass; the
+        `weights` of the first are reported.
+        """
         ...
 
 
@@ -67,9 +72,8 @@ class RbfKernel:
 
     bandwidth: Bandwidth = "median"
 
-    def __call__(
-        self, r: Float[Tensor, "n c h w"], x: Float[Tensor, "n c h w"], index: Int[Tensor, " n"]
-    ) -> KernelSums:
+    def __call__(self, r: Latents, x: Latents, index: Index) -> tuple[KernelSums]:
+        """One band."""
         d2 = sq_distances(x)
         if isinstance(self.bandwidth, str):
             gamma = median_gamma(d2, self.bandwidth, floor=SAME_RMS**2 * x[0].numel())
@@ -80,16 +84,20 @@ class RbfKernel:
         # sum_j grad_{x_j} k_ij = sum_j -2 gamma k_ij (x_j - x_i); about the mean, where differences do not cancel
         from_mean = x - x.mean(0)
         repulsion = 2 * gamma * (mass * from_mean - mix(K, from_mean))
-        return KernelSums(mix(K, r), repulsion, mass, K)
+        return (KernelSums(mix(K, r), repulsion, mass, K),)
 
 
-def mix(K: Float[Tensor, "n n"], r: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+def mix(K: Float[Tensor, "n n"], r: Latents) -> Latents:
     """sum_j K_ij r_j."""
     return (K @ r.flatten(1)).view_as(r)
 
 
-def couple(sums: KernelSums, *, normalise: Normalise, repulsion: float) -> Float[Tensor, "n c h w"]:
-    """g_i of the module's first line, with lambda_rep = `repulsion`. For one particle it is r, exactly."""
-    c = sums.mass if normalise == "row-sum" else sums.mass.shape[0]
-    g = (sums.attraction - repulsion * sums.repulsion) / c
-    return g if sums.rest is None else g + couple(sums.rest, normalise=normalise, repulsion=repulsion)
+def couple(bands: Sequence[KernelSums], *, normalise: Normalise, repulsion: float) -> Latents:
+    """g_i of the module's first line, with lambda_rep = `repulsion`, summed over bands. For one particle it is r,
+    exactly."""
+
+    def normalised(sums: KernelSums) -> Latents:
+        c = sums.mass if normalise == "row-sum" else sums.mass.shape[0]
+        return (sums.attraction - repulsion * sums.repulsion) / c
+
+    return reduce(add, map(normalised, bands))

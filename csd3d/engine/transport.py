@@ -1,8 +1,8 @@
-"""SVGD along correspondences: pixel p of particle i mixes with where p really is in particle j.
+"""SVGD along correspondences: pixel p of particle i mixes with the pixel of particle j that shows the same point.
 
 Two frames of a moving camera show one point at different pixels, so a kernel that is one number a pair averages what
 different points want. Here the kernel is a matrix, as in matrix-valued SVGD (Wang, Tang, Bajaj and Liu, 2019): a sum of
-the scalar kernel, in place, and of a constant one along the paths of points, for what latents show coarsely:
+the scalar kernel, in place, and of a constant one along the paths of points, on the coarse band of the latents:
 
     K_ij = k_ij (1 - L) + (k_ij + P_ij) L / 2        (P_ij f)(p) = v_ij(p) sum_q b(pos_ij(p), q) f(q)
 
@@ -16,12 +16,12 @@ b           bilinear weights; P_ii = 1
         + 1/d_i 1/2     sum_j [ (k_ij + P_ij) L r_j - lambda_rep L grad_{x_j} k_ij ]
 
 with c_i = sum_j k_ij and d_i(p) = sum_j (k_ij + v_ij(p)) / 2 for "row-sum", both n for "count": all points of a path
-count the same, however different the noise around them; a pixel that nobody else sees moves about as in `RbfKernel`.
+count the same, however different the noise around them; a pixel hidden elsewhere moves almost as in `RbfKernel`.
 
-Why two bands. The latents of a codec are no samples of a smooth field: the same edge, moved by a quarter of a latent,
-has other fine structure. Carried along a path it would blur, and be wrong; so only L r goes that way. Weights k_ij fall
-to about 1 / (n + 1) for any two particles, as the noise in x sets the median: half of an update stays each one's own,
-and with it what it gets wrong alone. The constant kernel along paths has no such floor.
+Why two bands. The latents of a codec are no samples of a smooth field: the fine structure of an edge is another when
+the edge has moved by a quarter of a latent. Carried along a path it would blur and be wrong, so only L r is carried.
+Weights k_ij fall to about 1 / (n + 1) for any two particles, as the noise in x sets the median: about half of an update
+is a particle's own residual, with its errors. The constant kernel along paths has no such floor.
 
 What holds exactly. Let W_i carry a common canonical frame to frame i, orthogonal and commuting with L (mirror images;
 shifts by whole pixels away from the border), and P_ij = W_i W_j^T. Then K is positive definite: k is, 1 - L and L are,
@@ -40,24 +40,25 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from csd3d.engine.kernels import Bandwidth
 from csd3d.engine.stein import KernelSums, RbfKernel
+from csd3d.engine.types import Index, Latents
 
 BLUR_LAT = 0.7
-"""Width of the blur that parts what goes along paths from what stays in place, in latent pixels."""
+"""Standard deviation of the blur L that separates the two bands, in latent pixels."""
 
 
 @runtime_checkable
 class Correspondences(Protocol):
     """Where the points of one particle are in others."""
 
-    def __call__(self, i: int, index: Int[Tensor, " n"]) -> tuple[Float[Tensor, "n h w 2"], Float[Tensor, "n h w"]]:
+    def __call__(self, i: int, index: Index) -> tuple[Float[Tensor, "n h w 2"], Float[Tensor, "n h w"]]:
         """For each particle j of a step: pos_ij (x, y) in latent pixels, a pixel's centre at +0.5, and v_ij in [0, 1].
 
-        `index` says which particles of the whole set take part, `i` the place in it of the one that looks. Positions
+        `index` says which particles of the whole set take part, `i` the place of particle i in it. Positions
         outside of the picture or not finite count as not visible, whatever v says. Row i itself is not used.
         """
         ...
@@ -70,12 +71,11 @@ class TransportKernel:
     correspondences: Correspondences
     bandwidth: Bandwidth = "median"
 
-    def __call__(
-        self, r: Float[Tensor, "n c h w"], x: Float[Tensor, "n c h w"], index: Int[Tensor, " n"]
-    ) -> KernelSums:
-        plain = RbfKernel(self.bandwidth)(r, x, index)
+    def __call__(self, r: Latents, x: Latents, index: Index) -> tuple[KernelSums, ...]:
+        """The coarse band and the fine one; a single particle has one band."""
+        (plain,) = RbfKernel(self.bandwidth)(r, x, index)
         if len(r) == 1:
-            return plain
+            return (plain,)
         coarse = blur(r)
         path, v = torch.empty_like(r), r.new_empty(len(r), *r[:, 0].shape)
         for i in range(len(r)):
@@ -85,12 +85,10 @@ class TransportKernel:
         fine = KernelSums(plain.attraction - attraction, plain.repulsion - repulsion, plain.mass, plain.weights)
         mass = (plain.mass + v.sum(1)[:, None]) / 2
         weights = (plain.weights + v.mean((2, 3))) / 2
-        return KernelSums((attraction + path) / 2, repulsion / 2, mass, weights, rest=fine)
+        return KernelSums((attraction + path) / 2, repulsion / 2, mass, weights), fine
 
 
-def along(
-    i: int, f: Float[Tensor, "n c h w"], correspondences: Correspondences, index: Int[Tensor, " n"]
-) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n h w"]]:
+def along(i: int, f: Latents, correspondences: Correspondences, index: Index) -> tuple[Latents, Float[Tensor, "n h w"]]:
     """All f_j where particle i has their points, sum_q b(pos_ij(p), q) f_j(q), and v_ij. `index` as in the protocol.
 
     f_i itself is not moved and v_ii = 1; nothing is visible outside of the picture.
@@ -103,7 +101,7 @@ def along(
     return moved, v
 
 
-def blur(f: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+def blur(f: Latents) -> Latents:
     """L f."""
     rows, columns = (_gaussian(size, like=f) for size in f.shape[-2:])
     return rows @ f @ columns
@@ -119,7 +117,7 @@ def _gaussian(size: int, *, like: Tensor) -> Float[Tensor, "size size"]:
     return torch.zeros(size, size).double().scatter_add_(1, at, weights.expand(size, -1).contiguous()).to(like)
 
 
-def transport(f: Float[Tensor, "n c h w"], position: Float[Tensor, "n h w 2"]) -> Float[Tensor, "n c h w"]:
+def transport(f: Latents, position: Float[Tensor, "n h w 2"]) -> Latents:
     """f_j at `position_j`, bilinear; beyond the outermost centres the nearest is taken. Exact at centres of pixels."""
     n, c, h, w = f.shape
     x, y = (position[..., axis].sub(0.5).clamp(0, size - 1) for axis, size in ((0, w), (1, h)))

@@ -9,7 +9,7 @@ An editor that decides for each of n pictures by itself agrees by `chance_agreem
 """
 
 from collections.abc import Collection
-from math import comb
+from math import comb, exp, log
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -48,7 +48,7 @@ def agreement(choices: Int[Tensor, " n"]) -> float:
     """
     if len(choices) == 0:
         return float("nan")
-    return choices.unique(return_counts=True)[1].max().item() / len(choices)
+    return float(torch.bincount(choices).max()) / len(choices)
 
 
 def chance_agreement(count: int, members: int) -> float:
@@ -80,8 +80,8 @@ def variety(choices: Int[Tensor, " r"]) -> float:
     """
     if len(choices) == 0:
         return float("nan")
-    p = choices.unique(return_counts=True)[1].double() / len(choices)
-    return (-(p * p.log()).sum()).exp().item()
+    shares = [float(count) / len(choices) for count in torch.bincount(choices) if count]
+    return exp(-sum(p * log(p) for p in shares))
 
 
 def window_choices(

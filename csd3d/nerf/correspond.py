@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from csd3d.priors.geometry import WorkingSize
+from csd3d.media.geometry import WorkingSize, pixel_centres
 
 SAME_SURFACE = 0.05
 """Two distances to a point that differ by less than this share are of the same surface."""
@@ -45,7 +45,7 @@ class DepthCorrespondences:
         px = self.distance.new_tensor([width_px, height_px])
         content = px.new_tensor([self.size.width_px, self.size.height_px])
         corner = px.new_tensor([self.size.left_px, self.size.top_px])
-        grid = _centres(*(side // self.unit_px for side in self.size.padded)).to(px)
+        grid = pixel_centres(*(side // self.unit_px for side in self.size.padded)).to(px)
         seen_at = (grid * self.unit_px - corner) / content * px  # places to pixels of `distance`
         local = torch.stack(
             [
@@ -67,11 +67,6 @@ class DepthCorrespondences:
         same = (offset.norm(dim=-1) - far).abs() < SAME_SURFACE * far
         visible = _inside(seen_at, px) & ahead & _inside(seen, px) & same
         return (seen / px * content + corner) / self.unit_px, visible.to(px)
-
-
-def _centres(height: int, width: int) -> Float[Tensor, "h w 2"]:
-    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-    return torch.stack([x, y], dim=-1)
 
 
 def _inside(position: Float[Tensor, "*n h w 2"], px: Float[Tensor, "2"]) -> Bool[Tensor, "*n h w"]:

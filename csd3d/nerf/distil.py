@@ -16,16 +16,17 @@ from torch import Tensor
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.loop import draw_noise, draw_timestep
 from csd3d.engine.step import csd_step, require_finite, surrogate_loss
+from csd3d.engine.types import Batch
+from csd3d.media.geometry import to_working, working_size
 from csd3d.nerf.ranks import SharedScore, gather, share
-from csd3d.priors.editor import Loaded, score_for
-from csd3d.priors.geometry import to_working, working_size
+from csd3d.priors.prior import Prior, Prompts
 
 
 def distil_loss(
     renders: Float[Tensor, "m 3 _h _w"],
     sources: Float[Tensor, "m 3 _H _W"],
     count: int,
-    prior: Loaded,
+    prior: Prior,
     prompt: str,
     csd: CsdConfig,
     *,
@@ -57,7 +58,7 @@ def distil_loss(
     """
     height, width = sources.shape[-2:]
     size = working_size(Fraction(width, height), size_px, prior.codec.factor)
-    score = SharedScore(score_for(prior, csd, prompt, source_prompt=source_prompt))
+    score = SharedScore(prior.score_under(csd, Prompts(prompt, source_prompt)))
     if inside is not None:
         renders = torch.where(inside.to(renders.device), renders, renders.detach())
     seen = to_working(renders, size)
@@ -67,8 +68,8 @@ def distil_loss(
         s = gather(prior.codec.encode(to_working(sources, size).to(prior.device)), count)
     z = gather(mine, count)
     t, e = draw_timestep(rng, csd), draw_noise(z, rng, csd)
-    index = torch.arange(count, device=z.device)
-    result = csd_step(score, z, s, index, t=t, e=e, config=csd)
-    require_finite(result, index, step=step, t=t)
+    particles = score.schedule.noised(Batch(z, s, torch.arange(count, device=z.device)), t, e)
+    result = csd_step(score, particles, csd)
+    require_finite(result, particles, step=step)
     (g,) = torch.autograd.grad(mine, x, result.g[share(count)])
     return surrogate_loss(seen, g) / mine.numel()

@@ -17,50 +17,44 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
-from csd3d.engine.loop import Batch, StepInfo, make_optimizer, run
+from csd3d.engine.loop import Objective, StepInfo, run
+from csd3d.engine.optimise import descend, first_moments
 from csd3d.engine.transport import Correspondences, TransportKernel, along
+from csd3d.engine.types import Batch, Index, Latents
+from csd3d.media.detail import restore_mapped
+from csd3d.media.geometry import WorkingSize, from_working, to_working, working_size
 from csd3d.nerf.ranks import SharedScore, every
-from csd3d.priors.detail import restore_mapped
-from csd3d.priors.editor import Loaded, native_px, score_for
-from csd3d.priors.geometry import WorkingSize, from_working, to_working, working_size
+from csd3d.priors.prior import Prior, Prompts
 
 AGREE = 0.1
 """Colours in [0, 1] that differ by more than this are hardly of the same point."""
 
 
 class ViewParticles:
-    """The latents of a batch of views, all moved in every step; satisfies the engine's `Particles`."""
+    """The latents of a batch of views, all moved in every step; satisfies the engine's `Particles`.
 
-    def __init__(self, z: Float[Tensor, "n c h w"], s: Float[Tensor, "n c h w"], config: CsdConfig) -> None:
-        self.z, self.s = z.clone(), s
-        self._optimizer = make_optimizer([self.z], config)
+    A batch of views is edited in one go, so it has no state to be stored.
+    """
+
+    steps_per_epoch = 1
+
+    def __init__(self, z: Latents, s: Latents, config: CsdConfig) -> None:
+        self.z, self.s = z, s
+        self._moments = first_moments(z, config.optimizer)
 
     def draw(self, rng: torch.Generator) -> Batch:
         """All of them."""
         return Batch(self.z, self.s, torch.arange(len(self.z), device=self.z.device))
 
-    def apply(self, batch: Batch, g: Float[Tensor, "n c h w"], *, lr: float) -> None:
-        """A step of the optimiser along g."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
-        self.z.grad = g
-        self._optimizer.step()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Latents and optimiser. A batch of views is edited in one go, so nobody stores them."""
-        return {"z": self.z, "optimizer": self._optimizer.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Return to a state of `state_dict`."""
-        self.z.copy_(state["z"])
-        self._optimizer.load_state_dict(state["optimizer"])
+    def move(self, index: Index, g: Latents, *, lr: float) -> None:
+        """All of them."""
+        self.z, self._moments = descend(self.z, g, self._moments, lr=lr)
 
 
 @dataclass(frozen=True)
@@ -80,7 +74,7 @@ Paths = Callable[[int], Correspondences]
 def edit_views(
     renders: Float[Tensor, "n 3 _h _w"],
     photographs: Float[Tensor, "n 3 H W"],
-    prior: Loaded,
+    prior: Prior,
     prompt: str,
     csd: CsdConfig,
     *,
@@ -104,7 +98,7 @@ def edit_views(
         source_prompt: the caption of the photographs, for text-to-image priors.
         size_px: shorter side at which the prior works; None = what it was trained at.
         strength: share of the edit that is kept: 0 gives the photographs back, 1 the whole edit.
-        detail: share of the photographs' lost detail that is put back (`csd3d.priors.detail`).
+        detail: share of the photographs' lost detail that is put back (`csd3d.media.detail`).
         inside: where views may change; outside the photographs stay bit for bit. None = everywhere.
         paths: where the points of one view are in the others. None = views talk pixel by pixel, if they do.
 
@@ -117,7 +111,7 @@ def edit_views(
     """
     photographs = photographs.cpu()
     size = view_size(photographs, prior, size_px)
-    score = score_for(prior, csd, prompt, source_prompt=source_prompt)
+    score = prior.score_under(csd, Prompts(prompt, source_prompt))
     n = len(photographs)
     s, z = (
         every(n, lambda i, rgb=rgb: prior.codec.encode(to_working(rgb[i].cpu(), size).to(prior.device)))
@@ -125,7 +119,7 @@ def edit_views(
     )
     kernel = TransportKernel(_found_once(paths(prior.codec.factor), n), csd.bandwidth) if paths else None
     particles = ViewParticles(z, s, csd)
-    curves = tuple(run(particles, SharedScore(score), csd, rng=rng, kernel=kernel))
+    curves = tuple(run(particles, Objective(SharedScore(score), csd, kernel), rng=rng))
     mixed = s + strength * (particles.z - s)
     rgb = photographs
     if strength:
@@ -136,10 +130,10 @@ def edit_views(
     return EditedViews(rgb if inside is None else torch.where(inside.cpu(), rgb, photographs), curves)
 
 
-def view_size(photographs: Float[Tensor, "n 3 H W"], prior: Loaded, size_px: int | None) -> WorkingSize:
+def view_size(photographs: Float[Tensor, "n 3 H W"], prior: Prior, size_px: int | None) -> WorkingSize:
     """The size at which the prior works on these views."""
     height, width = photographs.shape[-2:]
-    return working_size(Fraction(width, height), size_px or native_px(prior), prior.codec.factor)
+    return working_size(Fraction(width, height), size_px or prior.native_px, prior.codec.factor)
 
 
 def _found_once(paths: Correspondences, n: int) -> Correspondences:
@@ -169,7 +163,7 @@ def _averaged(pictures: Float[Tensor, "n 6 h w"], paths: Correspondences) -> Flo
     return every(len(pictures), some)
 
 
-def decoded(z: Float[Tensor, "n c h w"], s: Float[Tensor, "n c h w"], prior: Loaded) -> Float[Tensor, "n 6 _H _W"]:
+def decoded(z: Float[Tensor, "n c h w"], s: Float[Tensor, "n c h w"], prior: Prior) -> Float[Tensor, "n 6 _H _W"]:
     """Pictures of edited latents `z` and, beside them, of the photographs' own `s`, at working size, on the CPU."""
     return torch.cat([torch.cat([prior.codec.decode(x[i : i + 1]).cpu() for x in (z, s)], 1) for i in range(len(s))])
 

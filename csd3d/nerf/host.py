@@ -25,10 +25,10 @@ from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils.decorators import check_main_thread
 from torch import Tensor
 
+from csd3d.media.atomic import atomic_path, write_bytes
 from csd3d.nerf.backends import require_device
 from csd3d.nerf.ranks import ranks
-from csd3d.runs.atomic import atomic_path, write_bytes
-from csd3d.runs.mistakes import DEBUG_VARIABLE, explain
+from csd3d.user_errors import DEBUG_VARIABLE, explain
 
 LEAST_VIEWS = 3
 """Fewer views than this make no scene."""

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float, Int
-from PIL import Image
 from torch import Tensor
+
+from csd3d.media.masks import read_mask
 
 Box = tuple[float, float, float, float, float, float]
 """Least x, y, z and largest x, y, z."""
@@ -29,14 +30,10 @@ def read_masks(folder: Path, names: list[str], height: int, width: int) -> Bool[
             masks.append(torch.ones(1, height, width, dtype=torch.bool))
             continue
         found += 1
-        try:
-            picture = Image.open(path).convert("L")
-        except OSError as error:
-            raise ValueError(f"mask-dir: {path} cannot be read as a picture ({error})") from None
-        if picture.size != (width, height):
-            raise ValueError(f"mask-dir: expected {width}x{height} px, got {picture.width}x{picture.height} in {path}")
-        levels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(1, height, width)
-        masks.append(levels >= 128)
+        mask = read_mask(path)
+        if tuple(mask.shape) != (height, width):
+            raise ValueError(f"mask-dir: expected {width}x{height} px, got {mask.shape[1]}x{mask.shape[0]} in {path}")
+        masks.append(mask[None] >= 0.5)
     if not found:
         raise ValueError(f"mask-dir: expected masks named as the images, such as {names[0]}.png, got none in {folder}")
     return torch.stack(masks)

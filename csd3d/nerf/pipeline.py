@@ -21,21 +21,21 @@ from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.loop import require_timesteps
+from csd3d.media.geometry import resize
+from csd3d.media.sheet import evenly
 from csd3d.nerf.backends import EditedModel, for_ranks
 from csd3d.nerf.controls import Controls
 from csd3d.nerf.cover import Cover
 from csd3d.nerf.distil import distil_loss
 from csd3d.nerf.edit import edit_views, view_size
+from csd3d.nerf.edit_history import SHEET_VIEWS, Layers, require_same_views, write_sheet
 from csd3d.nerf.host import CsdDataManager, CsdFullImageDataManager, fitting_weights, view_names
-from csd3d.nerf.keep import SHEET_VIEWS, Layers, require_same_views, write_sheet
 from csd3d.nerf.masks import Region, read_region
 from csd3d.nerf.ranks import agree, every, ranks, share
 from csd3d.nerf.settings import CsdEditPipelineConfig
 from csd3d.nerf.views import correspond, look, points_of, scaled, show, square
-from csd3d.priors.editor import native_px, score_for
-from csd3d.priors.geometry import resize
-from csd3d.priors.resolve import resolve
-from csd3d.runs.sheet import evenly
+from csd3d.priors.prior import Prior, Prompts
+from csd3d.priors.store.resolve import Resolved
 
 SCALES = ("s_text", "s_image", "strength")
 """Settings that the viewer can change."""
@@ -57,8 +57,7 @@ class CsdEditPipeline(VanillaPipeline):
         local_rank: int = 0,
         grad_scaler: Any = None,
     ) -> None:
-        if test_mode == "val":  # training
-            config.check()
+        resolved = config.check() if test_mode == "val" else None  # training
         super().__init__(config, device, test_mode, 1, local_rank, grad_scaler)  # pyright: ignore[reportArgumentType]
         self.world_size = world_size
         if world_size > 1:
@@ -68,10 +67,11 @@ class CsdEditPipeline(VanillaPipeline):
         self._next_edit = config.scene_steps
         self._paused = False
         self._folder: Path | None = None
-        if test_mode == "val":
-            self._prepare()
+        self._resolved = resolved
+        if resolved is not None:
+            self._prepare(resolved)
 
-    def _prepare(self) -> None:
+    def _prepare(self, resolved: Resolved) -> None:
         """What training takes; raises `ValueError` or `FileNotFoundError` for settings that cannot be used."""
         config, data = self.config, self.datamanager
         self._cover = Cover(self._cameras.camera_to_worlds)
@@ -79,7 +79,6 @@ class CsdEditPipeline(VanillaPipeline):
         self._region = read_region(config.mask_dir, config.box, names, height, width)
         self.prompt: str | None = config.prompt or getattr(config.model, "prompt", None)
         self.source_prompt = config.source_prompt
-        resolved = resolve(config.prior_name)
         captions = resolved.kind != "instruct" and config.method not in (None, "csd-edit")
         suited = config.engine(builtin=resolved.builtin)
         self.controls = Controls(
@@ -101,18 +100,19 @@ class CsdEditPipeline(VanillaPipeline):
     # --- the edit -----------------------------------------------------------------------------------------------------
 
     @cached_property  # which the viewer's search for elements passes by, unlike a property
-    def prior(self) -> Any:
-        """The prior, a `Loaded` of either kind, when first asked for; no part of the module, so not of checkpoints."""
-        from csd3d.priors.either import load_either  # slow to import, and eval never needs it
+    def prior(self) -> Prior:
+        """The prior, loaded when first asked for; no part of the module, so not of checkpoints."""
+        from csd3d.priors.auto import load_prior  # slow to import, and eval never needs it
 
-        prior = load_either(self.config.prior_name, device=self.config.prior_device or str(self.device))
+        name = self._resolved or self.config.prior_name
+        prior = load_prior(name, device=self.config.prior_device or str(self.device))
         self.config.require_kind(prior.kind)
         return prior
 
     def require(self, prompt: str, source_prompt: str | None) -> None:
         """Raises `ValueError` for what the prior cannot serve, by its words, by its kind or by its training."""
         csd = self.csd()
-        require_timesteps(score_for(self.prior, csd, prompt, source_prompt=source_prompt), csd)
+        require_timesteps(self.prior.score_under(csd, Prompts(prompt, source_prompt)), csd)
 
     def csd(self) -> CsdConfig:
         """Settings of the engine for one batch of views."""
@@ -157,7 +157,7 @@ class CsdEditPipeline(VanillaPipeline):
         if ranks()[0] == 0:
             CONSOLE.log(f"step {step}: editing {len(views)} views: {self.prompt}")
         sources = self.sources(views)
-        size_px = self.config.size or native_px(self.prior)
+        size_px = self.config.size or self.prior.native_px
         renders, distances = self.render(views, size_px)
         paths = None
         if self.config.by_depth:
@@ -187,7 +187,7 @@ class CsdEditPipeline(VanillaPipeline):
         """The surrogate loss of the next few views."""
         assert self.prompt
         config = self.config
-        size_px = config.size or native_px(self.prior)
+        size_px = config.size or self.prior.native_px
         world = ranks()[1]
         each = min(config.distil_views, len(self.datamanager.photographs) // world)  # of every process
         views = self._cover.next(each * world, self._rng)

@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from csd3d.engine.regularisers import FeatureLoss, Features, Layers
+from csd3d.engine.regularisers import FeatureLoss, Features, FeatureSite
 from csd3d.engine.residuals import Score
 from csd3d.engine.schedule import Schedule
+from csd3d.engine.types import Latents, Noised
 
 
 def ranks() -> tuple[int, int]:
@@ -66,44 +67,26 @@ def agree(value: Any) -> Any:
 class SharedScore:
     """A prior of which every rank holds a copy: each does its share of the particles; satisfies `Score`, `Features`."""
 
-    alone: Score
+    score: Score
 
     @property
     def schedule(self) -> Schedule:
         """The prior's."""
-        return self.alone.schedule
+        return self.score.schedule
 
-    def target(
-        self, z_t: Float[Tensor, "n c h w"], t: int, s: Float[Tensor, "n c h w"], index: Int[Tensor, " n"]
-    ) -> Float[Tensor, "n c h w"]:
+    def target(self, x: Noised) -> Latents:
         """Noise in the edited latents, of all particles."""
-        return every(len(z_t), lambda mine: self.alone.target(z_t[mine], t, s[mine], index[mine]))
+        return every(len(x.z), lambda mine: self.score.target(x.rows(mine)))
 
-    def source(
-        self, s_t: Float[Tensor, "n c h w"], t: int, s: Float[Tensor, "n c h w"], index: Int[Tensor, " n"]
-    ) -> Float[Tensor, "n c h w"]:
+    def source(self, x: Noised) -> Latents:
         """Noise in the source latents, of all particles."""
-        return every(len(s_t), lambda mine: self.alone.source(s_t[mine], t, s[mine], index[mine]))
+        return every(len(x.z), lambda mine: self.score.source(x.rows(mine)))
 
-    def feature_gradient(
-        self,
-        z_t: Float[Tensor, "n c h w"],
-        s_t: Float[Tensor, "n c h w"],
-        t: int,
-        s: Float[Tensor, "n c h w"],
-        index: Int[Tensor, " n"],
-        *,
-        layers: Layers,
-        loss: FeatureLoss,
-    ) -> Float[Tensor, "n c h w"]:
+    def feature_gradient(self, x: Noised, site: FeatureSite, loss: FeatureLoss) -> Latents:
         """Gradient of a loss between features of edited and source latents, of all particles."""
-        alone = self.alone
-        assert isinstance(alone, Features)  # as the scores of all our priors are
-
-        def some(mine: list[int]) -> Tensor:
-            return alone.feature_gradient(z_t[mine], s_t[mine], t, s[mine], index[mine], layers=layers, loss=loss)
-
-        return every(len(z_t), some)
+        score = self.score
+        assert isinstance(score, Features)  # as the scores of all our priors are
+        return every(len(x.z), lambda mine: score.feature_gradient(x.rows(mine), site, loss))
 
 
 def _device(own: torch.device) -> torch.device:

@@ -7,10 +7,9 @@ from typing import Literal
 from nerfstudio.models.splatfacto import SplatfactoModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 
-from csd3d.engine.config import METHODS, PAPER, CsdConfig
-from csd3d.priors.editor import default_prior, recommended
-from csd3d.priors.resolve import Kind, resolve
-from csd3d.runs.flags import Method, method_changes
+from csd3d.engine.config import METHODS, PAPER, CsdConfig, Method, method_changes
+from csd3d.priors.defaults import default_config, default_prior
+from csd3d.priors.store.resolve import Kind, Resolved, resolve
 
 PAPER_VIEWS = 3
 """The published bandwidth is not finite with fewer."""
@@ -78,8 +77,8 @@ class CsdEditPipelineConfig(VanillaPipelineConfig):
     seed: int = 0
     """Of the edits: which views, which noise."""
 
-    def check(self) -> None:
-        """Raises `ValueError` for settings that cannot be used."""
+    def check(self) -> Resolved:
+        """The prior that is asked for; raises `ValueError` for settings that cannot be used."""
         for name in ("edit_every", "views_per_edit", "distil_views", "distil_px"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
@@ -105,7 +104,9 @@ class CsdEditPipelineConfig(VanillaPipelineConfig):
         if self.coupling == "paper" and getattr(self, name) < PAPER_VIEWS:
             raise ValueError(f"{name}: expected {PAPER_VIEWS} or more with coupling paper, got {getattr(self, name)}")
         self.engine(builtin=True)
-        self.require_kind(resolve(self.prior_name).kind)
+        prior = resolve(self.prior_name)
+        self.require_kind(prior.kind)
+        return prior
 
     @property
     def by_depth(self) -> bool:
@@ -129,7 +130,7 @@ class CsdEditPipelineConfig(VanillaPipelineConfig):
     def engine(self, *, builtin: bool) -> CsdConfig:
         """Settings of the engine for one batch of views; those that are not given suit the prior: the small built-in
         one, or a big one. Raises `ValueError` for values that the engine refuses."""
-        suited = recommended(builtin, self.method)
+        suited = default_config(self.method, builtin=builtin)
         named = method_changes(self.method or "csd-edit")
         if self.coupling == "paper":
             suited = replace(PAPER["csd-edit-video"], s_text=suited.s_text, s_image=suited.s_image)

@@ -6,9 +6,9 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.models.base_model import Model
 from torch import Tensor
 
+from csd3d.media.geometry import WorkingSize
 from csd3d.nerf.backends import EditedSplats
 from csd3d.nerf.correspond import DepthCorrespondences
-from csd3d.priors.geometry import WorkingSize
 
 
 def scaled(camera: Cameras, size_px: int) -> Cameras:

@@ -1,9 +1,13 @@
 """Diffusion models behind one small interface. The only room that imports diffusers and transformers.
 
-Rooms: `resolve` says where a prior lies (built-in, a directory, a hub id), `load` reads its parts, `codec` goes between
-pictures and latents, `text` turns sentences into embeddings, `denoiser` calls the UNet in chunks, `taps` listens to its
-layers, `instruct` and `text_to_image` join them into the score of an instruction editor and of a text-to-image model,
-`either` loads one or the other, `vocabulary` and `words` are what a small prior knows, `editor` is what editors need of
-a prior, `layout` writes one to disk. Nothing is imported here: each room is asked for by name; `resolve`, `editor` and
-`vocabulary` are light.
+    prior       the abstract class that everybody else knows, with prompts, guidance and codec
+    latent_diffusion   what Stable Diffusion's shapes have in common; instruct and text_to_image are its two kinds
+    auto        finds and loads whichever kind a name stands for
+    defaults    which prior a method is for, the size and settings that suit a prior
+    store/      where a prior lies (built-in, a directory, a hub id), reading and writing it, what tells two apart
+    networks/   denoiser, codec and text encoder, called in chunks; sampler; features of inner layers
+    prompts/    what a small prior knows, and sentences as embeddings
+
+Nothing is imported here: each room is asked for by name. `store.resolve`, `prior`, `defaults` and
+`prompts.vocabulary` are light.
 """

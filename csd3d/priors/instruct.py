@@ -3,66 +3,56 @@
 Its UNet reads a noisy latent beside the latent of the source image, and a sentence. Three branches make one prediction:
 
     branch    source image    sentence
-    00        zeros           ""
-    I0        s               ""
+    00        zeros           the negative one, usually ""
+    I0        s               the negative one
     IT        s               the instruction
 
 The source prediction of CSD-Edit has no sentence, so it takes the first two only: five UNet rows a particle, not six.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float, Float32, Int, Int64, Num
+from jaxtyping import Float, Float32, Int64, Num
 from torch import Tensor
 
+from csd3d.engine.config import CsdConfig
 from csd3d.engine.guidance import instruct_guidance
-from csd3d.engine.regularisers import FeatureLoss, Layers
+from csd3d.engine.regularisers import FeatureLoss, FeatureSite
 from csd3d.engine.schedule import Schedule
-from csd3d.priors.denoiser import MakeRowsOf, to_epsilon
-from csd3d.priors.prior import Prior, Sampler
-from csd3d.priors.resolve import Kind
-from csd3d.priors.sentences import Sentences, encode_sentences
+from csd3d.engine.types import Index, Latents, Noised
+from csd3d.priors.latent_diffusion import LatentDiffusion
+from csd3d.priors.networks.denoiser import MakeRowsOf, to_epsilon
+from csd3d.priors.networks.sampler import Sampler
+from csd3d.priors.prior import Guidance, Prompts, require_no_source
+from csd3d.priors.prompts.sentences import Sentences
+from csd3d.priors.store.resolve import Kind
 
 
 @dataclass(frozen=True, eq=False)
-class InstructPrior(Prior):
+class InstructPrior(LatentDiffusion):
     """An instruction editor, loaded. Make one with `InstructPrior.load`."""
 
     kind: ClassVar[Kind] = "instruct"
 
-    def score(
-        self,
-        prompt: str | Sequence[str],
-        *,
-        s_text: float,
-        s_image: float,
-        assign: Int[Tensor, " m"] | None = None,
-    ) -> "InstructScore":
-        """The engine's Score for an instruction.
+    def require(self, csd: CsdConfig, prompts: Prompts) -> None:
+        """Raises ValueError for layers that the UNet has not, and for a source prompt."""
+        super().require(csd, prompts)
+        require_no_source(prompts)
 
-        Args:
-            prompt: One sentence for all particles, or several. "" means no instruction.
-            s_text: Text guidance.
-            s_image: Image guidance.
-            assign: With several sentences: particle i takes sentence `assign[i]`. None: particle i takes sentence i.
-
-        Raises:
-            UnknownPrompt: The prior knows a closed set of sentences, and one of these is not among them.
-            ValueError: No sentence, or `assign` points past the last one.
-        """
-        return InstructScore(self, encode_sentences(self._text, prompt, assign, self._known), s_text, s_image)
+    def score(self, prompts: Prompts, guidance: Guidance) -> "InstructScore":
+        """The engine's Score for instructions. Raises as `Prior.score` does, and ValueError for a source prompt."""
+        require_no_source(prompts)
+        return InstructScore(self, self.encode_target(prompts), guidance)
 
     @torch.no_grad()
     def sample(
         self,
         rgb: Float[Tensor, "n 3 H W"],
-        prompt: str | Sequence[str],
+        prompts: Prompts,
+        guidance: Guidance,
         *,
-        s_text: float,
-        s_image: float,
         rng: torch.Generator,
         steps: int = 20,
         noise: Float[Tensor, "m c h w"] | None = None,
@@ -72,7 +62,7 @@ class InstructPrior(Prior):
 
         Args:
             rgb: Pictures in [0, 1], sides multiples of `codec.factor`.
-            prompt: One sentence, or one a picture.
+            prompts: One instruction, or one a picture.
             rng: On the CPU. Draws the first noise, and that of the steps when the sampler is a random one.
             steps: Denoising steps.
             noise: The first noise, unit variance, instead of drawing it; one row (m = 1) is shared by all pictures.
@@ -81,12 +71,13 @@ class InstructPrior(Prior):
         Raises:
             ValueError, UnknownPrompt: As `score` does.
         """
-        score = self.score(prompt, s_text=s_text, s_image=s_image)
+        score = self.score(prompts, guidance)
         s = self.codec.encode(rgb).to(self.device)
         index = torch.arange(len(s), device=self.device)
 
         def predict(z_in: Tensor, t: Tensor) -> Tensor:
-            return instruct_guidance(*score.branches(z_in, t, s, index, count=3), s_text=s_text, s_image=s_image)
+            branches = score.branches(z_in, t, s, index, count=3)
+            return instruct_guidance(*branches, s_text=guidance.text, s_image=guidance.image)
 
         z = self.denoise(predict, s.shape, noise, rng, steps=steps, sampler=sampler)
         return self.codec.decode(z).to(rgb.device)
@@ -98,71 +89,53 @@ class InstructScore:
 
     prior: InstructPrior
     sentences: Sentences
-    s_text: float
-    s_image: float
+    guidance: Guidance
 
     @property
     def schedule(self) -> Schedule:
         """The prior's."""
         return self.prior.schedule
 
-    def target(
-        self, z_t: Float[Tensor, "n c h w"], t: int, s: Float[Tensor, "n c h w"], index: Int[Tensor, " n"]
-    ) -> Float[Tensor, "n c h w"]:
+    def target(self, x: Noised) -> Latents:
         """Guided noise prediction for edited particles, given their sources and the instruction. Three UNet rows each.
 
-        Args:
-            z_t: Noisy latents, in any precision, on any device; the prediction comes back in the same.
-            t: Timestep of the prior's training.
-            s: Clean, scaled latents of the sources.
-            index: Global number of each particle, which picks its sentence.
+        Latents may be in any precision, on any device; the prediction comes back in the same. Sources are clean and
+        scaled; the number of each particle in the whole set picks its sentence.
         """
-        e_00, e_I0, e_IT = self._epsilons(z_t, t, s, index, count=3)
-        return instruct_guidance(e_00, e_I0, e_IT, s_text=self.s_text, s_image=self.s_image)
+        e_00, e_I0, e_IT = self._epsilons(x.z_t, x, count=3)
+        return instruct_guidance(e_00, e_I0, e_IT, s_text=self.guidance.text, s_image=self.guidance.image)
 
-    def source(
-        self, s_t: Float[Tensor, "n c h w"], t: int, s: Float[Tensor, "n c h w"], index: Int[Tensor, " n"]
-    ) -> Float[Tensor, "n c h w"]:
+    def source(self, x: Noised) -> Latents:
         """The same for the noisy sources themselves, without the instruction. Two UNet rows each."""
-        e_00, e_I0 = self._epsilons(s_t, t, s, index, count=2)
-        return instruct_guidance(e_00, e_I0, e_I0, s_text=self.s_text, s_image=self.s_image)
+        e_00, e_I0 = self._epsilons(x.s_t, x, count=2)
+        return instruct_guidance(e_00, e_I0, e_I0, s_text=self.guidance.text, s_image=self.guidance.image)
 
-    def feature_gradient(
-        self,
-        z_t: Float[Tensor, "n c h w"],
-        s_t: Float[Tensor, "n c h w"],
-        t: int,
-        s: Float[Tensor, "n c h w"],
-        index: Int[Tensor, " n"],
-        *,
-        layers: Layers,
-        loss: FeatureLoss,
-    ) -> Float[Tensor, "n c h w"]:
+    def feature_gradient(self, x: Noised, site: FeatureSite, loss: FeatureLoss) -> Latents:
         """Gradient of a loss between features of particles (branch IT) and of their sources (branch I0)."""
         device = self.prior.device
-        condition = s.to(device) / self.prior.codec.scaling
-        sentence = self.sentences.rows(index).to(device)
+        condition = x.s.to(device) / self.prior.codec.scaling
+        sentence = self.sentences.rows(x.index).to(device)
 
         def rows_of(said: Int64[Tensor, " n"]) -> MakeRowsOf:
             return lambda z, i: (torch.cat([z, condition[i]], dim=1), self.sentences.text[said[i]])
 
-        return self.prior._denoiser.feature_gradient(
-            z_t.to(device),
-            s_t.to(device),
-            t,
+        return self.prior.denoiser.feature_gradient(
+            x.z_t.to(device),
+            x.s_t.to(device),
+            x.t,
             make_target=rows_of(sentence),
             make_source=rows_of(torch.zeros_like(sentence)),
-            layers=layers,
+            layers=site,
             loss=loss,
-        ).to(z_t)
+        ).to(x.z_t)
 
     @torch.no_grad()
     def branches(
         self,
-        z_in: Float[Tensor, "n c h w"],
+        z_in: Latents,
         t: int | Num[Tensor, ""],
-        s: Float[Tensor, "n c h w"],
-        index: Int[Tensor, " n"],
+        s: Latents,
+        index: Index,
         *,
         count: Literal[2, 3],
     ) -> tuple[Float32[Tensor, "n c h w"], ...]:
@@ -179,13 +152,12 @@ class InstructScore:
             return torch.cat([z_in[i], seen], dim=1), self.sentences.text[said]
 
         height_lat, width_lat = z_in.shape[-2:]
-        outputs = self.prior._denoiser.predict(rows, count * n, t, size_lat=(height_lat, width_lat))
+        outputs = self.prior.denoiser.predict(rows, count * n, t, size_lat=(height_lat, width_lat))
         return outputs.chunk(count)
 
-    def _epsilons(
-        self, z_t: Tensor, t: int, s: Tensor, index: Tensor, *, count: Literal[2, 3]
-    ) -> list[Float[Tensor, "n c h w"]]:
+    def _epsilons(self, x_t: Latents, x: Noised, *, count: Literal[2, 3]) -> list[Latents]:
+        """Noise in `x_t`, particles or sources of `x`, in the first `count` branches."""
         return [
-            to_epsilon(output.to(z_t), z_t.detach(), t, schedule=self.schedule, prediction=self.prior.prediction)
-            for output in self.branches(z_t, t, s, index, count=count)
+            to_epsilon(output.to(x_t), x_t.detach(), x.t, schedule=self.schedule, prediction=self.prior.prediction)
+            for output in self.branches(x_t, x.t, x.s, x.index, count=count)
         ]

@@ -1,72 +1,65 @@
 """The score of a text-to-image model (Stable Diffusion 1.x and 2.x), and its ordinary sampler.
 
-Its UNet reads a noisy latent and a caption; two branches, without and with the caption, make one prediction:
+Its UNet reads a noisy latent and a caption; two branches, without and with the caption, make one prediction at text
+guidance w:
 
-    eps_w(z_t | y) = eps(z_t | "") + w (eps(z_t | y) - eps(z_t | ""))        w = `s_text`; w = 1 needs one branch
+    eps_w(z_t | y) = eps(z_t | y_neg) + w (eps(z_t | y) - eps(z_t | y_neg))        w = 1 needs one branch
+
+y_neg is the negative prompt, usually "".
 
 The target caption says what the result is to show. The source caption, for the source baseline of DDS and CDS, says
 what the source shows; SDS and CSD have none.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Float32, Int, Int64, Num
+from jaxtyping import Float, Float32, Int64, Num
 from torch import Tensor
 
+from csd3d.engine.config import CsdConfig
 from csd3d.engine.guidance import text_guidance
-from csd3d.engine.regularisers import FeatureLoss, Layers
+from csd3d.engine.regularisers import FeatureLoss, FeatureSite
 from csd3d.engine.schedule import Schedule
-from csd3d.priors.denoiser import MakeRowsOf, to_epsilon
-from csd3d.priors.prior import Prior, Sampler
-from csd3d.priors.resolve import Kind
-from csd3d.priors.sentences import Sentences, encode_sentences
+from csd3d.engine.types import Index, Latents, Noised
+from csd3d.priors.latent_diffusion import LatentDiffusion
+from csd3d.priors.networks.denoiser import MakeRowsOf, to_epsilon
+from csd3d.priors.networks.sampler import Sampler
+from csd3d.priors.prior import Guidance, Prompts
+from csd3d.priors.prompts.sentences import Sentences
+from csd3d.priors.store.resolve import Kind
 
 
 @dataclass(frozen=True, eq=False)
-class TextToImagePrior(Prior):
+class TextToImagePrior(LatentDiffusion):
     """A text-to-image model, loaded. Make one with `TextToImagePrior.load`."""
 
     kind: ClassVar[Kind] = "text-to-image"
 
-    def score(
-        self,
-        prompt: str | Sequence[str],
-        *,
-        s_text: float,
-        source_prompt: str | Sequence[str] | None = None,
-        assign: Int[Tensor, " m"] | None = None,
-    ) -> "TextToImageScore":
+    def require(self, csd: CsdConfig, prompts: Prompts) -> None:
+        """Raises ValueError for layers that the UNet has not, and where a caption of the source is wanted."""
+        super().require(csd, prompts)
+        if prompts.source is None and (csd.residual == "source" or csd.regulariser != "none"):
+            raise ValueError(
+                f"source-prompt: expected what the source shows, with which {self.name} compares the result, got none; "
+                "only sds and csd can do without"
+            )
+
+    def score(self, prompts: Prompts, guidance: Guidance) -> "TextToImageScore":
         """The engine's Score for a caption of the result and, for the source baseline, one of the source.
 
-        Args:
-            prompt: One caption for all particles, or several. "" means no text.
-            s_text: Guidance scale of both captions; 1 = none.
-            source_prompt: One caption of the source, or several. None: only the noise baseline can be used.
-            assign: With several captions: particle i takes caption `assign[i]`. None: particle i takes caption i.
-
-        Raises:
-            UnknownPrompt: The prior knows a closed set of words, and a caption holds another one.
-            ValueError: No caption, or `assign` points past the last one.
+        `guidance.text` is the scale of both captions. Raises as `Prior.score` does.
         """
-        target = encode_sentences(self._text, prompt, assign, self._known)
-        if source_prompt is None:
-            return TextToImageScore(self, target, None, s_text)
-        several = not isinstance(source_prompt, str) and len(source_prompt) > 1
-        source = encode_sentences(
-            self._text, source_prompt, assign if several else None, self._known, name="source_prompt"
-        )
-        return TextToImageScore(self, target, source, s_text)
+        return TextToImageScore(self, self.encode_target(prompts), self.encode_source(prompts), guidance.text)
 
     @torch.no_grad()
     def sample(
         self,
-        prompt: str | Sequence[str],
+        prompts: Prompts,
+        guidance: Guidance,
         count: int,
         *,
-        s_text: float,
         size_lat: tuple[int, int],
         rng: torch.Generator,
         steps: int = 50,
@@ -76,7 +69,7 @@ class TextToImagePrior(Prior):
         """Make `count` pictures in [0, 1], each for itself, as the diffusers pipeline does.
 
         Args:
-            prompt: One caption, or one a picture.
+            prompts: One caption, or one a picture.
             size_lat: Height and width in latents (`codec.factor` pixels each).
             rng: On the CPU. Draws the first noise, and that of the steps when the sampler is a random one.
             steps: Denoising steps.
@@ -86,7 +79,7 @@ class TextToImagePrior(Prior):
         Raises:
             ValueError, UnknownPrompt: As `score` does.
         """
-        score = self.score(prompt, s_text=s_text)
+        score = self.score(prompts, guidance)
         index = torch.arange(count, device=self.device)
 
         def predict(z_in: Tensor, t: Tensor) -> Tensor:
@@ -110,36 +103,19 @@ class TextToImageScore:
         """The prior's."""
         return self.prior.schedule
 
-    def target(
-        self, z_t: Float[Tensor, "n c h w"], t: int, s: Float[Tensor, "n c h w"], index: Int[Tensor, " n"]
-    ) -> Float[Tensor, "n c h w"]:
+    def target(self, x: Noised) -> Latents:
         """Guided noise prediction for edited particles under their caption. Two UNet rows each, one at `s_text` 1.
 
-        Args:
-            z_t: Noisy latents, in any precision, on any device; the prediction comes back in the same.
-            t: Timestep of the prior's training.
-            s: Not looked at.
-            index: Global number of each particle, which picks its caption.
+        Latents may be in any precision, on any device; the prediction comes back in the same. Clean sources are not
+        used; the number of each particle in the whole set picks its caption.
         """
-        return self._epsilon(self.prompt, z_t, t, index)
+        return self._epsilon(self.prompt, x.z_t, x)
 
-    def source(
-        self, s_t: Float[Tensor, "n c h w"], t: int, s: Float[Tensor, "n c h w"], index: Int[Tensor, " n"]
-    ) -> Float[Tensor, "n c h w"]:
+    def source(self, x: Noised) -> Latents:
         """The same for the noisy sources under the caption of the source. Raises ValueError if there is none."""
-        return self._epsilon(self._require_source(), s_t, t, index)
+        return self._epsilon(self._require_source(), x.s_t, x)
 
-    def feature_gradient(
-        self,
-        z_t: Float[Tensor, "n c h w"],
-        s_t: Float[Tensor, "n c h w"],
-        t: int,
-        s: Float[Tensor, "n c h w"],
-        index: Int[Tensor, " n"],
-        *,
-        layers: Layers,
-        loss: FeatureLoss,
-    ) -> Float[Tensor, "n c h w"]:
+    def feature_gradient(self, x: Noised, site: FeatureSite, loss: FeatureLoss) -> Latents:
         """Gradient of a loss between features of particles and of sources, each under its own caption, unguided.
 
         Raises ValueError if there is no caption of the source.
@@ -148,18 +124,18 @@ class TextToImageScore:
         target, source = self.prompt, self._require_source()
 
         def rows_of(caption: Sentences) -> MakeRowsOf:
-            sentence = caption.rows(index).to(device)
+            sentence = caption.rows(x.index).to(device)
             return lambda z, i: (z, caption.text[sentence[i]])
 
-        return self.prior._denoiser.feature_gradient(
-            z_t.to(device),
-            s_t.to(device),
-            t,
+        return self.prior.denoiser.feature_gradient(
+            x.z_t.to(device),
+            x.s_t.to(device),
+            x.t,
             make_target=rows_of(target),
             make_source=rows_of(source),
-            layers=layers,
+            layers=site,
             loss=loss,
-        ).to(z_t)
+        ).to(x.z_t)
 
     def _require_source(self) -> Sentences:
         if self.source_prompt is None:
@@ -170,7 +146,7 @@ class TextToImageScore:
 
     @torch.no_grad()
     def predict(
-        self, caption: Sentences, z_in: Float[Tensor, "n c h w"], t: int | Num[Tensor, ""], index: Int[Tensor, " n"]
+        self, caption: Sentences, z_in: Latents, t: int | Num[Tensor, ""], index: Index
     ) -> Float32[Tensor, "n c h w"]:
         """The guided output of the UNet (epsilon or v), on the prior's device."""
         device = self.prior.device
@@ -184,9 +160,10 @@ class TextToImageScore:
             return z_in[i], caption.text[said]
 
         height_lat, width_lat = z_in.shape[-2:]
-        out = self.prior._denoiser.predict(rows, 2 * n if guided else n, t, size_lat=(height_lat, width_lat))
+        out = self.prior.denoiser.predict(rows, 2 * n if guided else n, t, size_lat=(height_lat, width_lat))
         return text_guidance(out[:n], out[n:], self.s_text) if guided else out
 
-    def _epsilon(self, caption: Sentences, z_t: Tensor, t: int, index: Tensor) -> Float[Tensor, "n c h w"]:
-        output = self.predict(caption, z_t, t, index).to(z_t)
-        return to_epsilon(output, z_t.detach(), t, schedule=self.schedule, prediction=self.prior.prediction)
+    def _epsilon(self, caption: Sentences, x_t: Latents, x: Noised) -> Latents:
+        """Noise in `x_t`, particles or sources of `x`."""
+        output = self.predict(caption, x_t, x.t, x.index).to(x_t)
+        return to_epsilon(output, x_t.detach(), x.t, schedule=self.schedule, prediction=self.prior.prediction)

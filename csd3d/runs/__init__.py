@@ -1,1 +1,1 @@
-"""A run on disk: atomic files, manifest, checkpoints, progress, interruption, report."""
+"""A run on disk: folder, manifest, checkpoints, log, progress, interruption, report, history, and one session of it."""

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from csd3d.runs.atomic import atomic_path
+from csd3d.media.atomic import atomic_path
 
 _KEY = "csd3d"
 _FORMAT = 1

@@ -13,20 +13,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from csd3d.engine.loop import Particles
-from csd3d.runs.atomic import remove_leftovers
+from csd3d.engine.loop import Stateful
+from csd3d.media.atomic import remove_leftovers
 from csd3d.runs.checkpoint import load_checkpoint, save_checkpoint
 from csd3d.runs.log import StepLog
 from csd3d.runs.manifest import Manifest, differences
-from csd3d.runs.settings import override, without_prompt
-
-C = TypeVar("C")
 
 
 @dataclass(frozen=True)
@@ -70,7 +66,12 @@ class RunFolder:
         """The page for people."""
         return self.path / "report.html"
 
-    def save(self, particles: Particles, rng: torch.Generator, log: StepLog) -> None:
+    @property
+    def own_files(self) -> tuple[Path, ...]:
+        """What no result may be called."""
+        return self.manifest, self.sources, self.state, self.media, self.sheet, self.gradient, self.report
+
+    def save(self, particles: Stateful, rng: torch.Generator, log: StepLog) -> None:
         """Keep everything needed to go on after the steps of `log`, in one atomic file.
 
         The particles' state must be flat: tensors by name.
@@ -79,7 +80,7 @@ class RunFolder:
         tensors |= {f"log.{name}": value for name, value in log.state_dict().items()}
         save_checkpoint(self.state, {**tensors, "rng": rng.get_state()}, {"step": log.done})
 
-    def load(self, particles: Particles, rng: torch.Generator, log: StepLog) -> None:
+    def load(self, particles: Stateful, rng: torch.Generator, log: StepLog) -> None:
         """Put particles, random state and the log of the steps done back, where a state was saved.
 
         Raises:
@@ -98,6 +99,18 @@ def free_name(stem: str, prompt: str, *, base: Path = Path("runs")) -> Path:
     slug = re.sub(r"[^a-z0-9]+", "-", f"{stem} {prompt}".lower()).strip("-")[:60].strip("-") or "run"
     names = (slug if k == 1 else f"{slug}-{k}" for k in range(1, 1_000_000))
     return next(base / name for name in names if not (base / name).exists())
+
+
+def claim_name(stem: str, prompt: str, *, base: Path = Path("runs")) -> Path:
+    """Make the folder of `free_name`: of several runs that begin at once each gets one of its own."""
+    while True:
+        path = free_name(stem, prompt, base=base)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        return path
 
 
 def start_run(path: Path, manifest: Manifest) -> RunFolder:
@@ -121,7 +134,7 @@ def start_run(path: Path, manifest: Manifest) -> RunFolder:
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
+def exclusive(path: Path) -> Iterator[None]:
     """Within the block no other process works in the folder of a run. Raises ValueError if one already does."""
     fd = os.open(path, os.O_RDONLY)
     try:
@@ -136,25 +149,26 @@ def alone(path: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def reopen_run(path: Path, manifest: Manifest, *, free: tuple[str, ...]) -> tuple[RunFolder, Manifest]:
-    """Open an earlier run that `manifest`, made from what is asked for now, must agree with.
+def reopen_run(
+    path: Path, old: Manifest, manifest: Manifest, *, resumable: tuple[str, ...]
+) -> tuple[RunFolder, Manifest]:
+    """Open the earlier run `old`, with which `manifest`, made from what is asked for now, must agree.
 
     Returns the folder and the run's manifest with the settings, versions and machine of now.
 
     Args:
         path: the folder.
+        old: the run's manifest.
         manifest: of what is asked for now.
-        free: dotted names of settings that may differ, because they do not touch the steps already done.
+        resumable: dotted names of settings that may differ, because they do not touch the steps already done.
 
     Raises:
-        FileNotFoundError: there is no run.
         ValueError: the run is of another command, input, prior or other settings.
     """
     folder = RunFolder(path)
-    old = Manifest.read(folder.manifest)
     if old.command != manifest.command:
         raise ValueError(f"resume: expected a run of {manifest.command}, got one of {old.command} in {path}")
-    if changed := differences(old.config, manifest.config, ignore=free):
+    if changed := differences(old.config, manifest.config, ignore=resumable):
         raise ValueError(f"resume: the run in {path} has other settings ({'; '.join(changed)})")
     now, then = ({i["sha256"] for i in m.inputs} for m in (manifest, old))
     if now != then:
@@ -170,22 +184,6 @@ def reopen_run(path: Path, manifest: Manifest, *, free: tuple[str, ...]) -> tupl
     old.versions, old.machine = manifest.versions, manifest.machine
     old.write(folder.manifest)
     return folder, old
-
-
-def recorded(run_dir: str | Path | None, config: C, *commands: str) -> tuple[Manifest, C]:
-    """The manifest of a run of `commands` to go on with, and its settings, put into the editor's `config`.
-
-    Raises:
-        ValueError: no folder is given, or its run is of another command.
-        FileNotFoundError: it holds no run.
-    """
-    if run_dir is None:
-        raise ValueError("resume: expected --run-dir, the folder of the run to go on with, got none")
-    manifest = Manifest.read(Path(run_dir) / "manifest.json")
-    if manifest.command not in commands:
-        expected = " or ".join(commands)
-        raise ValueError(f"resume: expected a run of {expected}, got one of {manifest.command} in {run_dir}")
-    return manifest, override(config, without_prompt(manifest.config), where="manifest")
 
 
 def save_sources(folder: RunFolder, s: Float[Tensor, "n c h w"]) -> None:

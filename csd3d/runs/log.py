@@ -14,10 +14,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from csd3d.engine.loop import Batch, StepInfo
+from csd3d.engine.loop import StepInfo
 from csd3d.engine.step import StepResult
+from csd3d.engine.types import Batch
+from csd3d.media.sheet import contact_sheet, evenly
 from csd3d.runs.curves import Curve
-from csd3d.runs.sheet import contact_sheet, evenly
 
 PARTICLES = 3
 """Whose gradients are kept: the first, a middle and the last particle."""

@@ -18,14 +18,18 @@ from datetime import datetime, timezone
 from fractions import Fraction
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 
 from csd3d import __version__
-from csd3d.runs.atomic import write_json
+from csd3d.media.atomic import write_json
+from csd3d.runs.settings import override, without_prompt
 
-FORMAT = 1
+FORMAT = 2
+"""Of the manifests that are written. Those of format 1 are read too; a run that has one cannot be resumed."""
+_READABLE = (1, FORMAT)
+C = TypeVar("C")
 Status = Literal["running", "interrupted", "failed", "finished", "undone"]
 _STATUSES = ("running", "interrupted", "failed", "finished", "undone")
 _PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "decord", "av", "opencv-python-headless", "numpy")
@@ -69,6 +73,8 @@ class Manifest:
     """Versions of this project and of what it stands on."""
     machine: dict[str, Any] = field(default_factory=lambda: describe_machine())
     """Operating system, processor, accelerator."""
+    format: int = FORMAT
+    """Which form the manifest has."""
 
     def note(self, text: str) -> bool:
         """Record a fallback or warning; False if this very text was recorded before."""
@@ -101,7 +107,7 @@ class Manifest:
         Raises:
             ValueError: a number in it is not finite.
         """
-        write_json(path, {"format": FORMAT, **dataclasses.asdict(self)})
+        write_json(path, dataclasses.asdict(self))
 
     @classmethod
     def read(cls, path: Path) -> "Manifest":
@@ -117,9 +123,9 @@ class Manifest:
             value = json.loads(path.read_text(encoding="utf-8"))
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ValueError(f"manifest: {path} is not valid JSON ({error})") from error
-        found = value.pop("format", None) if isinstance(value, dict) else None
-        if found != FORMAT:
-            raise ValueError(f"manifest: expected format {FORMAT}, got {found} in {path}")
+        found = value.get("format") if isinstance(value, dict) else None
+        if found not in _READABLE:
+            raise ValueError(f"manifest: expected format {FORMAT} or below, got {found} in {path}")
         known = {f.name for f in dataclasses.fields(cls)}
         if unknown := sorted(set(value) - known):
             raise ValueError(f"manifest: unknown fields {unknown} in {path}")
@@ -128,6 +134,20 @@ class Manifest:
         if value.get("status", "running") not in _STATUSES:
             raise ValueError(f"manifest: expected a status of {_STATUSES}, got {value['status']!r} in {path}")
         return cls(**value)
+
+
+def read_settings(config: C, manifest: Manifest) -> C:
+    """`config` with all settings that a run recorded.
+
+    Raises:
+        ValueError: an earlier version of this project made the run.
+    """
+    if manifest.format != FORMAT:
+        raise ValueError(
+            f"resume: expected a run of this version (format {FORMAT}), got one that an earlier version began "
+            f"(format {manifest.format}): begin it anew"
+        )
+    return override(config, without_prompt(manifest.config), where="manifest")
 
 
 def to_plain(value: Any) -> Any:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from csd3d.runs.atomic import write_text
+from csd3d.media.atomic import write_text
 from csd3d.runs.curves import Curve, curve_svg
 from csd3d.runs.log import CAPTION
 

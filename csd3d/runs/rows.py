@@ -16,7 +16,7 @@ from jaxtyping import Int, Shaped
 from numpy.lib import format as npy
 from torch import Tensor
 
-from csd3d.runs.atomic import atomic_path
+from csd3d.media.atomic import atomic_path
 
 
 class Rows:

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from csd3d.priors.geometry import from_working, to_working, working_size
-from csd3d.priors.identity import prior_fingerprint
+from csd3d.media.geometry import from_working, to_working, working_size
+from csd3d.priors.store.fingerprint import prior_fingerprint
 from csd3d.priors.text_to_image import TextToImagePrior
 from csd3d.runs.checkpoint import load_checkpoint, save_checkpoint
 from csd3d.translate.network import Translator, make_translator

@@ -1,27 +1,29 @@
-"""A training run on disk: pictures in, a network out, and a report; it goes on where it was stopped."""
+"""Learning a network: pictures in, a network and a report out; training goes on where it was stopped."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from csd3d.priors.editor import native_px
-from csd3d.priors.geometry import middle_square
-from csd3d.priors.identity import prior_entry
+from csd3d.engine.config import CsdConfig
+from csd3d.media.geometry import read_square
+from csd3d.media.sheet import contact_sheet, save_picture
+from csd3d.priors.prior import Prior
+from csd3d.priors.store.resolve import Kind
 from csd3d.priors.text_to_image import TextToImagePrior
 from csd3d.runs.checkpoint import load_checkpoint, save_checkpoint
 from csd3d.runs.curves import Curve
-from csd3d.runs.folder import RunFolder, load_sources, save_sources
-from csd3d.runs.manifest import Manifest, fingerprint, to_plain
+from csd3d.runs.job import Editor, Request, Result, make_request, run_job
+from csd3d.runs.manifest import fingerprint
 from csd3d.runs.progress import RunProgress
 from csd3d.runs.report import Report
-from csd3d.runs.sheet import contact_sheet, save_picture
-from csd3d.runs.start import Start, started
+from csd3d.runs.session import Session
 from csd3d.translate.apply import Trained, save_trained
 from csd3d.translate.config import TranslateConfig
 from csd3d.translate.network import make_translator
@@ -30,8 +32,6 @@ from csd3d.translate.train import Trainer
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"}
 CURVES = ("gradient_rms", "change_rms", "s_text", "identity")
 SHOWN = 6
-FREE = ("device", "checkpoint_every")
-"""Settings that may change when a run is resumed."""
 
 
 def find_pictures(folder: Path) -> list[Path]:
@@ -67,112 +67,177 @@ def read_captions(files: Sequence[Path], table: Path | None, same: str | None) -
     return [content.get(f.name, same) for f in files]
 
 
-def read_square(path: Path, size_px: int) -> Float[Tensor, "3 S S"]:
-    """`middle_square` of a picture, upright. Raises ValueError when it cannot be read."""
-    try:
-        with Image.open(path) as picture:
-            return middle_square(ImageOps.exif_transpose(picture).convert("RGB"), size_px)
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"pictures: {path} cannot be read ({error})") from None
-
-
 def train_network(
-    files: Sequence[Path],
-    captions: Sequence[str],
-    config: TranslateConfig,
-    run_dir: Path,
+    pictures: str | Path | None,
+    config: TranslateConfig | None = None,
     *,
+    run_dir: str | Path | None = None,
     resume: bool = False,
-    prior: TextToImagePrior | None = None,
+    prior: Prior | None = None,
     progress: RunProgress | None = None,
-) -> Path:
-    """Train a network and write it to `run_dir`/network.safetensors, with a report; returns its path.
+) -> Result:
+    """Train a network and write it to network.safetensors in the run's folder, with a report.
+
+    Args:
+        pictures: folder of pictures; the middle square of each is used. None only to resume.
+        config: settings; None: those of the run that is resumed.
+        run_dir: folder of the run; None makes a new one in `runs/`.
+        resume: go on with the run in `run_dir`, on the CPU bit for bit.
+        prior: a loaded text-to-image prior; None loads `config.prior`.
+        progress: shows how far things are; None: on stderr.
 
     Raises:
         ValueError, TypeError, FileNotFoundError: something asked for is wrong; nothing was written.
         FloatingPointError: the run diverged; the last saved state is still there.
         RunInterrupted: SIGINT or SIGTERM arrived and the state is saved.
     """
-    if not config.tasks:
-        raise ValueError('tasks: expected at least one, NAME="CAPTION", got none')
-    progress = progress or RunProgress()
-    prior = prior or TextToImagePrior.load(config.prior, device=config.device)
-    size = config.size or native_px(prior)
-    if size % prior.codec.factor:
-        raise ValueError(f"size: expected a multiple of {prior.codec.factor} px, got {size}")
-    for own in dict.fromkeys(captions):
-        prior.embed([own, *(config.caption(task, own) for task in config.tasks)])  # unknown words are refused here
-    network = make_translator(prior, list(config.tasks.values()))
-    path = run_dir / "network.safetensors"
-    manifest = Manifest(
-        "translate", to_plain(config) | {"captions": list(captions)}, config.seed,
-        inputs=[fingerprint(f) for f in files], prior=prior_entry(prior), outputs={"network": str(path.resolve())},
-    )  # fmt: skip
-    with started(run_dir, manifest, [path], progress, resume=resume, free=FREE) as start:
-        start.note_prior(prior, config.device)
-        s = load_sources(start.folder)
-        if s is None:
-            with start.manifest.timed("encode"):
-                s = _encode(prior, files, size, progress)
-                save_sources(start.folder, s)
-        trainer = Trainer(prior, network, config, s, captions)
-        with start.manifest.timed("train"):
-            curves = _train(trainer, config, start)
-        with start.manifest.timed("write"):
-            trained = Trained(prior, trainer.network.eval(), tuple(config.tasks), size)
-            save_trained(path, trained, list(config.tasks.values()))
-            page = _report(trained, files, curves, start)
-        start.close(page)
-    return path
+    request = make_request(TranslateEditor, pictures, None, None, config, run_dir=run_dir, resume=resume)
+    return run_job(TranslateEditor, request, prior=prior, progress=progress)
 
 
 def with_residual(config: TranslateConfig, method: str) -> TranslateConfig:
     """Trained by `dds`, or by `sds`, the paper's ablation."""
-    return replace(config, csd=replace(config.csd, residual="noise" if method == "sds" else "source"))
+    return replace(config, csd=replace(config.engine, residual="noise" if method == "sds" else "source"))
 
 
-def _encode(prior: TextToImagePrior, files: Sequence[Path], size: int, progress: RunProgress) -> Tensor:
-    parts = []
-    for path in progress.track("encode", files, total=len(files)):
-        parts.append(prior.codec.encode(read_square(path, size)[None].to(prior.device)).cpu())
-    return torch.cat(parts)
+class TranslateEditor(Editor[TranslateConfig]):
+    """Trains a network from a folder of pictures; an `Editor` (`csd3d.runs.job`)."""
+
+    command: ClassVar[str] = "translate train"
+    resumes: ClassVar[tuple[str, ...]] = ("translate train",)
+    prior_kind: ClassVar[Kind | None] = "text-to-image"
+    role: ClassVar[str] = "network"
+    resumable: ClassVar[tuple[str, ...]] = ("device", "checkpoint_every")
+
+    def __init__(self, files: Sequence[Path], captions: Sequence[str], config: TranslateConfig) -> None:
+        self.config = config
+        self._files, self._captions = files, captions
+
+    @classmethod
+    def settings(cls) -> TranslateConfig:
+        """The defaults."""
+        return TranslateConfig()
+
+    @classmethod
+    @contextmanager
+    def open(cls, request: Request[TranslateConfig]) -> Iterator["TranslateEditor"]:
+        """Find the pictures and their captions."""
+        config = request.config
+        if not config.tasks:
+            raise ValueError('tasks: expected at least one, NAME="CAPTION", got none')
+        if request.source is None:
+            raise ValueError("pictures: expected a folder, got none; only --resume can do without")
+        folder = request.source if request.resumed is None or request.source.is_dir() else request.source.parent
+        files = find_pictures(folder)
+        table = None if config.captions is None else Path(config.captions).resolve()
+        config = replace(config, captions=None if table is None else str(table))
+        yield cls(files, read_captions(files, table, config.source_prompt), config)
+
+    @property
+    def name(self) -> tuple[str, str]:
+        """The names of the tasks."""
+        return "translate", " ".join(self.config.tasks)
+
+    @property
+    def sentences(self) -> Sequence[str]:
+        """Each caption, before and after each task."""
+        config = self.config
+        each = ([own, *(config.caption(task, own) for task in config.tasks)] for own in dict.fromkeys(self._captions))
+        return [caption for captions in each for caption in captions]
+
+    @property
+    def reads(self) -> Sequence[Path]:
+        """The pictures and the table of captions."""
+        table = self.config.captions
+        return [*self._files, *([] if table is None else [Path(table)])]
+
+    def inputs(self) -> list[dict[str, Any]]:
+        """The pictures and the table of captions."""
+        return [fingerprint(path) for path in self.reads]
+
+    def history(self, sha256: str) -> list[dict[str, Any]]:
+        """None: what is made here does not come from one source."""
+        return []
+
+    @property
+    def recorded(self) -> Mapping[str, Any]:
+        """Nothing beside the settings."""
+        return {}
+
+    @property
+    def facts(self) -> Mapping[str, str | int]:
+        """How many pictures there are."""
+        return {"pictures": len(self._files)}
+
+    def engine_for(self, prior: Prior) -> CsdConfig:
+        """Those of DDS."""
+        return prior.defaults("dds")
+
+    def meet(self, prior: Prior, config: TranslateConfig) -> None:
+        """Make the untrained network; refuse what the prior cannot serve."""
+        if not isinstance(prior, TextToImagePrior):
+            raise ValueError(f"prior {prior.name!r}: expected a text-to-image model, got an instruction editor")
+        self.prior, self.config = prior, config
+        self._size = config.size or prior.native_px
+        if self._size % prior.codec.factor:
+            raise ValueError(f"size: expected a multiple of {prior.codec.factor} px, got {self._size}")
+        prior.embed(self.sentences)  # unknown words are refused here
+        self._network = make_translator(prior, list(config.tasks.values()))
+
+    def place(self, run_dir: Path) -> tuple[Path, Sequence[Path]]:
+        """The network, in the run's folder."""
+        path = run_dir / "network.safetensors"
+        return path, [path]
+
+    def encode(self, session: Session) -> None:
+        """Latents of the pictures."""
+
+        def encode() -> Float[Tensor, "n c h w"]:
+            files = session.progress.track("encode", self._files, total=len(self._files))
+            return torch.cat([self.prior.encode(read_square(path, self._size)[None]) for path in files])
+
+        self._s = session.sources(encode)
+
+    def move(self, session: Session) -> None:
+        """Training, from the last saved state to the last step."""
+        config, folder = self.config, session.folder
+        self._trainer = Trainer(self.prior, self._network, config, self._s, self._captions)
+        with session.manifest.timed("train"):
+            done, self._curves = _load(folder.state, self._trainer)
+            for step in session.progress.track("train", range(done, config.steps), total=config.steps, start=done):
+                info = self._trainer.step(step)
+                self._curves.append([float(getattr(info, name)) for name in CURVES])
+                done = step + 1
+                if session.stop or done % config.checkpoint_every == 0 or done == config.steps:
+                    curves = torch.tensor(self._curves, dtype=torch.float64)
+                    save_checkpoint(folder.state, self._trainer.state_dict() | {"curves": curves}, {"step": done})
+                    session.manifest.steps_done = done
+                session.stop_if_asked(f"{done} of {config.steps} steps are done")
+
+    def write(self, session: Session) -> Report:
+        """The network and the contact sheet."""
+        tasks = self.config.tasks
+        with session.manifest.timed("write"):
+            trained = Trained(self.prior, self._trainer.network.eval(), tuple(tasks), self._size)
+            save_trained(session.results[0], trained, list(tasks.values()))
+            shown = torch.stack([read_square(f, self._size) for f in self._files[:SHOWN]])
+            rows = {"source": shown} | {task: trained(shown, task) for task in tasks}
+            save_picture(contact_sheet(rows, cell_px=self._size), session.folder.sheet)
+        gradient, change, s_text, identity = zip(*self._curves, strict=True)  # as in CURVES
+        charts = (
+            Curve("Gradient", gradient, log=True, hint="root mean square of the direction in latents"),
+            Curve("Change", change, hint="how far results are from their sources"),
+            Curve("Guidance", s_text, hint="rises during the warm-up"),
+            Curve("Identity", identity, hint="weight of staying with the source"),
+        )
+        facts = (f"{len(self._files)} pictures", f"{len(tasks)} tasks", f"prior {self.prior.name}")
+        return Report("Translation network", "", facts, curves=charts)
 
 
-def _train(trainer: Trainer, config: TranslateConfig, start: Start) -> list[list[float]]:
-    """From the last saved state to the last step; the `CURVES` of every step."""
-    done, curves = _load(start.folder, trainer)
-    for step in start.progress.track("train", range(done, config.steps), total=config.steps, start=done):
-        info = trainer.step(step)
-        curves.append([float(getattr(info, name)) for name in CURVES])
-        done = step + 1
-        if start.stop or done % config.checkpoint_every == 0 or done == config.steps:
-            tensors = trainer.state_dict() | {"curves": torch.tensor(curves, dtype=torch.float64)}
-            save_checkpoint(start.folder.state, tensors, {"step": done})
-            start.manifest.steps_done = done
-        start.stop_if_asked(f"{done} of {config.steps} steps are done", alone=False)
-    return curves
-
-
-def _load(folder: RunFolder, trainer: Trainer) -> tuple[int, list[list[float]]]:
-    if not folder.state.exists():
+def _load(state: Path, trainer: Trainer) -> tuple[int, list[list[float]]]:
+    if not state.exists():
         return 0, []
-    saved = load_checkpoint(folder.state)
+    saved = load_checkpoint(state)
     curves = saved.tensors.pop("curves").tolist()
     trainer.load_state_dict(saved.tensors)
     return int(saved.record["step"]), curves
-
-
-def _report(trained: Trained, files: Sequence[Path], curves: Sequence[Sequence[float]], start: Start) -> Report:
-    """The contact sheet, and the page around it."""
-    shown = torch.stack([read_square(f, trained.size_px) for f in files[:SHOWN]])
-    rows = {"source": shown} | {task: trained(shown, task) for task in trained.tasks}
-    save_picture(contact_sheet(rows, cell_px=trained.size_px), start.folder.sheet)
-    gradient, change, s_text, identity = zip(*curves, strict=True)  # as in CURVES
-    charts = (
-        Curve("Gradient", gradient, log=True, hint="root mean square of the direction in latents"),
-        Curve("Change", change, hint="how far results are from their sources"),
-        Curve("Guidance", s_text, hint="rises during the warm-up"),
-        Curve("Identity", identity, hint="weight of staying with the source"),
-    )
-    facts = (f"{len(files)} pictures", f"{len(trained.tasks)} tasks", f"prior {trained.prior.name}")
-    return Report("Translation network", "", facts, curves=charts)

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from csd3d.engine.loop import draw_noise, draw_timestep
 from csd3d.engine.step import csd_step, require_finite, surrogate_loss
+from csd3d.engine.types import Batch
+from csd3d.priors.prior import Guidance, Prompts
 from csd3d.priors.text_to_image import TextToImagePrior
 from csd3d.translate.config import TranslateConfig
 from csd3d.translate.network import Translator
@@ -64,14 +66,14 @@ class Trainer:
         own: list[str] = [self._captions[int(i)] for i in rows]
         wanted = [config.caption(names[k], caption) for k, caption in zip(task.tolist(), own, strict=True)]
         s = self._sources[rows].to(device)
-        t, e = draw_timestep(rng, config.csd), draw_noise(s, rng, config.csd)
+        t, e = draw_timestep(rng, config.engine), draw_noise(s, rng, config.engine)
         s_text = config.guidance_at(number)
-        score = self._prior.score(wanted, s_text=s_text, source_prompt=own)
+        score = self._prior.score(Prompts(wanted, own), Guidance(s_text))
 
         z = self.network(s, task.to(device))
-        index = torch.arange(len(s), device=device)
-        result = csd_step(score, z.detach(), s, index, t=t, e=e, config=config.csd)
-        require_finite(result, index, step=number, t=t)
+        x = score.schedule.noised(Batch(z.detach(), s, torch.arange(len(s), device=device)), t, e)
+        result = csd_step(score, x, config.engine)
+        require_finite(result, x, step=number)
         weight = config.identity_at(number)
         loss = surrogate_loss(z, result.g) / z.numel() + weight * (z - s).square().mean()
         self._optimizer.zero_grad()

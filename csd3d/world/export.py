@@ -14,18 +14,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
-import numpy as np
-import torch
-from av.video.frame import VideoFrame
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
-from jaxtyping import Float
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from torch import Tensor
 
-from csd3d.runs.atomic import atomic_path
-from csd3d.runs.h264 import h264_options
+from csd3d.media.atomic import atomic_path
+from csd3d.media.clip import sink
+from csd3d.media.clip.formats import Encoding
+from csd3d.media.pictures.levels import to_levels
 from csd3d.world.camera import Camera
 from csd3d.world.edits import Edit, describe
 from csd3d.world.sample import Clip, PosedScene, Views
@@ -33,10 +28,6 @@ from csd3d.world.sample import Clip, PosedScene, Views
 Tick = Callable[[int], object]
 """Called with the number of pictures written since the last call."""
 
-_EXACT = (
-    Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
-)
-"""swscale flags for exact colours."""
 _BATCH_PX = 1 << 22
 """Pixels of a clip held at a time: 50 MB of colour in float32."""
 _JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\x00"
@@ -148,11 +139,6 @@ def _xmp_segment(packet: str) -> bytes:
     return b"\xff\xe1" + (len(body) + 2).to_bytes(2, "big") + body
 
 
-def _levels(rgb: Float[Tensor, "n 3 H W"]) -> np.ndarray:
-    """[n H W 3], 0 to 255."""
-    return (rgb * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
-
-
 def _targets(views: Views, out: Path, edit: Edit | None) -> list[tuple[Path, Edit | None, str]]:
     """The files to write, each with the edit it shows and its caption."""
     if edit is None:
@@ -162,25 +148,14 @@ def _targets(views: Views, out: Path, edit: Edit | None) -> list[tuple[Path, Edi
 
 
 def _encode(clip: Clip, out: Path, edit: Edit | None, caption: str, crf: int, tick: Tick) -> None:
-    rate = Fraction(clip.fps).limit_denominator(1001)
-    even = clip.height_px % 2 == 0 and clip.width_px % 2 == 0
-    with atomic_path(out) as part, av.open(str(part), "w", options={"movflags": "+faststart"}) as container:
-        container.metadata["title"] = caption
-        stream: Any = container.add_stream("libx264", rate=rate)
-        stream.width, stream.height, stream.pix_fmt = clip.width_px, clip.height_px, "yuv420p" if even else "yuv444p"
-        stream.options = h264_options(crf)
-        codec = stream.codec_context
-        codec.colorspace, codec.color_range = Colorspace.ITU709, ColorRange.MPEG
-        codec.color_primaries, codec.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+    rate, count = Fraction(clip.fps).limit_denominator(1001), len(clip)
+    with sink.write_clip(
+        out, width_px=clip.width_px, height_px=clip.height_px, fps=rate, pts=range(count), time_base=1 / rate,
+        sample_aspect=None, tags={"title": caption}, encoding=Encoding(crf=crf),
+    ) as writer:  # fmt: skip
         for batch in clip.batches(edit, count=max(1, min(8, _BATCH_PX // (clip.height_px * clip.width_px)))):
-            for picture in _levels(batch):
-                frame = VideoFrame.from_ndarray(picture, format="rgb24").reformat(
-                    format=stream.pix_fmt, interpolation=_EXACT, dst_colorspace=Colorspace.ITU709,
-                    src_color_range=ColorRange.JPEG, dst_color_range=ColorRange.MPEG,
-                )  # fmt: skip
-                container.mux(stream.encode(frame))
+            writer.write(batch)
             tick(len(batch))
-        container.mux(stream.encode(None))
 
 
 def _write_pictures(views: Views, out: Path, edit: Edit | None, tick: Tick, **options: Any) -> list[Path]:
@@ -192,7 +167,7 @@ def _write_pictures(views: Views, out: Path, edit: Edit | None, tick: Tick, **op
             options["pnginfo"].add_text("Title", caption)
         rgb = views.source(0, 1) if which is None else views.truth(which, 0, 1)
         with atomic_path(path) as part:
-            Image.fromarray(_levels(rgb)[0]).save(part, **options)
+            Image.fromarray(to_levels(rgb)[0]).save(part, **options)
         tick(1)
     return [path for path, _, _ in targets]
 
@@ -206,7 +181,7 @@ def _write_posed(scene: PosedScene, folder: Path, edit: Edit | None, tick: Tick)
     for split, views in _splits(scene):
         first = 0
         for batch in views.batches(edit):
-            for i, picture in enumerate(_levels(batch), start=first):
+            for i, picture in enumerate(to_levels(batch), start=first):
                 Image.fromarray(picture).save(folder / "images" / f"{split}_{i:04d}.png")
             first += len(batch)
             tick(len(batch))

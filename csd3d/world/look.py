@@ -81,16 +81,26 @@ def look_of(scene: Scene, *, device: torch.device | str = "cpu") -> Look:
         ground = _SPRING_GRASS if scene.ground == "grass" else ground
     if scene.time == "sunset":
         v |= {
-            "sun_colour": (0.80, 0.40, 0.16), "ambient": (0.34, 0.25, 0.32), "zenith": (0.30, 0.20, 0.46),
-            "horizon": (0.98, 0.52, 0.20), "glow": (0.60, 0.35, 0.10), "cloud_colour": (0.95, 0.50, 0.42),
-            "hill_colour": (0.26, 0.16, 0.22), "cloud": 0.45,
-        }  # fmt: skip
+            "sun_colour": (0.80, 0.40, 0.16),
+            "ambient": (0.34, 0.25, 0.32),
+            "zenith": (0.30, 0.20, 0.46),
+            "horizon": (0.98, 0.52, 0.20),
+            "glow": (0.60, 0.35, 0.10),
+            "cloud_colour": (0.95, 0.50, 0.42),
+            "hill_colour": (0.26, 0.16, 0.22),
+            "cloud": 0.45,
+        }
     elif scene.time == "night":
         v |= {
-            "sun_colour": (0.20, 0.25, 0.38), "ambient": (0.13, 0.16, 0.27), "zenith": (0.02, 0.03, 0.11),
-            "horizon": (0.10, 0.14, 0.29), "glow": (0.45, 0.45, 0.42), "cloud_colour": (0.16, 0.19, 0.31),
-            "hill_colour": (0.04, 0.06, 0.11), "cloud": 0.25,
-        }  # fmt: skip
+            "sun_colour": (0.20, 0.25, 0.38),
+            "ambient": (0.13, 0.16, 0.27),
+            "zenith": (0.02, 0.03, 0.11),
+            "horizon": (0.10, 0.14, 0.29),
+            "glow": (0.45, 0.45, 0.42),
+            "cloud_colour": (0.16, 0.19, 0.31),
+            "hill_colour": (0.04, 0.06, 0.11),
+            "cloud": 0.25,
+        }
     grey = (0.66, 0.69, 0.73)
     dim = {"day": 1.0, "sunset": 0.75, "night": 0.3}[scene.time]
     if scene.weather == "cloudy":

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
+from csd3d.media.sheet import evenly
 from csd3d.metrics import warp_error
-from csd3d.runs.sheet import evenly
 from csd3d.world.camera import PathName
 from csd3d.world.edits import Edit, Kind
 from csd3d.world.sample import Clip, sample_clip

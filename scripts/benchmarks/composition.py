@@ -223,9 +223,13 @@ def judge(seen: Content, wanted: Content) -> Verdict:
     found = seen.present & wanted.present
     right = found & (seen.look == wanted.look)
     return Verdict(
-        wanted.present, found, right, seen.present & ~wanted.present,
-        seen.ground == wanted.ground, seen.time == wanted.time,
-    )  # fmt: skip
+        wanted.present,
+        found,
+        right,
+        seen.present & ~wanted.present,
+        seen.ground == wanted.ground,
+        seen.time == wanted.time,
+    )
 
 
 def questions(seen: Content, truth: Content, visible: Bool[Tensor, "n 8"]) -> Bool[Tensor, " q"]:

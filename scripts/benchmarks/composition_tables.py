@@ -43,10 +43,15 @@ def _all_right(row: Row) -> bool:
 def _line(name: str, rows: Sequence[Row]) -> list[object]:
     things = [t for r in rows for t in r["things"]]
     return [
-        name, len(rows), _share([t["found"] for t in things]), _share([t["right"] for t in things]),
-        _share([_all_right(r) for r in rows]), _share([_all_right(r) and not r["extra"] for r in rows]),
-        _share([r["ground"] for r in rows]), _share([r["time"] for r in rows]),
-    ]  # fmt: skip
+        name,
+        len(rows),
+        _share([t["found"] for t in things]),
+        _share([t["right"] for t in things]),
+        _share([_all_right(r) for r in rows]),
+        _share([_all_right(r) and not r["extra"] for r in rows]),
+        _share([r["ground"] for r in rows]),
+        _share([r["time"] for r in rows]),
+    ]
 
 
 def counts_table(rows: Mapping[str, Sequence[Row]]) -> str:

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image
 from torch import Tensor
 
-from csd3d.priors.geometry import middle_square
+from csd3d.media.geometry import middle_square, read_square
 from csd3d.world.edits import KINDS, Edit, all_edits, applicable
 from csd3d.world.families import every_edit
 from csd3d.world.scene import SceneSampler
@@ -112,13 +111,16 @@ def held_out_photos(folder: Path | None, size_px: int) -> dict[str, Float[Tensor
     Those bundled with scikit-image, where it is installed, and the pictures in `folder`, if given, except for the ones
     that training uses. Raises FileNotFoundError for a folder that is not there.
     """
-    photos: dict[str, Image.Image] = {}
+    photos: dict[str, Float[Tensor, "3 S S"]] = {}
     with suppress(ImportError):
-        photos |= zip(HELD_OUT_PHOTOS, load_photos(HELD_OUT_PHOTOS), strict=True)
+        photos |= {
+            name: middle_square(photo, size_px)
+            for name, photo in zip(HELD_OUT_PHOTOS, load_photos(HELD_OUT_PHOTOS), strict=True)
+        }
     if folder is not None:
         if not folder.is_dir():
             raise FileNotFoundError(f"photos: expected a folder of pictures, got {folder}")
         for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES):
             if path.name not in (*TRAIN_PHOTOS, *HELD_OUT_PHOTOS):
-                photos[path.name] = Image.open(path).convert("RGB")
-    return {name: middle_square(photo, size_px) for name, photo in photos.items()}
+                photos[path.name] = read_square(path, size_px)
+    return photos

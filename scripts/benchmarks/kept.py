@@ -6,10 +6,10 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from csd3d.media.atomic import write_text
 from csd3d.metrics import jsonable
-from csd3d.priors.identity import prior_files
-from csd3d.priors.resolve import resolve
-from csd3d.runs.atomic import write_text
+from csd3d.priors.store.fingerprint import prior_files
+from csd3d.priors.store.resolve import resolve
 
 T = TypeVar("T")
 

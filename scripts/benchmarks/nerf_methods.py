@@ -13,12 +13,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from csd3d.engine.types import Noised
+from csd3d.media.geometry import to_working
 from csd3d.nerf import configs
 from csd3d.nerf.edit import decoded, restored, view_size
 from csd3d.nerf.host import CsdTrainer
 from csd3d.nerf.pipeline import CsdEditPipeline
-from csd3d.priors.editor import Editor
-from csd3d.priors.geometry import to_working
+from csd3d.priors.prior import Guidance, Prior, Prompts
 from scripts.benchmarks.memory import peak_memory
 
 UNET_ROWS_SAMPLING, UNET_ROWS_CSD = 3, 5
@@ -135,14 +136,14 @@ class TrueViews(CsdEditPipeline):
 def sample_from(
     z: Float[Tensor, "n c h w"],
     s: Float[Tensor, "n c h w"],
-    prior: Editor,
+    prior: Prior,
     prompt: str,
     plan: Plan,
     *,
     rng: torch.Generator,
 ) -> Float[Tensor, "n c h w"]:
     """Latents `z` noised to a level that is drawn, and denoised from there in `plan.sampling_steps` steps of DDIM."""
-    score = prior.score(prompt, s_text=plan.s_text, s_image=plan.s_image)
+    score = prior.score(Prompts(prompt), Guidance(plan.s_text, plan.s_image))
     schedule, index = score.schedule, torch.arange(len(z), device=z.device)
     least, most = (round(share * schedule.num_timesteps) for share in OF_SCHEDULE)
     start = int(torch.randint(least, most, (), generator=rng))
@@ -150,7 +151,7 @@ def sample_from(
     z = schedule.add_noise(z, torch.randn(z.shape, generator=rng).to(z), start)
     for t, later in pairwise(times):
         ab, ab_later = schedule.alpha_bar(t), schedule.alpha_bar(later)
-        e = score.target(z, t, s, index)
+        e = score.target(Noised.from_noisy(z, t, s, index))
         z = ab_later**0.5 * (z - (1 - ab) ** 0.5 * e) / ab**0.5 + (1 - ab_later) ** 0.5 * e
     return z
 

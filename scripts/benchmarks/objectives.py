@@ -10,9 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
-from csd3d.engine.loop import Batch, make_optimizer, run
+from csd3d.engine.loop import Objective, run
+from csd3d.engine.optimise import descend, first_moments
+from csd3d.engine.types import Batch, Index, Latents
 from csd3d.metrics import background_change, is_nearest, psnr, structure_distance, untouched
 from csd3d.metrics.warp import masked_mean
+from csd3d.priors.prior import Guidance, Prompts
 from csd3d.priors.text_to_image import TextToImagePrior
 from csd3d.world.edits import Edit
 from csd3d.world.scene import SceneSampler
@@ -43,30 +46,21 @@ def make_job(tasks: Sequence[Task]) -> Job:
 
 
 class Pictures:
-    """Free latents, a few of them in a step; the engine's `Particles`."""
+    """Free latents, all of them in every step; the engine's `Particles`."""
+
+    steps_per_epoch = 1
 
     def __init__(self, s: Float[Tensor, "n c h w"], config: CsdConfig) -> None:
-        self.s, self.z = s, s.clone()
-        self._optimizer = make_optimizer([self.z], config)
+        self.s, self.z = s, s
+        self._moments = first_moments(s, config.optimizer)
 
     def draw(self, rng: torch.Generator) -> Batch:
         """All of them."""
         return Batch(self.z, self.s, torch.arange(len(self.z)))
 
-    def apply(self, batch: Batch, g: Float[Tensor, "n c h w"], *, lr: float) -> None:
-        """z <- z - lr g, or what Adam makes of it."""
-        self.z.grad = g
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
-        self._optimizer.step()
-
-    def state_dict(self) -> dict[str, Any]:
-        """The latents."""
-        return {"z": self.z}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Back to them."""
-        self.z.copy_(state["z"])
+    def move(self, index: Index, g: Latents, *, lr: float) -> None:
+        """All of them."""
+        self.z, self._moments = descend(self.z, g, self._moments, lr=lr)
 
 
 @dataclass(frozen=True)
@@ -87,10 +81,10 @@ def edit_all(prior: TextToImagePrior, job: Job, config: CsdConfig, *, seed: int)
     """Edit all pictures of a job at once; uncoupled ones do not know of each other."""
     s = prior.codec.encode(job.pictures.to(prior.device))
     before, after = ([c[k] for c in job.captions] for k in (0, 1))
-    score = prior.score(after, s_text=config.s_text, source_prompt=before)
+    score = prior.score(Prompts(after, before), Guidance.of(config))
     particles, gradients = Pictures(s, config), []
     peak_mb, began = peak_memory(prior.device), time.perf_counter()
-    for info in run(particles, score, config, rng=torch.Generator().manual_seed(seed)):
+    for info in run(particles, Objective(score, config), rng=torch.Generator().manual_seed(seed)):
         gradients.append(info.gradient_rms)
     seconds = (time.perf_counter() - began) / max(1, config.steps * len(s))
     return Edited(prior.codec.decode(particles.z).cpu(), seconds, peak_mb(), gradients)
@@ -154,19 +148,18 @@ def directions(
     z, s = (prior.codec.encode(x.to(prior.device)) for x in (job.truths, job.pictures))
     before, after = ([c[k] for c in job.captions] for k in (0, 1))
     order = [*range(1, len(s)), 0]
-    score = prior.score(after, s_text=s_text, source_prompt=before)
-    wrong = prior.score([before[i] for i in order], s_text=s_text)
+    score = prior.score(Prompts(after, before), Guidance(s_text))
+    wrong = prior.score(Prompts([before[i] for i in order]), Guidance(s_text))
     index, rng, found = torch.arange(len(s)), torch.Generator().manual_seed(seed), []
     for t in times:
         sums = [torch.zeros_like(s) for _ in range(3)]
         cosines, others = [], []
         for _ in range(draws):
             e = torch.randn(s.shape[1:], generator=rng).to(s).expand_as(s)
-            z_t, s_t = prior.schedule.add_noise(z, e, t), prior.schedule.add_noise(s, e, t)
-            edited = score.target(z_t, t, s, index) - e
-            source = score.source(s_t, t, s, index) - e
+            x, unedited = (prior.schedule.noised(Batch(now, s, index), t, e) for now in (z, s))
+            edited, source = score.target(x) - e, score.source(x) - e
             sums[0] += source
-            sums[1] += wrong.target(s_t, t, s, index) - e
+            sums[1] += wrong.target(unedited) - e
             sums[2] += edited - source
             cosines.append(torch.cosine_similarity(edited.flatten(1), source.flatten(1)).mean())
             others.append(torch.cosine_similarity(edited.flatten(1), source[order].flatten(1)).mean())

@@ -15,11 +15,17 @@ def networks_table(records: Sequence[Mapping[str, Any]]) -> str:
     slowest = max((r["seconds"].value for r in table.values()), default=0.0)
     rows = [
         [
-            name, r["accuracy"].n, f"{100 * r['accuracy'].value:.0f}", r["psnr"], f"{100 * r['structure'].value:.2f}",
-            f"{r['variety'].value:.2f}", f"{1000 * r['seconds'].value:.0f}", f"{slowest / r['seconds'].value:.0f}",
+            name,
+            r["accuracy"].n,
+            f"{100 * r['accuracy'].value:.0f}",
+            r["psnr"],
+            f"{100 * r['structure'].value:.2f}",
+            f"{r['variety'].value:.2f}",
+            f"{1000 * r['seconds'].value:.0f}",
+            f"{slowest / r['seconds'].value:.0f}",
         ]
         for name, r in table.items()
-    ]  # fmt: skip
+    ]
     header = ["", "pictures", "right, %", "PSNR, dB", "structure, %", "variety", "ms / picture", "times faster"]
     return markdown_table(header, rows)
 
@@ -35,12 +41,17 @@ def to_markdown(
     table = aggregate(records, "row", MEASURES)
     rows = [
         [
-            name, f"{100 * r['accuracy'].value:.0f}", r["psnr"], 100 * r["background"].value, r["sharpness"],
-            f"{100 * r['structure'].value:.2f}", f"{1000 * r['seconds'].value:.0f}" if r["seconds"].n else None,
+            name,
+            f"{100 * r['accuracy'].value:.0f}",
+            r["psnr"],
+            100 * r["background"].value,
+            r["sharpness"],
+            f"{100 * r['structure'].value:.2f}",
+            f"{1000 * r['seconds'].value:.0f}" if r["seconds"].n else None,
             f"{r['peak_mb'].value:.0f}" if r["peak_mb"].n else None,
         ]
         for name, r in table.items()
-    ]  # fmt: skip
+    ]
     header = ["", "right, %", "PSNR, dB", "background, %", "sharpness", "structure, %", "ms / step", "peak, MB"]
     times = [[r["t"], r["aligned"], r["unaligned"], r["dds"], r["cosine"], r["cosine_others"]] for r in directions]
     csd = about["csd"]
@@ -60,16 +71,19 @@ def to_markdown(
         "scenes.\n\n![Norms over t](gradients.svg)\n",
         markdown_table(["t", "SDS, aligned", "SDS, unaligned", "DDS", "cosine", "cosine, others"], times),
         "## Samples of one caption\n\nMean root mean square difference of two of them.\n",
-        markdown_table(["", "captions", "spread"], [
-            [name, r["spread"].n, f"{r['spread'].value:.3f}"]
-            for name, r in aggregate(samples, "row", ("spread",)).items()
-        ]),
+        markdown_table(
+            ["", "captions", "spread"],
+            [
+                [name, r["spread"].n, f"{r['spread'].value:.3f}"]
+                for name, r in aggregate(samples, "row", ("spread",)).items()
+            ],
+        ),
         "## Networks that edit in one pass\n\n"
         f"Two edits (by night, in snow) learnt in {about['network_steps']} steps of 8 of the clear summer days among "
         f"{about['pupils']} scenes, lr {about['network_lr']:g}; judged on held-out pictures. Variety: distance of "
         "results from each other over that of the truths.\n",
         networks_table(networks),
-    ]  # fmt: skip
+    ]
     return "\n".join(parts)
 
 

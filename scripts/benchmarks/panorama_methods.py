@@ -9,11 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
-from csd3d.engine.loop import run
+from csd3d.engine.epochs import steps_in_epoch
+from csd3d.engine.loop import Objective, run
 from csd3d.engine.residuals import Score
-from csd3d.engine.rounds import steps_in_round
 from csd3d.engine.schedule import Schedule
+from csd3d.engine.types import Noised
 from csd3d.priors.instruct import InstructPrior
+from csd3d.priors.prior import Guidance, Prompts
 from panorama.regions import Everywhere, Plan, Sentence
 from panorama.surface import Surface
 from panorama.windows import WindowParticles, Windows
@@ -67,17 +69,17 @@ def sampling(*, steps: int, s_text: float, s_image: float, joint: bool) -> Metho
     @torch.no_grad()
     def edit(task: Task) -> Float[Tensor, "k c h w"]:
         windows = task.windows(apart=not joint)
-        score = task.prior.score(task.sentence, s_text=s_text, s_image=s_image)
+        score = task.prior.score(Prompts(task.sentence), Guidance(s_text, s_image))
         if joint:
             z = torch.randn(task.s.shape, generator=task.rng())
 
             def predict(z: Tensor, t: int) -> Tensor:
                 out = torch.zeros_like(z)
-                windows.add(out, _predict(score, windows.look(z), t, windows.look(task.s), task))
+                windows.scatter_add(out, _predict(score, windows.gather(z), t, windows.gather(task.s), task))
                 return out
 
             return ddim(z, predict, score.schedule, steps)
-        s = windows.look(task.s)
+        s = windows.gather(task.s)
         alone = ddim(
             torch.randn(s.shape, generator=task.rng()),
             lambda z, t: _predict(score, z, t, s, task),
@@ -85,7 +87,7 @@ def sampling(*, steps: int, s_text: float, s_image: float, joint: bool) -> Metho
             steps,
         )
         out = torch.zeros_like(task.s)
-        windows.add(out, alone)
+        windows.scatter_add(out, alone)
         return out
 
     return edit
@@ -107,14 +109,14 @@ def collaboration(csd: CsdConfig) -> Method:
 
     def edit(task: Task) -> Float[Tensor, "k c h w"]:
         windows = task.windows()
-        turns = steps_in_round(len(windows), task.windows_per_step)
+        turns = steps_in_epoch(len(windows), task.windows_per_step)
         config = replace(csd, steps=csd.steps * turns, lr_decay_every=csd.lr_decay_every * turns)
         particles = WindowParticles(
             task.s, windows, config, budget=task.windows_per_step, device=task.prior.device,
             settle=(lambda z: task.surface.settle(z, task.encode, task.decode)) if task.sphere else None,
         )  # fmt: skip
-        score = task.prior.score(task.sentence, s_text=csd.s_text, s_image=csd.s_image)
-        for _ in run(particles, score, config, rng=task.rng()):
+        score = task.prior.score(Prompts(task.sentence), Guidance.of(csd))
+        for _ in run(particles, Objective(score, config), rng=task.rng()):
             pass
         return particles.z
 
@@ -137,6 +139,6 @@ def _predict(score: Score, z: Tensor, t: int, s: Tensor, task: Task) -> Tensor:
     parts, n = [], task.windows_per_step
     for a in range(0, len(z), n):
         index = torch.arange(a, min(a + n, len(z)))
-        device = task.prior.device
-        parts.append(score.target(z[index].to(device), t, s[index].to(device), index.to(device)).cpu())
+        z_t, s_0, index = (x.to(task.prior.device) for x in (z[index], s[index], index))
+        parts.append(score.target(Noised.from_noisy(z_t, t, s_0, index)).cpu())
     return torch.cat(parts)

@@ -126,11 +126,18 @@ def kinds_table(outcomes: Sequence[Outcome]) -> str:
         nothing = sum(o.nearest == "unedited" for o in wrong)
         rows.append(
             [
-                name, n, 100 * share(trained).value, f"{100 * low:.0f}–{100 * high:.0f}", 100 * share(held_out).value,
-                nothing, same, len(wrong) - nothing - same,
-                mean(o.psnr for o in trained), mean(o.ceiling for o in trained),
+                name,
+                n,
+                100 * share(trained).value,
+                f"{100 * low:.0f}–{100 * high:.0f}",
+                100 * share(held_out).value,
+                nothing,
+                same,
+                len(wrong) - nothing - same,
+                mean(o.psnr for o in trained),
+                mean(o.ceiling for o in trained),
             ]
-        )  # fmt: skip
+        )
     header = ["kind", "n", "right, %", "95 %", "right, %, held-out wording", "unedited", "same kind", "other kind"]
     return markdown_table([*header, "PSNR, dB", "codec, dB"], rows, digits=1)
 

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+
+from csd3d.media.pictures.levels import to_levels
 
 _PAPER, _INK, _RIGHT, _WRONG = (247, 247, 245), (38, 40, 44), (30, 120, 60), (180, 50, 40)
 _GAP, _CAPTION = 4, 34
@@ -36,7 +37,6 @@ def triples_sheet(rows: Sequence[Sequence[Triple]]) -> Image.Image:
             left, top = 4 * _GAP + c * wide, 2 * _GAP + r * high
             draw.text((left, top), triple.caption, _INK, font=font)
             draw.text((left, top + 15), triple.verdict, _RIGHT if triple.right else _WRONG, font=font)
-            levels = (triple.pictures.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
-            for i, picture in enumerate(levels):
-                sheet.paste(Image.fromarray(picture.numpy()), (left + i * (side + _GAP), top + _CAPTION))
+            for i, picture in enumerate(to_levels(triple.pictures)):
+                sheet.paste(Image.fromarray(picture), (left + i * (side + _GAP), top + _CAPTION))
     return sheet

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from csd3d.priors.chunks import Chunks
-from csd3d.priors.codec import Codec
-from csd3d.priors.load import fetch, pick_device, pick_dtype
-from csd3d.priors.quiet import quiet
-from csd3d.priors.resolve import check_directory, resolve, weights_variant
+from csd3d.priors.networks.chunks import Chunks
+from csd3d.priors.networks.codec import VaeCodec
+from csd3d.priors.store.load import fetch, pick_device, pick_dtype
+from csd3d.priors.store.resolve import check_directory, resolve, weights_variant
+from csd3d.priors.store.silence import quiet
 
 
 class StockEditor:
@@ -34,14 +34,14 @@ class StockEditor:
 
             pipeline = StableDiffusionInstructPix2PixPipeline.from_pretrained(
                 self.path, safety_checker=None, requires_safety_checker=False, use_safetensors=True,
-                variant=weights_variant(self.path / "unet", "fp16" if half else None),
+                variant=weights_variant(self.path / "unet", ("fp16", None) if half else (None, "fp16")),
             )  # fmt: skip
             self._pipeline = pipeline.to(chosen, dtype)
         self._pipeline.set_progress_bar_config(disable=True)
         self._steps = steps
         self.batch = batch
         self.device = chosen
-        self.codec = Codec(self._pipeline.vae, chunks=Chunks(chosen))
+        self.codec = VaeCodec(self._pipeline.vae, chunks=Chunks(chosen))
 
     def edit(
         self,

@@ -62,9 +62,12 @@ def _latents(prior: TextToImagePrior, pictures: Float[Tensor, "n 3 S S"]) -> Flo
 
 
 def learn(
-    prior: TextToImagePrior, config: TranslateConfig, pictures: Float[Tensor, "n 3 S S"], captions: Sequence[str],
+    prior: TextToImagePrior,
+    config: TranslateConfig,
+    pictures: Float[Tensor, "n 3 S S"],
+    captions: Sequence[str],
     progress: RunProgress,
-) -> Trained:  # fmt: skip
+) -> Trained:
     """A network trained on `pictures`."""
     torch.manual_seed(config.seed)
     network = make_translator(prior, list(config.tasks.values()))

@@ -9,15 +9,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from csd3d.engine.config import PAPER, CsdConfig
-from csd3d.engine.loop import run
+from csd3d.engine.loop import Objective, run
 from csd3d.engine.stein import Kernel
 from csd3d.engine.transport import Correspondences, TransportKernel
 from csd3d.priors.instruct import InstructPrior
+from csd3d.priors.prior import Guidance, Prompts
 from csd3d.world.sample import Clip
 from scripts.benchmarks.memory import peak_memory
 from video.config import ANCHORS, Draw
 from video.motion import ClipMotion, grey_levels, to_latents
-from video.particles import FrameParticles, Turns
+from video.particles import Batching, FrameParticles
 from video.propagate import CarriedFrames, key_frames
 
 UNET_CALLS_SAMPLING, UNET_CALLS_CSD = 3, 5
@@ -72,9 +73,8 @@ def sampling(*, steps: int, s_text: float, s_image: float, same_noise: bool) -> 
         if same_noise:
             height, width = (side // job.prior.codec.factor for side in job.source.shape[-2:])
             noise = torch.randn(1, job.prior.codec.channels, height, width, generator=rng)
-        return job.prior.sample(
-            job.source, job.sentence, s_text=s_text, s_image=s_image, rng=rng, steps=steps, noise=noise
-        )
+        prompts, guidance = Prompts(job.sentence), Guidance(s_text, s_image)
+        return job.prior.sample(job.source, prompts, guidance, rng=rng, steps=steps, noise=noise)
 
     return Method(edit, lambda frames: UNET_CALLS_SAMPLING * steps)
 
@@ -147,13 +147,13 @@ def move(
     job: Job, csd: CsdConfig, s: Float[Tensor, "n c h w"], kernel: Kernel | None, *, draw: Draw, budget: int
 ) -> Float[Tensor, "n c h w"]:
     """The latents of an edit that begins at `s`."""
-    turns = Turns(budget, draw, anchors=ANCHORS)
+    batching = Batching(budget, draw, anchors=ANCHORS)
     config = replace(
-        csd, steps=csd.steps * turns.steps(len(s)), lr_decay_every=csd.lr_decay_every * turns.steps(len(s))
+        csd, steps=csd.steps * batching.steps(len(s)), lr_decay_every=csd.lr_decay_every * batching.steps(len(s))
     )
-    particles = FrameParticles(s, config, turns=turns, device=job.prior.device)
-    score = job.prior.score(job.sentence, s_text=csd.s_text, s_image=csd.s_image)
-    for _ in run(particles, score, config, rng=job.rng(), kernel=kernel):
+    particles = FrameParticles(s, config, batching=batching, device=job.prior.device)
+    score = job.prior.score(Prompts(job.sentence), Guidance.of(csd))
+    for _ in run(particles, Objective(score, config, kernel), rng=job.rng()):
         pass
     return particles.z[:]
 

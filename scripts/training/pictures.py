@@ -20,6 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from csd3d.media.pictures.levels import from_levels
 from csd3d.world.camera import Camera, camera_path, look_at
 from csd3d.world.edits import KINDS, Edit, all_edits, find_edit
 from csd3d.world.families import every_edit, families_in
@@ -203,7 +204,7 @@ def random_crop(photo: Image.Image, rng: random.Random, size_px: int = SIZE_PX) 
     crop = int(min(side, max(size_px, rng.uniform(0.25, 1.0) * side)))
     x, y = rng.randint(0, photo.width - crop), rng.randint(0, photo.height - crop)
     piece = photo.crop((x, y, x + crop, y + crop)).resize((size_px, size_px), Image.Resampling.LANCZOS)
-    rgb = torch.from_numpy(np.array(piece)).permute(2, 0, 1).float() / 255
+    rgb = from_levels(np.array(piece))
     return rgb.flip(-1) if rng.random() < 0.5 else rgb
 
 

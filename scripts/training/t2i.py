@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
-from csd3d.priors.layout import append_words
+from csd3d.priors.store.save import append_words
 from csd3d.world.captions import PHOTO, TEXTURE, styled, vary
 from csd3d.world.edits import describe
 from csd3d.world.families import every_edit

@@ -4,11 +4,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from csd3d.engine import Batch, CsdConfig, Schedule, make_optimizer
-from csd3d.engine.regularisers import FeatureLoss, Layers
+from csd3d.engine import (
+    Batch,
+    CsdConfig,
+    FeatureSite,
+    Index,
+    Latents,
+    Moments,
+    Noised,
+    Schedule,
+    descend,
+    first_moments,
+)
+from csd3d.engine.regularisers import FeatureLoss
 
 SCHEDULE = Schedule.scaled_linear()
 
@@ -21,29 +32,21 @@ class ToyScore:
     chunk: int | None = None
     calls: list[str] = field(default_factory=list)
 
-    def target(
-        self, z_t: Float[Tensor, "n c h w"], t: int, s: Float[Tensor, "n c h w"], index: Int[Tensor, " n"]
-    ) -> Float[Tensor, "n c h w"]:
+    def target(self, x: Noised) -> Latents:
         self.calls.append("target")
-        return self._chunked(z_t, s, index, 0.3 + t / 1000)
+        return self._chunked(x.z_t, x, 0.3 + x.t / 1000)
 
-    def source(
-        self, s_t: Float[Tensor, "n c h w"], t: int, s: Float[Tensor, "n c h w"], index: Int[Tensor, " n"]
-    ) -> Float[Tensor, "n c h w"]:
+    def source(self, x: Noised) -> Latents:
         self.calls.append("source")
-        return self._chunked(s_t, s, index, 0.1 + t / 1000)
+        return self._chunked(x.s_t, x, 0.1 + x.t / 1000)
 
-    def _chunked(
-        self, x_t: Float[Tensor, "n c h w"], s: Float[Tensor, "n c h w"], index: Int[Tensor, " n"], a: float
-    ) -> Float[Tensor, "n c h w"]:
+    def _chunked(self, x_t: Latents, x: Noised, a: float) -> Latents:
         size = self.chunk or len(x_t)
-        parts = zip(x_t.split(size), s.split(size), index.split(size), strict=True)
+        parts = zip(x_t.split(size), x.s.split(size), x.index.split(size), strict=True)
         return torch.cat([self._predict(*part, a) for part in parts])
 
     @staticmethod
-    def _predict(
-        x_t: Float[Tensor, "n c h w"], s: Float[Tensor, "n c h w"], index: Int[Tensor, " n"], a: float
-    ) -> Float[Tensor, "n c h w"]:
+    def _predict(x_t: Latents, s: Latents, index: Index, a: float) -> Latents:
         phase = index.to(x_t).view(-1, 1, 1, 1) / 10
         return torch.tanh(a * x_t + phase) + 0.2 * x_t.roll(1, 3) * s
 
@@ -52,24 +55,14 @@ class ToyScore:
 class FeatureToyScore(ToyScore):
     """A toy with two feature maps, one of half the size, for regularisers; batches are split as `chunk` says."""
 
-    def feature_gradient(
-        self,
-        z_t: Float[Tensor, "n c h w"],
-        s_t: Float[Tensor, "n c h w"],
-        t: int,
-        s: Float[Tensor, "n c h w"],
-        index: Int[Tensor, " n"],
-        *,
-        layers: Layers,
-        loss: FeatureLoss,
-    ) -> Float[Tensor, "n c h w"]:
-        self.calls.append(f"features of {layers}")
-        size = self.chunk or len(z_t)
+    def feature_gradient(self, x: Noised, site: FeatureSite, loss: FeatureLoss) -> Latents:
+        self.calls.append(f"features of {site}")
+        size = self.chunk or len(x.z_t)
         done = []
-        for z, s_part in zip(z_t.split(size), s_t.split(size), strict=True):
+        for z, s in zip(x.z_t.split(size), x.s_t.split(size), strict=True):
             with torch.enable_grad():
                 z = z.detach().requires_grad_()
-                done.append(torch.autograd.grad(loss(self.maps(z, 1.0), self.maps(s_part, 0.7)), z)[0])
+                done.append(torch.autograd.grad(loss(self.maps(z, 1.0), self.maps(s, 0.7)), z)[0])
         return torch.cat(done)
 
     @staticmethod
@@ -87,20 +80,16 @@ class MixtureScore:
     shares: Float[Tensor, " k"]
     schedule: Schedule = SCHEDULE
 
-    def target(
-        self, z_t: Float[Tensor, "n c h w"], t: int, s: Float[Tensor, "n c h w"], index: Int[Tensor, " n"]
-    ) -> Float[Tensor, "n c h w"]:
+    def target(self, x: Noised) -> Latents:
         """eps = -sqrt(1 - ab_t) grad log p_t, with p_t = sum_k share_k N(sqrt(ab_t) mean_k, ab_t var_k + 1 - ab_t)."""
-        ab = self.schedule.alpha_bar(t)
+        ab = self.schedule.alpha_bar(x.t)
         variances = ab * self.variances + 1 - ab
-        away = (z_t[:, None] - ab**0.5 * self.means).flatten(2)  # n k d
+        away = (x.z_t[:, None] - ab**0.5 * self.means).flatten(2)  # n k d
         log_p = self.shares.log() - away.square().sum(2) / (2 * variances) - away.shape[2] / 2 * variances.log()
         grad = -(log_p.softmax(1)[..., None] * away / variances[:, None]).sum(1)
-        return -((1 - ab) ** 0.5) * grad.view_as(z_t)
+        return -((1 - ab) ** 0.5) * grad.view_as(x.z_t)
 
-    def source(
-        self, s_t: Float[Tensor, "n c h w"], t: int, s: Float[Tensor, "n c h w"], index: Int[Tensor, " n"]
-    ) -> Float[Tensor, "n c h w"]:
+    def source(self, x: Noised) -> Latents:
         raise NotImplementedError("a mixture has no source")
 
     def moments(self, t: int) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
@@ -116,30 +105,33 @@ class MixtureScore:
 class FreeLatents:
     """N free latents, of which every step draws `per_step`."""
 
-    def __init__(self, s: Float[Tensor, "n c h w"], config: CsdConfig, per_step: int | None = None) -> None:
-        self.s = s
-        self.z = s.clone().requires_grad_()
+    def __init__(self, s: Latents, config: CsdConfig, per_step: int | None = None) -> None:
+        self.s, self.z = s, s.clone()
         self.per_step = per_step or len(s)
-        self.optimizer = make_optimizer([self.z], config)
+        self.moments = first_moments(s, config.optimizer)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.s) // self.per_step
 
     def draw(self, rng: torch.Generator) -> Batch:
         index = torch.randperm(len(self.s), generator=rng)[: self.per_step].sort().values
         return Batch(self.z[index], self.s[index], index)
 
-    def apply(self, batch: Batch, g: Float[Tensor, "n c h w"], *, lr: float) -> None:
-        self.optimizer.zero_grad()
-        batch.z.backward(g)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.step()
+    def move(self, index: Index, g: Latents, *, lr: float) -> None:
+        old = self.moments
+        mine = None if old is None else Moments(old.mean[index], old.square[index], old.steps[index])
+        self.z[index], new = descend(self.z[index], g, mine, lr=lr)
+        if old is not None and new is not None:
+            old.mean[index], old.square[index], old.steps[index] = new.mean, new.square, new.steps
 
     def state_dict(self) -> dict[str, Any]:
-        return {"z": self.z.detach().clone(), "optimizer": self.optimizer.state_dict()}
+        return {"z": self.z} | ({} if self.moments is None else vars(self.moments))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        with torch.no_grad():
-            self.z.copy_(state["z"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.z = state["z"].clone()
+        if self.moments is not None:
+            self.moments = Moments(*(state[name].clone() for name in ("mean", "square", "steps")))
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -149,3 +141,8 @@ def generator(seed: int = 0) -> torch.Generator:
 def latents(n: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Float[Tensor, "n 4 3 5"]:
     """Made-up latents, deliberately neither square nor with c = h."""
     return torch.randn(n, 4, 3, 5, generator=generator(seed), dtype=torch.float64).to(dtype)
+
+
+def noised(z: Latents, s: Latents, index: Index, *, t: int, e: Latents) -> Noised:
+    """The particles of a step."""
+    return SCHEDULE.noised(Batch(z, s, index), t, e)

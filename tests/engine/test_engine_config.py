@@ -20,7 +20,7 @@ def validate(changes: dict[str, Any]) -> None:
     ("changes", "message"),
     [
         ({"residual": "nosie"}, "residual: expected one of source, noise, got 'nosie'"),
-        ({"coupling": "SVGD"}, "coupling: expected one of svgd, independent, got 'SVGD'"),
+        ({"coupling": "SVGD"}, "coupling: expected one of svgd, motion, depth, independent, got 'SVGD'"),
         ({"kernel_on": "pixels"}, "kernel_on: expected one of noisy, clean, got 'pixels'"),
         ({"normalise": "sum"}, "normalise: expected one of row-sum, count, got 'sum'"),
         ({"weight": "none"}, "weight: expected one of variance, one, got 'none'"),

@@ -6,10 +6,10 @@ SVGD on p_t, the distribution of the noisy latents, if lambda_rep = sigma = sqrt
 
 import pytest
 import torch
-from engine_toys import SCHEDULE, MixtureScore, generator
+from engine_toys import SCHEDULE, MixtureScore, generator, noised
 from torch import Tensor
 
-from csd3d.engine import CsdConfig, csd_step
+from csd3d.engine import CsdConfig, Noised, csd_step
 from csd3d.engine.stein import Normalise
 
 T = 300
@@ -31,7 +31,7 @@ def settle(
     z = 3 + 0.5 * torch.randn(n, 2, 1, 1, generator=generator(1))
     index, e = torch.arange(n), torch.zeros_like(z)
     for _ in range(steps):
-        z = z - lr * csd_step(score, z, z, index, t=T, e=e, config=config).g
+        z = z - lr * csd_step(score, noised(z, z, index, t=T, e=e), config).g
     return SCHEDULE.add_noise(z, e, T).flatten(1)
 
 
@@ -79,4 +79,6 @@ def test_exact_prediction_is_the_gradient_of_the_log_density() -> None:
         ]
         log_p = log_p + torch.stack(parts).logsumexp(0)
     (slope,) = torch.autograd.grad(log_p, x)
-    torch.testing.assert_close(score.target(x.detach(), T, x.detach(), torch.arange(5)), -SIGMA * slope)
+    torch.testing.assert_close(
+        score.target(Noised.from_noisy(x.detach(), T, x.detach(), torch.arange(5))), -SIGMA * slope
+    )

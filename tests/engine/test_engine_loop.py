@@ -7,11 +7,25 @@ from itertools import islice
 
 import pytest
 import torch
-from engine_toys import SCHEDULE, FreeLatents, generator, latents
+from engine_toys import SCHEDULE, FreeLatents, generator, latents, noised
 from engine_toys import FeatureToyScore as ToyScore
 from torch import Tensor
 
-from csd3d.engine import METHODS, CsdConfig, Particles, Schedule, StepInfo, csd_step, draw_noise, lr_at, run
+from csd3d.engine import (
+    METHODS,
+    CsdConfig,
+    Latents,
+    Noised,
+    Objective,
+    Particles,
+    Schedule,
+    Stateful,
+    StepInfo,
+    csd_step,
+    draw_noise,
+    lr_at,
+    run,
+)
 from csd3d.engine.loop import draw_timestep, off_diagonal_mean, rms
 
 CONFIG = CsdConfig(steps=12, lr=0.3, lr_decay_every=4)
@@ -19,40 +33,42 @@ CONFIG = CsdConfig(steps=12, lr=0.3, lr_decay_every=4)
 
 def finished(config: CsdConfig, seed: int = 0, score: ToyScore | None = None) -> tuple[Tensor, list[StepInfo]]:
     particles = FreeLatents(latents(6), config, per_step=4)
-    infos = list(run(particles, score or ToyScore(), config, rng=generator(seed)))
-    return particles.z.detach(), infos
+    infos = list(run(particles, Objective(score or ToyScore(), config), rng=generator(seed)))
+    return particles.z, infos
 
 
 def test_toys_are_particles() -> None:
-    assert isinstance(FreeLatents(latents(2), CONFIG), Particles)
+    particles = FreeLatents(latents(2), CONFIG)
+    assert isinstance(particles, Particles)
+    assert isinstance(particles, Stateful)
 
 
 def test_whoever_watches_sees_each_step_before_it_is_applied() -> None:
     particles, seen = FreeLatents(latents(6), CONFIG, per_step=4), []
     infos = run(
-        particles, ToyScore(), CONFIG, rng=generator(0),
-        watch=lambda batch, result: seen.append((batch.index, rms(result.g), particles.z.detach().clone())),
+        particles, Objective(ToyScore(), CONFIG), rng=generator(0),
+        watch=lambda batch, result: seen.append((batch.index, rms(result.g), particles.z.clone())),
     )  # fmt: skip
-    before = particles.z.detach().clone()
+    before = particles.z.clone()
     for step, info in enumerate(infos):
         index, size, then = seen[step]
         assert (tuple(index.tolist()), size) == (info.index, info.gradient_rms)
         assert torch.equal(then, before)
-        before = particles.z.detach().clone()
+        before = particles.z.clone()
     assert torch.equal(before, finished(CONFIG)[0]), "watching changes nothing"
 
 
 def test_first_step_by_hand() -> None:
     particles, rng = FreeLatents(latents(3), CONFIG), generator(5)
-    info = next(run(particles, ToyScore(), CONFIG, rng=rng))
+    info = next(run(particles, Objective(ToyScore(), CONFIG), rng=rng))
 
     rng = generator(5)
     s, index = latents(3), torch.arange(3)
     torch.randperm(3, generator=rng)
     t = int(torch.randint(CONFIG.t_min, CONFIG.t_max, (), generator=rng))
     e = torch.randn(3, 4, 3, 5, generator=rng)
-    result = csd_step(ToyScore(), s, s, index, t=t, e=e, config=CONFIG)
-    torch.testing.assert_close(particles.z.detach(), s - 0.3 * result.g)
+    result = csd_step(ToyScore(), noised(s, s, index, t=t, e=e), CONFIG)
+    torch.testing.assert_close(particles.z, s - 0.3 * result.g)
     assert result.weights is not None
     expected = StepInfo(
         0, t, 0.3, (0, 1, 2), rms(result.g), rms(result.r), float(result.weights[~torch.eye(3).bool()].mean())
@@ -91,20 +107,20 @@ def test_resumed_run_is_bit_equal(stop: int, optimizer: str, noise: str) -> None
     whole, infos = finished(config)
 
     first, rng = FreeLatents(latents(6), config, per_step=4), generator()
-    begun = list(islice(run(first, ToyScore(), config, rng=rng), stop))
+    begun = list(islice(run(first, Objective(ToyScore(), config), rng=rng), stop))
     saved, rng_state = copy.deepcopy(first.state_dict()), rng.get_state()
 
     second, rng = FreeLatents(latents(6), config, per_step=4), generator(99)
     second.load_state_dict(saved)
     rng.set_state(rng_state)
-    rest = list(run(second, ToyScore(), config, rng=rng, start=stop))
-    assert torch.equal(second.z.detach(), whole)
+    rest = list(run(second, Objective(ToyScore(), config), rng=rng, start=stop))
+    assert torch.equal(second.z, whole)
     assert begun + rest == infos
 
 
 def test_nothing_happens_before_it_is_asked_for() -> None:
     particles, rng = FreeLatents(latents(2), CONFIG), generator()
-    steps, before = run(particles, ToyScore(), CONFIG, rng=rng), rng.get_state()
+    steps, before = run(particles, Objective(ToyScore(), CONFIG), rng=rng), rng.get_state()
     assert torch.equal(rng.get_state(), before)
     next(steps)
     state = rng.get_state()
@@ -116,15 +132,15 @@ def test_nothing_happens_before_it_is_asked_for() -> None:
 def test_prior_with_fewer_timesteps_is_refused_at_once() -> None:
     short = ToyScore(schedule=Schedule(SCHEDULE.alphas_cumprod[:100]))
     with pytest.raises(ValueError, match="t_max: expected at most 100, the number of timesteps of this prior, got 500"):
-        run(FreeLatents(latents(2), CONFIG), short, CONFIG, rng=generator())
+        Objective(short, CONFIG)
 
 
 class BreaksAtThird(ToyScore):
     """NaN for particle 1 from the third evaluation on."""
 
-    def target(self, z_t, t, s, index):  # type: ignore[override]
-        e = super().target(z_t, t, s, index)
-        return e.where((index != 1).view(-1, 1, 1, 1), torch.nan) if self.calls.count("target") > 2 else e
+    def target(self, x: Noised) -> Latents:
+        e = super().target(x)
+        return e.where((x.index != 1).view(-1, 1, 1, 1), torch.nan) if self.calls.count("target") > 2 else e
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -134,8 +150,8 @@ def test_nan_stops_the_run_before_it_reaches_the_particles(method: str) -> None:
     with pytest.raises(
         FloatingPointError, match=r"residual is not finite at step 2, timestep \d+, for particles \[1\]"
     ):
-        list(run(particles, BreaksAtThird(), config, rng=generator()))
-    list(islice(run(good, ToyScore(), config, rng=generator()), 2))
+        list(run(particles, Objective(BreaksAtThird(), config), rng=generator()))
+    list(islice(run(good, Objective(ToyScore(), config), rng=generator()), 2))
     assert torch.equal(particles.z, good.z)
 
 
@@ -145,8 +161,8 @@ def test_coupled_particles_agree_more_than_independent_ones() -> None:
     for method in ("csd", "sds"):
         config = replace(METHODS[method], steps=60, noise="shared")
         particles = FreeLatents(latents(1).repeat(5, 1, 1, 1), config)
-        list(run(particles, ToyScore(), config, rng=generator()))
-        spreads.append(particles.z.detach().std(0).mean().item())
+        list(run(particles, Objective(ToyScore(), config), rng=generator()))
+        spreads.append(particles.z.std(0).mean().item())
     assert spreads[0] < 0.5 * spreads[1]
 
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from engine_toys import SCHEDULE, FeatureToyScore, FreeLatents, ToyScore, generator, latents
+from engine_toys import SCHEDULE, FeatureToyScore, FreeLatents, ToyScore, generator, latents, noised
 from jaxtyping import Float
 from torch import Tensor
 
-from csd3d.engine import METHODS, Features, PatchNce, csd_step, run
+from csd3d.engine import METHODS, Features, Objective, PatchNce, csd_step, run
 from csd3d.engine.regularisers import patch_nce, seed_of
 
 T = 350
@@ -72,7 +72,7 @@ def test_as_many_places_as_asked_for_the_same_for_all_particles_and_anew_with_ot
     term = PatchNce(LinearFeatures(), patches=4, patch_sizes=(1,))
     touched = []
     for seed in (3, 4):
-        g = term(z, s, torch.arange(3), t=T, e=latents(3, seed))
+        g = term(noised(z, s, torch.arange(3), t=T, e=latents(3, seed)))
         where = g.abs().amax(1) > 0
         assert where.sum((1, 2)).tolist() == [4, 4, 4]
         assert torch.equal(where[0], where[1])
@@ -81,19 +81,18 @@ def test_as_many_places_as_asked_for_the_same_for_all_particles_and_anew_with_ot
 
 
 def test_a_patch_size_beyond_the_map_is_left_out() -> None:
-    z, s, e, index = latents(2, 1), latents(2, 2), latents(2, 3), torch.arange(2)
-    few, more = (PatchNce(FeatureToyScore(), patch_sizes=sizes)(z, s, index, t=T, e=e) for sizes in ((1,), (1, 4)))
+    x = noised(latents(2, 1), latents(2, 2), torch.arange(2), t=T, e=latents(2, 3))
+    few, more = (PatchNce(FeatureToyScore(), patch_sizes=sizes)(x) for sizes in ((1,), (1, 4)))
     assert torch.equal(few, more)  # 3 x 5 latents hold no 4 x 4 patch
-    pooled = PatchNce(FeatureToyScore(), patch_sizes=(1, 2))(z, s, index, t=T, e=e)
+    pooled = PatchNce(FeatureToyScore(), patch_sizes=(1, 2))(x)
     assert not torch.allclose(few, pooled)
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 4])
 def test_pieces_take_the_same_places(chunk: int) -> None:
-    z, s, e, index = (*(latents(5, seed) for seed in (1, 2, 3)), torch.arange(5))
-    whole, split = (
-        PatchNce(score, patches=5)(z, s, index, t=T, e=e) for score in (FeatureToyScore(), FeatureToyScore(chunk=chunk))
-    )
+    z, s, e = (latents(5, seed) for seed in (1, 2, 3))
+    x = noised(z, s, torch.arange(5), t=T, e=e)
+    whole, split = (PatchNce(score, patches=5)(x) for score in (FeatureToyScore(), FeatureToyScore(chunk=chunk)))
     torch.testing.assert_close(split, whole)
 
 
@@ -109,7 +108,7 @@ def test_the_published_ratio_holds_at_every_size() -> None:
         total = total + patch_nce(q, p, torch.arange(q[0, 0].numel()), temperature=0.07).sum()
     (grad,) = torch.autograd.grad(3 * total, zd)
     assert 0 < ab < 1
-    torch.testing.assert_close(term(z, s, index, t=T, e=e) * 2000 / (3 * 5), grad)
+    torch.testing.assert_close(term(noised(z, s, index, t=T, e=e)) * 2000 / (3 * 5), grad)
 
 
 def test_it_holds_a_particle_to_its_source() -> None:
@@ -124,7 +123,7 @@ def test_it_holds_a_particle_to_its_source() -> None:
 
     before = cosine(z)
     for _ in range(100):
-        z = z - 0.1 * term(z, s, index, t=10, e=zero)
+        z = z - 0.1 * term(noised(z, s, index, t=10, e=zero))
     assert before < 0.5
     assert cosine(z) > before + 0.3
 
@@ -138,9 +137,9 @@ def test_seed_of_noise_forgets_the_order_of_particles() -> None:
 def test_with_coupling_it_comes_on_top_unmixed() -> None:
     z, s, e, index = (*(latents(4, seed) for seed in (1, 2, 3)), torch.arange(4))
     config = replace(METHODS["csd-edit"], regulariser="patch-nce")
-    plain = csd_step(FeatureToyScore(), z, s, index, t=T, e=e, config=METHODS["csd-edit"])
-    both = csd_step(FeatureToyScore(), z, s, index, t=T, e=e, config=config)
-    term = PatchNce(FeatureToyScore())(z, s, index, t=T, e=e)
+    plain = csd_step(FeatureToyScore(), noised(z, s, index, t=T, e=e), METHODS["csd-edit"])
+    both = csd_step(FeatureToyScore(), noised(z, s, index, t=T, e=e), config)
+    term = PatchNce(FeatureToyScore())(noised(z, s, index, t=T, e=e))
     torch.testing.assert_close(both.g, plain.g + term)
     assert torch.equal(both.r, plain.r)
 
@@ -149,7 +148,7 @@ def test_a_score_without_features_is_refused_at_the_door() -> None:
     assert isinstance(FeatureToyScore(), Features)
     assert not isinstance(ToyScore(), Features)
     with pytest.raises(ValueError, match="regulariser: expected none, as this prior gives no features"):
-        run(FreeLatents(latents(2), METHODS["cds"]), ToyScore(), METHODS["cds"], rng=generator())
+        Objective(ToyScore(), METHODS["cds"])
 
 
 def test_a_run_with_it_repeats_bit_by_bit() -> None:
@@ -157,7 +156,7 @@ def test_a_run_with_it_repeats_bit_by_bit() -> None:
     ends = []
     for _ in range(2):
         particles = FreeLatents(latents(3), config, per_step=2)
-        for _info in run(particles, FeatureToyScore(), config, rng=generator(4)):
+        for _info in run(particles, Objective(FeatureToyScore(), config), rng=generator(4)):
             pass
-        ends.append(particles.z.detach().clone())
+        ends.append(particles.z.clone())
     assert torch.equal(*ends)

@@ -6,10 +6,9 @@ from typing import get_args
 import pytest
 import torch
 from engine_toys import latents
-from jaxtyping import Float, Int
 from torch import Tensor
 
-from csd3d.engine import Kernel, KernelSums, RbfKernel, couple, median_gamma, sq_distances
+from csd3d.engine import Index, Kernel, KernelSums, Latents, RbfKernel, couple, median_gamma, sq_distances
 from csd3d.engine.kernels import Bandwidth
 from csd3d.engine.stein import Normalise
 
@@ -113,9 +112,17 @@ def test_limits_of_the_width() -> None:
 @pytest.mark.parametrize("normalise", NORMALISE)
 def test_normalisations_differ_by_the_mean_weight(normalise: Normalise) -> None:
     r, x = latents(5, 1), latents(5, 2)
-    sums = RbfKernel()(r, x, torch.arange(5))
+    (sums,) = RbfKernel()(r, x, torch.arange(5))
     scale = 5 / sums.mass if normalise == "row-sum" else torch.ones(5, 1, 1, 1)
     torch.testing.assert_close(coupled(r, x, normalise=normalise), scale * coupled(r, x, normalise="count"))
+
+
+@pytest.mark.parametrize("normalise", NORMALISE)
+def test_bands_are_normalised_by_their_own_mass_and_added(normalise: Normalise) -> None:
+    r, x, index = latents(4, 1), latents(4, 2), torch.arange(4)
+    bands = (*RbfKernel(0.01)(r, x, index), *RbfKernel(0.1)(2 * r, x, index))
+    apart = [couple([sums], normalise=normalise, repulsion=0.5) for sums in bands]
+    assert torch.equal(couple(bands, normalise=normalise, repulsion=0.5), apart[0] + apart[1])
 
 
 @dataclass(frozen=True)
@@ -128,10 +135,8 @@ class ShiftKernel:
 
     speed: int
 
-    def __call__(
-        self, r: Float[Tensor, "n c h w"], x: Float[Tensor, "n c h w"], index: Int[Tensor, " n"]
-    ) -> KernelSums:
-        inner = RbfKernel()(r, x, index)
+    def __call__(self, r: Latents, x: Latents, index: Index) -> tuple[KernelSums]:
+        (inner,) = RbfKernel()(r, x, index)
         gamma = median_gamma(sq_distances(x), "median")
         attraction, repulsion = torch.zeros_like(r), torch.zeros_like(r)
         mass = torch.zeros(len(r), 1, *r.shape[2:], dtype=r.dtype)
@@ -141,7 +146,7 @@ class ShiftKernel:
                 attraction[i] += k * shifted(r[j], by)
                 repulsion[i] += shifted(-2 * gamma * k * (x[j] - x[i]), by)
                 mass[i] += k * shifted(torch.ones_like(mass[i]), by)
-        return KernelSums(attraction, repulsion, mass, inner.weights)
+        return (KernelSums(attraction, repulsion, mass, inner.weights),)
 
 
 def shifted(x: Tensor, by: int) -> Tensor:

@@ -3,22 +3,38 @@
 import math
 import statistics
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
-from engine_toys import SCHEDULE, latents
+from engine_toys import SCHEDULE, latents, noised
 from engine_toys import FeatureToyScore as ToyScore
-from jaxtyping import Float, Int
 from torch import Tensor
 
-from csd3d.engine import METHODS, PAPER, CsdConfig, StepResult, csd_step, require_finite, surrogate_loss
+from csd3d.engine import (
+    METHODS,
+    PAPER,
+    CsdConfig,
+    Latents,
+    Noised,
+    Objective,
+    RbfKernel,
+    StepResult,
+    csd_step,
+    require_finite,
+    surrogate_loss,
+)
 
 T = 350
 
 
-def step(n: int, config: CsdConfig, score: ToyScore | None = None, dtype: torch.dtype = torch.float32) -> StepResult:
+def particles(n: int, dtype: torch.dtype = torch.float32) -> Noised:
     z, s, e = (latents(n, seed, dtype) for seed in (1, 2, 3))
-    return csd_step(score or ToyScore(), z, s, torch.arange(n), t=T, e=e, config=config)
+    return noised(z, s, torch.arange(n), t=T, e=e)
+
+
+def step(n: int, config: CsdConfig, score: ToyScore | None = None, dtype: torch.dtype = torch.float32) -> StepResult:
+    return csd_step(score or ToyScore(), particles(n, dtype), config)
 
 
 def written_out(n: int, config: CsdConfig) -> Tensor:
@@ -29,8 +45,8 @@ def written_out(n: int, config: CsdConfig) -> Tensor:
     r = torch.zeros_like(z)
     for i in range(n):
         one = slice(i, i + 1)
-        baseline = e[one] if config.residual == "noise" else prior.source(s_t[one], T, s[one], index[one])
-        r[one] = prior.target(z_t[one], T, s[one], index[one]) - baseline
+        alone = Noised(z[one], s[one], index[one], e[one], T, z_t[one], s_t[one])
+        r[one] = prior.target(alone) - (e[one] if config.residual == "noise" else prior.source(alone))
     w = 1 - ab if config.weight == "variance" else 1.0
     if config.regulariser != "none":
         assert config.coupling == "independent"
@@ -113,7 +129,7 @@ def test_finite_and_detached(n: int, method: str) -> None:
     assert result.g.isfinite().all()
     assert not result.g.requires_grad
     assert (result.weights is None) == (METHODS[method].coupling == "independent")
-    require_finite(result, torch.arange(n), step=0, t=T)
+    require_finite(result, particles(n), step=0)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -131,8 +147,8 @@ def test_order_of_particles_does_not_matter(method: str) -> None:
     z, s, e = (latents(6, seed, torch.float64) for seed in (1, 2, 3))
     order, index = torch.tensor([3, 5, 0, 1, 4, 2]), torch.arange(6)
     config = METHODS[method]
-    g = csd_step(ToyScore(), z, s, index, t=T, e=e, config=config).g
-    moved = csd_step(ToyScore(), z[order], s[order], index[order], t=T, e=e[order], config=config).g
+    g = csd_step(ToyScore(), noised(z, s, index, t=T, e=e), config).g
+    moved = csd_step(ToyScore(), noised(z[order], s[order], index[order], t=T, e=e[order]), config).g
     torch.testing.assert_close(moved, g[order])
 
 
@@ -140,30 +156,24 @@ def test_same_arguments_same_bits_and_arguments_untouched() -> None:
     z, s, e = (latents(4, seed) for seed in (1, 2, 3))
     before = [x.clone() for x in (z, s, e)]
     z.requires_grad_()
-    results = [csd_step(ToyScore(), z, s, torch.arange(4), t=T, e=e, config=CsdConfig()) for _ in range(2)]
+    results = [csd_step(ToyScore(), noised(z, s, torch.arange(4), t=T, e=e), CsdConfig()) for _ in range(2)]
     assert torch.equal(results[0].g, results[1].g)
     assert all(torch.equal(x, y) for x, y in zip((z, s, e), before, strict=True))
     assert z.grad is None
 
 
-def pull(
-    z: Float[Tensor, "n c h w"],
-    s: Float[Tensor, "n c h w"],
-    index: Int[Tensor, " n"],
-    *,
-    t: int,
-    e: Float[Tensor, "n c h w"],
-) -> Float[Tensor, "n c h w"]:
+def pull(x: Noised) -> Latents:
     """Gradient, by autograd, of half the squared distance to the source."""
     with torch.enable_grad():
-        z = z.detach().requires_grad_()
-        return torch.autograd.grad((z - s).square().sum() / 2, z)[0]
+        z = x.z.detach().requires_grad_()
+        return torch.autograd.grad((z - x.s).square().sum() / 2, z)[0]
 
 
 def test_regularisers_add_their_gradients_unweighted() -> None:
     z, s, e = (latents(4, seed) for seed in (1, 2, 3))
-    plain = csd_step(ToyScore(), z, s, torch.arange(4), t=T, e=e, config=CsdConfig())
-    two = csd_step(ToyScore(), z, s, torch.arange(4), t=T, e=e, config=CsdConfig(), regularisers=(pull, pull))
+    x = noised(z, s, torch.arange(4), t=T, e=e)
+    plain = csd_step(ToyScore(), x, CsdConfig())
+    two = csd_step(ToyScore(), x, CsdConfig(), regularisers=(pull, pull))
     torch.testing.assert_close(two.g, plain.g + 2 * (z - s))
     assert torch.equal(two.r, plain.r)
 
@@ -192,36 +202,49 @@ def test_surrogate_loss_reaches_what_the_latents_are_made_of() -> None:
 class Broken(ToyScore):
     """Predicts infinity for one particle."""
 
-    def target(self, z_t, t, s, index):  # type: ignore[override]
-        return super().target(z_t, t, s, index).where((index != 12).view(-1, 1, 1, 1), torch.inf)
+    def target(self, x: Noised) -> Latents:
+        return super().target(x).where((x.index != 12).view(-1, 1, 1, 1), torch.inf)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_guard_names_step_timestep_and_the_culprit_alone(method: str) -> None:
     z, s, e = (latents(3, seed) for seed in (1, 2, 3))
-    index = torch.tensor([7, 12, 9])
-    result = csd_step(Broken(), z, s, index, t=T, e=e, config=METHODS[method])
+    x = noised(z, s, torch.tensor([7, 12, 9]), t=T, e=e)
+    result = csd_step(Broken(), x, METHODS[method])
     with pytest.raises(
         FloatingPointError, match=r"residual is not finite at step 41, timestep 350, for particles \[12\]"
     ):
-        require_finite(result, index, step=41, t=T)
+        require_finite(result, x, step=41)
 
 
 def test_guard_sees_a_broken_regulariser() -> None:
-    def infinite(z: Tensor, s: Tensor, index: Tensor, *, t: int, e: Tensor) -> Tensor:
-        return z / 0
-
-    z, s, e = (latents(3, seed) for seed in (1, 2, 3))
-    index = torch.arange(3)
-    result = csd_step(ToyScore(), z, s, index, t=T, e=e, config=CsdConfig(), regularisers=[infinite])
+    x = particles(3)
+    result = csd_step(ToyScore(), x, CsdConfig(), regularisers=[lambda x: x.z / 0])
     with pytest.raises(FloatingPointError, match=r"gradient is not finite at step 0, .* for particles \[0, 1, 2\]"):
-        require_finite(result, index, step=0, t=T)
+        require_finite(result, x, step=0)
+
+
+@pytest.mark.parametrize("coupling", ["motion", "depth"])
+def test_coupling_along_correspondences_takes_a_kernel(coupling: Literal["motion", "depth"]) -> None:
+    x, config = particles(3), CsdConfig(coupling=coupling)
+    with pytest.raises(ValueError, match=rf"^coupling: expected svgd or independent where .* got '{coupling}'$"):
+        csd_step(ToyScore(), x, config)
+    with pytest.raises(ValueError, match=r"^coupling: expected svgd or independent"):
+        Objective(ToyScore(), config)
+    along, plain = (csd_step(ToyScore(), x, c, kernel=RbfKernel(0.1)) for c in (config, CsdConfig()))
+    assert torch.equal(along.g, plain.g)
+    assert not torch.equal(along.g, csd_step(ToyScore(), x, CsdConfig()).g)
+
+
+def test_independent_particles_ignore_a_kernel() -> None:
+    x, config = particles(3), CsdConfig(coupling="independent")
+    assert torch.equal(csd_step(ToyScore(), x, config, kernel=RbfKernel()).g, csd_step(ToyScore(), x, config).g)
 
 
 def test_timestep_outside_the_schedule_is_refused() -> None:
     z = latents(2)
     with pytest.raises(ValueError, match="t: expected a timestep"):
-        csd_step(ToyScore(), z, z, torch.arange(2), t=1000, e=z, config=CsdConfig())
+        noised(z, z, torch.arange(2), t=1000, e=z)
 
 
 @pytest.mark.gpu
@@ -230,9 +253,9 @@ def test_timestep_outside_the_schedule_is_refused() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_cuda_agrees_with_the_cpu(n: int, method: str) -> None:
     z, s, e = (latents(n, seed) for seed in (1, 2, 3))
-    here = csd_step(ToyScore(), z, s, torch.arange(n), t=T, e=e, config=METHODS[method])
-    on = [x.cuda() for x in (z, s, torch.arange(n))]
-    there = csd_step(ToyScore(), *on, t=T, e=e.cuda(), config=METHODS[method])
+    here = csd_step(ToyScore(), particles(n), METHODS[method])
+    x = noised(z.cuda(), s.cuda(), torch.arange(n).cuda(), t=T, e=e.cuda())
+    there = csd_step(ToyScore(), x, METHODS[method])
     assert there.g.is_cuda
     torch.testing.assert_close(there.g.cpu(), here.g, rtol=1e-4, atol=1e-5)
-    require_finite(there, torch.arange(n), step=0, t=T)
+    require_finite(there, x, step=0)

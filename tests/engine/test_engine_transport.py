@@ -14,6 +14,7 @@ from csd3d.engine import (
     Correspondences,
     CsdConfig,
     Kernel,
+    Objective,
     RbfKernel,
     TransportKernel,
     couple,
@@ -74,9 +75,13 @@ MIRRORS = Mirrors()
 
 
 def coupled(
-    r: Tensor, x: Tensor, where: Correspondences, bandwidth: float | str = 0.1, normalise: Normalise = "row-sum",
+    r: Tensor,
+    x: Tensor,
+    where: Correspondences,
+    bandwidth: float | str = 0.1,
+    normalise: Normalise = "row-sum",
     repulsion: float = 0.7,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     sums = TransportKernel(where, bandwidth)(r, x, torch.arange(len(r)))  # pyright: ignore[reportArgumentType]
     return couple(sums, normalise=normalise, repulsion=repulsion)
 
@@ -145,11 +150,11 @@ def test_no_motion_is_the_scalar_kernel_on_the_fine_band_and_half_of_it_constant
     normalise: Normalise, bandwidth: float | str
 ) -> None:
     r, x, n = latents(5, 1, torch.float64), latents(5, 2, torch.float64), 5
-    sums = RbfKernel(bandwidth)(r, x, torch.arange(n))  # pyright: ignore[reportArgumentType]
-    fine = couple(sums, normalise=normalise, repulsion=0.7)
+    (sums,) = RbfKernel(bandwidth)(r, x, torch.arange(n))  # pyright: ignore[reportArgumentType]
+    fine = couple([sums], normalise=normalise, repulsion=0.7)
     k = (sums.weights + 1) / 2
     mass = k.sum(1).view(-1, 1, 1, 1)
-    coarse = couple(KernelSums(mix(k, r), sums.repulsion / 2, mass, k), normalise=normalise, repulsion=0.7)
+    coarse = couple([KernelSums(mix(k, r), sums.repulsion / 2, mass, k)], normalise=normalise, repulsion=0.7)
     expected = fine - blurred(fine) + blurred(coarse)
     torch.testing.assert_close(coupled(r, x, still(n), bandwidth, normalise), expected, rtol=1e-11, atol=1e-13)
 
@@ -276,7 +281,7 @@ def test_drives_the_loop_and_reports_weights() -> None:
     assert isinstance(kernel, Kernel)
     assert isinstance(kernel.correspondences, Correspondences)
     particles = FreeLatents(latents(4), config, per_step=3)
-    infos = list(run(particles, ToyScore(), config, rng=generator(), kernel=kernel))
+    infos = list(run(particles, Objective(ToyScore(), config, kernel), rng=generator()))
     assert all(info.kernel_mean is not None and 0 < info.kernel_mean < 1 for info in infos)
     assert all(info.gradient_rms < inf for info in infos)
     assert not torch.equal(particles.z.detach(), latents(4))

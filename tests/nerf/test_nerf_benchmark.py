@@ -12,6 +12,7 @@ import torch
 pytest.importorskip("nerfstudio", reason="the nerf extra is not installed")
 
 from csd3d.engine.schedule import Schedule
+from csd3d.engine.types import Noised
 from csd3d.runs.progress import RunProgress
 from csd3d.world.edits import find_edit
 from scripts import benchmark_nerf
@@ -19,6 +20,8 @@ from scripts.benchmarks.nerf_methods import Plan, sample_from
 from scripts.benchmarks.nerf_scenes import Judge, Place, place
 from scripts.benchmarks.nerf_tables import CEILING, FLOOR, TRUTH, UNEDITED, summarise
 from tests.priors.tiny import write_tiny_prior
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +54,9 @@ def test_sampling_begins_at_the_noise_that_was_drawn_and_finds_the_only_picture_
     goal, schedule = torch.rand(1, 4, 3, 3), Schedule.scaled_linear()
     seen: list[tuple[int, torch.Tensor]] = []
 
-    def target(z: torch.Tensor, t: int, s: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-        ab = schedule.alpha_bar(t)
-        seen.append((t, (z - ab**0.5 * goal) / (1 - ab) ** 0.5))
+    def target(x: Noised) -> torch.Tensor:
+        ab = schedule.alpha_bar(x.t)
+        seen.append((x.t, (x.z_t - ab**0.5 * goal) / (1 - ab) ** 0.5))
         return seen[-1][1]
 
     score = SimpleNamespace(schedule=schedule, target=target)
@@ -88,9 +91,14 @@ def test_from_end_to_end_and_on_from_where_it_was(
     monkeypatch.setattr(benchmark_nerf, "place", lambda *_, **__: small)  # its truths take longer than all the rest
     prior = write_tiny_prior(tmp_path / "tiny")
     settings = benchmark_nerf.Settings(
-        prior=str(prior), out=tmp_path / "out", sentences=("make it snowy",), scene_steps=4, size_px=32, quick=True,
+        prior=str(prior),
+        out=tmp_path / "out",
+        sentences=("make it snowy",),
+        scene_steps=4,
+        size_px=32,
+        quick=True,
         rows=("csd-edit, SVGD",),
-    )  # fmt: skip
+    )
     with RunProgress(quiet=True) as progress:
         benchmark_nerf.benchmark(settings, progress)
         first = json.loads((tmp_path / "out" / "nerf.json").read_text())

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from csd3d.engine.transport import transport
+from csd3d.media.geometry import WorkingSize
 from csd3d.nerf.correspond import DepthCorrespondences
-from csd3d.priors.geometry import WorkingSize
 from csd3d.world.flow import trace
 from csd3d.world.sample import Views, sample_scene
 

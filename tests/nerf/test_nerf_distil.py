@@ -13,9 +13,12 @@ pytest.importorskip("nerfstudio", reason="the nerf extra is not installed")
 from csd3d.engine.config import METHODS
 from csd3d.engine.loop import draw_noise, draw_timestep
 from csd3d.engine.step import csd_step
+from csd3d.engine.types import Batch
 from csd3d.nerf.distil import distil_loss
 from csd3d.nerf.views import square
 from tests.nerf.tiny import PX, ToyEditor, config_for, trainer_for, write_small_scene
+
+pytestmark = pytest.mark.slow
 
 CSD = replace(METHODS["csd-edit"], steps=1)
 
@@ -38,7 +41,7 @@ def test_the_derivative_by_a_render_is_the_gradient_of_its_latent_through_the_en
     rng = torch.Generator().manual_seed(1)
     z, s = toy.codec.encode(renders.detach()), toy.codec.encode(sources)
     t, e = draw_timestep(rng, CSD), draw_noise(z, rng, CSD)
-    g = csd_step(toy, z, s, torch.arange(3), t=t, e=e, config=CSD).g
+    g = csd_step(toy, toy.schedule.noised(Batch(z, s, torch.arange(3)), t, e), CSD).g
     expected = interpolate(g / 16 / g.numel(), scale_factor=4.0)  # a latent is the mean of 16 pixels
     assert renders.grad is not None
     assert torch.allclose(renders.grad[:, :, 8:], expected[:, :, 8:], atol=1e-9)
@@ -64,7 +67,9 @@ def test_what_goes_through_the_encoder_is_not_divided_yet(monkeypatch: pytest.Mo
     z, s = encode(renders.detach()), encode(sources)
     t, e = draw_timestep(rng, CSD), draw_noise(z, rng, CSD)
     assert len(arrived) == 1
-    assert torch.allclose(arrived[0], csd_step(toy, z, s, torch.arange(3), t=t, e=e, config=CSD).g, atol=1e-6)
+    assert torch.allclose(
+        arrived[0], csd_step(toy, toy.schedule.noised(Batch(z, s, torch.arange(3)), t, e), CSD).g, atol=1e-6
+    )
 
 
 def test_squares_reach_every_corner_and_never_out_of_the_view() -> None:
@@ -84,9 +89,17 @@ def away_from(goal: torch.Tensor, trainer: Any) -> float:
 def test_the_field_goes_where_the_edit_wants_it(patches: bool, tmp_path: Path) -> None:
     scene = write_small_scene(tmp_path / "scene")
     config = config_for(
-        scene, tmp_path, tmp_path / "out", prompt=None, prior="builtin", driver="distil", scene_steps=30,
-        distil_views=3, distil_px=16, distil_patches=patches,
-    )  # fmt: skip
+        scene,
+        tmp_path,
+        tmp_path / "out",
+        prompt=None,
+        prior="builtin",
+        driver="distil",
+        scene_steps=30,
+        distil_views=3,
+        distil_px=16,
+        distil_patches=patches,
+    )
     trainer = trainer_for(config)
     pipeline = trainer.pipeline
     pipeline.prior, pipeline.prompt = ToyEditor(redder), "make it redder"

@@ -16,6 +16,8 @@ from csd3d.nerf import pipeline as pipelines
 from csd3d.world.sample import PosedScene, sample_scene
 from tests.nerf.tiny import PX, ToyEditor, config_for, trainer_for, write_small_scene
 
+pytestmark = pytest.mark.slow
+
 Look = tuple[int, tuple[slice, slice], torch.Tensor]
 """A view, the window of it, and what the field shows there."""
 THING = 2
@@ -130,9 +132,14 @@ def test_no_gradient_of_distillation_arrives_outside_of_the_box(
     patches: bool, exact: Exact, looks: list[Look], tmp_path: Path
 ) -> None:
     pipeline = pipeline_for(
-        exact, tmp_path, driver="distil", scene_steps=0, distil_views=6, distil_px=16 if patches else PX,
+        exact,
+        tmp_path,
+        driver="distil",
+        scene_steps=0,
+        distil_views=6,
+        distil_px=16 if patches else PX,
         distil_patches=patches,
-    )  # fmt: skip
+    )
     for step in range(3):
         pipeline.get_train_loss_dict(step)[1]["csd_loss"].backward()
     inside = in_box_by_loops(exact)
@@ -159,10 +166,15 @@ def masks_in(folder: Path, masks: torch.Tensor) -> Path:
 def test_the_photographs_go_on_holding_what_is_outside(masked: bool, boxed: bool, exact: Exact, tmp_path: Path) -> None:
     white = torch.rand(5, PX, PX, generator=torch.Generator().manual_seed(0)) < 0.5  # the sixth view has no mask
     pipeline = pipeline_for(
-        exact, tmp_path, driver="distil", scene_steps=0, distil_px=16, distil_views=1,
+        exact,
+        tmp_path,
+        driver="distil",
+        scene_steps=0,
+        distil_px=16,
+        distil_views=1,
         box=(-9.0, -9.0, -0.2, 9.0, 0.9, 9.0) if boxed else None,
         mask_dir=masks_in(tmp_path / "masks", white) if masked else None,
-    )  # fmt: skip
+    )
     outputs, losses, _ = pipeline.get_train_loss_dict(0)
     data = pipeline.datamanager
     total, outside = 0.0, 0
@@ -181,10 +193,18 @@ def test_distillation_in_half_of_a_scene_keeps_the_other_half(exact: Exact, tmp_
     inside = exact.points[..., 0] < 0
     trainer = trainer_for(
         config_for(
-            exact.folder, tmp_path, tmp_path / "out", prompt=None, prior="builtin", driver="distil", scene_steps=40,
-            distil_views=3, distil_px=16, mask_dir=masks_in(tmp_path / "masks", inside),
+            exact.folder,
+            tmp_path,
+            tmp_path / "out",
+            prompt=None,
+            prior="builtin",
+            driver="distil",
+            scene_steps=40,
+            distil_views=3,
+            distil_px=16,
+            mask_dir=masks_in(tmp_path / "masks", inside),
         )
-    )  # fmt: skip
+    )
     pipeline = trainer.pipeline
     pipeline.prior, pipeline.prompt = ToyEditor(darker), "make it darker"
     photographs = pipeline.datamanager.photographs

@@ -14,11 +14,13 @@ pytest.importorskip("nerfstudio", reason="the nerf extra is not installed")
 from csd3d.engine.config import METHODS, PAPER
 from csd3d.nerf.host import load_checkpoint
 from csd3d.nerf.settings import CsdEditPipelineConfig
-from csd3d.priors.editor import recommended
+from csd3d.priors.defaults import default_config
 from tests.nerf.tiny import PX, config_for, trainer_for, write_small_scene
 from tests.priors.tiny import write_tiny_prior
 
 CAPTIONS: dict[str, object] = {"prompt": "a blue ball", "source_prompt": "a red ball"}
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,7 @@ def test_a_method_is_its_residual_coupling_and_regulariser(method: Any) -> None:
     named = METHODS[method]
     csd = CsdEditPipelineConfig(method=method, edit_steps=7).engine(builtin=False)
     assert (csd.residual, csd.coupling, csd.regulariser) == (named.residual, named.coupling, named.regulariser)
-    assert csd == replace(recommended(False, method), steps=7)
+    assert csd == replace(default_config(method, builtin=False), steps=7)
     together = CsdEditPipelineConfig(method=method, coupling="svgd").engine(builtin=False)
     alone = CsdEditPipelineConfig(method=method, coupling="independent").engine(builtin=False)
     published = CsdEditPipelineConfig(method=method, coupling="paper").engine(builtin=False)
@@ -68,7 +70,7 @@ def test_no_method_is_csd_edit() -> None:
     plain, named = CsdEditPipelineConfig(), CsdEditPipelineConfig(method="csd-edit")
     for builtin in (True, False):
         assert plain.engine(builtin=builtin) == named.engine(builtin=builtin)
-        assert plain.engine(builtin=builtin) == replace(recommended(builtin), steps=plain.edit_steps)
+        assert plain.engine(builtin=builtin) == replace(default_config(builtin=builtin), steps=plain.edit_steps)
     assert plain.prior_name == "builtin"
     assert CsdEditPipelineConfig(method="cds").prior_name == "builtin:t2i"
 
@@ -154,7 +156,7 @@ def test_what_a_prior_cannot_serve_is_refused_before_anything_is_done(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("csd3d.priors.resolve.builtin_directory", lambda name: tmp_path / "weights")
+    monkeypatch.setattr("csd3d.priors.store.resolve.builtin_directory", lambda name: tmp_path / "weights")
     prior = t2i if which == "t2i" else editor
     if which == "bare":
         prior = without_attention(write_tiny_prior(tmp_path / "bare", kind="text-to-image", closed=False))
@@ -173,8 +175,11 @@ def test_the_viewer_asks_for_captions_where_a_method_needs_them(scene: Path, t2i
     pipeline = trainer_for(config_for(scene, t2i, tmp_path, method="dds", prompt=None)).pipeline
     controls = pipeline.controls
     assert [element.name for element in controls.elements][:4] == [
-        "Prompt", "What the scene shows", "Edit as the prompt says", "Text guidance",
-    ]  # fmt: skip
+        "Prompt",
+        "What the scene shows",
+        "Edit as the prompt says",
+        "Text guidance",
+    ]
     assert "s_image" not in controls.scales
     controls.prompt.value = "a blue ball"
     controls.start.cb_hook(controls.start)
@@ -197,11 +202,4 @@ def test_sds_needs_no_caption_of_the_scene(scene: Path, t2i: Path, tmp_path: Pat
     names = [element.name for element in pipeline.controls.elements]
     assert "What the scene shows" not in names
     assert "Edit strength" not in names  # distillation knows none
-    assert native(pipeline) == PX
-
-
-def native(pipeline: Any) -> int:
-    """The size at which its prior was trained, which it had to load to check the prompt."""
-    from csd3d.priors.editor import native_px
-
-    return native_px(pipeline.prior)
+    assert pipeline.prior.native_px == PX

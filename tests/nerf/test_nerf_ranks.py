@@ -10,10 +10,13 @@ import torch.multiprocessing as mp
 
 pytest.importorskip("nerfstudio", reason="the nerf extra is not installed")
 
-from csd3d.engine.regularisers import PatchNce
+from csd3d.engine.regularisers import FeatureLoss, FeatureSite, PatchNce
+from csd3d.engine.types import Batch, Latents, Noised
 from csd3d.nerf.host import load_checkpoint
 from csd3d.nerf.ranks import SharedScore, agree, every, gather, share
 from tests.nerf.tiny import ToyEditor, config_for, trainer_for, write_small_scene
+
+pytestmark = pytest.mark.slow
 
 VIEWS = 4
 
@@ -27,9 +30,17 @@ def outcome(folder: Path, *, rank: int = 0, world: int = 1, coupling: str = "dep
     """One batch of views edited together, then the gradient of one step of distillation, after which all is saved."""
     scene = folder / "scene"
     config = config_for(
-        scene, folder, folder / f"out{world}", prompt=None, prior="builtin", coupling=coupling, views_per_edit=VIEWS,
-        distil_views=VIEWS // world, distil_px=16, edit_steps=4,
-    )  # fmt: skip
+        scene,
+        folder,
+        folder / f"out{world}",
+        prompt=None,
+        prior="builtin",
+        coupling=coupling,
+        views_per_edit=VIEWS,
+        distil_views=VIEWS // world,
+        distil_px=16,
+        edit_steps=4,
+    )
     trainer = trainer_for(config, rank=rank, world=world)
     pipeline = trainer.pipeline
     toy = pipeline.prior = ToyEditor(inverted)
@@ -49,18 +60,18 @@ def outcome(folder: Path, *, rank: int = 0, world: int = 1, coupling: str = "dep
 class FeatureToy(ToyEditor):
     """A score whose features are its latents."""
 
-    def feature_gradient(self, z_t: Any, s_t: Any, t: int, s: Any, index: Any, *, layers: Any, loss: Any) -> Any:
-        self.rows.append(len(z_t))
+    def feature_gradient(self, x: Noised, site: FeatureSite, loss: FeatureLoss) -> Latents:
+        self.rows.append(len(x.z_t))
         with torch.enable_grad():
-            z = z_t.clone().requires_grad_()
-            return torch.autograd.grad(loss([z * (1 + index.view(-1, 1, 1, 1))], [s_t]), z)[0]
+            z = x.z_t.clone().requires_grad_()
+            return torch.autograd.grad(loss([z * (1 + x.index.view(-1, 1, 1, 1))], [x.s_t]), z)[0]
 
 
 def feature_gradient() -> torch.Tensor:
     """PatchNCE's gradient for 3 particles, of which every process does its share."""
     z, s, e = torch.randn(3, 3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
     toy = FeatureToy(inverted)
-    gradient = PatchNce(SharedScore(toy), patches=5)(z, s, torch.arange(3), t=100, e=e)
+    gradient = PatchNce(SharedScore(toy), patches=5)(toy.schedule.noised(Batch(z, s, torch.arange(3)), 100, e))
     assert toy.rows == [len(share(3))]
     return gradient
 

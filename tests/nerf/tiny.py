@@ -2,18 +2,19 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
+from csd3d.engine.config import CsdConfig
 from csd3d.engine.schedule import Schedule
+from csd3d.engine.types import Latents, Noised
 from csd3d.nerf import methods
 from csd3d.nerf.host import CsdTrainerConfig, random_state, restore_random_state
+from csd3d.priors.prior import Guidance, Prior, Prompts, require_no_source
 from csd3d.world.export import write_scene
 from csd3d.world.sample import sample_scene
 
@@ -65,30 +66,50 @@ def trainer_for(config: CsdTrainerConfig, *, rank: int = 0, world: int = 1) -> A
     return trainer
 
 
-@dataclass
-class ToyEditor:
-    """An editor that turns a source x into `goal(x)`, whatever the sentence; latents are means over 4x4 pixels."""
+class MeanCodec:
+    """Means of 4 x 4 pixels as latents."""
 
-    goal: Callable[[Tensor], Tensor]
-    rows: list[int] = field(default_factory=list)
-    """How many particles each prediction was for."""
+    factor = 4
+    channels = 3
 
-    name, path, builtin, working_px = "toy", Path(), True, PX
-    device = torch.device("cpu")
-    schedule = Schedule.scaled_linear()
-    codec = SimpleNamespace(
-        factor=4, encode=lambda rgb: avg_pool2d(rgb, 4), decode=lambda z: interpolate(z, scale_factor=4.0).clamp(0, 1)
-    )
+    def encode(self, rgb: Tensor) -> Tensor:
+        return avg_pool2d(rgb, self.factor)
 
-    def score(self, *_: object, **__: object) -> "ToyEditor":
+    def decode(self, z: Tensor) -> Tensor:
+        return interpolate(z, scale_factor=float(self.factor)).clamp(0, 1)
+
+
+class ToyEditor(Prior):
+    """An editor that turns a source x into `goal(x)`, whatever the sentence, and its own score."""
+
+    kind = "instruct"
+
+    def __init__(self, goal: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(
+            name="toy",
+            path=Path(),
+            builtin=True,
+            device=torch.device("cpu"),
+            codec=MeanCodec(),
+            schedule=Schedule.scaled_linear(),
+            native_px=PX,
+        )
+        self.goal = goal
+        self.rows: list[int] = []
+        """How many particles each prediction was for."""
+
+    def score(self, prompts: Prompts, guidance: Guidance) -> "ToyEditor":
         return self
 
-    def target(self, z_t: Tensor, t: int, s: Tensor, index: Tensor) -> Tensor:
-        self.rows.append(len(z_t))
-        return self._noise(z_t, t, self.goal(s))
+    def require(self, csd: CsdConfig, prompts: Prompts) -> None:
+        require_no_source(prompts)
 
-    def source(self, s_t: Tensor, t: int, s: Tensor, index: Tensor) -> Tensor:
-        return self._noise(s_t, t, s)
+    def target(self, x: Noised) -> Latents:
+        self.rows.append(len(x.z_t))
+        return self._noise(x.z_t, x.t, self.goal(x.s))
+
+    def source(self, x: Noised) -> Latents:
+        return self._noise(x.s_t, x.t, x.s)
 
     def _noise(self, x_t: Tensor, t: int, x: Tensor) -> Tensor:
         ab = self.schedule.alpha_bar(t)

@@ -58,9 +58,16 @@ def test_ddim_finds_the_only_picture_there_is():
 def test_from_end_to_end(tmp_path, monkeypatch):
     prior = write_tiny_prior(tmp_path / "tiny", closed=False)
     settings = benchmark_panorama.Settings(
-        prior=str(prior), out=tmp_path / "out", panoramas=1, edits=1, candidates=2, window_px=64, sampling_steps=2,
-        csd=CsdConfig(steps=2, lr=0.1), device="cpu",
-    )  # fmt: skip
+        prior=str(prior),
+        out=tmp_path / "out",
+        panoramas=1,
+        edits=1,
+        candidates=2,
+        window_px=64,
+        sampling_steps=2,
+        csd=CsdConfig(steps=2, lr=0.1),
+        device="cpu",
+    )
     assert benchmark_panorama.benchmark(settings, RunProgress(quiet=True)) == tmp_path / "out"
     records = json.loads((tmp_path / "out/panorama.json").read_text())["records"]
     assert {r["kind"] for r in records} == {"strip", "turn", "sphere"}

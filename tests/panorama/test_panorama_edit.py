@@ -7,14 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from panorama_toys import ToyPrior, load, save, scenery, toy_edit
+from panorama_toys import load, save, scenery, toy_edit
 
 from csd3d.engine.config import CsdConfig
 from csd3d.runs.checkpoint import load_checkpoint
 from csd3d.runs.interrupt import RunInterrupted
 from csd3d.runs.manifest import Manifest, fingerprint
 from csd3d.runs.progress import RunProgress
-from panorama import PanoramaConfig, edit_panorama
+from panorama import PanoramaConfig, edit_image, edit_panorama
+from tests.toys import ToyPrior
 
 CSD = CsdConfig(steps=6, lr=0.2, t_min=400, t_max=600)
 CONFIG = PanoramaConfig(csd=CSD, windows_per_step=3, checkpoint_every=2, wrap="none")
@@ -67,7 +68,7 @@ def test_run_directory_is_complete_and_valid(wide, tmp_path):
     manifest = Manifest.read(tmp_path / "run" / "manifest.json")
     assert (manifest.status, manifest.command, manifest.config["prompt"]) == ("finished", "panorama", "make it red")
     assert manifest.inputs[0]["path"] == str(wide)
-    assert manifest.steps_done == result.steps == 6 * -(-result.windows // 3)
+    assert manifest.steps_done == result.steps == 6 * -(-int(result.facts["windows"]) // 3)
     assert set(manifest.timing_s) == {"encode", "edit", "write"}
     names = {str(p.relative_to(result.run_dir)) for p in result.run_dir.rglob("*") if p.is_file()}
     assert names == {
@@ -81,8 +82,8 @@ def test_run_directory_is_complete_and_valid(wide, tmp_path):
 
 
 def test_one_window_for_single_pictures(wide, tmp_path):
-    result = edit(wide, tmp_path / "run", config=replace(CONFIG, single=True))
-    assert result.windows == 1
+    result = edit(wide, tmp_path / "run", editor=edit_image)
+    assert result.facts["windows"] == 1
     assert Manifest.read(tmp_path / "run" / "manifest.json").command == "image"
 
 
@@ -187,8 +188,16 @@ def test_refusals_write_nothing(wide, tmp_path):
         edit(wide, run_dir, "make it blue")
     with pytest.raises(ValueError, match="name ending in"):
         edit(wide, run_dir, output=tmp_path / "a.gif")
-    with pytest.raises(ValueError, match="another file than the picture"):
-        edit(wide, run_dir, output=wide)
+    with pytest.raises(ValueError, match="another file than those that are read"):
+        edit(wide, run_dir, output=tmp_path / "nowhere" / ".." / wide.name)
+    mask = save(tmp_path / "mask.png", np.full(load(wide).shape[:2], 255, np.uint8))
+    for change in ({"mask": str(mask)}, {"prompt_mask": (f"{mask}=make it red",)}):
+        with pytest.raises(ValueError, match="another file than those that are read"):
+            edit(wide, run_dir, config=replace(CONFIG, **change), output=mask)
+    with pytest.raises(ValueError, match="another place than what the run writes"):
+        edit(wide, run_dir, output=run_dir / "sheet.png")
+    with pytest.raises(ValueError, match="folder in which files can be made"):
+        edit(wide, run_dir, output=wide / "out.png")
     with pytest.raises(ValueError, match="expected a sentence"):
         edit(wide, run_dir, "  ")
     with pytest.raises(FileNotFoundError, match="does not exist"):
@@ -201,13 +210,13 @@ def test_refusals_write_nothing(wide, tmp_path):
 
 def test_divergence_keeps_the_last_good_state(wide, tmp_path):
     class Bad(ToyPrior):
-        def score(self, prompt, **options):
-            score = super().score(prompt, **options)
+        def score(self, prompts, guidance):
+            score = super().score(prompts, guidance)
             calls, good = [], score.target
 
-            def target(z_t, t, s, index):
+            def target(x):
                 calls.append(1)
-                return good(z_t, t, s, index) * (float("nan") if len(calls) == 4 else 1.0)
+                return good(x) * (float("nan") if len(calls) == 4 else 1.0)
 
             score.target = target
             return score

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from csd3d.cli import main
+from csd3d.cli.main import main
 from csd3d.engine.config import METHODS
 from csd3d.priors.text_to_image import TextToImagePrior
 from csd3d.runs.manifest import Manifest
@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_windows_share_every_place_of_every_layer() -> None:
     windows = make_windows(2, (8, 20), 8, wrap=True)
     total = torch.zeros(2, 1, 8, 20)
-    windows.add(total, torch.ones(len(windows), 1, 8, 8))
+    windows.scatter_add(total, torch.ones(len(windows), 1, 8, 8))
     torch.testing.assert_close(total, torch.ones_like(total))
     assert bool((windows.columns.diff(dim=1) < 0).any()), "one goes on over the seam"
     single = make_windows(3, (8, 8), 8, wrap=False)
@@ -74,13 +74,13 @@ def test_pictures_are_made_and_reported(folder: Path, tmp_path: Path, method: st
 def test_a_wide_picture_is_one_canvas_and_goes_on_where_it_stopped(folder: Path, tmp_path: Path) -> None:
     prior = TextToImagePrior.load(folder)
     csd = METHODS["csd"]
-    wide: dict[str, Any] = {"count": 1, "width": 80, "windows_per_step": 2, "prior": str(folder)}
+    wide: dict[str, Any] = {"n": 1, "width": 80, "windows_per_step": 2, "prior": str(folder)}
 
     def make(steps: int, name: str, *, resume: bool = False) -> np.ndarray:
         config = GenerateConfig(csd=replace(csd, steps=steps), **wide)
         run_dir = tmp_path / ("whole" if name == "whole" else "parts")
         result = generate("a ball", tmp_path / f"{name}.png", config, run_dir=run_dir, resume=resume, prior=prior)
-        return np.array(Image.open(result.paths[0]))
+        return np.array(Image.open(result.path))
 
     whole = make(3, "whole")
     assert whole.shape == (32, 80, 3)
@@ -117,6 +117,9 @@ def test_what_makes_no_sense_is_refused_with_the_reason(
         main(["generate", "--prompt", "a ball", "--prior", "builtin:instruct", "--run-dir", str(tmp_path / "a")]) == 2
     )
     assert "expected a text-to-image model, got an instruction editor" in capsys.readouterr().err
+    one = GenerateConfig(prior=str(folder), n=1)
+    with pytest.raises(ValueError, match="another place than what the run writes"):
+        generate("a ball", tmp_path / "run" / "sheet.png", one, run_dir=tmp_path / "run")
     with pytest.raises(ValueError, match="no source to compare with"):
         generate("a ball", tmp_path / "x.png", GenerateConfig(prior=str(folder), csd=METHODS["dds"]))
 

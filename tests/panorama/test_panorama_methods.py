@@ -11,11 +11,13 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from PIL import Image
 
-from csd3d.cli import main
-from csd3d.engine.config import METHODS
-from csd3d.priors.denoiser import Denoiser
-from csd3d.priors.editor import default_prior, recommended, score_for, suited
-from csd3d.priors.either import load_either
+from csd3d.cli.main import main
+from csd3d.engine.config import METHODS, Method
+from csd3d.priors.auto import load_prior
+from csd3d.priors.defaults import default_config, default_prior
+from csd3d.priors.latent_diffusion import LatentDiffusion
+from csd3d.priors.networks.denoiser import Denoiser
+from csd3d.priors.prior import Prior, Prompts
 from csd3d.runs.manifest import Manifest
 from csd3d.runs.progress import RunProgress
 from panorama import PanoramaConfig, edit_panorama
@@ -61,9 +63,14 @@ def test_any_other_combination_is_as_good(photo: Path, prior: Path, tmp_path: Pa
     [*(("image", m) for m in ("sds", "csd", "dds", "cds")), *(("generate", m) for m in ("sds", "csd", "ddim"))],
 )
 def test_a_prediction_that_is_no_number_is_one_line_and_harms_nothing(
-    photo: Path, prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
-    name: str, method: str,
-) -> None:  # fmt: skip
+    photo: Path,
+    prior: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    method: str,
+) -> None:
     words = [name, "--prompt", "a blue ball", "--prior", str(prior), "--method", method, "--steps", "3"]
     words += ["--n", "1"] if name == "generate" else [str(photo), "--source-prompt", "a red ball"]
     assert main([*words, "--run-dir", str(tmp_path / "whole")]) == 0
@@ -140,30 +147,34 @@ def test_settings_suit_the_prior_from_python_as_from_the_command_line(
     words = ["image", str(photo), "--prompt", "a blue ball", "--source-prompt", "a red ball", "--prior", str(prior)]
     assert main([*words, "--steps", "1", "--run-dir", str(tmp_path / "command")]) == 0
     asked = Manifest.read(tmp_path / "command" / "manifest.json").config["csd"]
-    monkeypatch.setattr("panorama.edit.suited", lambda prior: replace(suited(prior), steps=1))
-    config = PanoramaConfig(prior=str(prior), source_prompt="a red ball", single=True)
+    monkeypatch.setattr(LatentDiffusion, "defaults", lambda prior: replace(Prior.defaults(prior), steps=1))
+    config = PanoramaConfig(prior=str(prior), source_prompt="a red ball")
     edit_panorama(photo, "a blue ball", None, config, run_dir=tmp_path / "python", progress=RunProgress(quiet=True))
     assert Manifest.read(tmp_path / "python" / "manifest.json").config["csd"] == asked
     assert asked["weight"] == "one", "what suits a text-to-image model, not an instruction editor"
 
 
 def test_settings_suit_the_method_and_the_prior() -> None:
-    assert recommended(False, "csd-edit") is METHODS["csd-edit"]
-    for method in ("sds", "csd", "dds", "cds"):
-        config = recommended(False, method)
+    assert default_config("csd-edit", builtin=False) is METHODS["csd-edit"]
+    methods: tuple[Method, ...] = ("sds", "csd", "dds", "cds")
+    for method in methods:
+        config = default_config(method, builtin=False)
         assert (config.t_min, config.t_max, config.weight) == (50, 950, "one"), "as published for dds and cds"
         assert config.lr == pytest.approx(0.1 * 2000 / 64**2)
-        assert recommended(True, method).residual == METHODS[method].residual
+        assert default_config(method, builtin=True).residual == METHODS[method].residual
     for builtin in (False, True):
-        plain, coupled = (recommended(builtin, m, kind="text-to-image") for m in (None, "dds"))
+        plain = default_config(builtin=builtin, kind="text-to-image")
+        coupled = default_config("dds", builtin=builtin, kind="text-to-image")
         assert plain == replace(coupled, coupling="svgd"), "what csd-edit is, with settings for captions"
-        assert recommended(builtin, kind=None) == recommended(builtin), "as an editor, until it is known"
+        assert default_config(builtin=builtin, kind=None) == default_config(builtin=builtin), (
+            "as an editor, until it is known"
+        )
     assert default_prior(None) == default_prior("csd-edit") == "builtin"
     assert default_prior("dds") == "builtin:t2i"
 
 
 def test_an_instruction_editor_is_found_by_its_files(tmp_path: Path) -> None:
-    editor = load_either(write_tiny_prior(tmp_path / "editor"))
+    editor = load_prior(write_tiny_prior(tmp_path / "editor"))
     assert editor.kind == "instruct"
-    score = score_for(editor, METHODS["csd-edit"], "make it snowy")
+    score = editor.score_under(METHODS["csd-edit"], Prompts("make it snowy"))
     assert score.schedule.num_timesteps == 1000

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from panorama_toys import ToyCodec, scenery
+from panorama_toys import scenery
 from torch.nn.functional import interpolate, pad
 
+from csd3d.media.pictures.read import Picture
 from panorama.plane import TILE_LAT, make_plane
 from panorama.regions import Everywhere, Plan, Sentence
-from panorama.source import Picture
+from tests.toys import ToyCodec
 
 PLAIN = Plan((Sentence("x", Everywhere()),))
 

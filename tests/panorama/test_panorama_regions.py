@@ -9,9 +9,9 @@ import torch
 from panorama_toys import load, save, scenery, toy_edit
 
 from csd3d.engine.config import CsdConfig
+from csd3d.media.pictures.read import open_picture
 from panorama import PanoramaConfig
 from panorama.regions import Everywhere, MaskFile, Plan, Sentence, Span, make_plan, parse_masked, parse_span
-from panorama.source import open_picture
 
 CSD = CsdConfig(steps=20, lr=0.3, t_min=400, t_max=600)
 CONFIG = PanoramaConfig(csd=CSD, wrap="none")

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from panorama_toys import ToyCodec
 
+from csd3d.media.pictures.read import Picture
 from panorama.regions import Everywhere, Plan, Sentence, Span
-from panorama.source import Picture
 from panorama.sphere import make_sphere
 from panorama.views import sphere_directions
+from tests.toys import ToyCodec
 
 PLAIN = Plan((Sentence("x", Everywhere()),))
 
@@ -111,7 +111,7 @@ def test_sentences_by_span_go_over_the_seam():
     plan = Plan((Sentence("a", Everywhere()), Sentence("b", Span(0.75, 0.25, wraps=True))))
     windows = sphere.windows(plan)
     total = torch.zeros(len(sphere.views), 2, 4, 4)
-    windows.add(total, torch.nn.functional.one_hot(windows.prompt, 2)[:, :, None, None].float())
+    windows.scatter_add(total, torch.nn.functional.one_hot(windows.prompt, 2)[:, :, None, None].float())
     assert torch.allclose(total.sum(1), torch.ones(len(sphere.views), 4, 4), atol=1e-5)
     for i, view in enumerate(sphere.views):
         if abs(view.pitch) < 0.1:

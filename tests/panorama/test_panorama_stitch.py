@@ -7,16 +7,16 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from panorama_toys import ToyPrior, load, save
+from panorama_toys import load, save
 from torch.nn.functional import interpolate, pad
 
 import panorama.stitch as stitching
-from csd3d.cli import main
+from csd3d.cli.main import main
+from csd3d.media.pictures.read import Picture, Tags, open_picture
 from csd3d.runs.progress import RunProgress
-from panorama.source import Picture, Tags, open_picture
 from panorama.stitch import StitchConfig, largest_rectangle, stitch
 from panorama.stitched_file import given_up, panorama_fields
-from panorama.views import View, look_into
+from panorama.views import View, view_of
 
 
 def texture(seed, height=640):
@@ -33,7 +33,7 @@ def texture(seed, height=640):
 
 def photo(world, name, yaw, pitch=0.0):
     """What a camera of 63 degrees sees of it."""
-    seen = look_into(world, View(yaw, pitch, 1.1, 260))
+    seen = view_of(world, View(yaw, pitch, 1.1, 260))
     return Picture(Path(name), (seen * 255).round().byte().permute(1, 2, 0).contiguous().numpy())
 
 
@@ -171,7 +171,7 @@ def test_largest_rectangle_equals_trying_all(seed, whole_width):
 
 
 def test_fields_say_which_part_of_the_turn():
-    from panorama.source import Tags
+    from csd3d.media.pictures.read import Tags
 
     whole, part = (Tags(xmp=panorama_fields(100, 800, turn, StitchConfig())) for turn in (360.0, 180.0))
     assert whole.gpano("ProjectionType") == "cylindrical"
@@ -180,11 +180,9 @@ def test_fields_say_which_part_of_the_turn():
     assert part.gpano("CroppedAreaLeftPixels") == "400"
 
 
+@pytest.mark.usefixtures("only_toys")
 def test_the_commands(turn, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("panorama.edit.load_prior", lambda config: ToyPrior())
-    monkeypatch.setattr("panorama.command.resolve", lambda name: ToyPrior)
-    monkeypatch.setattr("csd3d.priors.editor.resolve", lambda name: ToyPrior)
     names = [str(save(tmp_path / p.path.name, p.pixels)) for p in sorted(turn, key=lambda p: p.path.name)[1:4]]
     assert main(["stitch", *names, "--output", "pano.jpg"]) == 0
     printed = capsys.readouterr().out

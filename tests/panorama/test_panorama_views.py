@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from panorama.views import View, agree, cover_sphere, look_into, see, sphere_directions, sphere_positions
+from panorama.views import View, agree, cover_sphere, sample_view, sphere_directions, sphere_positions, view_of
 
 
 def patterned(directions):
@@ -85,7 +85,7 @@ def test_looking_into_the_picture_shows_what_is_there_seam_and_poles_included():
     picture = equirect(256)
     for yaw, pitch in ((0.0, 0.0), (math.pi, 0.0), (2.0, math.pi / 2), (0.5, -math.pi / 2), (-3.0, 0.7)):
         view = View(yaw, pitch, 1.4, 48)
-        seen = look_into(picture, view)
+        seen = view_of(picture, view)
         assert (seen - patterned(view.directions())).abs().max() < 4e-3
 
 
@@ -97,14 +97,14 @@ def test_perspective_agrees_with_a_peer(real_data):
         for name in ("example_input.png", "example_e2p.png")
     )
     view = View(math.radians(120), math.radians(23), math.radians(60), 300)
-    got = look_into(source / 255, view, per_px=1) * 255
+    got = view_of(source / 255, view, per_px=1) * 255
     assert (got - expected).abs().mean() < 1.2
 
 
 def test_a_view_seen_at_its_own_pixels_is_itself():
     view, layer = View(0.0, 0.0, 1.0, 12), torch.rand(3, 12, 12)
     uv, _ = view.project(view.directions())
-    assert torch.allclose(see(layer, view, uv), layer, atol=1e-5)
+    assert torch.allclose(sample_view(layer, view, uv), layer, atol=1e-5)
 
 
 def test_views_of_one_picture_agree_already():

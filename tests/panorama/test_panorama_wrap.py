@@ -7,9 +7,9 @@ import pytest
 import torch
 from panorama_toys import scenery
 
+from csd3d.media.pictures.read import Picture, Tags, open_picture
 from csd3d.world.camera import sphere_camera, strip_camera
 from csd3d.world.export import gpano_packet
-from panorama.source import Picture, Tags, open_picture
 from panorama.wrap import recognise, seam_step
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from csd3d.priors.chunks import CPU_BUDGET_BYTES, Chunks
+from csd3d.priors.networks.chunks import CPU_BUDGET_BYTES, Chunks
 
 CPU = torch.device("cpu")
 

@@ -3,10 +3,9 @@
 import pytest
 import torch
 
-from csd3d.priors.chunks import Chunks
-from csd3d.priors.codec import Codec
-from csd3d.priors.detail import restore_detail
 from csd3d.priors.instruct import InstructPrior
+from csd3d.priors.networks.chunks import Chunks
+from csd3d.priors.networks.codec import VaeCodec
 
 
 @pytest.fixture
@@ -14,8 +13,8 @@ def rgb() -> torch.Tensor:
     return torch.rand(5, 3, 32, 48, generator=torch.Generator().manual_seed(1))
 
 
-def with_chunks(codec: Codec, most: int) -> Codec:
-    return Codec(codec._vae, chunks=Chunks(torch.device("cpu"), max_rows=most))
+def with_chunks(codec: VaeCodec, most: int) -> VaeCodec:
+    return VaeCodec(codec._vae, chunks=Chunks(torch.device("cpu"), max_rows=most))
 
 
 def test_encoding_is_the_scaled_mode_of_the_posterior(prior: InstructPrior, rgb: torch.Tensor) -> None:
@@ -70,18 +69,3 @@ def test_gradients_reach_the_picture_and_not_the_weights(prior: InstructPrior, r
 def test_sides_that_are_no_multiple_are_refused(prior: InstructPrior, size: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match=rf"multiples of 8 px, got {size[1]}x{size[0]}"):
         prior.codec.encode(torch.zeros(1, 3, *size))
-
-
-def test_detail_comes_back_where_nothing_was_edited(prior: InstructPrior, rgb: torch.Tensor) -> None:
-    z = prior.codec.encode(rgb)
-    assert torch.equal(prior.codec.decode_with_detail(z, rgb), rgb)
-    shifted = prior.codec.decode_with_detail(z + 0.3, rgb)
-    change = prior.codec.decode(z + 0.3) - prior.codec.decode(z)
-    torch.testing.assert_close(shifted, (rgb + change).clamp(0, 1))
-    assert not torch.equal(shifted, rgb)
-
-
-def test_restored_detail_stays_in_range() -> None:
-    ones, zeros = torch.ones(1, 3, 2, 2), torch.zeros(1, 3, 2, 2)
-    assert torch.equal(restore_detail(ones, ones, zeros), ones)
-    assert torch.equal(restore_detail(zeros, zeros, ones), zeros)

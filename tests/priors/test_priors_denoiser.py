@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from csd3d.engine.schedule import Schedule
-from csd3d.priors.chunks import Chunks
-from csd3d.priors.denoiser import Denoiser, to_epsilon
 from csd3d.priors.instruct import InstructPrior
+from csd3d.priors.networks.chunks import Chunks
+from csd3d.priors.networks.denoiser import Denoiser, to_epsilon
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def rows() -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("most", [1, 3, 7])
 def test_pieces_give_the_same_as_one_call(prior: InstructPrior, rows: tuple[Tensor, Tensor], most: int) -> None:
     x, text = rows
-    unet = prior._denoiser._unet
+    unet = prior.denoiser._unet
     expected = unet(x, torch.tensor(321), encoder_hidden_states=text).sample
     denoiser = Denoiser(unet, chunks=Chunks(torch.device("cpu"), max_rows=most))
     out = denoiser.predict(lambda r: (x[r], text[r]), 7, 321, size_lat=(8, 8))

@@ -13,8 +13,8 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchE
 from safetensors.torch import load_file, save_file
 
 from csd3d.priors.instruct import InstructPrior
-from csd3d.priors.load import fetch, load_parts, pick_device, pick_dtype, read_schedule
-from csd3d.priors.resolve import Resolved
+from csd3d.priors.store.load import fetch, load_parts, pick_device, pick_dtype, read_schedule
+from csd3d.priors.store.resolve import Resolved
 from tests.priors.tiny import write_tiny_prior
 
 CPU = torch.device("cpu")
@@ -61,6 +61,21 @@ def test_half_precision_files_serve_full_precision_too(tmp_path: Path) -> None:
         file.rename(file.with_suffix(".fp16.safetensors"))
     again = load_parts(half, device=CPU, dtype=torch.float32)
     assert torch.equal(next(again.unet.parameters()), next(parts.unet.parameters()))
+
+
+def test_the_file_nearest_to_the_precision_is_read(copy: Path) -> None:
+    plain = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(plain)
+    for dtype, name in ((torch.float16, "fp16"), (torch.bfloat16, "bf16")):
+        marked = {k: torch.full_like(v, 0.5 if name == "fp16" else 0.25).to(dtype) for k, v in weights.items()}
+        save_file(marked, plain.with_suffix(f".{name}.safetensors"), {"format": "pt"})
+    for dtype, expected in ((torch.float32, None), (torch.float16, 0.5), (torch.bfloat16, 0.25)):
+        value = next(load_parts(copy, device=CPU, dtype=dtype).unet.parameters())
+        assert (expected is None) == (len(value.unique()) > 1)
+        assert expected is None or value.unique().tolist() == [expected]
+    for file in (plain, plain.with_suffix(".fp16.safetensors")):
+        file.unlink()
+    assert next(load_parts(copy, device=CPU, dtype=torch.float32).unet.parameters()).unique().tolist() == [0.25]
 
 
 @pytest.mark.parametrize("part", ["vae/diffusion_pytorch_model", "unet/diffusion_pytorch_model", "text_encoder/model"])

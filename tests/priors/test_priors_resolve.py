@@ -5,9 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
-from csd3d.priors import resolve as room
-from csd3d.priors.resolve import builtin_directory, check_directory, resolve, weights_variant
+from csd3d.priors.store import resolve as room
+from csd3d.priors.store.load import load_parts
+from csd3d.priors.store.resolve import builtin_directory, check_directory, resolve, weights_variant
 
 
 @pytest.fixture
@@ -119,10 +122,73 @@ def test_pickled_weights_are_refused_with_the_reason(copy: Path) -> None:
 def test_half_precision_files_are_found(copy: Path) -> None:
     plain = copy / "unet" / "diffusion_pytorch_model.safetensors"
     half = copy / "unet" / "diffusion_pytorch_model.fp16.safetensors"
-    assert weights_variant(copy / "unet", "fp16") is None
+    assert weights_variant(copy / "unet", ("fp16", None)) is None
     shutil.copy(plain, half)
-    assert weights_variant(copy / "unet", "fp16") == "fp16"
+    assert weights_variant(copy / "unet", ("fp16", None)) == "fp16"
     assert weights_variant(copy / "unet") is None
     plain.unlink()
     assert weights_variant(copy / "unet") == "fp16"
     assert check_directory(copy) == "instruct"
+
+
+@pytest.mark.parametrize(("variant", "readable"), [("bf16", True), ("fp16", True), ("non_ema", False), ("ema", False)])
+def test_variants_are_read_or_named(copy: Path, variant: str, readable: bool) -> None:
+    plain = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    plain.rename(plain.with_suffix(f".{variant}.safetensors"))
+    if readable:
+        assert weights_variant(copy / "unet") == variant
+        assert check_directory(copy) == "instruct"
+        return
+    with pytest.raises(ValueError, match=rf"found only diffusion_pytorch_model\.{variant}\.safetensors") as caught:
+        check_directory(copy)
+    assert "\n" not in str(caught.value)
+
+
+def shard(folder: Path, names: object, *, index: str = "diffusion_pytorch_model.safetensors.index.json") -> None:
+    """Write an index that names these files, beside whatever else is there."""
+    (folder / index).write_text(json.dumps({"metadata": {}, "weight_map": names}))
+
+
+@pytest.mark.parametrize("variant", ["", ".fp16"])
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ({"conv_in.weight": "evil.bin"}, r"expected it to name safetensors files beside it, got 'evil\.bin'"),
+        ({"conv_in.weight": "evil.safetensors.pt"}, "got 'evil.safetensors.pt'"),
+        ({"conv_in.weight": "../vae/diffusion_pytorch_model.safetensors"}, r"beside it, got '\.\./vae"),
+        ({"conv_in.weight": "/tmp/a.safetensors"}, "beside it, got '/tmp/a.safetensors'"),
+        ({"conv_in.weight": 3}, "got 3"),
+        ({"conv_in.weight": "gone.safetensors"}, "names gone.safetensors, which is missing"),
+        ({}, "expected a weight_map"),
+        (["evil.bin"], "expected a weight_map"),
+    ],
+)
+def test_an_index_of_shards_names_safetensors_files_only(
+    copy: Path, names: object, words: str, whole: bool, variant: str
+) -> None:
+    """The libraries read what it names, a pickle too, and even where a whole file lies beside it."""
+    if not whole:
+        (copy / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    for pickled in ("evil.bin", "evil.safetensors.pt"):
+        (copy / "unet" / pickled).write_bytes(b"a pickle")
+    shard(copy / "unet", names, index=f"diffusion_pytorch_model.safetensors.index{variant}.json")
+    with pytest.raises(ValueError, match=words):
+        check_directory(copy)
+    with pytest.raises(ValueError, match=words):
+        load_parts(copy, device=torch.device("cpu"), dtype=torch.float32, kind="instruct")
+
+
+def test_weights_in_shards_are_read(tiny: Path, copy: Path) -> None:
+    parts = load_parts(tiny, device=torch.device("cpu"), dtype=torch.float32)
+    whole = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(whole)
+    whole.unlink()
+    files = {name: f"part-{len(name) % 2}.safetensors" for name in weights}
+    for file in set(files.values()):
+        own = {name: value for name, value in weights.items() if files[name] == file}
+        save_file(own, copy / "unet" / file, {"format": "pt"})
+    shard(copy / "unet", files)
+    again = load_parts(copy, device=torch.device("cpu"), dtype=torch.float32)
+    for name, value in parts.unet.state_dict().items():
+        assert torch.equal(again.unet.state_dict()[name], value), name

@@ -16,9 +16,11 @@ from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 from torch import Tensor
 
 from csd3d.priors.instruct import InstructPrior
-from csd3d.priors.layout import save_prior
-from csd3d.priors.load import load_parts
-from csd3d.priors.quiet import quiet
+from csd3d.priors.networks.sampler import fresh_scheduler
+from csd3d.priors.prior import Guidance, Prompts
+from csd3d.priors.store.load import load_parts
+from csd3d.priors.store.save import save_prior
+from csd3d.priors.store.silence import quiet
 from tests.priors.tiny import write_tiny_prior
 
 PROMPTS = ["make it snowy", "make it night"]
@@ -69,7 +71,7 @@ def test_it_is_the_pipelines_output(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ours = InstructPrior.load(directory, device="cpu").sample(
-            rgb, PROMPTS, s_text=7.5, s_image=1.5, rng=torch.Generator().manual_seed(3), steps=4, noise=noise
+            rgb, Prompts(PROMPTS), Guidance(7.5, 1.5), rng=torch.Generator().manual_seed(3), steps=4, noise=noise
         )
     torch.testing.assert_close(ours, stock(directory, rgb, noise), atol=1e-4, rtol=0)
 
@@ -83,7 +85,7 @@ def test_ddim_can_stand_in_for_the_directorys_own(tmp_path: Path, rgb: Tensor, n
     prior = InstructPrior.load(directory, device="cpu")
     made = {
         sampler: prior.sample(
-            rgb, PROMPTS, s_text=7.5, s_image=1.5, rng=torch.Generator(), steps=4, noise=noise, sampler=sampler
+            rgb, Prompts(PROMPTS), Guidance(7.5, 1.5), rng=torch.Generator(), steps=4, noise=noise, sampler=sampler
         )
         for sampler in ("own", "ddim")
     }
@@ -97,14 +99,14 @@ def test_ddim_does_not_clip_latents_as_if_they_were_pixels(tmp_path: Path) -> No
     models = (parts.vae, parts.text_encoder, parts.tokenizer, parts.unet)
     for name, kind in (("ancestral", EulerAncestralDiscreteScheduler), ("pndm", PNDMScheduler)):
         directory = save_prior(tmp_path / name, *models, kind(), dtype=torch.float32)
-        scheduler = InstructPrior.load(directory, device="cpu")._fresh_scheduler("ddim")
+        scheduler = fresh_scheduler(InstructPrior.load(directory, device="cpu").scheduler, "ddim")
         assert (scheduler.config.clip_sample, scheduler.config.thresholding) == (False, False)
         assert scheduler.config.set_alpha_to_one is False
 
 
 def sample(prior: InstructPrior, rgb: Tensor, seed: int, noise: Tensor | None = None) -> Tensor:
     rng = torch.Generator().manual_seed(seed)
-    return prior.sample(rgb, "make it snowy", s_text=3.0, s_image=1.2, rng=rng, steps=3, noise=noise)
+    return prior.sample(rgb, Prompts("make it snowy"), Guidance(3.0, 1.2), rng=rng, steps=3, noise=noise)
 
 
 def test_same_seed_same_pictures(prior: InstructPrior, rgb: Tensor) -> None:

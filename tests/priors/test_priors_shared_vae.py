@@ -10,10 +10,10 @@ import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
-from csd3d import cli
-from csd3d.priors.layout import save_prior
-from csd3d.priors.load import load_parts
-from csd3d.priors.resolve import resolve
+from csd3d.cli import main as cli
+from csd3d.priors.store.load import load_parts
+from csd3d.priors.store.resolve import resolve
+from csd3d.priors.store.save import save_prior
 from csd3d.priors.text_to_image import TextToImagePrior
 from tests.priors.tiny import write_tiny_prior
 

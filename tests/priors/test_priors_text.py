@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from csd3d.priors.load import load_parts
-from csd3d.priors.text import PromptEncoder
+from csd3d.priors.networks.text import PromptEncoder
+from csd3d.priors.store.load import load_parts
 
 
 @pytest.fixture

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from csd3d.engine import METHODS, csd_step
 from csd3d.engine.residuals import Score, noise_baseline, source_baseline
-from csd3d.priors.chunks import Chunks
-from csd3d.priors.denoiser import Denoiser
+from csd3d.engine.types import Batch, Noised
 from csd3d.priors.instruct import InstructPrior
-from csd3d.priors.quiet import quiet
+from csd3d.priors.networks.chunks import Chunks
+from csd3d.priors.networks.denoiser import Denoiser
+from csd3d.priors.prior import Guidance, Prompts
+from csd3d.priors.store.silence import quiet
 from csd3d.priors.text_to_image import TextToImagePrior
 from tests.priors.test_priors_instruct import Spy
 from tests.priors.tiny import write_tiny_prior
@@ -26,6 +28,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "stable diffusion 2": {"stock": True, "prediction": "v_prediction"},
 }
 SIZE = {"height": 64, "width": 96}
+
+noisy = Noised.from_noisy
 
 
 @pytest.fixture(scope="session")
@@ -57,22 +61,27 @@ def pipeline_of(directory: Path) -> Any:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("s_text", [7.5, 2.0, 1.0])
-def test_the_guided_prediction_is_the_pipelines(kind: str, s_text: float, directories: dict[str, Path]) -> None:
+@pytest.mark.parametrize(("s_text", "negative"), [(7.5, ""), (2.0, ""), (1.0, ""), (7.5, "a red cube"), (1.0, "snow")])
+def test_the_guided_prediction_is_the_pipelines(
+    kind: str, s_text: float, negative: str, directories: dict[str, Path]
+) -> None:
     pipeline = pipeline_of(directories[kind])
     spy = Spy(pipeline.scheduler)
     pipeline.scheduler = spy
     noise = torch.randn(3, 4, 8, 12, generator=torch.Generator().manual_seed(6))
-    pipeline(CAPTIONS, num_inference_steps=3, guidance_scale=s_text, latents=noise, **SIZE, output_type="latent")
+    pipeline(
+        CAPTIONS, num_inference_steps=3, guidance_scale=s_text, latents=noise, negative_prompt=[negative] * 3,
+        **SIZE, output_type="latent",
+    )  # fmt: skip
     prior = TextToImagePrior.load(directories[kind], device="cpu")
-    score = prior.score(CAPTIONS, s_text=s_text, source_prompt=CAPTIONS)
+    score = prior.score(Prompts(CAPTIONS, CAPTIONS, negative=negative), Guidance(s_text))
     assert len(spy.seen) == 3
     for t, z_t, expected in spy.seen:
         if prior.prediction == "v_prediction":
             ab = prior.schedule.alpha_bar(t)
             expected = ab**0.5 * expected + (1 - ab) ** 0.5 * z_t
         for side in (score.target, score.source):
-            error = side(z_t, t, torch.zeros_like(z_t), torch.arange(3)) - expected
+            error = side(noisy(z_t, t, torch.zeros_like(z_t), torch.arange(3))) - expected
             assert error.abs().max() < 1e-5 * expected.abs().max()
 
 
@@ -83,13 +92,17 @@ def test_samples_are_the_pipelines(kind: str, directories: dict[str, Path]) -> N
         CAPTIONS, num_inference_steps=4, guidance_scale=7.5, latents=noise, **SIZE, output_type="pt"
     ).images
     prior = TextToImagePrior.load(directories[kind], device="cpu")
-    ours = prior.sample(CAPTIONS, 3, s_text=7.5, size_lat=(8, 12), rng=torch.Generator(), steps=4, noise=noise)
+    ours = prior.sample(
+        Prompts(CAPTIONS), Guidance(7.5), 3, size_lat=(8, 12), rng=torch.Generator(), steps=4, noise=noise
+    )
     torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_a_seed_gives_the_same_samples(t2i: TextToImagePrior) -> None:
     a, b, c = (
-        t2i.sample("a red ball", 2, s_text=3.0, size_lat=(4, 6), rng=torch.Generator().manual_seed(k), steps=2)
+        t2i.sample(
+            Prompts("a red ball"), Guidance(3.0), 2, size_lat=(4, 6), rng=torch.Generator().manual_seed(k), steps=2
+        )
         for k in (1, 1, 2)
     )
     assert a.shape == (2, 3, 32, 48)
@@ -102,20 +115,20 @@ def test_both_baselines_are_differences_of_predictions(
 ) -> None:
     z, s, index = batch
     e = torch.randn(z.shape, generator=torch.Generator().manual_seed(9))
-    score = t2i.score("a red ball", s_text=7.5, source_prompt="a blue cube")
+    score = t2i.score(Prompts("a red ball", "a blue cube"), Guidance(7.5))
     assert isinstance(score, Score)
-    z_t, s_t = (t2i.schedule.add_noise(x, e, 321) for x in (z, s))
-    target = score.target(z_t, 321, s, index)
-    source = t2i.score("a blue cube", s_text=7.5).target(s_t, 321, s, index)
-    torch.testing.assert_close(noise_baseline(score, z_t, s, index, t=321, e=e), target - e)
-    torch.testing.assert_close(source_baseline(score, z_t, s, index, t=321, e=e), target - source)
+    x = t2i.schedule.noised(Batch(z, s, index), 321, e)
+    target = score.target(x)
+    source = t2i.score(Prompts("a blue cube"), Guidance(7.5)).target(noisy(x.s_t, 321, s, index))
+    torch.testing.assert_close(noise_baseline(score, x), target - e)
+    torch.testing.assert_close(source_baseline(score, x), target - source)
 
 
 def test_an_edit_to_what_is_there_changes_nothing(t2i: TextToImagePrior, batch: tuple[Tensor, Tensor, Tensor]) -> None:
     _, s, index = batch
     e = torch.randn(s.shape, generator=torch.Generator().manual_seed(9))
-    score = t2i.score("a red ball", s_text=7.5, source_prompt="a red ball")
-    r = source_baseline(score, t2i.schedule.add_noise(s, e, 321), s, index, t=321, e=e)
+    score = t2i.score(Prompts("a red ball", "a red ball"), Guidance(7.5))
+    r = source_baseline(score, t2i.schedule.noised(Batch(s, s, index), 321, e))
     assert r.abs().max() < 1e-5
 
 
@@ -123,8 +136,8 @@ def test_an_edit_to_what_is_there_changes_nothing(t2i: TextToImagePrior, batch: 
 def test_named_methods_run_on_it(t2i: TextToImagePrior, batch: tuple[Tensor, Tensor, Tensor], method: str) -> None:
     z, s, index = batch
     e = torch.randn(z.shape, generator=torch.Generator().manual_seed(9))
-    score = t2i.score("a red ball", s_text=7.5, source_prompt="a blue cube" if method == "dds" else None)
-    result = csd_step(score, z, s, index, t=321, e=e, config=METHODS[method])
+    score = t2i.score(Prompts("a red ball", "a blue cube" if method == "dds" else None), Guidance(7.5))
+    result = csd_step(score, t2i.schedule.noised(Batch(z, s, index), 321, e), METHODS[method])
     assert result.g.isfinite().all()
     assert result.r.abs().max() > 1e-3
 
@@ -132,7 +145,7 @@ def test_named_methods_run_on_it(t2i: TextToImagePrior, batch: tuple[Tensor, Ten
 def test_the_source_baseline_needs_a_source_prompt(t2i: TextToImagePrior, batch: tuple[Tensor, Tensor, Tensor]) -> None:
     _, s, index = batch
     with pytest.raises(ValueError, match="source_prompt: expected a caption of the source"):
-        t2i.score("a red ball", s_text=7.5).source(s, 321, s, index)
+        t2i.score(Prompts("a red ball"), Guidance(7.5)).source(noisy(s, 321, s, index))
 
 
 @pytest.mark.parametrize(("s_text", "expected"), [(7.5, [6, 6]), (1.0, [3, 3])])
@@ -144,10 +157,10 @@ def test_guidance_costs_a_second_row(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     counts: list[int] = []
-    monkeypatch.setattr(t2i._denoiser._unet, "forward", lambda x, *_, **__: (counts.append(len(x)), (x,))[1])
-    score = t2i.score("a red ball", s_text=s_text, source_prompt="a cube")
-    score.target(batch[0], 10, *batch[1:])
-    score.source(batch[0], 10, *batch[1:])
+    monkeypatch.setattr(t2i.denoiser._unet, "forward", lambda x, *_, **__: (counts.append(len(x)), (x,))[1])
+    score = t2i.score(Prompts("a red ball", "a cube"), Guidance(s_text))
+    score.target(noisy(batch[0], 10, *batch[1:]))
+    score.source(noisy(batch[0], 10, *batch[1:]))
     assert counts == expected
 
 
@@ -156,8 +169,10 @@ def test_pieces_give_the_same_as_the_whole(
     t2i: TextToImagePrior, batch: tuple[Tensor, Tensor, Tensor], most: int
 ) -> None:
     chunks = Chunks(torch.device("cpu"), max_rows=most)
-    small = replace(t2i, _denoiser=Denoiser(t2i._denoiser._unet, chunks=chunks))
-    whole, pieces = (p.score(CAPTIONS, s_text=7.5).target(batch[0], 321, *batch[1:]) for p in (t2i, small))
+    small = replace(t2i, denoiser=Denoiser(t2i.denoiser._unet, chunks=chunks))
+    whole, pieces = (
+        p.score(Prompts(CAPTIONS), Guidance(7.5)).target(noisy(batch[0], 321, *batch[1:])) for p in (t2i, small)
+    )
     torch.testing.assert_close(pieces, whole, atol=1e-5, rtol=1e-5)
 
 
@@ -166,14 +181,15 @@ def test_particles_take_the_captions_they_are_assigned(
 ) -> None:
     z, s, _ = batch
     assign, index = torch.tensor([0, 0, 1, 1, 1, 0]), torch.tensor([5, 3, 0])
-    score = t2i.score(CAPTIONS[:2], s_text=7.5, source_prompt=["snow", "a cube"], assign=assign)
+    score = t2i.score(Prompts(CAPTIONS[:2], ["snow", "a cube"], assign=assign), Guidance(7.5))
     for side, captions in ((score.target, CAPTIONS[:2]), (score.source, ["snow", "a cube"])):
-        single = [t2i.score(c, s_text=7.5).target(z, 321, s, index) for c in captions]
+        single = [t2i.score(Prompts(c), Guidance(7.5)).target(noisy(z, 321, s, index)) for c in captions]
         expected = torch.stack([single[0][0], single[1][1], single[0][2]])
-        torch.testing.assert_close(side(z, 321, s, index), expected, atol=1e-5, rtol=1e-5)
-    one_source = t2i.score(CAPTIONS[:2], s_text=7.5, source_prompt="snow", assign=assign)
+        torch.testing.assert_close(side(noisy(z, 321, s, index)), expected, atol=1e-5, rtol=1e-5)
+    one_source = t2i.score(Prompts(CAPTIONS[:2], "snow", assign=assign), Guidance(7.5))
     torch.testing.assert_close(
-        one_source.source(z, 321, s, index), t2i.score("snow", s_text=7.5).target(z, 321, s, index)
+        one_source.source(noisy(z, 321, s, index)),
+        t2i.score(Prompts("snow"), Guidance(7.5)).target(noisy(z, 321, s, index)),
     )
 
 

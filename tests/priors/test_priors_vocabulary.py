@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from csd3d.priors.vocabulary import UnknownPrompt, Vocabulary, normalise
-from csd3d.priors.words import read_known
+from csd3d.priors.prompts.vocabulary import UnknownPrompt, Vocabulary, normalise
+from csd3d.priors.prompts.words import read_known
 from tests.priors.tiny import VOCABULARY
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from csd3d.priors.vocabulary import UnknownPrompt
-from csd3d.priors.words import UnknownWords, Words, read_known
+from csd3d.priors.prompts.vocabulary import UnknownPrompt
+from csd3d.priors.prompts.words import UnknownWords, Words, read_known
 
 WORDS = Words({"things": ("ball", "cube"), "colours": ("red", "blue"), "other": ("a", "and", "at", "night")})
 

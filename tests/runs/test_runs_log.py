@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from csd3d.engine.loop import Batch, StepInfo
+from csd3d.engine.loop import StepInfo
 from csd3d.engine.step import StepResult
+from csd3d.engine.types import Batch
 from csd3d.runs.log import StepLog, heat
 
 COUNT, SHAPE = 7, (4, 3, 5)

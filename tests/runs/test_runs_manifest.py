@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from csd3d.runs.manifest import Manifest, differences, fingerprint, peak_memory, to_plain
+from csd3d.runs.manifest import Manifest, differences, fingerprint, peak_memory, read_settings, to_plain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ def test_round_trip_keeps_every_field(tmp_path):
     [
         ("{", "not valid JSON"),
         ("[]", "expected format"),
-        ('{"format": 99}', "expected format 1, got 99"),
+        ('{"format": 99}', "expected format 2 or below, got 99"),
         ('{"format": 1, "command": "a", "config": {}, "seed": 1, "odd": 1}', "unknown fields"),
         ('{"format": 1, "command": "a"}', "missing fields"),
         ('{"format": 1, "command": "a", "config": {}, "seed": 1, "status": "odd"}', "expected a status"),
@@ -77,6 +77,19 @@ def test_refuses_what_is_no_manifest(tmp_path, text, match):
     path.write_text(text)
     with pytest.raises(ValueError, match=match):
         Manifest.read(path)
+
+
+def test_a_manifest_of_an_earlier_version_is_read_and_written_as_it_is_but_not_resumed(tmp_path):
+    path = tmp_path / "manifest.json"
+    path.write_text('{"format": 1, "command": "video", "config": {"motion": false}, "seed": 1}')
+    manifest = Manifest.read(path)
+    manifest.status = "undone"
+    manifest.write(path)
+    assert Manifest.read(path).format == 1
+    with pytest.raises(
+        ValueError, match=r"expected a run of this version \(format 2\), got one that an earlier version"
+    ):
+        read_settings(object(), Manifest.read(path))
 
 
 def test_missing_manifest_is_one_line(tmp_path):

@@ -7,9 +7,9 @@ from html.parser import HTMLParser
 import pytest
 import torch
 
+from csd3d.media.sheet import contact_sheet, evenly, save_picture
 from csd3d.runs.curves import Curve, curve_svg
 from csd3d.runs.report import Clip, Report, render, write_report
-from csd3d.runs.sheet import contact_sheet, evenly, save_picture
 
 _VOID = {"meta", "img", "input", "br", "line", "circle", "polyline"}
 

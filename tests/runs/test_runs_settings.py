@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from csd3d.engine.config import METHODS, PAPER
-from csd3d.runs.flags import CommonFlags, method_changes, preset_changes
+from csd3d.engine.config import METHODS, method_changes
 from csd3d.runs.settings import load_preset, override
 
 
@@ -55,15 +54,9 @@ def test_preset_files(tmp_path):
         load_preset(path)
 
 
-def test_named_presets_and_methods():
-    assert preset_changes("paper", editor="video") == {"csd": vars(PAPER["csd-edit-video"])}
+def test_named_methods():
     for name, config in METHODS.items():
         wanted = {"residual": config.residual, "coupling": config.coupling, "regulariser": config.regulariser}
         assert method_changes(name) == wanted
     with pytest.raises(ValueError, match="expected one of"):
         method_changes("best")
-
-
-def test_flags_have_the_agreed_names():
-    agreed = "prompt source_prompt output prior method preset steps seed device run_dir resume"
-    assert set(agreed.split()) == set(CommonFlags.__dataclass_fields__)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from csd3d.priors.editor import BUILTIN
+from csd3d.priors.defaults import BUILTIN
 from csd3d.runs.progress import RunProgress
 from csd3d.world.sample import Clip, sample_clip
 from scripts.benchmark_agreement import Settings, asked_of, benchmark, clip_of, main, ways

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from csd3d.engine.config import METHODS
-from csd3d.priors.editor import recommended
+from csd3d.engine.types import Batch
+from csd3d.priors.defaults import default_config
+from csd3d.priors.prior import Guidance, Prompts
 from csd3d.priors.text_to_image import TextToImagePrior
 from csd3d.runs.progress import RunProgress
 from csd3d.translate.config import TranslateConfig
@@ -26,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def settings(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    csd = replace(recommended(True, "dds"), steps=2)
+    csd = replace(default_config("dds", builtin=True), steps=2)
     return Settings(str(folder), tmp_path_factory.mktemp("out"), csd=csd, size_px=64, quick=True)
 
 
@@ -53,13 +55,11 @@ def test_blur_is_seen_only_where_the_edit_changes_nothing() -> None:
 
 
 def test_methods_differ_in_one_thing_each() -> None:
-    base = recommended(True, "dds")
+    base = default_config("dds", builtin=True)
     rows = methods(base, (base.s_text, 7.0))
     assert rows["sds"] == replace(base, residual="noise")
     assert rows["cds"].regulariser == METHODS["cds"].regulariser
-    assert {rows[k].nce_layers for k in rows if k.startswith("cds,")} == {
-        "self-attention", "cross-attention", "score",
-    }  # fmt: skip
+    assert {rows[k].nce_layers for k in rows if k.startswith("cds,")} == {"self-attention", "cross-attention", "score"}
     assert rows["dds, s_text 7"].s_text == 7.0
     assert len(rows) == 7
 
@@ -68,12 +68,18 @@ def test_directions_are_those_of_the_step(settings: Settings, folder: Path) -> N
     prior, job = TextToImagePrior.load(folder), make_material(settings.effective())
     (found,) = directions(prior, job, s_text=2.0, times=(400,), draws=1, seed=3)
     s = prior.codec.encode(job.pictures)
-    score = prior.score([c[0] for c in job.captions], s_text=2.0)
+    score = prior.score(Prompts([c[0] for c in job.captions]), Guidance(2.0))
     e = torch.randn(s.shape[1:], generator=torch.Generator().manual_seed(3)).expand_as(s)
-    g = score.target(prior.schedule.add_noise(s, e, 400), 400, s, torch.arange(len(s))) - e
+    g = score.target(prior.schedule.noised(Batch(s, s, torch.arange(len(s))), 400, e)) - e
     assert found.aligned == pytest.approx(float(g.flatten(1).norm(dim=1).mean()), rel=1e-4)
-    same = directions(prior, replace(job, truths=job.pictures, captions=[(a, a) for a, _ in job.captions]),
-                      s_text=2.0, times=(400,), draws=1, seed=3)  # fmt: skip
+    same = directions(
+        prior,
+        replace(job, truths=job.pictures, captions=[(a, a) for a, _ in job.captions]),
+        s_text=2.0,
+        times=(400,),
+        draws=1,
+        seed=3,
+    )
     assert same[0].dds == pytest.approx(0, abs=1e-4)
     assert same[0].cosine == pytest.approx(1, abs=1e-4)
 
@@ -121,7 +127,7 @@ def test_a_network_learns_and_answers(settings: Settings, folder: Path) -> None:
     prior = TextToImagePrior.load(folder)
     exam = translation.examination([world_source(FIRST_SEED, 64)])
     tasks = {"night": "night {}", "snow": "snow {}"}  # the tiny text encoder reads but the beginning
-    config = TranslateConfig(tasks, csd=settings.csd, steps=2, batch=2, lr=1e-2)
+    config = TranslateConfig(tasks=tasks, csd=settings.csd, steps=2, batch=2, lr=1e-2)
     pictures, captions = translation.pupils(FIRST_SEED, 2, 64)
     trained = translation.learn(prior, config, pictures, captions, RunProgress(quiet=True))
     answers = translation.answer(trained, exam)

@@ -11,7 +11,7 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from csd3d.priors.resolve import builtin_directory
+from csd3d.priors.store.resolve import builtin_directory
 from csd3d.world.edits import all_edits
 from csd3d.world.families import all_families, every_edit
 from csd3d.world.filters import moonlight

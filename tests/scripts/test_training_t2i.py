@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from csd3d.priors.resolve import builtin_directory
+from csd3d.priors.prior import Guidance, Prompts
+from csd3d.priors.store.resolve import builtin_directory
 from csd3d.priors.text_to_image import TextToImagePrior
 from csd3d.world.captions import PHOTO, TEXTURE, styled, words
 from csd3d.world.edits import all_edits, describe
@@ -142,7 +143,9 @@ def test_it_starts_from_what_the_editor_knows_and_is_exported_as_a_prior(tmp_pat
         PainterWork(*paths, Plan(steps, lr=1e-3), batch=2)()
     folder = export_painter(Settings(tmp_path, out=tmp_path / "editor" / "none", out_t2i=tmp_path / "t2i"))
     prior = TextToImagePrior.load(folder)
-    made = prior.sample("a red ball on grass", 1, s_text=2.0, size_lat=(8, 8), rng=torch.Generator(), steps=2)
+    made = prior.sample(
+        Prompts("a red ball on grass"), Guidance(2.0), 1, size_lat=(8, 8), rng=torch.Generator(), steps=2
+    )
     assert made.shape == (1, 3, 64, 64)
     assert bool(made.isfinite().all())
 

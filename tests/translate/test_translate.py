@@ -11,17 +11,18 @@ import pytest
 import torch
 from PIL import Image
 
-from csd3d.cli import main
+from csd3d.cli.main import main
+from csd3d.cli.translate import read_tasks
 from csd3d.engine.config import METHODS, PAPER
 from csd3d.engine.step import StepResult
+from csd3d.media.geometry import read_square
 from csd3d.priors.text_to_image import TextToImagePrior
 from csd3d.runs.manifest import Manifest
 from csd3d.runs.progress import RunProgress
 from csd3d.translate import train as training
 from csd3d.translate.apply import load_trained
-from csd3d.translate.command import Train, build_config, read_tasks
 from csd3d.translate.config import TranslateConfig
-from csd3d.translate.job import read_captions, read_square, train_network
+from csd3d.translate.job import train_network, with_residual
 from csd3d.translate.network import make_translator
 from csd3d.translate.train import Trainer
 from tests.priors.tiny import write_tiny_prior
@@ -57,12 +58,12 @@ def test_an_untrained_network_changes_nothing_and_begins_with_the_captions(prior
     torch.testing.assert_close(network.text.detach(), prior.embed(["at night", "a blue ball"]))
     table = network.state_dict()["unet.time_proj.weight"]
     assert torch.equal(table[0], table[1])
-    torch.testing.assert_close(table[:1], prior._denoiser._unet.time_proj(torch.tensor([500.0])))
-    assert not isinstance(prior._denoiser._unet.time_proj, torch.nn.Embedding), "the prior itself stays as it is"
+    torch.testing.assert_close(table[:1], prior.denoiser._unet.time_proj(torch.tensor([500.0])))
+    assert not isinstance(prior.denoiser._unet.time_proj, torch.nn.Embedding), "the prior itself stays as it is"
 
 
 def test_the_first_step_moves_the_last_layer_alone(prior: TextToImagePrior) -> None:
-    config = TranslateConfig(TASKS, steps=4, batch=2, lr=0.05)
+    config = TranslateConfig(tasks=TASKS, steps=4, batch=2, lr=0.05)
     s = torch.randn(3, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     trainer = Trainer(prior, make_translator(prior, list(TASKS.values())), config, s, ["a", "b", "c"])
     before = trainer.network.text.detach().clone()
@@ -76,7 +77,7 @@ def test_the_first_step_moves_the_last_layer_alone(prior: TextToImagePrior) -> N
 
 
 def test_the_loss_has_the_gradient_of_the_engine_and_of_staying(prior: TextToImagePrior) -> None:
-    config = TranslateConfig(TASKS, steps=1, batch=2, identity=0.7, identity_end=0.7)
+    config = TranslateConfig(tasks=TASKS, steps=1, batch=2, identity=0.7, identity_end=0.7)
     z = torch.randn(2, 4, 4, 4, requires_grad=True)
     s, g = torch.randn(2, 4, 4, 4), torch.randn(2, 4, 4, 4)
     loss = training.surrogate_loss(z, g) / z.numel() + config.identity_at(0) * (z - s).square().mean()
@@ -86,7 +87,9 @@ def test_the_loss_has_the_gradient_of_the_engine_and_of_staying(prior: TextToIma
 
 
 def test_guidance_rises_and_staying_falls() -> None:
-    config = TranslateConfig(TASKS, csd=replace(PAPER["dds"], s_text=7.0), steps=101, identity=3.0, identity_end=1.0)
+    config = TranslateConfig(
+        tasks=TASKS, csd=replace(PAPER["dds"], s_text=7.0), steps=101, identity=3.0, identity_end=1.0
+    )
     assert [config.guidance_at(k) for k in (0, 51, 100)] == [1.0, 7.0, 7.0]
     assert config.guidance_at(25) == pytest.approx(1 + 6 * 25 / 50.5)
     assert [config.identity_at(k) for k in (0, 50, 100)] == pytest.approx([3.0, 2.0, 1.0])
@@ -109,22 +112,22 @@ def test_names_of_tasks_are_told_apart_without_spaces() -> None:
 
 
 def test_captions_are_the_pictures_own_with_what_the_task_adds() -> None:
-    config = TranslateConfig(TASKS)
+    config = TranslateConfig(tasks=TASKS)
     assert config.caption("night", "a red ball") == "a red ball, at night"
     assert config.caption("blue", "a red ball") == "a blue ball"
     assert read_tasks(["night={}, at night"]) == {"night": "{}, at night"}
-    sds = build_config(Train(Path("x"), ("a=b",), method="sds", prior="some/prior"))
-    assert (sds.csd.residual, sds.csd.coupling) == ("noise", "independent")
+    sds = with_residual(config, "sds")
+    assert (sds.engine.residual, sds.engine.coupling) == ("noise", "independent")
 
 
 def test_it_learns_to_lower_the_gradient_that_it_is_given(
     prior: TextToImagePrior, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a stand-in for the engine whose minimum is known: every latent half a unit above its source."""
-    config = TranslateConfig({"up": "b"}, steps=120, batch=4, lr=5e-3, identity=0.0, identity_end=0.0)
+    config = TranslateConfig(tasks={"up": "b"}, steps=120, batch=4, lr=5e-3, identity=0.0, identity_end=0.0)
 
-    def step(score, z, s, index, *, t, e, config):
-        return StepResult(z - (s + 0.5), z, None)
+    def step(score, x, config):
+        return StepResult(x.z - (x.s + 0.5), x.z, None)
 
     monkeypatch.setattr(training, "csd_step", step)
     sources = torch.randn(4, 4, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -136,11 +139,10 @@ def test_it_learns_to_lower_the_gradient_that_it_is_given(
 
 
 def test_a_stopped_run_goes_on_to_the_same_network(prior: TextToImagePrior, pictures: Path, tmp_path: Path) -> None:
-    files = sorted(pictures.glob("*.png"))
-    config = TranslateConfig(TASKS, prior=str(prior.path), steps=4, batch=2, lr=1e-2, checkpoint_every=1)
-    captions = read_captions(files, pictures / "captions.json", None)
+    config = TranslateConfig(tasks=TASKS, prior=str(prior.path), steps=4, batch=2, lr=1e-2, checkpoint_every=1)
+    config = replace(config, captions=str(pictures / "captions.json"))
     quiet = RunProgress(quiet=True)
-    whole = train_network(files, captions, config, tmp_path / "whole", prior=prior, progress=quiet)
+    whole = train_network(pictures, config, run_dir=tmp_path / "whole", prior=prior, progress=quiet).path
 
     class Stopped(Exception):  # noqa: N818
         pass
@@ -156,8 +158,8 @@ def test_a_stopped_run_goes_on_to_the_same_network(prior: TextToImagePrior, pict
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "step", breaking)
         with pytest.raises(Stopped):
-            train_network(files, captions, config, tmp_path / "parts", prior=prior, progress=quiet)
-        parts = train_network(files, captions, config, tmp_path / "parts", prior=prior, progress=quiet, resume=True)
+            train_network(pictures, config, run_dir=tmp_path / "parts", prior=prior, progress=quiet)
+        parts = train_network(None, run_dir=tmp_path / "parts", prior=prior, progress=quiet, resume=True).path
     assert calls == [0, 1, 2, 2, 3]
     assert whole.read_bytes() == parts.read_bytes()
     manifest = Manifest.read(tmp_path / "parts" / "manifest.json")
@@ -165,7 +167,7 @@ def test_a_stopped_run_goes_on_to_the_same_network(prior: TextToImagePrior, pict
     assert list(manifest.written) == [str(parts.resolve())]
     assert set(manifest.timing_s) == {"encode", "train", "write"}
     with pytest.raises(ValueError, match="other settings"):
-        train_network(files, captions, replace(config, lr=1.0), tmp_path / "parts", prior=prior, resume=True)
+        train_network(None, replace(config, lr=1.0), run_dir=tmp_path / "parts", prior=prior, resume=True)
 
 
 def test_train_and_apply_from_the_command_line(
@@ -199,7 +201,7 @@ def test_train_and_apply_from_the_command_line(
     before = network.read_bytes()
     assert main(["runs", "undo", str(run_dir)]) == 0
     assert not network.exists()
-    assert main([*words, "--task", "night={}, at night", "--task", "blue=a blue ball", "--resume"]) == 0
+    assert main(["translate", "train", "--resume", "--run-dir", str(run_dir)]) == 0
     assert network.read_bytes() == before
 
     assert main([*apply, str(picture), "--task", "day", "--output", str(tmp_path / "x.png")]) == 2
@@ -211,9 +213,10 @@ def test_train_and_apply_from_the_command_line(
 
 
 def test_a_network_belongs_to_its_prior(prior: TextToImagePrior, pictures: Path, tmp_path: Path) -> None:
-    files = sorted(pictures.glob("*.png"))[:1]
-    config = TranslateConfig({"blue": "a blue ball"}, prior=str(prior.path), steps=1, batch=1)
-    path = train_network(files, ["a"], config, tmp_path / "run", prior=prior, progress=RunProgress(quiet=True))
+    tasks = {"blue": "a blue ball"}
+    config = TranslateConfig(tasks=tasks, prior=str(prior.path), source_prompt="a", steps=1, batch=1)
+    quiet = RunProgress(quiet=True)
+    path = train_network(pictures, config, run_dir=tmp_path / "run", prior=prior, progress=quiet).path
     other = TextToImagePrior.load(write_tiny_prior(tmp_path / "other", kind="text-to-image", closed=False, seed=1))
     with pytest.raises(ValueError, match="another version of the prior"):
         load_trained(path, prior=other)

@@ -1,4 +1,4 @@
-"""Clips made on the spot, and the real ones where they are at hand."""
+"""Runs of the video editor in a process that may die."""
 
 import json
 import os
@@ -7,31 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-
-from tests.video.clips import REAL, encode, moving_picture
-
-
-@pytest.fixture(scope="session")
-def real_data():
-    """Folder of real clips; the test is skipped where it is absent."""
-    if not REAL.is_dir():
-        pytest.skip(f"no real clips: {REAL} is absent")
-    return REAL
-
-
-@pytest.fixture
-def make_clip(tmp_path):
-    """`make_clip(name, frames, height, width, **options of encode)` -> (path, rgb)."""
-
-    def make(name="clip.mp4", frames=7, height=48, width=64, *, seed=0, cut=None, **options):
-        rgb = moving_picture(frames, height, width, seed)
-        if cut is not None:
-            rgb[cut:] = 1 - rgb[cut:]
-            rgb = torch.cat([0.3 * rgb[:cut], 0.3 * rgb[cut:] + 0.7])
-        return encode(tmp_path / name, rgb, **options), rgb
-
-    return make
 
 
 @pytest.fixture(scope="session")

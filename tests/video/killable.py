@@ -15,29 +15,39 @@ import traceback
 from dataclasses import replace
 from pathlib import Path
 
-from video_toys import ToyPrior, toy_edit
+from video_toys import toy_edit
 
 import csd3d.runs.checkpoint
 from csd3d.engine.config import CsdConfig
+from csd3d.media.clip.sink import ClipWriter
+from csd3d.media.clip.source import Clip
+from tests.toys import ToyPrior
 from video import VideoConfig
-from video.sink import ClipWriter
-from video.source import Clip
 
 CONFIG = VideoConfig(
     csd=CsdConfig(steps=6, lr=0.05, t_min=400, t_max=600), frames_per_step=4, checkpoint_every=2, chunk_frames=3
 )
 PLACES = (
-    (os, "replace"), (os, "fsync"), (os, "pwrite"), (shutil, "copyfile"), (csd3d.runs.checkpoint, "save_file"),
-    (Clip, "read"), (ClipWriter, "_mux"), (Path, "write_bytes"), (Path, "unlink"), (Path, "mkdir"),
-)  # fmt: skip
+    (os, "replace"),
+    (os, "fsync"),
+    (os, "pwrite"),
+    (shutil, "copyfile"),
+    (csd3d.runs.checkpoint, "save_file"),
+    (Clip, "read"),
+    (ClipWriter, "_mux"),
+    (Path, "write_bytes"),
+    (Path, "unlink"),
+    (Path, "mkdir"),
+)
 """What can be interrupted, besides predictions."""
 
 
 def config_with(kind):
     """The settings of the runs: "sgd", "adam", "motion", or "lossless"."""
     assert CONFIG.csd is not None
-    csd = replace(CONFIG.csd, optimizer="adam" if kind == "adam" else "sgd")
-    return replace(CONFIG, csd=csd, motion=kind == "motion", codec="ffv1" if kind == "lossless" else None)
+    coupling = "motion" if kind == "motion" else "svgd"
+    csd = replace(CONFIG.csd, optimizer="adam" if kind == "adam" else "sgd", coupling=coupling)
+    return replace(CONFIG, csd=csd, codec="ffv1" if kind == "lossless" else None)
 
 
 class Fate:

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from video_toys import ToyPrior, toy_edit
+from video_toys import toy_edit
 
-from csd3d.cli import main
+from csd3d.cli.main import main
 from csd3d.engine.config import CsdConfig
+from csd3d.media.clip.source import open_clip
 from csd3d.runs.manifest import Manifest
 from csd3d.runs.progress import RunProgress
+from tests.toys import ToyPrior
 from video import VideoConfig
 from video.preview import preview_video
-from video.source import open_clip
 
 CSD = CsdConfig(steps=30, lr=0.2, t_min=400, t_max=600)
 CONFIG = VideoConfig(csd=CSD, frames_per_step=4, chunk_frames=3, codec="ffv1")

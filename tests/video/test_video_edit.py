@@ -9,16 +9,17 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from video_toys import ToyPrior, psnr, toy_edit
+from video_toys import psnr, toy_edit
 
 from csd3d.engine.config import CsdConfig
+from csd3d.media.clip.source import Clip, open_clip
 from csd3d.runs.checkpoint import load_checkpoint
 from csd3d.runs.folder import free_name
 from csd3d.runs.interrupt import RunInterrupted
 from csd3d.runs.manifest import Manifest
 from csd3d.runs.progress import RunProgress
+from tests.toys import ToyPrior
 from video import VideoConfig, edit_video
-from video.source import Clip, open_clip
 
 CSD = CsdConfig(steps=6, lr=0.2, t_min=400, t_max=600)
 CONFIG = VideoConfig(csd=CSD, frames_per_step=4, checkpoint_every=2, chunk_frames=3)
@@ -62,7 +63,7 @@ def test_the_edit_is_in_the_clip_and_the_clip_is_as_it_was(make_clip, tmp_path):
     config = replace(CONFIG, csd=replace(CSD, steps=40))
     result = edit(path, tmp_path / "run", config=config, output=tmp_path / "out.mp4")
     assert result.path == tmp_path / "out.mp4"
-    assert result.frames == 9
+    assert result.facts["frames"] == 9
     assert result.steps == 40 * 3
     with open_clip(result.path) as clip:
         info = clip.info
@@ -145,7 +146,11 @@ def test_killed_at_any_step_and_resumed_equals_never_stopped(make_clip, tmp_path
 def test_coupling_along_motion_changes_the_edit_and_averaging_the_pictures(make_clip, tmp_path):
     path, _ = make_clip(frames=8)
     dark = {"prompt": "make it dark"}
-    for name, change in (("plain", {}), ("motion", {"motion": True}), ("loose", {"steady": False})):
+    for name, change in (
+        ("plain", {}),
+        ("motion", {"csd": replace(CONFIG.engine, coupling="motion")}),
+        ("loose", {"steady": False}),
+    ):
         edit(path, tmp_path / name, config=replace(CONFIG, **change), **dark)
     plain, motion, loose = (latents_of(tmp_path / name)["z.npy"] for name in ("plain", "motion", "loose"))
     assert np.array_equal(plain, loose)
@@ -259,13 +264,13 @@ def test_divergence_keeps_the_last_good_state(make_clip, tmp_path):
     path, _ = make_clip(frames=3)
 
     class Bad(ToyPrior):
-        def score(self, prompt, *, s_text, s_image, assign=None):
-            score = super().score(prompt, s_text=s_text, s_image=s_image)
+        def score(self, prompts, guidance):
+            score = super().score(prompts, guidance)
             calls, good = [], score.target
 
-            def target(z_t, t, s, index):
+            def target(x):
                 calls.append(1)
-                return good(z_t, t, s, index) * (float("nan") if len(calls) == 4 else 1.0)
+                return good(x) * (float("nan") if len(calls) == 4 else 1.0)
 
             score.target = target
             return score

@@ -5,9 +5,9 @@ import pytest
 from video_toys import psnr, toy_edit
 
 from csd3d.engine.config import CsdConfig
-from tests.video.clips import REAL
+from csd3d.media.clip.source import open_clip
+from tests.clips import REAL
 from video import VideoConfig
-from video.source import open_clip
 
 FRAMES = 14
 """Of longer clips only the first: what can differ between clips is in them."""

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from csd3d.cli import main
-from csd3d.priors.editor import suited
-from csd3d.priors.either import load_either
+from csd3d.cli.main import main
+from csd3d.priors.auto import load_prior
+from csd3d.priors.latent_diffusion import LatentDiffusion
+from csd3d.priors.prior import Prior
 from csd3d.runs.manifest import Manifest
 from csd3d.runs.progress import RunProgress
 from tests.priors.tiny import write_tiny_prior
@@ -49,12 +50,12 @@ def test_settings_suit_the_prior_from_python_as_from_the_command_line(make_clip,
     assert (asked["residual"], asked["coupling"]) == ("source", "svgd")
     assert (asked["t_min"], asked["t_max"], asked["weight"]) == (50, 950, "one")
 
-    monkeypatch.setattr("video.edit.suited", lambda prior: replace(suited(prior), steps=1))
+    monkeypatch.setattr(LatentDiffusion, "defaults", lambda prior: replace(Prior.defaults(prior), steps=1))
     config = VideoConfig(prior=str(prior), source_prompt="a red ball")
     edit_video(clip, "a blue ball", None, config, run_dir=tmp_path / "python", progress=RunProgress(quiet=True))
     assert Manifest.read(tmp_path / "python" / "manifest.json").config["csd"] == asked
 
     seen = []
-    monkeypatch.setattr(previews, "run", lambda particles, score, csd, rng: (seen.append(csd), iter(()))[1])
-    preview_video(clip, "a blue ball", tmp_path / "first.png", config, prior=load_either(prior))
+    monkeypatch.setattr(previews, "run", lambda particles, objective, rng: (seen.append(objective.config), iter(()))[1])
+    preview_video(clip, "a blue ball", tmp_path / "first.png", config, prior=load_prior(prior))
     assert (seen[0].weight, seen[0].t_max) == ("one", 950)

@@ -7,9 +7,9 @@ import torch
 from torch.nn.functional import interpolate
 
 from csd3d.engine.transport import Correspondences
-from csd3d.priors.geometry import WorkingSize
+from csd3d.media.clip.source import open_clip
+from csd3d.media.geometry import WorkingSize
 from video.motion import ClipMotion, ParticleMotion, both_ways, grey_levels, grey_px, greys_at, to_latents
-from video.source import open_clip
 
 
 def scene(height, width, seed=0):

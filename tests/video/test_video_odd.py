@@ -13,23 +13,22 @@ import torch
 from av.stream import Disposition
 from PIL import Image
 from safetensors import SafetensorError
-from test_video_sink import rewrite
-from video_toys import ToyPrior, toy_edit
+from video_toys import toy_edit
 
-from csd3d.cli import main
+from csd3d.cli.main import main
 from csd3d.engine.config import CsdConfig
+from csd3d.media.clip.probe import TIMES, _even, probe
+from csd3d.media.clip.source import open_clip
+from csd3d.media.masks import ClipMask
 from csd3d.runs import checkpoint, history
-from csd3d.runs.folder import alone
+from csd3d.runs.folder import exclusive
 from csd3d.runs.manifest import Manifest
 from csd3d.runs.progress import RunProgress
-from scripts import edit_video as batch
-from video import VideoConfig, edit_video
-from video.masks import ClipMask
-from video.output import require_place
+from tests.media.test_media_clip_sink import rewrite
+from tests.toys import ToyPrior
+from video import VideoConfig, batch, edit_video
 from video.preview import preview_video
-from video.probe import TIMES, _even, probe
 from video.propagate import LONGEST, key_frames
-from video.source import open_clip
 
 CONFIG = VideoConfig(csd=CsdConfig(steps=3, lr=0.2, t_min=400, t_max=600), frames_per_step=4, codec="ffv1")
 
@@ -191,9 +190,13 @@ def test_nothing_that_is_read_is_written_over(make_clip, tmp_path):
         edit(path, tmp_path / "run", config=config, output=mask)
     with pytest.raises(ValueError, match="output: expected another file"):
         preview_video(
-            tmp_path / "frames", "make it red", tmp_path / "frames/0.png", CONFIG, prior=ToyPrior(),
+            tmp_path / "frames",
+            "make it red",
+            tmp_path / "frames/0.png",
+            CONFIG,
+            prior=ToyPrior(),
             progress=RunProgress(quiet=True),
-        )  # fmt: skip
+        )
     assert {file: file.read_bytes() for file in before} == before
 
 
@@ -206,18 +209,12 @@ def test_what_cannot_be_written_is_refused_at_once(make_clip, tmp_path):
         ("file/out.mkv", CONFIG, "expected a folder in which files can be made"),
         ("x" * 245 + ".mkv", CONFIG, "a name of at most"),
         ("out.gif", replace(CONFIG, codec=None, depth=10), "depth: expected 8 for .gif"),
-        ("run", replace(CONFIG, codec=None), "expected another place than the folder of the run"),
+        ("run", replace(CONFIG, codec=None), "expected another place than what the run writes"),
     ):
         with pytest.raises(ValueError, match=match):
             edit(odd, tmp_path / "run", config=config, output=tmp_path / output, prior=ToyPrior(seen.append))
     assert seen == []
     assert not (tmp_path / "run").exists()
-
-
-def test_a_folder_without_permission_is_said(make_clip, tmp_path, monkeypatch):
-    monkeypatch.setattr("os.access", lambda path, mode: False)
-    with pytest.raises(ValueError, match="folder in which files can be made"):
-        require_place(tmp_path / "out.mp4", probe(make_clip(frames=2)[0]))
 
 
 def test_a_run_with_a_mask_goes_on_from_anywhere(make_clip, tmp_path, monkeypatch):
@@ -256,7 +253,7 @@ def test_two_starts_of_one_run_do_not_meet(make_clip, tmp_path):
     path, _ = make_clip(frames=3)
     run = edit(path, tmp_path / "run").run_dir
     state = {file.name: file.read_bytes() for file in run.iterdir() if file.is_file()}
-    with alone(run), pytest.raises(ValueError, match="run-dir: another process is at work in"):
+    with exclusive(run), pytest.raises(ValueError, match="run-dir: another process is at work in"):
         edit(path, run, resume=True)
     assert {file.name: file.read_bytes() for file in run.iterdir() if file.is_file()} == state
     edit(path, run, resume=True)
@@ -282,23 +279,20 @@ def test_a_folder_that_may_not_be_looked_into_is_passed_by(tmp_path, monkeypatch
     assert list(history.runs_in(tmp_path)) == []
 
 
+@pytest.mark.usefixtures("only_toys")
 def test_a_fault_of_ours_fails_one_job_of_many(make_clip, tmp_path, monkeypatch, capsys):
     make_clip("a.mp4", frames=2)
     jobs = tmp_path / "jobs.csv"
     jobs.write_text("clip,prompt,output\na.mp4,make it red,x/a.mp4\na.mp4,make it red,y/a.mp4\n")
-    monkeypatch.setattr("video.edit.load_prior", lambda config: ToyPrior())
-    monkeypatch.setattr("csd3d.priors.editor.resolve", lambda name: ToyPrior)
-    options = batch.Batch(jobs, out=tmp_path / "out")
-    made = batch.commands(batch.read_jobs(jobs), options)
-    assert len({c.run_dir for c in made}) == 2
+    whole = batch.run_job
 
-    def broken(clip, prompt, output, *args, **rest):
-        if output.parent.name == "x":
+    def broken(editor, request, **options):
+        if request.output.parent.name == "x":
             raise OverflowError("too large")
-        return edit(clip, rest["run_dir"], prompt, config=replace(CONFIG, codec=None), output=output)
+        return whole(editor, request, **options)
 
-    monkeypatch.setattr("video.edit.edit_video", broken)
-    assert batch.main(options) == 1
+    monkeypatch.setattr(batch, "run_job", broken)
+    assert main(["video", "batch", str(jobs), "--out", str(tmp_path / "out")]) == 1
     assert "OverflowError: too large" in capsys.readouterr().out
     assert (tmp_path / "out/y/a.mp4").exists()
 

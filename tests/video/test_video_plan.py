@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from video.plan import STILL, Span, plan_frames, plan_keys, spans_of
+from video.plan import UNEDITED, Span, plan_frames, plan_keys, spans_of
 
 
 @pytest.mark.parametrize(
@@ -35,18 +35,18 @@ def test_refusals(prompt, match):
 
 def test_one_sentence_is_one_particle_a_frame():
     plan = plan_frames(spans_of("a"), [0.0, 0.1, 0.2])
-    assert (plan.sentences, plan.frames, plan.said) == (("a",), (0, 1, 2), (0, 0, 0))
-    assert plan.shares == (((0, 1.0),), ((1, 1.0),), ((2, 1.0),))
+    assert (plan.sentences, plan.frames, plan.prompt_index) == (("a",), (0, 1, 2), (0, 0, 0))
+    assert plan.blend_weights == (((0, 1.0),), ((1, 1.0),), ((2, 1.0),))
     assert plan.groups == ((0, 1, 2),)
 
 
 def test_a_border_fades_evenly_and_everything_adds_up():
     times = [k / 10 for k in range(20)]
     plan = plan_frames(spans_of("0-1s: a, 1-2s: b"), times, fade_s=0.4)
-    for i, parts in enumerate(plan.shares):
+    for i, parts in enumerate(plan.blend_weights):
         assert sum(weight for _, weight in parts) == pytest.approx(1)
         assert all(plan.frames[particle] == i for particle, _ in parts)
-        of_b = sum(weight for particle, weight in parts if plan.said[particle] == 1)
+        of_b = sum(weight for particle, weight in parts if plan.prompt_index[particle] == 1)
         assert of_b == pytest.approx(min(max((times[i] - 0.8) / 0.4, 0), 1))
     assert sorted(plan.frames) == list(plan.frames)
     assert len(plan.frames) == 23  # three frames are of both
@@ -55,15 +55,15 @@ def test_a_border_fades_evenly_and_everything_adds_up():
 
 def test_without_a_fade_it_changes_at_once_and_gaps_stay_still():
     plan = plan_frames(spans_of("0-1s: a, 2-3s: b, 3-4s: a"), [0.0, 0.9, 1.0, 1.5, 2.0, 2.9, 3.0, 4.0])
-    assert plan.said == (0, 0, STILL, STILL, 1, 1, 0, STILL)
+    assert plan.prompt_index == (0, 0, UNEDITED, UNEDITED, 1, 1, 0, UNEDITED)
     assert plan.groups == ((0, 1, 6), (4, 5))
-    assert all(parts == ((i, 1.0),) for i, parts in enumerate(plan.shares))
+    assert all(parts == ((i, 1.0),) for i, parts in enumerate(plan.blend_weights))
 
 
 def test_a_fade_is_no_longer_than_what_it_joins():
     plan = plan_frames(spans_of("0-1s: a, 1-1.2s: b, 1.2-9s: c"), [k / 10 for k in range(30)], fade_s=5.0)
-    assert all(sum(w for _, w in parts) == pytest.approx(1) for parts in plan.shares)
-    assert all(len(parts) <= 2 for parts in plan.shares)
+    assert all(sum(w for _, w in parts) == pytest.approx(1) for parts in plan.blend_weights)
+    assert all(len(parts) <= 2 for parts in plan.blend_weights)
 
 
 def test_times_beyond_the_clip_are_refused():
@@ -73,4 +73,4 @@ def test_times_beyond_the_clip_are_refused():
 
 def test_key_frames_alone():
     plan = plan_keys("a", [3, 9])
-    assert (plan.frames, plan.said, plan.groups) == ((3, 9), (0, 0), ((0, 1),))
+    assert (plan.frames, plan.prompt_index, plan.groups) == ((3, 9), (0, 0), ((0, 1),))

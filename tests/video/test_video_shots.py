@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
+from csd3d.media.clip.source import open_clip
 from video.motion import grey_levels
 from video.shots import changes, shots_of
-from video.source import open_clip
 
 
 def cuts(shots):

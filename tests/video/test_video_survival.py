@@ -24,6 +24,7 @@ def finished(run_dir, whole):
     return True
 
 
+@pytest.mark.slow
 def test_struck_anywhere_sixty_times(small_clip, tmp_path, forked):
     """Killed, or told to stop, or without space on the disk, at deeds drawn at random over a whole run."""
     code, deeds = forked(small_clip, tmp_path / "whole", "lossless", everything=True)

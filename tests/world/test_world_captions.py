@@ -64,8 +64,10 @@ def test_styles_come_first_or_last() -> None:
     grey = styled(describe(TWO), find_edit("make it black and white"))
     assert all("black and white photo" in vary(grey, random.Random(k)) for k in range(50))
     assert {vary(styled(PHOTO, edit), random.Random(k)) for k in range(40)} == {
-        "a photo, pencil sketch", "a photo pencil sketch", "a pencil sketch",
-    }  # fmt: skip
+        "a photo, pencil sketch",
+        "a photo pencil sketch",
+        "a pencil sketch",
+    }
     assert {vary(c, random.Random(k)) for c in (PHOTO, TEXTURE) for k in range(20)} == {PHOTO, TEXTURE}
 
 

@@ -157,8 +157,12 @@ def test_a_shape_is_not_made_twice() -> None:
 def test_captions_say_what_is_there() -> None:
     scene = Scene(
         things=(Thing("ball", (0.0, 0.0), colour="blue", hat=True), Thing("cube", (1.0, 0.0), material="gold")),
-        time="night", weather="snow", season="autumn", ground="checkerboard", sky="pink",
-    )  # fmt: skip
+        time="night",
+        weather="snow",
+        season="autumn",
+        ground="checkerboard",
+        sky="pink",
+    )
     assert describe(scene) == (
         "a blue ball with a hat and a golden cube on a checkerboard, at night, in snow, in autumn, under a pink sky"
     )

@@ -186,8 +186,10 @@ def edges(ids: torch.Tensor) -> torch.Tensor:
 def test_the_other_picture_warped_by_the_flow_is_this_one(path: str) -> None:
     scene = Scene(
         things=(Thing("ball", (-1.0, 0.0), velocity=(0.2, 0.1)), Thing("cube", (0.9, 0.2), yaw=20.0, colour="blue")),
-        ground="grass", hills=0.15, seed=777,
-    )  # fmt: skip
+        ground="grass",
+        hills=0.15,
+        seed=777,
+    )
     a, _, b = camera_path(path, 3, height_px=96, width_px=128, sweep=0.3, seed=2)  # type: ignore[arg-type]
     pictures = render([scene, scene.at(1.0)], [a, b], samples=3)
     found = flow(scene, a, b, time_b=1.0)

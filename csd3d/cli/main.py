@@ -1,0 +1,105 @@
+"""The `csd3d` command: choose a room, parse, run, and answer mistakes in one line.
+
+A command is a module with a function `main(argv) -> int` that parses its words, runs, and returns the exit code. It is
+imported only when its command is chosen, so that `csd3d --help` costs no torch. To add a command, add its line to
+`COMMANDS`.
+
+Exit codes: 0 done; 1 the run failed (diverged, out of memory) or `doctor` found the core broken; 2 something
+in what the person gave is wrong; 130 interrupted.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import tyro
+
+from csd3d import __version__
+from csd3d.cli.parse import split, subcommands
+from csd3d.user_errors import DEBUG_VARIABLE, explain
+
+
+class Entry(NamedTuple):
+    """Where a command lives (module name) and the line that `csd3d --help` shows for it."""
+
+    module: str
+    help: str
+
+
+COMMANDS: Mapping[str, Entry] = {
+    "video": Entry("csd3d.cli.video", "Edit a clip from one sentence, steady over time."),
+    "panorama": Entry("csd3d.cli.panorama", "Edit a wide picture, a closed turn or a full sphere, without seams."),
+    "stitch": Entry("csd3d.cli.stitch", "Join photos taken on one spot into one panorama."),
+    "image": Entry("csd3d.cli.image", "Edit a single picture from one sentence."),
+    "generate": Entry("csd3d.cli.generate", "Make pictures from a caption, several that agree, or a wide one."),
+    "translate": Entry(
+        "csd3d.cli.translate", "Learn an edit once from a folder of pictures, then apply it in one pass."
+    ),
+    "world": Entry(
+        "csd3d.cli.world", "Write sample clips, scenes, panoramas and photos whose edits are known exactly."
+    ),
+    "runs": Entry("csd3d.cli.runs", "List and show runs, and take a result back."),
+    "priors": Entry("csd3d.cli.priors", "List the diffusion priors that can be used, and what each one knows."),
+    "doctor": Entry("csd3d.cli.doctor", "Say what is installed and usable here, and what to do about what is not."),
+}
+
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line (default: this process's) and return its exit code. Parses, runs, explains errors."""
+    head, rest = split(sys.argv[1:] if argv is None else argv)
+    if "--version" in head:
+        print(f"csd3d {__version__}")
+        return 0
+    try:
+        top = tyro.cli(_top_level(), prog="csd3d", args=head or ["--help"])
+        debug = top.debug or bool(os.environ.get(DEBUG_VARIABLE))
+        return _guarded(type(top.command).__name__, rest, debug=debug)
+    except SystemExit as end:  # how the parser ends after --help (0) and after a mistake (2)
+        return end.code if isinstance(end.code, int) else 0
+
+
+def _top_level() -> Any:
+    """The type of `csd3d [--version] [--debug] COMMAND`."""
+    commands: Any = subcommands({name: entry.help for name, entry in COMMANDS.items()})
+
+    @dataclass(frozen=True)
+    class Top:
+        """Edit NeRF scenes, videos, panoramas and photos from one sentence, consistently."""
+
+        command: tyro.conf.OmitSubcommandPrefixes[commands]  # pyright: ignore[reportInvalidTypeForm]
+        """`csd3d COMMAND --help` says what each one takes."""
+        version: tyro.conf.FlagCreatePairsOff[bool] = False
+        """Print the version."""
+        debug: tyro.conf.FlagCreatePairsOff[bool] = False
+        """Show the traceback of an error instead of one line (as the environment variable CSD3D_DEBUG=1 does)."""
+
+    return Top
+
+
+def _guarded(name: str, args: list[str], *, debug: bool) -> int:
+    """Run one command; an error that a person can act on becomes one line on stderr and its exit code."""
+    try:
+        code = importlib.import_module(COMMANDS[name].module).main(args)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt as stop:  # a run that saved its state says where, and which signal stopped it
+        if debug:
+            raise
+        print(f"\ncsd3d {name}: {str(stop) or 'interrupted'}", file=sys.stderr)
+        return getattr(stop, "exit_code", INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output (head, less) went away: nothing to say, nobody to say it to
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except Exception as error:
+        explained = None if debug else explain(error)
+        if explained is None:
+            raise
+        message, code = explained
+        print(f"csd3d {name}: {message}", file=sys.stderr)
+        return code

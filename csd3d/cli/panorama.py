@@ -1,0 +1,83 @@
+"""`csd3d panorama` and `csd3d image`: edit a wide picture, a turn, a sphere or a photo; several photos are stitched."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from csd3d.cli.editors import Form, edit_base, paper_engine, read_request, require_asked, run_and_say
+from csd3d.cli.parse import Flag
+from csd3d.engine.config import Method
+from csd3d.priors.defaults import USUAL_PX, trained_side_lat
+from csd3d.priors.store.resolve import Resolved, read_json
+from csd3d.runs.folder import free_name
+from panorama.config import paper_changes
+from panorama.edit import ImageEditor, PanoramaEditor
+from panorama.stitched_file import stitch_files
+
+
+def _paper(method: Method | None, found: Resolved) -> Mapping[str, Any]:
+    """The published settings for the windows of the prior: a big one has 64 latents, whatever the hub says later."""
+    if method not in (None, "csd-edit"):
+        return paper_engine(method, "csd-edit-panorama")
+    path = found.path
+    unet = None if path is None else read_json(path / "unet" / "config.json", "not a prior: it has no UNet")
+    size = None if unet is None else trained_side_lat(unet)
+    return paper_changes(USUAL_PX // 8 if size is None else size)
+
+
+PANORAMA = Form(
+    PanoramaEditor,
+    about="Edit a picture of any size from one sentence, without seams; full turns and spheres close.",
+    source=Flag(
+        "pictures",
+        tuple[Path, ...],
+        (),
+        "PNG, JPEG, TIFF or WebP; several photos are stitched first. Only --resume can do without.",
+        positional=True,
+    ),
+    first=("steps", "mask", "prompt_at", "prompt_mask", "wrap", "size", "coupling", "seed", "device"),
+    base=edit_base,
+    paper=_paper,
+)
+IMAGE = Form(
+    ImageEditor,
+    about="Edit a single picture from one sentence.",
+    source=Flag("picture", Path | None, None, "PNG, JPEG, TIFF or WebP. None: that of the run to resume.", True),
+    first=("steps", "mask", "prompt_at", "prompt_mask", "size", "seed", "device"),
+    base=edit_base,
+    paper=_paper,
+    without=("window", "stride", "windows_per_step", "draw", "smooth", "wrap", "settle_every"),
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """`csd3d panorama`; returns the exit code. Mistakes raise, see `panorama.edit.edit_panorama`."""
+    request, extras = read_request(PANORAMA, argv)
+    photos, config = extras["pictures"], request.config
+    regions = bool(config.prompt_at or config.prompt_mask)
+    if len(photos) < 2:
+        request = replace(request, source=photos[0] if photos else request.source)
+        require_asked(request, "a picture", needs_prompt=not regions)
+        return run_and_say(PANORAMA, request, "picture")
+    if request.resumed is not None:
+        raise ValueError("resume: expected no photos, the run knows its panorama")
+    if not request.prompt and not regions:
+        raise ValueError('expected a sentence, --prompt "...", got none (csd3d stitch only joins photos)')
+    run_dir = request.run_dir or free_name(f"{photos[0].stem}-{len(photos)}-photos", request.prompt or "regions")
+    joined = run_dir.with_name(f"{run_dir.name}-stitched.png")
+    made = stitch_files(photos, joined)
+    for note in made.notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(f"stitched {joined}")
+    return run_and_say(PANORAMA, replace(request, source=joined, run_dir=run_dir), "picture")
+
+
+def main_image(argv: Sequence[str]) -> int:
+    """`csd3d image`."""
+    request, extras = read_request(IMAGE, argv)
+    request = replace(request, source=extras["picture"] or request.source)
+    regions = bool(request.config.prompt_at or request.config.prompt_mask)
+    require_asked(request, "a picture", needs_prompt=not regions)
+    return run_and_say(IMAGE, request, "picture")

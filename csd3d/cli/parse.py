@@ -1,0 +1,201 @@
+"""From words on the command line to a `Request`, for every editor the same: a dataclass of settings *is* the command.
+
+An editor's settings (its config, and the engine's inside it) are flags under their own names; a field's docstring is
+the flag's help, and its value the default that is shown. What suits depends on the prior, the method and the preset, so
+words are read twice: first those few flags, which give the settings to start from, then everything on top of these.
+
+A setting that may be None says at the end of its docstring what that means, "None: the middle one."; the flag then
+shows "(default: the middle one)".
+"""
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, make_dataclass, replace
+from fractions import Fraction
+from functools import cache
+from typing import Annotated, Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import tyro
+
+C = TypeVar("C")
+T = TypeVar("T")
+NO_VALUE = ("None", "''", "", "()", "False")
+"""Defaults that tell a person nothing; what they mean stands in the help."""
+HELP = ("-h", "--help")
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One flag, or the positional words."""
+
+    name: str
+    hint: Any
+    default: Any
+    help: str
+    """Ends in "None: ..." where leaving it out means something."""
+    positional: bool = False
+
+    def read(self, value: Any) -> Any:
+        """A value as tyro gives it, as the setting wants it. Raises ValueError for text that is no fraction."""
+        options = get_args(self.hint) or (self.hint,)
+        if isinstance(value, str) and Fraction in options and str not in options:
+            try:
+                return Fraction(value)
+            except (ValueError, ZeroDivisionError):
+                what = "a number or a fraction such as 30000/1001"
+                raise ValueError(f"{self.name}: expected {what}, got {value!r}") from None
+        return value
+
+
+@dataclass(frozen=True)
+class Group:
+    """Flags under one heading of `--help`."""
+
+    title: str
+    about: str
+    flags: tuple[Flag, ...]
+
+
+@cache
+def field_help(kind: type) -> Mapping[str, str]:
+    """The docstring under each field of a dataclass and of those it inherits from, on one line each."""
+    found: dict[str, str] = {}
+    for cls in reversed(kind.__mro__):
+        if cls is object or cls is Generic:
+            continue
+        body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for line, text in zip(body.body, body.body[1:], strict=False):
+            if isinstance(line, ast.AnnAssign) and (words := _docstring(text)):
+                found[ast.unparse(line.target)] = words
+    return found
+
+
+def _docstring(node: ast.stmt) -> str:
+    """The words of a string that stands alone; none for anything else."""
+    value = node.value if isinstance(node, ast.Expr) else None
+    return " ".join(value.value.split()) if isinstance(value, ast.Constant) and isinstance(value.value, str) else ""
+
+
+def flags_of(config: object, *, without: Sequence[str] = ()) -> dict[str, Flag]:
+    """A flag for each field of a dataclass object, whose values are the defaults."""
+    kind = type(config)
+    hints, help_of = get_type_hints(kind), field_help(kind)
+    names = [f.name for f in fields(config) if f.name not in without]  # pyright: ignore[reportArgumentType]
+    return {name: Flag(name, hints[name], getattr(config, name), help_of.get(name, "")) for name in names}
+
+
+def settings_flags(config: Any) -> tuple[dict[str, Flag], dict[str, Flag]]:
+    """The flags of an editor's config, and those of the engine's in its `csd`, which must be there."""
+    own = flags_of(config, without=("csd",))
+    assert config.csd is not None
+    return own, flags_of(config.csd, without=tuple(own))
+
+
+def put(config: C, values: Mapping[str, Any]) -> C:
+    """`config` with the values of its flags, in it and in the engine's settings."""
+    own, engine = settings_flags(config)
+    csd = replace(config.csd, **{k: v for k, v in values.items() if k in engine})  # pyright: ignore[reportAttributeAccessIssue]
+    return replace(config, **{k: v for k, v in values.items() if k in own}, csd=csd)  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def read_flags(groups: Sequence[Group], argv: Sequence[str], *, prog: str, about: str) -> dict[str, Any]:
+    """The value of every flag, from the words given or by default. Ends the program as tyro does: after --help with 0,
+    after a mistake with 2."""
+    parts = [(_slug(g.title), _group_type(g), g) for g in groups]
+    top = make_dataclass(
+        "Command",
+        [
+            (slug, Annotated[kind, tyro.conf.OmitArgPrefixes, tyro.conf.arg(help=g.about)], field(default_factory=kind))
+            for slug, kind, g in parts
+        ],
+        frozen=True,
+    )
+    top.__doc__ = about
+    done = tyro.cli(top, prog=prog, args=list(argv), description=about, config=SETTINGS)
+    return {f.name: f.read(getattr(getattr(done, slug), f.name)) for slug, _, g in parts for f in g.flags}
+
+
+def read_some(flags: Sequence[Flag], argv: Sequence[str], *, prog: str) -> dict[str, Any]:
+    """The values of a few flags, whatever else is among the words."""
+    kind = _group_type(Group("", "", tuple(flags)))
+    words = [word for word in argv if word not in HELP]
+    done, _ = tyro.cli(kind, prog=prog, args=words, return_unknown_args=True, add_help=False, config=SETTINGS)
+    return {f.name: f.read(getattr(done, f.name)) for f in flags}
+
+
+def read_dataclass(kind: type[T], argv: Sequence[str], *, prog: str) -> T:
+    """A plain command's dataclass, or a union of them, from the words. Ends the program as tyro does."""
+    return tyro.cli(kind, prog=prog, args=list(argv), config=SETTINGS)
+
+
+def choose(commands: Mapping[str, str], argv: Sequence[str], *, prog: str, about: str) -> tuple[str, list[str]]:
+    """Which of the commands (their names and what help says of them) the first word is, and the other words."""
+    head, rest = split(argv)
+    kinds = subcommands(commands)
+    chosen = tyro.cli(kinds, prog=prog, description=about, args=head or ["--help"], config=SETTINGS)
+    return type(chosen).__name__, rest
+
+
+def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(the words up to the first that is no flag; those after it)."""
+    for i, word in enumerate(argv):
+        if not word.startswith("-"):
+            return list(argv[: i + 1]), list(argv[i + 1 :])
+    return list(argv), []
+
+
+def subcommands(commands: Mapping[str, str]) -> Any:
+    """A union of empty classes, one for each command, so that help lists them and nothing of theirs is imported."""
+    kinds = [
+        Annotated[make_dataclass(name, ()), tyro.conf.subcommand(name, description=text)]
+        for name, text in commands.items()
+    ]
+    return Union[tuple(kinds)]  # noqa: UP007 - built at run time
+
+
+SETTINGS = (tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff)
+"""An optional setting is left out, not given as the word None; a switch has one word, the one that changes it."""
+
+
+def _group_type(group: Group) -> type:
+    made = make_dataclass(
+        _slug(group.title).title() or "Flags",
+        [(f.name, _annotated(f), field(default=f.default)) for f in group.flags],
+        frozen=True,
+    )
+    made.__doc__ = group.title
+    return made
+
+
+def _annotated(flag: Flag) -> Any:
+    text, _, meaning = flag.help.rpartition("None: ")
+    if not text:
+        text, meaning = meaning, ""
+    shown = f"(default: {meaning.rstrip('.')})" if meaning else None
+    marks: list[Any] = [tyro.conf.arg(help=text.strip(), help_behavior_hint=_hint(shown))]
+    if flag.positional:
+        marks.append(tyro.conf.Positional)
+    elif flag.hint == tuple[str, ...]:
+        marks.append(tyro.conf.UseAppendAction)
+    hint = _as_text(flag.hint)
+    return Annotated[(hint, *marks)]
+
+
+def _hint(shown: str | None) -> Callable[[str], str]:
+    return lambda default: shown or ("" if default in NO_VALUE else f"(default: {default})")
+
+
+def _as_text(hint: Any) -> Any:
+    """Fractions are read as text, so that a mistake is explained in the setting's own words."""
+    if hint is Fraction:
+        return str
+    if get_origin(hint) is Union or isinstance(hint, type(int | None)):
+        return Union[tuple(_as_text(option) for option in get_args(hint))]  # noqa: UP007 - built at run time
+    return hint
+
+
+def _slug(title: str) -> str:
+    return "".join(c if c.isalnum() else "_" for c in title.lower()).strip("_")

@@ -1,0 +1,202 @@
+"""`csd3d priors`: which priors can be used here, and what each one knows. Reads names, sizes and JSON, no weights."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+
+from csd3d.cli.parse import read_dataclass
+from csd3d.priors.prompts.vocabulary import Vocabulary
+from csd3d.priors.prompts.words import Words, read_known
+from csd3d.priors.store.resolve import (
+    VAE_OF,
+    VAE_SHA256,
+    builtin_directory,
+    check_directory,
+    part_folder,
+    read_json,
+    resolve,
+)
+
+ALWAYS_BUILTIN = "builtin:instruct"
+OTHER_BUILTIN = ("builtin:t2i",)
+
+BIG_PRIOR = (
+    "Any Stable Diffusion 1.x/2.x or InstructPix2Pix model in diffusers layout serves as well: --prior DIRECTORY, or "
+    "--prior OWNER/NAME from the Hugging Face hub (the reference: timbrooks/instruct-pix2pix, several GB, wants a GPU)."
+)
+
+
+@dataclass(frozen=True)
+class List:
+    """List the built-in priors and those that the Hugging Face cache holds."""
+
+
+@dataclass(frozen=True)
+class Show:
+    """Show one prior: where it is, its kind and size, and every instruction or word it knows."""
+
+    name: tyro.conf.Positional[str]
+    """"builtin:instruct", a directory, or a hub id such as timbrooks/instruct-pix2pix."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """Copy a prior into a folder of its own, complete, so that diffusers' own pipelines load it."""
+
+    name: tyro.conf.Positional[str]
+    """Such as "builtin:t2i"."""
+    directory: tyro.conf.Positional[Path]
+    """A folder that does not exist yet."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """List the diffusion priors that can be used, and what each one knows."""
+
+    action: tyro.conf.OmitSubcommandPrefixes[
+        Annotated[List, tyro.conf.subcommand("list")]
+        | Annotated[Show, tyro.conf.subcommand("show")]
+        | Annotated[Export, tyro.conf.subcommand("export")]
+    ] = field(default_factory=List)
+    """What to do."""
+
+
+@dataclass(frozen=True)
+class Described:
+    """What can be said of a prior without loading it."""
+
+    name: str
+    kind: str
+    path: Path
+    size_bytes: int
+    vocabulary: Vocabulary | Words | None
+
+    def summary(self) -> str:
+        """Kind, size and how much it knows, in one line."""
+        if isinstance(self.vocabulary, Words):
+            knows = f"{sum(map(len, self.vocabulary.groups.values()))} words"
+        else:
+            knows = "any sentence" if self.vocabulary is None else f"{len(self.vocabulary.edits)} edits"
+        return f"{self.kind}, {self.size_bytes / 1e6:,.0f} MB, knows {knows}"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parse and run; returns the exit code."""
+    return run(read_dataclass(Command, argv, prog="csd3d priors"))
+
+
+def run(command: Command) -> int:
+    """Print what was asked for; 0. Raises ValueError or FileNotFoundError when a name stands for no prior."""
+    console = Console(soft_wrap=True, highlight=False)
+    if isinstance(command.action, Show):
+        show(describe(command.action.name), console)
+    elif isinstance(command.action, Export):
+        console.print(f"wrote {escape(str(export(command.action.name, command.action.directory)))}")
+    else:
+        list_all(console)
+    return 0
+
+
+def builtin_names() -> list[str]:
+    """The built-in priors that belong to this installation: the editor always, another one where its weights are."""
+    return [ALWAYS_BUILTIN, *(name for name in OTHER_BUILTIN if builtin_directory(name).is_dir())]
+
+
+def describe(name: str) -> Described:
+    """Look at a prior's files.
+
+    Raises:
+        ValueError, FileNotFoundError: `name` stands for no prior, or for a hub id that is not in the cache.
+    """
+    found = resolve(name)
+    path, kind = found.path, found.kind
+    if path is None:
+        path = cached().get(found.name)
+        if path is None:
+            raise FileNotFoundError(f"prior {name!r}: not in the Hugging Face cache yet; its first use fetches it")
+        kind = check_directory(path)
+    vocabulary = read_known(path)
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return Described(name, str(kind), path, size, vocabulary)
+
+
+def export(name: str, directory: Path) -> Path:
+    """Copy the prior into `directory`, with the vae that it may share with another; complete or not at all.
+
+    Raises:
+        ValueError, FileNotFoundError: `name` stands for no prior at hand, or `directory` is there already.
+    """
+    source = describe(name).path
+    if directory.exists():
+        raise ValueError(f"directory: expected a folder that does not exist yet, got {directory}")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as scratch:
+        new = Path(scratch) / "new"
+        shutil.copytree(source, new)
+        if not (new / "vae").is_dir():
+            shutil.copytree(part_folder(source, "vae"), new / "vae")
+            index = read_json(new / "model_index.json", "not a prior")
+            kept = {k: v for k, v in index.items() if k not in (VAE_OF, VAE_SHA256)}
+            (new / "model_index.json").write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+        new.rename(directory)
+    return directory
+
+
+def cached() -> dict[str, Path]:
+    """Hub ids in the Hugging Face cache that hold a pipeline, each with its newest snapshot. Asks no network."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        repos = scan_cache_dir().repos
+    except CacheNotFound:
+        return {}
+    found = {}
+    for repo in sorted(repos, key=lambda repo: repo.repo_id):
+        snapshots = sorted(repo.revisions, key=lambda revision: revision.last_modified)
+        paths = [s.snapshot_path for s in snapshots if (s.snapshot_path / "model_index.json").is_file()]
+        if paths:
+            found[repo.repo_id] = paths[-1]
+    return found
+
+
+def list_all(console: Console) -> None:
+    """One line for every prior at hand; one that is broken is listed with what is wrong with it."""
+    for name in [*builtin_names(), *cached()]:
+        try:
+            prior = describe(name)
+            console.print(f"[bold]{escape(name)}[/bold]  {prior.summary()}\n    {escape(str(prior.path))}")
+        except (ValueError, OSError) as error:
+            console.print(f"[bold]{escape(name)}[/bold]  [red]unusable[/red]: {escape(str(error))}")
+    console.print(f"\n{BIG_PRIOR}")
+
+
+def show(prior: Described, console: Console) -> None:
+    """Everything there is to say about one prior."""
+    console.print(f"[bold]{escape(prior.name)}[/bold]  {prior.summary()}\n    {escape(str(prior.path))}")
+    card = prior.path / "README.md"
+    if card.is_file():
+        console.print(f"    model card: {escape(str(card))}")
+    if prior.vocabulary is None:
+        return
+    if isinstance(prior.vocabulary, Words):
+        console.print("\nWords it knows; a caption such as 'a red ball and a blue cube on grass, at night' joins them:")
+        for name, words in prior.vocabulary.groups.items():
+            console.print(f"  [bold]{escape(name)}[/bold]  {escape(', '.join(words))}")
+        return
+    console.print("\nInstructions it knows; each line is one edit, other wordings after the first:")
+    kinds: dict[str, list[tuple[str, ...]]] = {}
+    for entry in prior.vocabulary.edits.values():
+        kinds.setdefault(entry.kind, []).append(entry.wordings)
+    for kind, edits in kinds.items():
+        console.print(f"\n[bold]{escape(kind)}[/bold]")
+        for first, *others in edits:
+            console.print(f"  {escape(first)}" + (f"  [dim]({escape('; '.join(others))})[/dim]" if others else ""))

@@ -1,0 +1,110 @@
+"""`csd3d runs`: which runs there are, what one did, and taking its result back."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from csd3d.cli.parse import read_dataclass
+from csd3d.runs.history import runs_in, sentences, undo
+from csd3d.runs.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class List:
+    """List the runs in a folder, oldest first."""
+
+    folder: tyro.conf.Positional[Path] = Path("runs")
+    """Where they are."""
+
+
+@dataclass(frozen=True)
+class Show:
+    """Show one run: what was asked for, of what, with which history and result."""
+
+    run_dir: tyro.conf.Positional[Path]
+    """Folder of the run."""
+
+
+@dataclass(frozen=True)
+class Undo:
+    """Delete the result of a run, if it is as the run wrote it. The state stays: resuming writes the same again."""
+
+    run_dir: tyro.conf.Positional[Path]
+    """Folder of the run."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """List and show runs, and take a result back."""
+
+    action: tyro.conf.OmitSubcommandPrefixes[
+        Annotated[List, tyro.conf.subcommand("list")]
+        | Annotated[Show, tyro.conf.subcommand("show")]
+        | Annotated[Undo, tyro.conf.subcommand("undo")]
+    ] = field(default_factory=List)
+    """What to do."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parse and run; returns the exit code."""
+    return run(read_dataclass(Command, argv, prog="csd3d runs"))
+
+
+def run(command: Command) -> int:
+    """Do it; returns the exit code.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such run, or its result must not be deleted.
+    """
+    action = command.action
+    if isinstance(action, List):
+        _list(action.folder)
+    elif isinstance(action, Show):
+        _show(action.run_dir)
+    else:
+        _undo(action.run_dir)
+    return 0
+
+
+def _list(folder: Path) -> None:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"runs: expected a folder of runs, got {folder}, which does not exist")
+    runs = list(runs_in(folder))
+    for path, m in runs:
+        prompt = " | ".join([*(str(e["prompt"]) for e in m.history), sentences(m)])
+        print(f"{path}  {m.command}  {m.status:<11}  {m.steps_done} steps  {m.created}  {prompt}")
+    if not runs:
+        print(f"no runs in {folder}")
+
+
+def _show(run_dir: Path) -> None:
+    m = Manifest.read(run_dir / "manifest.json")
+    facts: list[tuple[str, Any]] = [
+        ("run", run_dir), ("command", m.command), ("prompt", sentences(m)), ("status", m.status),
+        ("started", m.created), ("steps", m.steps_done), ("seed", m.seed), ("prior", m.prior.get("name")),
+    ]  # fmt: skip
+    facts += [("input", entry["path"]) for entry in m.inputs]
+    facts += [("before that", f"{e['prompt']!r}, {e.get('run_dir', 'run unknown')}") for e in reversed(m.history)]
+    facts += list(m.outputs.items())
+    facts += [(f"{name}, s", seconds) for name, seconds in m.timing_s.items()]
+    facts += [("note", note) for note in m.notes]
+    for name, value in facts:
+        print(f"{name:<12} {value}")
+
+
+def _undo(run_dir: Path) -> None:
+    files, manifest = undo(run_dir)
+    for file in files:
+        print(f"deleted      {file}")
+    for entry in manifest.inputs[:1]:  # the others are masks
+        gone = "" if Path(entry["path"]).exists() else "  (which is no longer there)"
+        print(f"as before    {entry['path']}{gone}")
+    if not files:
+        print("nothing was left to delete")
+    resume = f"csd3d {manifest.command} --resume --run-dir {shlex.quote(str(run_dir))}"
+    print(f"to have it back: {resume}", file=sys.stderr)

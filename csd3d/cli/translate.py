@@ -1,0 +1,146 @@
+"""`csd3d translate train|apply`: learn an edit once from a folder of pictures, then apply it in one pass."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from csd3d.cli.editors import Form, read_request, run_and_say
+from csd3d.cli.parse import Flag, choose, read_dataclass
+from csd3d.media.clip.formats import Encoding
+from csd3d.media.clip.output import open_output
+from csd3d.media.clip.source import open_clip
+from csd3d.media.pictures.levels import from_levels, to_levels
+from csd3d.media.pictures.read import open_picture
+from csd3d.media.pictures.write import require_writable, write_picture
+from csd3d.media.place import require_place
+from csd3d.priors.defaults import default_config
+from csd3d.priors.store.resolve import Resolved, resolve
+from csd3d.runs.progress import RunProgress
+from csd3d.translate.apply import Trained, load_trained
+from csd3d.translate.config import TranslateConfig
+from csd3d.translate.job import SUFFIXES, TranslateEditor, with_residual
+from video.render import chunk_frames
+
+
+def _base(form: Form[TranslateConfig], values: Mapping[str, Any], only_help: bool) -> tuple[TranslateConfig, Resolved]:
+    """What suits the prior."""
+    found = resolve(values["prior"] or TranslateConfig.prior)
+    return TranslateConfig(prior=found.name, csd=default_config("dds", builtin=found.builtin)), found
+
+
+TRAIN = Form(
+    TranslateEditor,
+    about="Learn one network for several edits from pictures and captions of before and after; none is edited.",
+    source=Flag(
+        "pictures", Path | None, None, "Folder of pictures; the middle square of each is used.", positional=True
+    ),
+    first=("source_prompt", "captions", "steps", "batch", "warmup", "identity", "s_text", "size", "seed", "device"),
+    base=_base,
+    extra=(
+        Flag(
+            "task",
+            tuple[str, ...],
+            (),
+            'NAME="CAPTION", what results show; {} in it stands for a picture\'s own caption: night="{}, at night". As '
+            "often as there are tasks.",
+        ),
+        Flag(
+            "method",
+            Literal["dds", "sds"] | None,
+            None,
+            "How results are judged: `dds`, or `sds`, the paper's ablation. None: dds.",
+        ),
+    ),
+    without=("tasks",),
+    has_method=False,
+)
+
+
+@dataclass(frozen=True)
+class Apply:
+    """Edit a picture or a clip with a trained network, in one pass each."""
+
+    network: tyro.conf.Positional[Path]
+    """network.safetensors of a training run."""
+    source: tyro.conf.Positional[Path]
+    """Picture, video file, or folder of frames."""
+    task: str
+    """Name of the task."""
+    output: Path
+    """File to write."""
+    device: str | None = None
+    """`cpu`, `cuda`, ... Default: CUDA where there is one."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Learn or apply; returns the exit code. Mistakes raise."""
+    about = "Learn an edit once from a folder of pictures, then apply it in one pass."
+    name, rest = choose({"train": TRAIN.about, "apply": str(Apply.__doc__)}, argv, prog="csd3d translate", about=about)
+    return (train if name == "train" else apply)(rest)
+
+
+def train(argv: Sequence[str]) -> int:
+    """`csd3d translate train`."""
+    request, extras = read_request(TRAIN, argv, prog="csd3d translate train")
+    config = request.config
+    if extras["task"]:
+        config = replace(config, tasks=read_tasks(extras["task"]))
+    if extras["method"] is not None:
+        config = with_residual(config, extras["method"])
+    if not config.tasks:
+        raise ValueError('task: expected at least one, --task NAME="CAPTION", got none')
+    return run_and_say(TRAIN, replace(request, source=extras["pictures"] or request.source, config=config), "network")
+
+
+def read_tasks(words: Sequence[str]) -> Mapping[str, str]:
+    """NAME="CAPTION" words. Raises ValueError for something else, and for a name that comes twice."""
+    tasks: dict[str, str] = {}
+    for word in words:
+        name, sign, caption = (part.strip() for part in word.partition("="))
+        if not (sign and name and caption):
+            raise ValueError(f'task: expected NAME="CAPTION", got {word!r}')
+        if name in tasks:
+            raise ValueError(f"task: expected every name once, got {name!r} again")
+        tasks[name] = caption
+    return tasks
+
+
+def apply(argv: Sequence[str]) -> int:
+    """`csd3d translate apply`."""
+    command = read_dataclass(Apply, argv, prog="csd3d translate apply")
+    if not command.source.exists():
+        raise FileNotFoundError(f"source: expected a picture or a clip, got {command.source}, which does not exist")
+    require_place(command.output, inputs=(command.source, command.network))
+    trained = load_trained(command.network, device=command.device)
+    trained.task(command.task)
+    picture = command.source.is_file() and command.source.suffix.lower() in SUFFIXES
+    notes = (apply_to_picture if picture else apply_to_clip)(trained, command.source, command.task, command.output)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(f"wrote  {command.output}")
+    return 0
+
+
+def apply_to_picture(trained: Trained, source: Path, task: str, output: Path) -> list[str]:
+    """Translate one picture; depth, transparency and tags are kept. Returns what could not be kept."""
+    picture = open_picture(source)
+    require_writable(output, picture.height_px, picture.width_px)
+    rgb = from_levels(picture.pixels)[None]
+    levels = to_levels(trained(rgb, task)[0], 16 if picture.levels > 255 else 8)
+    return write_picture(output, levels, alpha=picture.alpha, tags=picture.tags)
+
+
+def apply_to_clip(trained: Trained, source: Path, task: str, output: Path) -> list[str]:
+    """Translate every frame of a clip; timing and sound are kept. Returns what could not be kept."""
+    notes: list[str] = []
+    with open_clip(source) as clip, RunProgress() as progress:
+        size = chunk_frames(clip, 16)
+        chunks = progress.track("translate", clip.chunks(size, exact=True), total=clip.info.frames, unit=size)
+        with open_output(output, clip.info, Encoding(), tags=clip.info.tags, notes=notes) as writer:
+            for _, rgb in chunks:
+                writer.write(trained(rgb, task))
+        return [*clip.notes, *notes]

@@ -1,0 +1,167 @@
+"""`csd3d video batch`: one line of a CSV or YAML file is one edit.
+
+    clip,prompt,output,steps                         - clip: holiday/*.mp4
+    beach.mp4,make it snowy,,                          prompt: make it snowy
+    street.mp4,make it night,night.mp4,60              strength: 0.8
+
+`clip` and `prompt` are needed; a pattern of video files stands for one edit each. Every other column is a flag of
+`csd3d video`, with - or _, and may be empty. Paths are taken from the file's folder, results go to --out.
+"""
+
+import csv
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import tyro
+import yaml
+
+from csd3d.cli.editors import flags_for, request_of
+from csd3d.cli.parse import Flag, read_dataclass
+from csd3d.cli.video import FORM
+from csd3d.media.clip.formats import CONTAINERS
+from csd3d.runs.job import Request
+from video.batch import edit_all
+from video.config import VideoConfig
+
+PATHS = ("clip", "mask", "preset", "output")
+"""Columns that are paths, taken from the file's folder; an output, from --out."""
+OURS = ("run_dir", "resume", "preview")
+"""Flags that a batch sets itself."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Edit many clips, one for each line of a CSV or YAML file. What fails is said and the rest goes on; what is done
+    already is not done again, what was stopped is resumed, what has other settings by now is done anew."""
+
+    jobs: tyro.conf.Positional[Path]
+    """The file, .csv, .yaml or .yml: `clip`, `prompt`, and any flag of `csd3d video` as a column."""
+    out: Path = Path("edited")
+    """Folder for the results; the runs are in its `runs/`: NAME, and NAME-2 and so on for what was done anew."""
+    prior: str | None = None
+    """Prior of the jobs that name none. None: that which the method is for."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """All edits; returns the exit code: 1 if one failed.
+
+    Raises:
+        ValueError, FileNotFoundError: the file makes no sense; nothing was done.
+    """
+    batch = read_dataclass(Batch, argv, prog="csd3d video batch")
+    return edit_all(requests(read_jobs(batch.jobs), batch))
+
+
+def read_jobs(path: Path) -> list[dict[str, Any]]:
+    """The lines of a job file as they are.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is not CSV with a header or a YAML list, or empty.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"jobs: expected a CSV or YAML file, got {path}, which does not exist")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix.lower() == ".csv":
+            rows: Any = list(csv.DictReader(text.splitlines(), strict=True))
+        elif path.suffix.lower() in (".yaml", ".yml"):
+            rows = yaml.safe_load(text)
+        else:
+            raise ValueError(f"jobs: expected a .csv, .yaml or .yml file, got {path}")
+    except (UnicodeDecodeError, csv.Error, yaml.YAMLError) as error:
+        raise ValueError(f"jobs: {path} cannot be read ({' '.join(str(error).split())})") from error
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"jobs: expected at least one edit, each with its settings, in {path}")
+    return rows
+
+
+def requests(rows: Sequence[Mapping[str, Any]], batch: Batch) -> list[Request[VideoConfig]]:
+    """The edits of a job file, patterns spread out.
+
+    Raises:
+        ValueError: a column that is no flag, a value of another kind, a missing one, or two edits of one output.
+    """
+    made: list[Request[VideoConfig]] = []
+    for number, row in enumerate(rows, start=1):
+        try:
+            made += _requests(row, batch)
+        except (ValueError, TypeError, OSError) as error:
+            raise ValueError(f"jobs: edit {number}: {error}") from error
+    outputs: dict[Path, int] = {}
+    for number, request in enumerate(made, start=1):
+        assert request.output is not None
+        if (first := outputs.setdefault(request.output.resolve(), number)) != number:
+            raise ValueError(f"jobs: expected an output for each edit, got {request.output} for {first} and {number}")
+    return made
+
+
+def _requests(row: Mapping[str, Any], batch: Batch) -> Iterator[Request[VideoConfig]]:
+    flags = {name: flag for name, flag in flags_for(FORM).items() if name not in OURS}
+    values: dict[str, Any] = {} if batch.prior is None else {"prior": batch.prior}
+    for column, value in row.items():
+        name = str(column).strip().replace("-", "_")
+        turns_off = name.startswith("no_") and name[3:] in flags and flags[name[3:]].hint is bool
+        name = name[3:] if turns_off else name
+        if name not in flags:
+            raise ValueError(f"expected columns among {', '.join(sorted(flags))}; got {column}")
+        if value is not None and str(value).strip():
+            read = convert(flags[name], str(value).strip())
+            values[name] = not read if turns_off else read
+    if missing := [name for name in ("clip", "prompt") if name not in values]:
+        raise ValueError(f"expected a {missing[0]}, got none")
+    folder = batch.jobs.parent
+    for name in PATHS:
+        if name in values and values[name] != "paper" and name != "output":
+            values[name] = type(values[name])(folder / values[name])
+    if row.get("prior") and (beside := folder / values["prior"]).is_dir():
+        values["prior"] = str(beside)
+    clips = _clips(values.pop("clip"))
+    if "output" in values and len(clips) > 1:
+        raise ValueError(f"output: expected none for {len(clips)} clips, got {values['output']}")
+    request = request_of(FORM, values)
+    for clip in clips:
+        name = values.get("output") or Path(default_name(clip, values["prompt"]))
+        run = "-".join(part for part in name.parts if part not in (name.anchor, ".."))
+        yield replace(request, source=clip, output=batch.out / name, run_dir=batch.out / "runs" / run)
+
+
+def _clips(pattern: Path) -> list[Path]:
+    """One clip, or all video files that fit a pattern; patterns of pictures are one clip."""
+    if not any(sign in pattern.name for sign in "*?[") or pattern.exists():
+        return [pattern]
+    found = sorted(p for p in pattern.parent.glob(pattern.name) if p.suffix.lower() in (*CONTAINERS, ".avi", ".gif"))
+    return found or [pattern]
+
+
+def default_name(clip: Path, prompt: str) -> str:
+    """A file name for an edit."""
+    slug = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40] or hashlib.sha256(prompt.encode()).hexdigest()[:8]
+    return f"{clip.stem.strip('*?') or 'clip'}-{slug}{clip.suffix if clip.suffix.lower() in CONTAINERS else '.mp4'}"
+
+
+def convert(flag: Flag, text: str) -> Any:
+    """A value of a column as its flag wants it.
+
+    Raises:
+        ValueError: it is of another kind.
+    """
+    name, hint = flag.name, flag.hint
+    kinds = get_args(hint) or (hint,)
+    if get_origin(hint) is Literal or any(get_origin(kind) is Literal for kind in kinds):
+        words = [w for kind in (hint, *kinds) if get_origin(kind) is Literal for w in get_args(kind)]
+        for word in words:
+            if str(word) == text:
+                return word
+        raise ValueError(f"{name}: expected one of {', '.join(map(str, words))}, got {text!r}")
+    for kind, what in ((bool, "true or false"), (int, "a whole number"), (float, "a number")):
+        if kind in kinds:
+            try:
+                return {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
+            except (KeyError, ValueError):
+                raise ValueError(f"{name}: expected {what}, got {text!r}") from None
+    return Path(text) if Path in kinds else flag.read(text)

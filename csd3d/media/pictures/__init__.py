@@ -1,0 +1,1 @@
+"""One picture as a file: levels, read, write."""

@@ -1,0 +1,33 @@
+"""Finding and loading a prior whose kind only its files tell: an instruction editor or a text-to-image model."""
+
+from pathlib import Path
+
+import torch
+
+from csd3d.priors.instruct import InstructPrior
+from csd3d.priors.latent_diffusion import LatentDiffusion
+from csd3d.priors.prior import Prior
+from csd3d.priors.store.load import locate, pick_device, pick_dtype
+from csd3d.priors.store.resolve import Kind, Resolved, resolve
+from csd3d.priors.text_to_image import TextToImagePrior
+
+_CLASSES: dict[Kind, type[LatentDiffusion]] = {cls.kind: cls for cls in (InstructPrior, TextToImagePrior)}
+
+
+def find_prior(name: str | Path | Resolved, *, device: str | torch.device | None = None) -> Resolved:
+    """Where a prior is and what it is, its directory checked; a hub id is fetched, in the precision of `device`.
+
+    What is found need not be found again: hand it to `load_prior`. Raises what `LatentDiffusion.load` raises for a
+    name.
+    """
+    found = name if isinstance(name, Resolved) else resolve(name)
+    if found.path is not None and found.kind is not None:
+        return found
+    return locate(found, half=pick_dtype(None, pick_device(device)) != torch.float32)
+
+
+def load_prior(name: str | Path | Resolved, *, device: str | torch.device | None = None) -> Prior:
+    """Load a prior of either kind, by its name or as `find_prior` found it. Raises what `LatentDiffusion.load` does."""
+    found = find_prior(name, device=device)
+    assert found.kind is not None
+    return _CLASSES[found.kind].load(found, device=device)

@@ -1,0 +1,172 @@
+"""Priors in the shape of Stable Diffusion: an autoencoder, a UNet, a CLIP text encoder and a scheduler, from diffusers.
+
+One way of loading for editors and text-to-image models, big or small; how predictions are made is each kind's own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from csd3d.engine.config import CsdConfig
+from csd3d.priors.defaults import native_px
+from csd3d.priors.networks.chunks import Chunks
+from csd3d.priors.networks.codec import VaeCodec
+from csd3d.priors.networks.denoiser import Denoiser, Prediction
+from csd3d.priors.networks.sampler import Predict, Sampler, denoise
+from csd3d.priors.networks.text import PromptEncoder
+from csd3d.priors.prior import Prior, Prompts
+from csd3d.priors.prompts.sentences import Sentences, encode_sentences
+from csd3d.priors.prompts.vocabulary import Vocabulary
+from csd3d.priors.prompts.words import Words, read_known
+from csd3d.priors.store.load import load_parts, locate, pick_device, pick_dtype, read_schedule
+from csd3d.priors.store.resolve import CALLED, Resolved, resolve
+
+if TYPE_CHECKING:
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+P = TypeVar("P", bound="LatentDiffusion")
+
+
+@dataclass(frozen=True, eq=False)
+class LatentDiffusion(Prior):
+    """A latent diffusion model (Rombach et al. 2022), loaded: `InstructPrior` or `TextToImagePrior`."""
+
+    codec: VaeCodec
+    """Between pictures and latents."""
+    vocabulary: Vocabulary | Words | None
+    """What it understands; None when it takes any sentence."""
+    dtype: torch.dtype
+    """Precision of its networks."""
+    prediction: Prediction
+    """What its UNet predicts; scores are always epsilon."""
+    denoiser: Denoiser = field(repr=False)
+    """Its UNet."""
+    text: PromptEncoder = field(repr=False)
+    """Its text encoder."""
+    scheduler: "SchedulerMixin" = field(repr=False)
+    """As loaded; never changed."""
+    chunks: tuple[Chunks, ...] = field(repr=False)
+    """How calls of its networks are split."""
+
+    @classmethod
+    def load(
+        cls: type[P],
+        name: str | Path | Resolved = "builtin",
+        *,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        revision: str | None = None,
+        offline: bool = False,
+        memory_gb: float | None = None,
+        compiled: bool = False,
+        checkpointing: bool = False,
+    ) -> P:
+        """Load a prior.
+
+        Args:
+            name: "builtin:instruct" (= "builtin"), "builtin:t2i", a directory in diffusers layout, a hub id, or what
+                one of these was resolved to.
+            device: None takes CUDA when there is one.
+            dtype: Of the networks; None takes float16 on CUDA and float32 elsewhere. Scores and latents are float32.
+            revision: Of a hub id: branch, tag or commit.
+            offline: Ask the hub's cache only.
+            memory_gb: For the activations of one UNet or codec call; None plans with what is free.
+            compiled: Pass the UNet through torch.compile: slow to start, then faster.
+            checkpointing: Where gradients go through the UNet (CDS), compute activations twice: slower, less memory.
+
+        Raises:
+            FileNotFoundError: There is no such directory, or the hub id cannot be had.
+            ValueError: What is there cannot be read or is a prior of another kind, or a setting makes no sense.
+        """
+        resolved = name if isinstance(name, Resolved) else resolve(name)
+        chosen = pick_device(device)
+        precision = pick_dtype(dtype, chosen)
+        found = locate(resolved, revision=revision, offline=offline, half=precision != torch.float32)
+        assert found.path is not None
+        assert found.kind is not None
+        if found.kind != cls.kind:
+            raise ValueError(f"prior {found.name!r}: expected {CALLED[cls.kind]}, got {CALLED[found.kind]}")
+        parts = load_parts(found.path, device=chosen, dtype=precision, kind=found.kind)
+        schedule, prediction = read_schedule(parts.scheduler)
+        unet_chunks, codec_chunks = (Chunks(chosen, _budget_bytes(memory_gb)) for _ in range(2))
+        codec = VaeCodec(parts.vae, chunks=codec_chunks)
+        return cls(
+            name=found.name,
+            path=found.path,
+            builtin=found.builtin,
+            device=chosen,
+            codec=codec,
+            schedule=schedule,
+            native_px=native_px(parts.unet.config, codec.factor),
+            vocabulary=read_known(found.path),
+            dtype=parts.unet.dtype,
+            prediction=prediction,
+            denoiser=Denoiser(parts.unet, chunks=unet_chunks, compiled=compiled, checkpointing=checkpointing),
+            text=PromptEncoder(parts.tokenizer, parts.text_encoder),
+            scheduler=parts.scheduler,
+            chunks=(unet_chunks, codec_chunks),
+        )
+
+    @property
+    def notes(self) -> list[str]:
+        """What happened so far that a person should know: prompts that were cut, chunks that were halved."""
+        return [*self.text.notes, *(note for chunks in self.chunks for note in chunks.notes)]
+
+    def require(self, csd: CsdConfig, prompts: Prompts) -> None:
+        """Raises ValueError if a regulariser asks for features of layers that the UNet has not."""
+        if csd.regulariser != "none":
+            self.denoiser.require_layers(csd.nce_layers)
+
+    def copy_unet(self) -> nn.Module:
+        """A copy of the UNet that learns, in float32 on the prior's device."""
+        return self.denoiser.copy_unet()
+
+    def embed(self, sentences: Sequence[str]) -> Float[Tensor, "k l d"]:
+        """Text embeddings of sentences, float32 on the prior's device. Raises UnknownPrompt as scores do."""
+        return self.text.encode([self.known(s) for s in sentences]).float().to(self.device)
+
+    def encode_target(self, prompts: Prompts) -> Sentences:
+        """The target sentences and the negative one, encoded. Raises what `score` raises for them."""
+        return encode_sentences(self.text, prompts.target, prompts.assign, self.known, negative=prompts.negative)
+
+    def encode_source(self, prompts: Prompts) -> Sentences | None:
+        """The captions of the source and the negative one, encoded; None: there are none."""
+        if prompts.source is None:
+            return None
+        several = not isinstance(prompts.source, str) and len(prompts.source) > 1
+        assign = prompts.assign if several else None
+        return encode_sentences(
+            self.text, prompts.source, assign, self.known, negative=prompts.negative, name="source_prompt"
+        )
+
+    def known(self, sentence: str) -> str:
+        """The sentence as the prior learnt it. Raises UnknownPrompt when it knows a closed set without this one."""
+        return self.vocabulary.match(sentence) if self.vocabulary is not None and sentence.strip() else sentence.strip()
+
+    def denoise(
+        self,
+        predict: Predict,
+        shape: Sequence[int],
+        noise: Float[Tensor, "m c h w"] | None,
+        rng: torch.Generator,
+        *,
+        steps: int,
+        sampler: Sampler,
+    ) -> Float[Tensor, "n c h w"]:
+        """Latents of `shape` from noise, as the diffusers pipelines make them; see `networks.sampler.denoise`."""
+        return denoise(
+            self.scheduler, predict, shape, noise, rng, steps=steps, sampler=sampler, device=self.device
+        )  # fmt: skip
+
+
+def _budget_bytes(memory_gb: float | None) -> int | None:
+    if memory_gb is None:
+        return None
+    if not memory_gb > 0:
+        raise ValueError(f"memory_gb: expected more than 0, got {memory_gb}")
+    return max(1, int(memory_gb * 1e9))

@@ -1,0 +1,79 @@
+"""Between pictures and latents: the autoencoder of a latent diffusion model (Rombach et al. 2022)."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from csd3d.priors.networks.chunks import Chunks
+
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+MAPS_ALIVE = 16
+"""Full-size feature maps, of the first block's width, that are alive at the peak of encoding or decoding."""
+
+
+class VaeCodec:
+    """Encodes rgb in [0, 1] to scaled latents and back, a few pictures at a time.
+
+    Latents are float32 on the device of the pictures, whatever the autoencoder itself runs in. Encoding takes the
+    posterior's mode, not a sample, so equal pictures have equal latents. Gradients flow through both directions when
+    the input asks for them; the weights never do.
+    """
+
+    def __init__(self, vae: "AutoencoderKL", *, chunks: Chunks) -> None:
+        self._vae = vae
+        self._chunks = chunks
+        self.scaling: float = float(vae.config["scaling_factor"])
+        """Latents are the autoencoder's own times this, about unit variance."""
+        self.factor: int = 2 ** (len(vae.config["block_out_channels"]) - 1)
+        """Pixels along one side of a latent."""
+        self.channels: int = int(vae.config["latent_channels"])
+        """Channels of a latent."""
+
+    def encode(self, rgb: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
+        """Latents of pictures. Raises ValueError when a side is no multiple of `factor`."""
+        height_px, width_px = rgb.shape[-2:]
+        if height_px % self.factor or width_px % self.factor or not height_px or not width_px:
+            raise ValueError(f"rgb: expected sides that are multiples of {self.factor} px, got {width_px}x{height_px}")
+
+        def some(rows: slice) -> Tensor:
+            x = self._inside(2 * rgb[rows].float() - 1)
+            posterior = self._vae.encode(x).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
+            return posterior.mode().float().contiguous() * self.scaling
+
+        return self._chunks.map(some, len(rgb), row_bytes=self._row_bytes(height_px, width_px)).to(rgb.device)
+
+    def decode(self, z: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
+        """Pictures of latents, clamped to [0, 1], float32.
+
+        Raises:
+            FloatingPointError: The autoencoder gave something that is no number.
+        """
+        height_px, width_px = (self.factor * side for side in z.shape[-2:])
+
+        def some(rows: slice) -> Tensor:
+            x = self._inside(z[rows].float() / self.scaling)
+            decoded = self._vae.decode(x).sample  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+            _require_finite(decoded, rows)
+            return (decoded.float().contiguous() / 2 + 0.5).clamp(0, 1)
+
+        return self._chunks.map(some, len(z), row_bytes=self._row_bytes(height_px, width_px)).to(z.device)
+
+    def _inside(self, x: Tensor) -> Tensor:
+        x = x.to(self._chunks.device, self._vae.dtype)
+        return x.contiguous(memory_format=torch.channels_last)  # convolutions are faster so
+
+    def _row_bytes(self, height_px: int, width_px: int) -> int:
+        first_width = int(self._vae.config["block_out_channels"][0])
+        return MAPS_ALIVE * first_width * height_px * width_px * self._vae.dtype.itemsize
+
+
+def _require_finite(decoded: Float[Tensor, "m 3 H W"], rows: slice) -> None:
+    """Raises `FloatingPointError` that says which of the pictures `rows` are not finite, if some are not."""
+    finite = decoded.isfinite().flatten(1).all(1)
+    if not finite.all():
+        bad = [i for i, good in enumerate(finite.tolist(), start=rows.start) if not good]
+        raise FloatingPointError(f"what the prior's autoencoder decodes is not finite, for pictures {bad}")

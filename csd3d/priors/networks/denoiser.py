@@ -1,0 +1,140 @@
+"""Calls of the UNet: rows built a few at a time, cast, predicted, and cast back. Casts live here and in the codec only.
+
+    z_t = sqrt(ab_t) z + sqrt(1 - ab_t) e        v = sqrt(ab_t) e - sqrt(1 - ab_t) z
+
+so e = sqrt(ab_t) v + sqrt(1 - ab_t) z_t (Salimans and Ho 2022, appendix D).
+"""
+
+import copy
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from jaxtyping import Float, Float32, Int64, Num
+from torch import Tensor, nn
+
+from csd3d.engine.regularisers import FeatureLoss, FeatureSite
+from csd3d.engine.schedule import Schedule
+from csd3d.priors.networks.chunks import Chunks
+from csd3d.priors.networks.features import as_map, tapped, tapped_modules
+
+if TYPE_CHECKING:
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+Prediction = Literal["epsilon", "v_prediction"]
+MakeRows = Callable[[Int64[Tensor, " r"]], tuple[Float[Tensor, "r i h w"], Float[Tensor, "r l d"]]]
+"""From row numbers (on the denoiser's device) to the UNet's input channels and text embeddings of those rows."""
+
+MakeRowsOf = Callable[
+    [Float[Tensor, "r c h w"], Int64[Tensor, " r"]], tuple[Float[Tensor, "r i h w"], Float[Tensor, "r l d"]]
+]
+"""The same from noisy latents and the numbers of their particles, differentiable by the latents."""
+
+MAPS_ALIVE = 96
+"""Full-size feature maps, of the first block's width, that are alive at the peak of a UNet call."""
+MAPS_KEPT = 600
+"""The same where a gradient goes back through the UNet."""
+HALF_SCALE = 1024.0
+"""Factor on losses whose gradient goes through a float16 UNet, lest it vanish there."""
+
+
+class Denoiser:
+    """A UNet on its device. Rows are independent of each other, so any number of them may share a call."""
+
+    def __init__(
+        self, unet: "UNet2DConditionModel", *, chunks: Chunks, compiled: bool = False, checkpointing: bool = False
+    ) -> None:
+        """`checkpointing`: compute activations again for `feature_gradient` instead of keeping them."""
+        if checkpointing:
+            unet.enable_gradient_checkpointing()  # has no effect where no gradient is recorded
+        self._unet = unet
+        self._chunks = chunks
+        self._dtype = unet.dtype
+        self._first_width = int(unet.config["block_out_channels"][0])
+        self._call = torch.compile(unet) if compiled else unet
+
+    @property
+    def device(self) -> torch.device:
+        """Where rows are to be built."""
+        return self._chunks.device
+
+    def copy_unet(self) -> nn.Module:
+        """A copy of the UNet that learns, in float32."""
+        return copy.deepcopy(self._unet).float().train().requires_grad_()
+
+    def require_layers(self, layers: FeatureSite) -> None:
+        """Raises ValueError if the UNet has no such layers to take features from."""
+        tapped_modules(self._unet, layers)
+
+    def predict(
+        self, make_rows: MakeRows, total: int, t: int | Num[Tensor, ""], *, size_lat: tuple[int, int]
+    ) -> Float[Tensor, "{total} c h w"]:
+        """What the UNet says of rows 0 to `total` - 1 at timestep `t`, float32, on its device.
+
+        Args:
+            make_rows: Builds the rows of one chunk.
+            size_lat: Height and width of a row.
+        """
+        t = torch.as_tensor(t, device=self.device)
+
+        def some(rows: slice) -> Tensor:
+            x, text = make_rows(torch.arange(rows.start, rows.stop, device=self.device))
+            x = x.to(self._dtype).contiguous(memory_format=torch.channels_last)  # convolutions are faster so
+            output = self._call(x, t, encoder_hidden_states=text.to(self._dtype), return_dict=False)[0]
+            return output.float().contiguous()
+
+        row_bytes = MAPS_ALIVE * self._first_width * size_lat[0] * size_lat[1] * self._dtype.itemsize
+        return self._chunks.map(some, total, row_bytes=row_bytes)
+
+    def feature_gradient(
+        self,
+        z_t: Float[Tensor, "n c h w"],
+        s_t: Float[Tensor, "n c h w"],
+        t: int,
+        *,
+        make_target: MakeRowsOf,
+        make_source: MakeRowsOf,
+        layers: FeatureSite,
+        loss: FeatureLoss,
+    ) -> Float32[Tensor, "n c h w"]:
+        """Gradient by `z_t` of `loss(maps of the target rows, maps of the source rows)`, a sum over particles.
+
+        Both latents are on the denoiser's device. One row a particle and side; only the target's is kept for the way
+        back.
+        """
+        size_lat = (z_t.shape[-2], z_t.shape[-1])
+        step = torch.as_tensor(t, device=self.device)
+        scale = HALF_SCALE if self._dtype == torch.float16 else 1.0
+
+        def maps(x: Tensor, text: Tensor) -> list[Tensor]:
+            with tapped(self._unet, layers) as outputs:
+                x = x.to(self._dtype).contiguous(memory_format=torch.channels_last)
+                self._unet(x, step, encoder_hidden_states=text.to(self._dtype), return_dict=False)
+            return [as_map(output, size_lat).float() for output in outputs]
+
+        def some(rows: slice) -> Tensor:
+            i = torch.arange(rows.start, rows.stop, device=self.device)
+            with torch.no_grad():
+                source = maps(*make_source(s_t[i].float(), i))
+            with torch.enable_grad():
+                z = z_t[i].detach().float().requires_grad_()
+                total = scale * loss(maps(*make_target(z, i)), source)
+                return torch.autograd.grad(total, z)[0] / scale
+
+        row_bytes = MAPS_KEPT * self._first_width * size_lat[0] * size_lat[1] * self._dtype.itemsize
+        return self._chunks.map(some, len(z_t), row_bytes=row_bytes)
+
+
+def to_epsilon(
+    output: Float[Tensor, "n c h w"],
+    z_t: Float[Tensor, "n c h w"],
+    t: int,
+    *,
+    schedule: Schedule,
+    prediction: Prediction,
+) -> Float[Tensor, "n c h w"]:
+    """The noise that a UNet's output means, for a model that predicts it (epsilon) or the velocity v."""
+    if prediction == "epsilon":
+        return output
+    ab = schedule.alpha_bar(t)
+    return ab**0.5 * output + (1 - ab) ** 0.5 * z_t

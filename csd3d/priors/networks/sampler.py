@@ -1,0 +1,62 @@
+"""Ordinary sampling from noise with the schedulers of diffusers, as its pipelines do it."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from jaxtyping import Float, Num
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+Sampler = Literal["own", "ddim"]
+"""The scheduler that a prior's directory names, or DDIM (Song et al. 2021)."""
+Predict = Callable[[Float[Tensor, "n c h w"], Num[Tensor, ""]], Float[Tensor, "n c h w"]]
+"""From scaled noisy latents and a timestep to the guided output of the network."""
+
+
+def denoise(
+    scheduler: "SchedulerMixin",
+    predict: Predict,
+    shape: Sequence[int],
+    noise: Float[Tensor, "m c h w"] | None,
+    rng: torch.Generator,
+    *,
+    steps: int,
+    sampler: Sampler,
+    device: torch.device,
+) -> Float[Tensor, "n c h w"]:
+    """Latents of `shape` from noise, as the diffusers pipelines make them, on `device`.
+
+    Args:
+        scheduler: As a prior's directory describes it; it is not changed.
+        noise: Unit variance; one row (m = 1) is shared. None: drawn from `rng`.
+        rng: On the CPU. Draws the noise of the steps too, when the sampler is a random one.
+
+    Raises:
+        ValueError: Noise of another shape.
+    """
+    if noise is None:
+        noise = torch.randn(*shape, generator=rng)
+    if noise.shape[0] not in (1, shape[0]) or tuple(noise.shape[1:]) != tuple(shape[1:]):
+        raise ValueError(f"noise: expected shape {tuple(shape)} or one row of it, got {tuple(noise.shape)}")
+    stepper = fresh_scheduler(scheduler, sampler)
+    stepper.set_timesteps(steps, device=device)
+    random = {"generator": rng} if "generator" in inspect.signature(stepper.step).parameters else {}
+    z = noise.to(device, torch.float32).expand(*shape) * stepper.init_noise_sigma
+    for t in stepper.timesteps:
+        z = stepper.step(predict(stepper.scale_model_input(z, t), t), t, z, **random).prev_sample
+    return z
+
+
+def fresh_scheduler(scheduler: "SchedulerMixin", sampler: Sampler) -> Any:  # diffusers types neither step nor config
+    """A scheduler of our own to step, with the settings of a loaded one."""
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+    loaded: Any = scheduler
+    if sampler == "own":
+        return type(loaded).from_config(loaded.config)
+    last = loaded.config.get("set_alpha_to_one", False)  # what a config does not say, DDIM would fill in for pixels
+    return DDIMScheduler.from_config(loaded.config, clip_sample=False, thresholding=False, set_alpha_to_one=last)

@@ -1,0 +1,53 @@
+"""Which sentence each particle reads, encoded once."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int, Int64
+from torch import Tensor
+
+from csd3d.priors.networks.text import PromptEncoder
+
+
+@dataclass(frozen=True, eq=False)
+class Sentences:
+    """The embeddings of one or several sentences, and of the negative one. Make them with `encode_sentences`."""
+
+    text: Float[Tensor, "k l d"]
+    """Row 0: the negative sentence, usually "". Row 1 + p: sentence p."""
+    assign: Int[Tensor, " m"] | None
+    """Which sentence each particle takes; None: the only one, or the one of its own number."""
+
+    def rows(self, index: Int[Tensor, " n"]) -> Int64[Tensor, " n"]:
+        """Row of `text` that each particle reads. Raises ValueError for particles that have no sentence."""
+        index = index.long()
+        if len(self.text) == 2:
+            return torch.ones_like(index)
+        most = len(self.text) - 1 if self.assign is None else len(self.assign)
+        if bool(((index < 0) | (index >= most)).any()):
+            raise ValueError(f"index: expected 0 to {most - 1}, the particles with a prompt, got {index.tolist()}")
+        return 1 + (index if self.assign is None else self.assign.to(index)[index])
+
+
+def encode_sentences(
+    encoder: PromptEncoder,
+    prompt: str | Sequence[str],
+    assign: Int[Tensor, " m"] | None,
+    known: Callable[[str], str],
+    *,
+    negative: str = "",
+    name: str = "prompt",
+) -> Sentences:
+    """One sentence for all particles, or several: particle i takes sentence `assign[i]`, or i if that is None.
+
+    `known` gives a sentence as the prior learnt it, or raises `UnknownPrompt`. Raises ValueError if there is no
+    sentence, or `assign` points past the last one.
+    """
+    sentences = [prompt] if isinstance(prompt, str) else list(prompt)
+    if not sentences:
+        raise ValueError(f"{name}: expected a sentence or more, got none")
+    if assign is not None and not bool(((assign >= 0) & (assign < len(sentences))).all()):
+        raise ValueError(f"assign: expected numbers from 0 to {len(sentences) - 1}, got {assign.tolist()}")
+    text = encoder.encode([known(sentence) for sentence in (negative, *sentences)])
+    return Sentences(text, None if len(sentences) == 1 else assign)

@@ -1,0 +1,275 @@
+"""Reading the parts of a prior from a directory, or fetching it from the hub first. Safetensors only."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import diffusers
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from csd3d.engine.schedule import Schedule
+from csd3d.priors.networks.denoiser import Prediction
+from csd3d.priors.store.resolve import (
+    VAE_SHA256,
+    Kind,
+    Resolved,
+    check_directory,
+    part_folder,
+    read_json,
+    weights_variant,
+)
+from csd3d.priors.store.silence import quiet
+
+_HALF = (torch.float16, torch.bfloat16)
+_VARIANTS = {
+    torch.float32: (None, "fp16", "bf16"),
+    torch.float16: ("fp16", None, "bf16"),
+    torch.bfloat16: ("bf16", "fp16", None),
+}
+"""Files of a part's weights in order of preference, by the precision that is wanted."""
+_SETTINGS = {
+    "vae": "config.json",
+    "unet": "config.json",
+    "text_encoder": "config.json",
+    "scheduler": "scheduler_config.json",
+}
+_TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What a prior is made of, on its device, ready to use."""
+
+    kind: Kind
+    vae: AutoencoderKL
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    unet: UNet2DConditionModel
+    scheduler: SchedulerMixin
+    """As loaded; read, never stepped. Samplers make their own from its config."""
+
+
+def pick_device(device: str | torch.device | None) -> torch.device:
+    """The device asked for; None: CUDA when there is one, else the CPU. Raises ValueError when it cannot be used."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device: expected 'cpu', 'cuda' or 'cuda:N', got {str(device)!r}") from None
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        found = f"{torch.cuda.device_count()} of them" if torch.cuda.is_available() else "none"
+        raise ValueError(f"device {str(device)!r}: expected a CUDA device that is there, found {found}")
+    return chosen
+
+
+def pick_dtype(dtype: torch.dtype | None, device: torch.device) -> torch.dtype:
+    """The precision asked for; None: float16 on CUDA, float32 elsewhere. Raises ValueError for one that will not do."""
+    if dtype is None:
+        return torch.float16 if device.type == "cuda" else torch.float32
+    if dtype not in (torch.float32, *_HALF):
+        raise ValueError(f"dtype: expected float32, float16 or bfloat16, got {dtype}")
+    if dtype == torch.float16 and device.type == "cpu":
+        raise ValueError("dtype: expected float32 or bfloat16 on a CPU, got float16")
+    return dtype
+
+
+def fetch(resolved: Resolved, *, revision: str | None, offline: bool, half: bool = False) -> Path:
+    """The prior's directory; a hub id is downloaded to the hub's cache first, unless it is there.
+
+    Args:
+        offline: Ask the cache only, not the network.
+        half: Prefer the files in half precision, where the repository has both.
+
+    Raises:
+        FileNotFoundError: The hub id is not in the cache (offline), does not exist, or cannot be reached.
+        ValueError: A revision of a directory, which has none.
+    """
+    if resolved.path is not None:
+        if revision is not None:
+            raise ValueError(f"revision: only a hub id has revisions, prior {resolved.name!r} is a directory")
+        return resolved.path
+    with quiet():
+        from diffusers.pipelines.pipeline_utils import DiffusionPipeline  # slow to import, and only needed here
+
+    problem: Exception | None = None
+    for variant in ("fp16", None) if half else (None, "fp16"):
+        try:
+            with quiet(hide_bars=offline):
+                folder = DiffusionPipeline.download(
+                    resolved.name,
+                    revision=revision,
+                    local_files_only=offline,
+                    use_safetensors=True,
+                    variant=variant,
+                    safety_checker=None,
+                    feature_extractor=None,
+                )
+            return Path(folder)
+        except (OSError, ValueError) as error:  # the hub's own errors are among these
+            problem = problem or error
+    where = "the hub's cache on this machine (offline)" if offline else "the hub"
+    raise FileNotFoundError(
+        f"prior {resolved.name!r}: cannot be had from {where}: {_first_line(problem)}. Check the name and the network, "
+        "or give a directory; the small prior that comes along is called 'builtin'"
+    )
+
+
+def locate(resolved: Resolved, *, revision: str | None = None, offline: bool = False, half: bool = False) -> Resolved:
+    """The same with its directory and its kind: fetched and checked, unless that was done before.
+
+    Raises what `fetch` and `check_directory` do.
+    """
+    path = fetch(resolved, revision=revision, offline=offline, half=half)
+    return replace(resolved, path=path, kind=resolved.kind or check_directory(path))
+
+
+def load_parts(path: Path, *, device: torch.device, dtype: torch.dtype, kind: Kind | None = None) -> Parts:
+    """Read a prior's directory onto `device` in `dtype`, weights frozen.
+
+    Its `kind`, where it is given, is what `check_directory` found: it is not checked again.
+
+    Raises:
+        ValueError: A part is missing, damaged, pickled, of another class, or does not fit the others.
+    """
+    kind = kind or check_directory(path)
+    _check_settings(path)
+    _check_shared_vae(path)
+    with quiet():
+        vae = _load_model(AutoencoderKL, part_folder(path, "vae"), device, dtype)
+        text_encoder = _load_model(CLIPTextModel, path / "text_encoder", device, dtype)
+        unet = _load_model(UNet2DConditionModel, path / "unet", device, dtype)
+        with _readable(path, "tokenizer"):
+            tokenizer = CLIPTokenizer.from_pretrained(str(path / "tokenizer"), local_files_only=True)
+        scheduler = _load_scheduler(path)
+    parts = Parts(kind, vae, text_encoder, tokenizer, unet, scheduler)
+    _check_fit(parts, path)
+    return parts
+
+
+def read_schedule(scheduler: SchedulerMixin) -> tuple[Schedule, Prediction]:
+    """The noise schedule that a prior was trained with, and what its UNet predicts.
+
+    Raises:
+        ValueError: It has no cumulative alphas (a flow model), or predicts something other than epsilon or v.
+    """
+    alphas = getattr(scheduler, "alphas_cumprod", None)
+    name = type(scheduler).__name__
+    if not isinstance(alphas, torch.Tensor):
+        raise ValueError(
+            f"scheduler {name}: expected one with alphas_cumprod (a DDPM schedule), which it does not define"
+        )
+    prediction = scheduler.config.get("prediction_type", "epsilon")  # pyright: ignore[reportAttributeAccessIssue]
+    if prediction != "epsilon" and prediction != "v_prediction":  # spelled out so that the type is narrowed
+        raise ValueError(f"scheduler {name}: expected prediction_type epsilon or v_prediction, got {prediction!r}")
+    return Schedule(alphas.detach().to("cpu", torch.float32).clone()), prediction
+
+
+def _load_model(cls: type, folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
+    variant = weights_variant(folder, _VARIANTS[dtype])
+    for file in sorted(folder.glob("*.safetensors")):
+        _check_whole(file)
+    with _readable(folder.parent, folder.name):
+        model, report = cls.from_pretrained(
+            str(folder), variant=variant, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"prior {folder.parent}: {folder.name}/ lacks {len(missing)} of its weights, {missing[0]!r} for one"
+        )
+    model = cast(nn.Module, model).requires_grad_(False).eval().to(device=device, dtype=dtype)
+    return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+
+def _load_scheduler(path: Path) -> SchedulerMixin:
+    name = json.loads((path / "model_index.json").read_text(encoding="utf-8"))["scheduler"][1]
+    cls = getattr(diffusers, name, None)
+    if not isinstance(cls, type) or not issubclass(cls, SchedulerMixin):
+        raise ValueError(f"prior {path}: expected its scheduler to be one of diffusers', got {name!r}")
+    with _readable(path, "scheduler"):
+        return cast(SchedulerMixin, cls.from_pretrained(str(path / "scheduler"), local_files_only=True))
+
+
+def _check_settings(path: Path) -> None:
+    """Raise ValueError when a part's small files are not there: the libraries would fill in defaults of their own."""
+    for part, name in _SETTINGS.items():
+        read_json(part_folder(path, part) / name, f"not a usable {part}: expected {name} in it")
+    if not any(all((path / "tokenizer" / name).is_file() for name in names) for names in _TOKENIZERS):
+        raise ValueError(f"prior {path}: expected tokenizer/ to hold {' or '.join(map(' and '.join, _TOKENIZERS))}")
+
+
+def _check_shared_vae(path: Path) -> None:
+    """Raise ValueError when a prior shares a vae that is another by now: it would read its latents wrongly."""
+    folder = part_folder(path, "vae")
+    if folder.parent == path:
+        return
+    expected = read_json(path / "model_index.json", "not a prior").get(VAE_SHA256)
+    if vae_checksum(folder) != expected:
+        raise ValueError(f"prior {path}: expected the vae that it was trained with, {folder} holds another")
+
+
+def vae_checksum(folder: Path) -> str:
+    """SHA-256 of a vae's weights in `folder`."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _check_whole(file: Path) -> None:
+    """Raise ValueError when a safetensors file is cut short or is something else."""
+    try:
+        with safe_open(str(file), framework="pt"):
+            pass
+    except (SafetensorError, OSError) as error:
+        start = file.read_bytes()[:40] if file.stat().st_size < 1024 else b""
+        hint = " (it is a git-lfs pointer; git lfs pull fetches the real file)" if start.startswith(b"version") else ""
+        raise ValueError(f"{file}: not a complete safetensors file{hint}: {_first_line(error)}") from None
+
+
+def _check_fit(parts: Parts, path: Path) -> None:
+    latent = int(parts.vae.config["latent_channels"])
+    expected = {
+        "in_channels": 2 * latent if parts.kind == "instruct" else latent,
+        "out_channels": latent,
+        "cross_attention_dim": int(parts.text_encoder.config.hidden_size),
+    }
+    for name, value in expected.items():
+        got = parts.unet.config[name]
+        if got != value:
+            raise ValueError(
+                f"prior {path}: expected its unet to have {name} {value}, as its other parts do, got {got}"
+            )
+    extra = parts.unet.config["addition_embed_type"]
+    if extra not in (None, "text"):
+        raise ValueError(f"prior {path}: expected a unet conditioned on one text, got addition_embed_type {extra!r}")
+    if len(parts.tokenizer) > parts.text_encoder.config.vocab_size:
+        raise ValueError(
+            f"prior {path}: expected at most {parts.text_encoder.config.vocab_size} tokens, as its text encoder has, "
+            f"got a tokenizer of {len(parts.tokenizer)}"
+        )
+
+
+@contextmanager
+def _readable(path: Path, part: str) -> Iterator[None]:
+    """Turn whatever the libraries raise on a damaged part into one line."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"prior {path}: its {part}/ cannot be read: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception | None) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

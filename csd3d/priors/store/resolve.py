@@ -1,0 +1,209 @@
+"""Where a prior lies: "builtin", a directory, or a hub id. Looks at names and files only; loads and fetches nothing."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import csd3d
+
+Kind = Literal["instruct", "text-to-image"]
+CALLED: dict[Kind, str] = {"instruct": "an instruction editor", "text-to-image": "a text-to-image model"}
+"""Kinds in words."""
+
+PIPELINES: dict[str, Kind] = {
+    "StableDiffusionInstructPix2PixPipeline": "instruct",
+    "StableDiffusionPipeline": "text-to-image",
+}
+_BUILTIN: dict[str, tuple[str, Kind]] = {
+    "builtin": ("instruct", "instruct"),
+    "builtin:instruct": ("instruct", "instruct"),
+    "builtin:t2i": ("t2i", "text-to-image"),
+}
+VAE_OF, VAE_SHA256 = "_vae_of", "_vae_sha256"
+"""Keys of model_index.json, see `part_folder`. Diffusers leaves keys with an underscore alone."""
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_WEIGHTS = {
+    "vae": "diffusion_pytorch_model",
+    "unet": "diffusion_pytorch_model",
+    "text_encoder": "model",
+}
+VARIANTS = (None, "fp16", "bf16")
+"""Weights that can be read: plain ones, or those that are published in half precision."""
+PARTS = {
+    "vae": "AutoencoderKL",
+    "unet": "UNet2DConditionModel",
+    "text_encoder": "CLIPTextModel",
+    "tokenizer": "CLIPTokenizer",
+    "scheduler": "",  # any class that defines alphas_cumprod; checked when it is built
+}
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A prior that a name stands for."""
+
+    name: str
+    """As the person wrote it."""
+    path: Path | None
+    """Its directory; None for a hub id that is still to be fetched."""
+    kind: Kind | None
+    """What it is; None for a hub id, whose files are not known yet."""
+    builtin: bool
+    """It is one of the small priors that come with this package."""
+
+
+def resolve(name: str | Path) -> Resolved:
+    """What `name` stands for: "builtin" (= "builtin:instruct"), "builtin:t2i", a directory, or a hub id "owner/name".
+
+    A directory that exists goes before a hub id of the same spelling.
+
+    Raises:
+        FileNotFoundError: There is no such directory, or the built-in weights are missing.
+        ValueError: `name` is none of the above, or the directory holds no prior that can be used.
+    """
+    text = str(name).strip()
+    if text in _BUILTIN:
+        return _resolve_builtin(text)
+    if text.startswith("builtin"):
+        raise ValueError(f"prior {text!r}: the built-in priors are {', '.join(_BUILTIN)}")
+    path = Path(text).expanduser()
+    if text and path.is_dir():
+        return Resolved(text, path, check_directory(path), builtin=False)
+    if text and path.exists():
+        raise ValueError(
+            f"prior {text!r}: expected a directory in diffusers layout (with model_index.json), got a single file"
+        )
+    if isinstance(name, str) and _HUB_ID.fullmatch(text):
+        return Resolved(text, None, None, builtin=False)
+    if "/" in text or isinstance(name, Path):
+        raise FileNotFoundError(f"prior {text!r}: there is no such directory")
+    raise ValueError(f"prior {text!r}: expected 'builtin', a directory, or a hub id like 'timbrooks/instruct-pix2pix'")
+
+
+def builtin_directory(name: str = "builtin") -> Path:
+    """Where the weights of a built-in prior belong, whether they are there or not. Raises KeyError for another name."""
+    return Path(csd3d.__file__).parent / "weights" / _BUILTIN[name][0]
+
+
+def _resolve_builtin(name: str) -> Resolved:
+    path = builtin_directory(name)
+    if not (path / "model_index.json").is_file():
+        raise FileNotFoundError(
+            f"prior {name!r}: its weights are not in this installation (expected in {path}); "
+            "reinstall csd3d, train them with scripts/train_builtin.py, or name another prior"
+        )
+    kind = check_directory(path)
+    expected = _BUILTIN[name][1]
+    if kind != expected:
+        raise ValueError(f"prior {name!r}: expected {path} to hold a prior of kind {expected!r}, got {kind!r}")
+    return Resolved(name, path, kind, builtin=True)
+
+
+def check_directory(path: Path) -> Kind:
+    """The kind of the prior in `path`, after checking that all its parts are there and of a class we know.
+
+    Raises:
+        ValueError: Not a diffusers directory, a pipeline or part of another class, or weights not in safetensors form.
+    """
+    index = read_json(path / "model_index.json", "not a prior: expected a diffusers directory with model_index.json")
+    pipeline = index.get("_class_name")
+    if not isinstance(pipeline, str) or pipeline not in PIPELINES:
+        raise ValueError(f"prior {path}: expected a pipeline of class {' or '.join(PIPELINES)}, got {pipeline!r}")
+    for part, expected in PARTS.items():
+        _check_part(path, part, expected, index.get(part))
+    return PIPELINES[pipeline]
+
+
+def _check_part(path: Path, part: str, expected: str, entry: object) -> None:
+    class_name = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
+    if not isinstance(class_name, str):
+        raise ValueError(f"prior {path}: expected model_index.json to name its {part}, got {entry!r}")
+    if expected and class_name.removesuffix("Fast") != expected:
+        raise ValueError(f"prior {path}: expected a {part} of class {expected}, got {class_name}")
+    folder = part_folder(path, part)
+    if not folder.is_dir():
+        raise ValueError(f"prior {path}: its folder {part}/ is missing")
+    if part in _WEIGHTS:
+        weights_variant(folder)
+
+
+def part_folder(path: Path, part: str) -> Path:
+    """Where a part of the prior in `path` is: its own folder, or for a vae that of the prior it shares one with.
+
+    A prior without vae/ names in its model_index.json the folder beside its own that holds the other prior
+    (`VAE_OF`), and the checksum of that vae (`VAE_SHA256`).
+    """
+    own = path / part
+    if part != "vae" or own.is_dir() or not (path / "model_index.json").is_file():
+        return own
+    other = read_json(path / "model_index.json", "not a prior").get(VAE_OF)
+    return path.parent / other / part if isinstance(other, str) and _NAME.fullmatch(other) else own
+
+
+def weights_variant(folder: Path, order: Sequence[str | None] = VARIANTS) -> str | None:
+    """Which safetensors file of a part to read: None for the plain one, "fp16" for model.fp16.safetensors.
+
+    Args:
+        order: Variants that will do, the best first.
+
+    Raises:
+        ValueError: There is no safetensors file of these names, or an index of shards names other files.
+    """
+    stem = _WEIGHTS[folder.name]
+    for index in sorted(folder.glob("*.index*.json")):
+        if ".safetensors." in index.name:
+            _check_index(index)
+    for variant in order:
+        if any((folder / name).is_file() for name in _weight_names(stem, variant)):
+            return variant
+    raise ValueError(f"prior {folder.parent}: {_why_no_weights(folder, stem)}")
+
+
+def _weight_names(stem: str, variant: str | None) -> tuple[str, str]:
+    """The names of a whole file of weights, and of the index of one in shards."""
+    dotted = f".{variant}" if variant else ""
+    return f"{stem}{dotted}.safetensors", f"{stem}.safetensors.index{dotted}.json"
+
+
+def _check_index(index: Path) -> None:
+    """Raise ValueError unless all shards that an index names are safetensors files that lie beside it."""
+    weights = read_json(index, "not a usable part").get("weight_map")
+    if not isinstance(weights, dict) or not weights:
+        raise ValueError(f"{index}: expected a weight_map from weights to files, got {type(weights).__name__}")
+    for name in dict.fromkeys(weights.values()):
+        if not isinstance(name, str) or not name.endswith(".safetensors") or Path(name).name != name:
+            raise ValueError(f"{index}: expected it to name safetensors files beside it, got {name!r}")
+        if not (index.parent / name).is_file():
+            raise ValueError(f"{index}: names {name}, which is missing")
+
+
+def _why_no_weights(folder: Path, stem: str) -> str:
+    """What a part has in place of weights that can be read."""
+    names = sorted(p.name for p in folder.iterdir())
+    others = [name for name in names if name.endswith(".safetensors")]
+    if others:
+        return f"expected {folder.name}/{stem}.safetensors (or .fp16, .bf16), found only {', '.join(others)}"
+    pickled = [name for name in names if Path(name).suffix in {".bin", ".pt", ".pth", ".ckpt"}]
+    if pickled:
+        return (
+            f"{folder.name}/ has its weights only as {pickled[0]}, a pickle, which can run any program when it is "
+            "read; expected safetensors (convert it, or take a revision that has them)"
+        )
+    return f"expected {folder.name}/{stem}.safetensors, found no weights"
+
+
+def read_json(path: Path, missing: str) -> dict[str, object]:
+    """A file's JSON object. Raises ValueError, "DIRECTORY is `missing`" if there is no such file."""
+    if not path.is_file():
+        raise ValueError(f"{path.parent} is {missing}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not readable as JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content

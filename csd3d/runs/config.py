@@ -1,0 +1,41 @@
+"""The settings that all editors have. An editor's own dataclass adds to them, and is its command line and its manifest.
+
+Fields are documented under themselves; what stands there is the flag's help. "None: ..." at its end says what leaving a
+setting out means.
+"""
+
+from dataclasses import dataclass
+
+from csd3d.engine.config import CsdConfig
+from csd3d.engine.validate import require_int
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Settings of any run. Immutable; the manifest holds them in full."""
+
+    csd: CsdConfig | None = None
+    """Settings of the engine. None: those that suit the prior."""
+    prior: str = "builtin"
+    """`builtin` (small, knows a closed set of sentences), `builtin:t2i` (small, for captions), a folder in diffusers
+    layout, or a hub id such as timbrooks/instruct-pix2pix."""
+    source_prompt: str | None = None
+    """What the source shows, for text-to-image priors. Instruction editors take none."""
+    negative_prompt: str = ""
+    """What guidance leads away from, in the place of the empty text."""
+    seed: int = 0
+    """Seed of all randomness: same seed, same result."""
+    device: str | None = None
+    """`cpu`, `cuda`, `cuda:1`, ... None: CUDA where there is one."""
+    checkpoint_every: int = 10
+    """Steps between two saved states."""
+
+    def __post_init__(self) -> None:
+        require_int(self, 0, 2**63 - 1, "seed")
+        require_int(self, 1, None, "checkpoint_every")
+
+    @property
+    def engine(self) -> CsdConfig:
+        """Settings of the engine, once a run has completed its config (`csd3d.runs.job.run_job`)."""
+        assert self.csd is not None
+        return self.csd

@@ -1,0 +1,281 @@
+"""One job, the same for every editor: a request becomes a complete config, meets a prior, and leaves a run on disk.
+
+    request -> config -> editor opens its sources -> prior -> editor meets it -> session: encode, move, write -> report
+
+Everything that can be refused is refused before the session begins, and leaves nothing behind: by the editor without
+the prior, by the prior's vocabulary without its weights, then by the editor and the prior together. An editor says what
+is its own (`Editor`); to add one, see docs/add-an-editor.md.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+from csd3d.engine.config import CsdConfig
+from csd3d.media.place import require_place
+from csd3d.priors.prior import Prior
+from csd3d.priors.prompts.words import require_known
+from csd3d.priors.store.fingerprint import prior_entry
+from csd3d.priors.store.resolve import CALLED, Kind, Resolved, resolve
+from csd3d.runs.config import RunConfig
+from csd3d.runs.folder import RunFolder, claim_name, free_name
+from csd3d.runs.manifest import Manifest, read_settings, to_plain
+from csd3d.runs.progress import RunProgress
+from csd3d.runs.report import Report
+from csd3d.runs.session import Session, open_session
+
+C = TypeVar("C", bound=RunConfig)
+
+
+@dataclass(frozen=True)
+class Request(Generic[C]):
+    """What a person asks for. Settings are complete but for `csd`, which a run fills in where it is None."""
+
+    source: Path | None
+    """What is edited; None where an editor starts from nothing."""
+    prompt: str | None
+    """The sentence, or None where the settings have sentences of their own."""
+    output: Path | None
+    """Where the result goes; None: into the run's folder."""
+    config: C
+    run_dir: Path | None = None
+    """Folder of the run; None: a new one in `runs/`."""
+    resumed: Manifest | None = None
+    """Of the run to go on with."""
+    found: Resolved | None = None
+    """The prior of `config`, where it was looked for before."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """Where things are, and what happened."""
+
+    outputs: tuple[Path, ...]
+    """What was written for the person."""
+    run_dir: Path
+    """Manifest, state, report."""
+    steps: int
+    """Steps of the loop over all sessions of the run; a move of all particles takes several when they are many."""
+    notes: tuple[str, ...]
+    """Fallbacks and warnings."""
+    facts: Mapping[str, str | int] = field(default_factory=dict)
+    """What an editor says of its source, such as the number of its frames."""
+
+    @property
+    def path(self) -> Path:
+        """The result, or the first of several."""
+        return self.outputs[0]
+
+    @property
+    def report(self) -> Path:
+        """The page to look at."""
+        return self.run_dir / "report.html"
+
+
+class Editor(ABC, Generic[C]):
+    """What differs between editors, and nothing else. One object serves one job."""
+
+    command: ClassVar[str]
+    """The manifest's word for it, and the command that goes on with a run."""
+    resumes: ClassVar[tuple[str, ...]]
+    """Commands whose runs it can go on with."""
+    resumable: ClassVar[tuple[str, ...]]
+    """Dotted names of settings that may change when a run is resumed: they do not touch the steps already done."""
+    prior_kind: ClassVar[Kind | None] = None
+    """The kind of prior that it takes; None: either."""
+    role: ClassVar[str]
+    """What its output is called in the manifest."""
+
+    config: C
+    """The settings of the request, places made absolute."""
+
+    @classmethod
+    @abstractmethod
+    def settings(cls) -> C:
+        """Its settings where nothing is asked for."""
+
+    @classmethod
+    @abstractmethod
+    def open(cls, request: Request[C]) -> AbstractContextManager["Editor[C]"]:
+        """Open what is edited, for as long as the context lasts. Raises ValueError, TypeError or FileNotFoundError for
+        whatever can be refused without the prior."""
+
+    @property
+    @abstractmethod
+    def name(self) -> tuple[str, str]:
+        """What is edited and how, for the folder of a new run."""
+
+    @property
+    @abstractmethod
+    def sentences(self) -> Sequence[str]:
+        """All that the prior has to understand."""
+
+    @property
+    @abstractmethod
+    def reads(self) -> Sequence[Path]:
+        """All files that are read, which nothing may be written over."""
+
+    @abstractmethod
+    def inputs(self) -> list[dict[str, Any]]:
+        """`fingerprint` of each file that is read, the source first."""
+
+    @abstractmethod
+    def history(self, sha256: str) -> list[dict[str, Any]]:
+        """Earlier runs that led to the source, oldest first, by the hash of its content
+        (`csd3d.runs.history.earlier_runs`)."""
+
+    @property
+    @abstractmethod
+    def recorded(self) -> Mapping[str, Any]:
+        """What the manifest keeps beside the settings: the prompt, where there is one."""
+
+    @abstractmethod
+    def engine_for(self, prior: Prior) -> CsdConfig:
+        """Settings of the engine that suit the prior, for a request without."""
+
+    @abstractmethod
+    def meet(self, prior: Prior, config: C) -> None:
+        """Take the prior and the settings with the engine's, and refuse with ValueError what the prior cannot serve."""
+
+    @abstractmethod
+    def place(self, run_dir: Path) -> tuple[Path, Sequence[Path]]:
+        """Where the output goes and the files that are written there. Raises ValueError where nothing can be."""
+
+    @abstractmethod
+    def encode(self, session: Session) -> None:
+        """Make the latents of the sources, if an earlier session of the run did not."""
+
+    @abstractmethod
+    def move(self, session: Session) -> None:
+        """The optimisation, from the last saved state to the end."""
+
+    @abstractmethod
+    def write(self, session: Session) -> Report:
+        """Write the outputs and what the report shows."""
+
+    @property
+    @abstractmethod
+    def facts(self) -> Mapping[str, str | int]:
+        """For `Result.facts`."""
+
+
+def run_job(
+    editor: type[Editor[C]], request: Request[C], *, prior: Prior | None = None, progress: RunProgress | None = None
+) -> Result:
+    """Do what is asked for.
+
+    Args:
+        editor: whose job it is.
+        request: what is asked for.
+        prior: a loaded prior, for callers that have several jobs; None loads the one that the settings name.
+        progress: shows how far things are; None: on stderr.
+
+    Raises:
+        ValueError, TypeError, FileNotFoundError: something asked for is wrong; nothing was written.
+        FloatingPointError: the run diverged; the last saved state is still there.
+        RunInterrupted: SIGINT or SIGTERM arrived and the state is saved.
+    """
+    progress = progress or RunProgress()
+    with editor.open(request) as job:
+        prior = prior or load_for(request, job.sentences, kind=job.prior_kind)
+        config = replace(job.config, csd=job.config.csd or job.engine_for(prior))
+        job.meet(prior, config)
+        run_dir = request.run_dir or free_name(*job.name)
+        _require_places(job, run_dir)
+        manifest = _manifest(job, config, prior)
+        if request.run_dir is None:
+            run_dir = claim_name(*job.name)
+        output, results = job.place(run_dir)
+        manifest.outputs[job.role] = str(output.resolve())
+        with open_session(
+            run_dir, manifest, results, progress, resumed=request.resumed, resumable=job.resumable
+        ) as session:
+            session.note_prior(prior, config.device)
+            job.encode(session)
+            job.move(session)
+            session.close(job.write(session))
+    now = session.manifest
+    return Result(tuple(results), run_dir, now.steps_done, tuple(now.notes), job.facts)
+
+
+def make_request(
+    editor: type[Editor[C]],
+    source: str | Path | None,
+    prompt: str | None,
+    output: str | Path | None,
+    config: C | None,
+    *,
+    run_dir: str | Path | None,
+    resume: bool,
+) -> Request[C]:
+    """What is asked for, on top of the run in `run_dir` where one is to be resumed. Raises as `resume_request` does."""
+    base = resume_request(editor, run_dir) if resume else Request(None, None, None, editor.settings())
+    return replace(
+        base,
+        source=base.source if source is None else Path(source),
+        prompt=prompt or base.prompt,
+        output=base.output if output is None else Path(output),
+        config=config or base.config,
+        run_dir=base.run_dir if run_dir is None else Path(run_dir),
+    )
+
+
+def resume_request(editor: type[Editor[C]], run_dir: str | Path | None) -> Request[C]:
+    """The request of an earlier run, to go on with.
+
+    Raises:
+        ValueError: no folder is given, or its run is of another editor.
+        FileNotFoundError: it holds no run.
+    """
+    if run_dir is None:
+        raise ValueError("resume: expected --run-dir, the folder of the run to go on with, got none")
+    manifest = Manifest.read(Path(run_dir) / "manifest.json")
+    if manifest.command not in editor.resumes:
+        expected = " or ".join(editor.resumes)
+        raise ValueError(f"resume: expected a run of {expected}, got one of {manifest.command} in {run_dir}")
+    config = read_settings(editor.settings(), manifest)
+    source = manifest.inputs[0]["path"] if manifest.inputs else None
+    output = manifest.outputs.get(editor.role)
+    return Request(
+        source=None if source is None else Path(source),
+        prompt=manifest.config.get("prompt"),
+        output=None if output is None else Path(output),
+        config=config,
+        run_dir=Path(run_dir),
+        resumed=manifest,
+    )
+
+
+def load_for(request: Request[Any], sentences: Sequence[str] = (), *, kind: Kind | None = None) -> Prior:
+    """Load the prior that the settings name, once it is known to be of the kind and to understand the sentences.
+
+    Raises as `run_job` does.
+    """
+    config = request.config
+    name, device = config.prior, config.device
+    found = request.found
+    if found is None or found.name != name:
+        found = resolve(name)
+    if kind is not None and found.kind not in (None, kind):
+        raise ValueError(f"prior {found.name!r}: expected {CALLED[kind]}, got {CALLED[found.kind]}")
+    require_known(found, [*sentences, config.negative_prompt])
+    from csd3d.priors.auto import load_prior  # slow to import: mistakes are said before
+
+    return load_prior(found, device=device)
+
+
+def _require_places(job: Editor[Any], run_dir: Path) -> None:
+    """Raises ValueError unless all that the job writes can be written without harm."""
+    output, results = job.place(run_dir)
+    for path in (output, *results):
+        require_place(path, inputs=job.reads, reserved=RunFolder(run_dir).own_files)
+
+
+def _manifest(job: Editor[Any], config: RunConfig, prior: Prior) -> Manifest:
+    settings = to_plain(config) | dict(job.recorded) | {"prior": prior.name}
+    inputs = job.inputs()
+    history = job.history(inputs[0]["sha256"]) if inputs else []
+    return Manifest(job.command, settings, config.seed, inputs=inputs, prior=prior_entry(prior), history=history)

@@ -1,0 +1,249 @@
+"""One session of a run, the same in all editors: particles are moved, and whatever ends it is recorded.
+
+    with open_session(path, manifest, results, progress, resumed=None, resumable=()) as session:
+        s = session.sources(encode)
+        log = session.move(particles, score, csd, rng, count=n)
+        session.close(session.with_gradient(report, log, show, decode))
+
+A run is stopped and resumed any number of times; each of its sessions is one process at work.
+"""
+
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from csd3d.engine.loop import Objective, Particles, Stateful, run
+from csd3d.engine.residuals import Score
+from csd3d.engine.stein import Kernel
+from csd3d.media.atomic import remove_parts
+from csd3d.media.sheet import save_picture
+from csd3d.priors.prior import Prior
+from csd3d.runs.config import RunConfig
+from csd3d.runs.folder import RunFolder, exclusive, load_sources, reopen_run, save_sources, start_run
+from csd3d.runs.interrupt import RunInterrupted, StopRequest, stoppable
+from csd3d.runs.log import Show, StepLog
+from csd3d.runs.manifest import Manifest, fingerprint
+from csd3d.runs.progress import RunProgress
+from csd3d.runs.report import Report, write_report
+
+T = TypeVar("T")
+_SMALL = {
+    "instruct": ("sentences", "--prior timbrooks/instruct-pix2pix (or a folder) uses a big one"),
+    "text-to-image": ("words", "--prior takes any Stable Diffusion 1.x or 2.x (a folder or hub id)"),
+}
+
+
+@runtime_checkable
+class StoredParticles(Particles, Stateful, Protocol):
+    """Particles whose state can be saved."""
+
+
+@runtime_checkable
+class Checkpointer(Protocol):
+    """Where the state of a run is kept; a `RunFolder`, or what keeps more than fits into its state file."""
+
+    def load(self, particles: Any, rng: torch.Generator, log: StepLog) -> None:
+        """Put back what was saved, if anything was."""
+        ...
+
+    def save(self, particles: Any, rng: torch.Generator, log: StepLog) -> None:
+        """Keep the state after the steps of `log`; whenever this is stopped, the earlier state or this one is whole."""
+        ...
+
+
+@dataclass
+class Session:
+    """One session of a run."""
+
+    folder: RunFolder
+    manifest: Manifest
+    results: Sequence[Path]
+    """What the run writes for the person."""
+    progress: RunProgress
+    stop: StopRequest
+    resources: ExitStack
+    """What is freed when the session ends."""
+
+    def enter(self, context: AbstractContextManager[T]) -> T:
+        """Enter a context that is left when the session ends."""
+        return self.resources.enter_context(context)
+
+    def note(self, *texts: str) -> None:
+        """Say what was not said before, and keep it in the manifest."""
+        for text in texts:
+            if self.manifest.note(text):
+                self.progress.say(f"note: {text}")
+
+    def note_prior(self, prior: Prior, asked_device: str | None) -> None:
+        """Say what a person should know of the prior and where it computes."""
+        if prior.builtin:
+            what, takes = _SMALL[prior.kind]
+            self.note(f"the built-in prior is small and knows a closed set of {what}; {takes}")
+        if asked_device is None and prior.device.type == "cpu":
+            self.note("no CUDA device is in use: running on the CPU")
+
+    def stop_if_asked(self, how_far: str) -> None:
+        """Raises `RunInterrupted`, after saying how far the run came, if a person asked it to stop.
+
+        Its text has the command that goes on.
+        """
+        if self.stop.signum is not None:
+            self.progress.say(f"stopped: {how_far}")
+            raise RunInterrupted(self.folder.path, self.stop.signum, command=self.manifest.command)
+
+    def move(
+        self,
+        particles: StoredParticles,
+        score: Score,
+        config: RunConfig,
+        *,
+        count: int,
+        rng: torch.Generator | None = None,
+        kernel: Kernel | None = None,
+        checkpointer: Checkpointer | None = None,
+        phase: str = "edit",
+    ) -> StepLog:
+        """Move `count` particles, from the last saved state to the end; returns the steps of all sessions.
+
+        Args:
+            particles: as they begin; a saved state is put back into them.
+            score: the prior under its sentences.
+            config: settings. `csd.steps` and `csd.lr_decay_every` count moves of all particles, each of which takes
+                `particles.steps_per_epoch` steps of the loop.
+            count: particles of the whole set.
+            rng: all randomness, on the CPU; None: from `config.seed`.
+            kernel: replaces the one that `csd.bandwidth` describes.
+            checkpointer: where the state is saved; None: in the run's folder.
+            phase: what people call it.
+
+        Raises:
+            ValueError: fewer steps are asked for than were done, or the saved state is of something else.
+            FloatingPointError: a residual or gradient is not finite; the last saved state is still there.
+            RunInterrupted: the run was asked to stop and its state is saved.
+        """
+        csd, epoch = config.engine, particles.steps_per_epoch
+        csd = replace(csd, steps=csd.steps * epoch, lr_decay_every=csd.lr_decay_every * epoch)
+        rng = rng or torch.Generator().manual_seed(config.seed)
+        checkpointer, log = checkpointer or self.folder, StepLog(count)
+        checkpointer.load(particles, rng, log)
+        if log.done > csd.steps:
+            raise ValueError(f"steps: expected at least the {log.done} that this run has done, got {csd.steps}")
+
+        def save() -> None:
+            checkpointer.save(particles, rng, log)
+            self.manifest.steps_done = log.done
+
+        with self.manifest.timed(phase):
+            steps = run(particles, Objective(score, csd, kernel), rng=rng, start=log.done, watch=log.watch)
+            for info in self.progress.track(phase, steps, total=csd.steps, start=log.done):
+                log.add(info)
+                if self.stop or log.done % config.checkpoint_every == 0 or log.done == csd.steps:
+                    save()
+                self.stop_if_asked(f"{log.done} of {csd.steps} steps are done")
+            if not self.folder.state.exists():
+                save()
+        self.manifest.write(self.folder.manifest)
+        return log
+
+    def sources(self, encode: Callable[[], Float[Tensor, "n c h w"]]) -> Float[Tensor, "n c h w"]:
+        """Latents of the sources: those that an earlier session saved, or those that `encode` makes."""
+        s = load_sources(self.folder)
+        if s is None:
+            with self.manifest.timed("encode"):
+                s = encode()
+                save_sources(self.folder, s)
+        return s
+
+    def with_gradient(self, page: Report, log: StepLog, show: Show, decode: Callable[[Tensor], Tensor]) -> Report:
+        """`page` with the curves of the steps and the picture of the gradient, which is written.
+
+        Args:
+            page: what an editor shows of its own.
+            log: the steps, maybe none.
+            show: names particles and gives their latents.
+            decode: makes pixels in [0, 1] of latents.
+        """
+        page = replace(page, curves=log.curves())
+        if (picture := log.picture(show, decode)) is None:
+            return page
+        save_picture(picture, self.folder.gradient)
+        return replace(page, gradient=self.folder.gradient.name)
+
+    def close(self, page: Report) -> None:
+        """Write the report, `page` with settings, notes and numbers put in, and the last state of the manifest: that
+        the run is finished, and what it has written."""
+        manifest, folder = self.manifest, self.folder
+        manifest.status = "finished"
+        manifest.measure_memory()
+        manifest.outputs |= {"report": str(folder.report.resolve()), "sheet": str(folder.sheet.resolve())}
+        manifest.written |= {entry["path"]: entry["sha256"] for entry in map(fingerprint, self.results)}
+        seconds = {f"{name} (s)": value for name, value in manifest.timing_s.items()}
+        memory = {f"peak {kind} memory (MB)": round(value / 1e6) for kind, value in manifest.memory_bytes.items()}
+        page = replace(
+            page, command=self._repeat(), sheet=folder.sheet.name, numbers=manifest.numbers, settings=manifest.config,
+            notes=manifest.notes,
+            environment={**seconds, **memory, "versions": manifest.versions, "machine": manifest.machine},
+        )  # fmt: skip
+        write_report(folder.report, page)
+        manifest.write(folder.manifest)
+
+    def _repeat(self) -> str:
+        """The command that does the same again; none where a run takes more than a source and a sentence."""
+        manifest = self.manifest
+        if "prompt" not in manifest.config:
+            return ""
+        words = ["csd3d", manifest.command, *(entry["path"] for entry in manifest.inputs[:1])]
+        words += ["--prompt", prompt] if (prompt := manifest.config["prompt"]) is not None else []
+        return shlex.join([*words, "--preset", str(self.folder.manifest)])
+
+
+@contextmanager
+def open_session(
+    path: Path,
+    manifest: Manifest,
+    results: Sequence[Path],
+    progress: RunProgress,
+    *,
+    resumed: Manifest | None,
+    resumable: tuple[str, ...],
+) -> Iterator[Session]:
+    """A session of the run in `path`; whatever ends the block, the manifest says how the run stands.
+
+    Args:
+        path: folder of the run, a new one or that of the run to go on with.
+        manifest: what is asked for now.
+        results: what the run writes for the person.
+        progress: shows how far things are.
+        resumed: the manifest of the run to go on with; None begins a run.
+        resumable: see `reopen_run`.
+
+    Raises:
+        ValueError, FileNotFoundError: another process is at work in the folder, or it holds no run that goes on like
+            this.
+    """
+    with ExitStack() as stack:
+        if resumed is not None:
+            stack.enter_context(exclusive(path))
+            folder, manifest = reopen_run(path, resumed, manifest, resumable=resumable)
+            for result in results:
+                remove_parts(result)
+        else:
+            folder = start_run(path, manifest)
+            stack.enter_context(exclusive(path))
+        stack.enter_context(progress)
+        stop = stack.enter_context(stoppable())
+        try:
+            with ExitStack() as resources:
+                yield Session(folder, manifest, results, progress, stop, resources)
+        except BaseException as error:
+            manifest.status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            manifest.measure_memory()
+            manifest.write(folder.manifest)
+            raise

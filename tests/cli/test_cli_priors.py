@@ -1,0 +1,89 @@
+"""`csd3d priors`: what is listed and shown, from made-up directories (nothing is loaded)."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from csd3d.cli import main as cli
+from csd3d.cli import priors as command
+from csd3d.priors.store.resolve import PARTS
+
+EDITS = {
+    "snow": {"kind": "weather", "wordings": ["make it snowy", "cover it in snow [deep]"]},
+    "sepia": {"kind": "filter", "wordings": ["make it sepia"]},
+}
+
+
+def make_prior(path: Path, edits: dict | None) -> Path:
+    """A directory that looks like an InstructPix2Pix pipeline by its files' names."""
+    index: dict = {"_class_name": "StableDiffusionInstructPix2PixPipeline"}
+    for part, class_name in PARTS.items():
+        index[part] = ["diffusers", class_name or "DDPMScheduler"]
+        (path / part).mkdir(parents=True)
+    for file in ("vae/diffusion_pytorch_model", "unet/diffusion_pytorch_model", "text_encoder/model"):
+        (path / f"{file}.safetensors").write_bytes(bytes(1_000_000))
+    (path / "model_index.json").write_text(json.dumps(index))
+    if edits is not None:
+        (path / "vocabulary.json").write_text(json.dumps({"edits": edits}))
+    return path
+
+
+@pytest.fixture
+def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Built-in weights made up in a folder, and an empty hub cache."""
+    monkeypatch.setattr(command, "cached", dict)
+    monkeypatch.setattr("csd3d.priors.store.resolve.csd3d.__file__", str(tmp_path / "csd3d" / "__init__.py"))
+    return make_prior(tmp_path / "csd3d" / "weights" / "instruct", EDITS)
+
+
+def test_list_names_kind_size_and_edits(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in (["priors"], ["priors", "list"]):
+        assert cli.main(argv) == 0
+        out = capsys.readouterr().out
+        assert "builtin:instruct  instruct, 3 MB, knows 2 edits" in out
+        assert str(weights) in out
+        assert "--prior DIRECTORY" in out
+
+
+def test_list_says_which_prior_is_broken(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (weights / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    assert cli.main(["priors"]) == 0
+    assert "unusable" in capsys.readouterr().out
+
+
+def test_show_lists_every_wording_by_kind(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["priors", "show", "builtin"]) == 0
+    out = capsys.readouterr().out
+    assert "make it snowy  (cover it in snow [deep])" in out
+    assert out.index("weather") < out.index("filter") < out.index("make it sepia")
+
+
+def test_a_directory_without_vocabulary_takes_any_sentence(tmp_path: Path) -> None:
+    prior = command.describe(str(make_prior(tmp_path / "big", None)))
+    assert prior.vocabulary is None
+    assert "any sentence" in prior.summary()
+
+
+def test_hub_ids_come_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    big = make_prior(tmp_path / "big", None)
+    monkeypatch.setattr(command, "cached", lambda: {"someone/editor": big})
+    assert command.describe("someone/editor").path == big
+    with pytest.raises(FileNotFoundError, match="first use fetches it"):
+        command.describe("someone/else")
+
+
+def test_the_cache_is_read_as_the_hub_lays_it_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "none"))
+    monkeypatch.setattr("huggingface_hub.utils._cache_manager.HF_HUB_CACHE", str(tmp_path / "none"), raising=False)
+    assert command.cached() == {}
+    make_prior(tmp_path / "none" / "models--someone--editor" / "snapshots" / ("0" * 40), None)
+    (tmp_path / "none" / "models--someone--texts" / "snapshots" / ("1" * 40)).mkdir(parents=True)
+    assert list(command.cached()) == ["someone/editor"]
+
+
+def test_a_wrong_name_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["priors", "show", "builtin:nonsense"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("csd3d priors: prior 'builtin:nonsense'")
+    assert len(err.strip().splitlines()) == 1

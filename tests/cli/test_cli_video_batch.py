@@ -1,0 +1,157 @@
+"""Many clips from one file: what can be done is done, failures are said, a second start does only what is left."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from csd3d.cli.main import main
+from csd3d.cli.parse import Flag
+from csd3d.cli.video_batch import Batch, convert, read_jobs, requests
+from csd3d.runs.manifest import Manifest
+
+pytestmark = pytest.mark.usefixtures("only_toys")
+
+
+def batch(jobs, out):
+    """The exit code of `csd3d video batch`."""
+    return main(["video", "batch", str(jobs), "--out", str(out)])
+
+
+def asked(jobs, out):
+    """The requests of a job file."""
+    return requests(read_jobs(jobs), Batch(jobs, out=out))
+
+
+def write(path, text):
+    path.write_text(text)
+    return path
+
+
+def test_what_can_be_done_is_done_and_failures_are_said(make_clip, tmp_path, capsys, only_toys):
+    make_clip("a.mp4", frames=3)
+    make_clip("b.mp4", frames=2)
+    write(tmp_path / "broken.mp4", "no video")
+    jobs = write(
+        tmp_path / "jobs.csv",
+        "clip,prompt,output,steps,frames-per-step\n"
+        "a.mp4,make it red,red.mkv,3,\n"
+        "broken.mp4,make it red,,3,\n"
+        '"b.mp4","make it blue",,3,\n'
+        "b.mp4,make it dark,,2,2\n",
+    )
+    out = tmp_path / "out"
+    assert batch(jobs, out) == 1
+    printed = capsys.readouterr().out
+    assert printed.count("edited") >= 2
+    assert printed.count("failed") == 3
+    assert "readable video" in printed
+    assert "does not know 'make it blue'" in printed
+    assert (tmp_path / "out" / "red.mkv").exists()
+    assert (tmp_path / "out" / "b-make-it-dark.mp4").exists()
+    assert Manifest.read(tmp_path / "out/runs/red.mkv/manifest.json").steps_done == 3
+    assert only_toys.loaded == ["builtin"]
+    before = (tmp_path / "out" / "red.mkv").stat().st_mtime_ns
+    jobs.write_text("clip,prompt,output,steps\na.mp4,make it red,red.mkv,3\n")
+    assert batch(jobs, out) == 0
+    assert "done before" in capsys.readouterr().out
+    assert (tmp_path / "out" / "red.mkv").stat().st_mtime_ns == before
+    jobs.write_text("clip,prompt,output,steps\na.mp4,make it red,red.mkv,5\n")
+    assert batch(jobs, out) == 0
+    assert Manifest.read(tmp_path / "out/runs/red.mkv/manifest.json").steps_done == 5
+
+
+def test_what_is_asked_for_in_another_way_is_done_anew(make_clip, tmp_path, capsys):
+    """Whether a job is done is what its manifest says: every setting, the clip, the mask, and what was written."""
+    make_clip("a.mp4", frames=2)
+    some, black = np.zeros((48, 64), np.uint8), np.zeros((48, 64), np.uint8)
+    some[:, :32] = 255
+    Image.fromarray(some).save(tmp_path / "mask.png")
+    plain = {"clip": "a.mp4", "prompt": "make it red", "output": "a.mkv", "codec": "ffv1", "steps": 3}
+    jobs, out = tmp_path / "jobs.yaml", tmp_path / "out"
+
+    def start(**job):
+        jobs.write_text(yaml.safe_dump([plain | job]))
+        assert batch(jobs, out) == 0
+        return "done before" if "done before" in capsys.readouterr().out else (out / "a.mkv").read_bytes()
+
+    first = start(mask="mask.png")
+    assert start(mask="mask.png") == "done before"
+    (tmp_path / "mask.png").rename(tmp_path / "moved.png")
+    assert start(mask="moved.png") == "done before", "the very same mask"
+    Image.fromarray(black).save(tmp_path / "mask.png")
+    second = start(mask="mask.png")
+    assert second != first
+    assert start(mask="mask.png") == "done before"
+    assert start(mask="moved.png") == first, "whose run is still there, but not what it wrote"
+    unmasked = start()
+    fewer = start(steps=2)
+    assert len({first, second, unmasked, fewer, start(steps=2, seed=1), start(steps=2, lr=0.1)}) == 6
+    assert start(steps=2, lr=0.1) == "done before"
+    (out / "a.mkv").write_bytes(b"something else")
+    assert start(steps=2, lr=0.1) != b"something else"
+    make_clip("a.mp4", frames=2, seed=1)
+    assert start(steps=2, lr=0.1) != "done before", "of another clip"
+
+
+def test_a_folder_of_frames_is_not_done_twice(make_clip, tmp_path, capsys):
+    _, rgb = make_clip("a.mp4", frames=2)
+    (tmp_path / "frames").mkdir()
+    for k, picture in enumerate(rgb):
+        Image.fromarray((picture * 255).byte().permute(1, 2, 0).numpy()).save(tmp_path / "frames" / f"{k}.png")
+    jobs = write(tmp_path / "jobs.csv", "clip,prompt,output,steps\nframes,make it red,a.mkv,2\n")
+    for said in ("edited", "done before"):
+        assert batch(jobs, tmp_path / "out") == 0
+        assert said in capsys.readouterr().out
+
+
+def test_yaml_and_patterns(make_clip, tmp_path):
+    for name in ("a.mp4", "b.mkv"):
+        make_clip(name, frames=2)
+    jobs = write(tmp_path / "jobs.yaml", "- clip: '*.m*'\n  prompt: make it red\n  strength: 0.5\n  strict: true\n")
+    made = asked(jobs, tmp_path / "out")
+    assert [r.source for r in made] == [tmp_path / "a.mp4", tmp_path / "b.mkv"]
+    assert [r.output for r in made] == [
+        tmp_path / "out" / f"{n}-make-it-red.{s}" for n, s in (("a", "mp4"), ("b", "mkv"))
+    ]
+    assert all((r.config.strength, r.config.strict, r.config.prior) == (0.5, True, "builtin") for r in made)
+
+
+def test_presets_lie_beside_the_job_file(tmp_path):
+    (tmp_path / "quick.json").write_text('{"csd": {"steps": 3}}')
+    jobs = write(tmp_path / "jobs.csv", "clip,prompt,preset,no-steady\na.mp4,x,quick.json,\nb.mp4,x,paper,true\n")
+    quick, paper = (request.config for request in asked(jobs, tmp_path / "out"))
+    assert (quick.engine.steps, quick.steady) == (3, True)
+    assert (paper.engine.bandwidth, paper.steady) == ("paper", False)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "match"),
+    [
+        ("j.csv", "clip,prompt\n", "at least one edit"),
+        ("j.csv", "clip,prompt,colour\na.mp4,x,y\n", "edit 1: expected columns among"),
+        ("j.csv", "clip,prompt\na.mp4,\n", "edit 1: expected a prompt"),
+        ("j.csv", "clip,prompt,steps\na.mp4,x,many\n", "steps: expected a whole number, got 'many'"),
+        ("j.csv", "clip,prompt,codec\na.mp4,x,divx\n", "codec: expected one of h264"),
+        ("j.csv", "clip,prompt,output\na.mp4,x,o.mp4\nb.mp4,x,o.mp4\n", "an output for each edit"),
+        ("j.yaml", "- a: [", "cannot be read"),
+        ("j.txt", "x", "expected a .csv"),
+    ],
+)
+def test_a_file_that_makes_no_sense_is_one_line(tmp_path, capsys, name, text, match):
+    assert batch(write(tmp_path / name, text), tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert match in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_values():
+    assert convert(Flag("steps", int | None, None, ""), "3") == 3
+    assert convert(Flag("strict", bool, False, ""), "True") is True
+    assert convert(Flag("strength", float | None, None, ""), "1") == 1.0
+    assert convert(Flag("fps", Fraction | None, None, ""), "30000/1001") == Fraction(30000, 1001)
+    with pytest.raises(ValueError, match="expected true or false"):
+        convert(Flag("strict", bool, False, ""), "maybe")

@@ -1,0 +1,119 @@
+"""Detail returns as the edit would have it: the source itself, its colour edit in full sharpness, or nothing."""
+
+import pytest
+import torch
+from torch.nn.functional import avg_pool2d, interpolate
+
+from csd3d.media.detail import colour_maps, restore_mapped
+from csd3d.metrics import psnr
+
+
+def picture(height=96, width=128, seed=0):
+    """Smooth colours under fine texture, which block means lose."""
+    rng = torch.Generator().manual_seed(seed)
+    smooth = interpolate(torch.rand(1, 3, 6, 8, generator=rng), (height, width), mode="bicubic").clamp(0, 1)
+    texture = 0.15 * (torch.rand(1, 3, height, width, generator=rng) - 0.5)
+    return (0.2 + 0.6 * smooth + texture).clamp(0, 1)
+
+
+def restore(edited_small, source_small, source, *, gain=True):
+    """Output from small pictures, with fitted maps or with detail added as it is."""
+    size = source.shape[-2:]
+
+    def up(x):
+        return interpolate(x, size, mode="bicubic")
+
+    if gain:
+        return restore_mapped(source, edited_small, source_small, up)
+    return up(edited_small) + source - up(source_small)
+
+
+def window(y, x, radius, shape=(5, 6)):
+    """Pixels around (y, x), those beyond the border replaced by the nearest."""
+    span = range(-radius, radius + 1)
+    return [(min(max(y + a, 0), shape[0] - 1), min(max(x + b, 0), shape[1] - 1)) for a in span for b in span]
+
+
+def test_maps_match_a_loop_over_windows():
+    rng = torch.Generator().manual_seed(1)
+    edited, source = torch.rand(1, 3, 5, 6, generator=rng).double(), torch.rand(1, 3, 5, 6, generator=rng).double()
+    windows = ((2, 3e-2), (1, 1e-2))
+    eye = torch.eye(3, dtype=torch.float64)
+    raw = torch.zeros(5, 6, 3, 3, dtype=torch.float64)
+    for y in range(5):
+        for x in range(6):
+            fitted = eye
+            for radius, eps in windows:
+                around = window(y, x, radius)
+                z = torch.stack([edited[0, :, a, b] for a, b in around])
+                s = torch.stack([source[0, :, a, b] for a, b in around])
+                z, s = z - z.mean(0), s - s.mean(0)
+                fitted = (z.T @ s / len(around) + eps * fitted) @ (s.T @ s / len(around) + eps * eye).inverse()
+            raw[y, x] = fitted
+    expected = torch.zeros_like(raw)
+    for y in range(5):
+        for x in range(6):
+            expected[y, x] = torch.stack([raw[a, b] for a, b in window(y, x, 1)]).mean(0)
+    got = colour_maps(edited, source, windows=windows)[0]
+    assert torch.allclose(got, expected.flatten(2).permute(2, 0, 1).clamp(-2, 2), atol=1e-9)
+
+
+def test_flat_places_take_the_colours_of_their_surroundings():
+    """A grey edit leaves no tint where the decoded source is flat: fine colour noise comes back grey."""
+    rng = torch.Generator().manual_seed(3)
+    small = picture(48, 64)
+    small[..., 16:32, 24:40] = small[..., 16:32, 24:40].mean((-2, -1), keepdim=True)
+    grey = torch.tensor([[0.299, 0.587, 0.114]]).expand(3, 3)
+    noise = 0.1 * torch.randn(1, 3, 48, 64, generator=rng)
+    out = restore_mapped((small + noise).clamp(0, 1), torch.einsum("cd,ndhw->nchw", grey, small), small)
+    flat = out[0, :, 22:26, 30:34]
+    assert (flat - flat.mean(0)).abs().max() < 0.02
+
+
+def test_no_edit_gives_the_source_back():
+    source = picture()
+    small = avg_pool2d(source, 8)
+    maps = colour_maps(small, small)
+    assert torch.allclose(maps.unflatten(1, (3, 3))[0, :, :, 5, 5], torch.eye(3), atol=1e-4)
+    assert (restore(small, small, source) - source).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        0.3 * torch.eye(3),
+        -torch.eye(3),
+        torch.tensor([[0.299, 0.587, 0.114]]).expand(3, 3),
+        torch.tensor([[0.39, 0.77, 0.19], [0.35, 0.69, 0.17], [0.27, 0.53, 0.13]]),
+    ],
+    ids=["night", "negative", "grey", "sepia"],
+)
+def test_colour_edits_reach_full_sharpness(matrix):
+    source = picture()
+    small = avg_pool2d(source, 4)
+
+    def edit(rgb):
+        return torch.einsum("cd,ndhw->nchw", matrix, rgb - 0.5) + 0.5
+
+    truth = edit(source)
+    fitted, plain = restore(edit(small), small, source), restore(edit(small), small, source, gain=False)
+    assert psnr(fitted, truth) > psnr(plain, truth) + 6
+    assert psnr(fitted, truth) > 35
+
+
+def test_unrelated_content_takes_no_detail():
+    source, other = picture(seed=0), picture(seed=7)
+    small, edited = avg_pool2d(source, 4), avg_pool2d(other, 4)
+    size = source.shape[-2:]
+    alone = interpolate(edited, size, mode="bicubic")
+    left = restore(edited, small, source) - alone
+    added = restore(edited, small, source, gain=False) - alone
+    assert left.square().mean() < 0.5 * added.square().mean()
+
+
+def test_flat_places_stay_finite_and_within_limits():
+    flat, wild = torch.full((1, 3, 20, 20), 0.5), torch.rand(1, 3, 20, 20)
+    maps = colour_maps(wild, flat)
+    assert bool(maps.isfinite().all())
+    assert maps.abs().max() <= 2
+    assert colour_maps(flat[..., :2, :3], flat[..., :2, :3]).shape[-2:] == (2, 3)  # smaller than the window

@@ -1,0 +1,175 @@
+"""Pictures are read as people see them, and what is no picture is refused in one line."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageCms
+
+from csd3d.media.pictures.levels import oriented
+from csd3d.media.pictures.read import Picture, Tags, open_picture
+from tests.panorama.panorama_toys import save, scenery
+
+
+def turned_by_pillow(array, orientation):
+    """The same through Pillow's table of names."""
+    names = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }
+    image = Image.fromarray(array)
+    return np.asarray(image.transpose(names[orientation]) if orientation in names else image)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied(tmp_path, orientation):
+    array = scenery(20, 30)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = open_picture(save(tmp_path / "a.png", array, exif=exif))
+    expected = turned_by_pillow(array, orientation)
+    assert np.array_equal(oriented(array, orientation), expected)
+    assert np.array_equal(picture.pixels, expected)
+    back = Image.Exif()
+    back.load(picture.tags.exif)
+    assert back[0x0112] == 1
+
+
+def test_rgb_takes_any_rows_and_columns_around_the_circle():
+    array = scenery(10, 12)
+    picture = Picture(Path("a.png"), array)
+    got = picture.rgb(torch.tensor([3, 4, 5]), torch.tensor([10, 11, 12, 13, -1]))
+    expected = torch.from_numpy(array[[3, 4, 5]][:, [10, 11, 0, 1, 11]]).permute(2, 0, 1).float() / 255
+    assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize(("channels", "name"), [(3, "a.png"), (4, "a.png"), (3, "a.tif"), (4, "a.tif"), (1, "a.png")])
+def test_sixteen_bits_stay_sixteen_bits(tmp_path, channels, name):
+    deep = np.random.default_rng(0).integers(0, 65536, (9, 14, channels), dtype=np.uint16)
+    order = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[channels]
+    cv2.imwrite(str(tmp_path / name), deep[:, :, order].squeeze())
+    picture = open_picture(tmp_path / name)
+    assert picture.levels == 65535
+    assert any("grey picture becomes RGB" in note for note in picture.notes) == (channels == 1)
+    assert np.array_equal(picture.pixels, np.repeat(deep, 3, 2) if channels == 1 else deep[:, :, :3])
+    if channels == 4:
+        assert picture.alpha is not None
+        assert np.array_equal(picture.alpha, deep[:, :, 3])
+    else:
+        assert picture.alpha is None
+
+
+def test_transparency_is_kept_aside(tmp_path):
+    rgba = np.dstack([scenery(8, 9), np.arange(72, dtype=np.uint8).reshape(8, 9)])
+    picture = open_picture(save(tmp_path / "a.png", rgba))
+    assert np.array_equal(picture.pixels, rgba[:, :, :3])
+    assert picture.alpha is not None
+    assert np.array_equal(picture.alpha, rgba[:, :, 3])
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "LA"])
+def test_other_colours_become_rgb_and_it_is_said(tmp_path, mode):
+    image = Image.fromarray(scenery(30, 40))
+    other = image.convert("L").convert("LA") if mode == "LA" else image.convert(mode)
+    path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
+    other.save(path, quality=98)
+    picture = open_picture(path)
+    expected = np.asarray(other.convert("RGBA" if mode == "LA" else "RGB")).astype(int)[:, :, :3]
+    assert picture.pixels.shape == (30, 40, 3)
+    assert np.abs(picture.pixels - expected).mean() < (4 if mode == "CMYK" else 0.01)
+    assert any("RGB" in note for note in picture.notes)
+
+
+def test_profile_and_fields_come_along(tmp_path):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="6" GPano:ProjectionType="equirectangular"/></x:xmpmeta>'
+    path = save(tmp_path / "a.webp", scenery(20, 20), icc_profile=profile, xmp=xmp)
+    picture = open_picture(path)
+    assert picture.tags.icc == profile
+    assert picture.tags.gpano("ProjectionType") == "equirectangular"
+    assert picture.tags.gpano("FullPanoWidthPixels") is None
+    assert b'tiff:Orientation="1"' in picture.tags.xmp
+    assert Tags(xmp=b"<GPano:ProjectionType> cylindrical </GPano:ProjectionType>").gpano("ProjectionType") == (
+        "cylindrical"
+    )
+
+
+def test_a_renamed_file_is_what_it_is(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(scenery(20, 20)).save(path, format="JPEG")
+    picture = open_picture(path)
+    assert picture.kind == "JPEG"
+    assert any("JPEG file" in note for note in picture.notes)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif", "a.webp"])
+@pytest.mark.parametrize("keep", [0.02, 0.4, 0.9])
+def test_truncated_files_are_refused_in_one_line(tmp_path, name, keep):
+    path = save(tmp_path / name, scenery(60, 60))
+    data = path.read_bytes()
+    path.write_bytes(data[: int(keep * len(data))])
+    with pytest.raises(ValueError, match=r"cut short|something else") as caught:
+        open_picture(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_single_picture_is_refused(tmp_path):
+    frames = [Image.fromarray(scenery(10, 10, seed=i)) for i in range(3)]
+    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:])
+    with pytest.raises(ValueError, match="3 in one file"):
+        open_picture(tmp_path / "a.webp")
+    frames[0].save(tmp_path / "a.bmp")
+    with pytest.raises(ValueError, match="got BMP"):
+        open_picture(tmp_path / "a.bmp")
+    (tmp_path / "b.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="empty file"):
+        open_picture(tmp_path / "b.png")
+    Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "f.tif")
+    with pytest.raises(ValueError, match="got 32"):
+        open_picture(tmp_path / "f.tif")
+    with pytest.raises(FileNotFoundError, match="a folder"):
+        open_picture(tmp_path)
+
+
+def test_reading_leaves_pillows_limit_alone(tmp_path):
+    before = Image.MAX_IMAGE_PIXELS
+    open_picture(save(tmp_path / "a.png", scenery(5, 5)))
+    assert before == Image.MAX_IMAGE_PIXELS
+
+
+GOOD = {
+    "bilevel.png": (300, 451),
+    "cmyk.jpg": (300, 451),
+    "exif_orientation6.jpg": (300, 451),
+    "gray16.png": (300, 451),
+    "odd_301x299.png": (299, 301),
+    "one_pixel.png": (1, 1),
+    "palette.png": (300, 451),
+    "rgba_gradient.png": (300, 451),
+    "thin_7x513.png": (513, 7),
+    "webp.webp": (300, 451),
+}
+
+
+@pytest.mark.parametrize("name", sorted(GOOD))
+def test_odd_pictures_are_read(real_data, name):
+    picture = open_picture(real_data / "photos_odd" / name)
+    assert (picture.height_px, picture.width_px) == GOOD[name]
+    if name not in ("one_pixel.png", "thin_7x513.png", "odd_301x299.png", "webp.webp", "bilevel.png"):
+        cat = open_picture(real_data / "photos" / "chelsea.png").pixels.astype(float).mean(2)
+        mine = picture.pixels.astype(float).mean(2) * (255 / picture.levels)
+        assert np.corrcoef(mine.ravel(), cat.ravel())[0, 1] > 0.95  # all of them show this cat, upright
+
+
+@pytest.mark.parametrize("name", ["empty.png", "not_an_image.jpg", "truncated_40pct.jpg"])
+def test_odd_files_that_are_no_pictures_are_refused(real_data, name):
+    with pytest.raises(ValueError, match=name) as caught:
+        open_picture(real_data / "photos_odd" / name)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,100 @@
+"""What every prior promises: its size, its settings, what it refuses, and what is said of prompts."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from csd3d.engine.config import METHODS
+from csd3d.priors.defaults import default_config, generation_config, trained_side_lat
+from csd3d.priors.instruct import InstructPrior
+from csd3d.priors.prior import Codec, Guidance, Prior, Prompts
+from csd3d.priors.text_to_image import TextToImagePrior
+from tests.priors.tiny import write_tiny_prior
+from tests.toys import ToyPrior
+
+
+@pytest.fixture(scope="module")
+def t2i(tmp_path_factory: pytest.TempPathFactory) -> TextToImagePrior:
+    return TextToImagePrior.load(
+        write_tiny_prior(tmp_path_factory.mktemp("priors") / "t2i", kind="text-to-image", closed=False), device="cpu"
+    )
+
+
+def test_a_prior_without_a_score_is_none() -> None:
+    class Dumb(Prior):
+        kind = "instruct"
+
+    with pytest.raises(TypeError, match="abstract"):
+        Dumb()  # pyright: ignore[reportAbstractUsage, reportCallIssue]
+
+
+def test_codecs_are_codecs(prior: InstructPrior) -> None:
+    assert isinstance(prior.codec, Codec)
+    assert isinstance(ToyPrior().codec, Codec)
+
+
+@pytest.mark.parametrize(
+    ("sample_size", "side"),
+    [(8, 8), ([8, 12], 8), ([12, 8], 8), ((8, 8), 8), (None, None), (0, None), (True, None), ([8, None], None),
+     ([], None), ("8", None), (8.0, None)],
+)  # fmt: skip
+def test_the_side_a_unet_was_trained_at(sample_size: object, side: int | None) -> None:
+    assert trained_side_lat({"sample_size": sample_size}) == side
+    assert trained_side_lat({}) is None
+
+
+@pytest.mark.parametrize(("sample_size", "px"), [(None, 512), (8, 64), ([8, 12], 64), ([12, 8], 64)])
+def test_the_size_of_a_prior(tmp_path: Path, sample_size: int | list[int] | None, px: int) -> None:
+    directory = write_tiny_prior(tmp_path / "prior", sample_size=sample_size)  # pyright: ignore[reportArgumentType]
+    assert InstructPrior.load(directory, device="cpu").native_px == px
+
+
+def test_defaults_suit_the_kind(prior: InstructPrior, t2i: TextToImagePrior) -> None:
+    assert prior.defaults() == prior.defaults("csd-edit") == METHODS["csd-edit"]
+    assert t2i.defaults() == default_config(builtin=False, kind="text-to-image")
+    assert t2i.defaults("dds") == default_config("dds", builtin=False, kind="text-to-image")
+    assert replace(prior, builtin=True).defaults() == default_config(builtin=True)
+
+
+def test_settings_for_making_pictures_start_from_noise() -> None:
+    for builtin in (True, False):
+        csd, sds, ddim = (generation_config(method, builtin=builtin) for method in ("csd", "sds", "ddim"))
+        assert (csd.coupling, sds.coupling, csd.residual, sds.residual) == ("svgd", "independent", "noise", "noise")
+        assert ddim == csd, "whose guidance the sampler takes"
+
+
+def test_an_editor_refuses_a_source_prompt(prior: InstructPrior) -> None:
+    prompts = Prompts("make it snowy", source="a ball")
+    for refused in (
+        lambda: prior.score(prompts, Guidance(7.5, 1.5)),
+        lambda: prior.require(METHODS["csd-edit"], prompts),
+        lambda: prior.score_under(METHODS["csd-edit"], prompts),
+    ):
+        with pytest.raises(ValueError, match="source-prompt: expected none, an instruction editor reads"):
+            refused()
+
+
+@pytest.mark.parametrize("method", ["dds", "cds", "csd-edit"])
+def test_a_text_to_image_model_wants_what_it_compares_with(t2i: TextToImagePrior, method: str) -> None:
+    with pytest.raises(ValueError, match=r"source-prompt: expected what the source shows, .*only sds and csd can do"):
+        t2i.score_under(METHODS[method], Prompts("a ball"))
+    t2i.require(METHODS[method], Prompts("a ball", "a cube"))
+    for free in ("sds", "csd"):
+        t2i.score_under(METHODS[free], Prompts("a ball"))
+    with pytest.raises(ValueError, match="source-prompt"):
+        t2i.require(replace(METHODS["sds"], regulariser="patch-nce"), Prompts("a ball"))
+
+
+def test_layers_that_are_not_there_are_refused(t2i: TextToImagePrior, monkeypatch: pytest.MonkeyPatch) -> None:
+    for block in t2i.denoiser._unet.up_blocks:
+        if hasattr(block, "attentions"):
+            monkeypatch.setattr(block, "attentions", torch.nn.ModuleList())
+    with pytest.raises(ValueError, match="nce_layers: expected layers that the prior's UNet has"):
+        t2i.require(METHODS["cds"], Prompts("a ball", "a cube"))
+    t2i.require(METHODS["dds"], Prompts("a ball", "a cube"))
+
+
+def test_guidance_is_that_of_the_settings() -> None:
+    assert Guidance.of(METHODS["csd-edit"]) == Guidance(7.5, 1.5)

@@ -1,0 +1,104 @@
+"""The one job of all editors: what is looked up once, what is refused before anything is made, whose folder it is."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from csd3d.cli.main import main
+from csd3d.engine.config import CsdConfig
+from csd3d.priors.prompts.vocabulary import UnknownPrompt
+from csd3d.runs import job
+from csd3d.runs.folder import claim_name
+from csd3d.runs.manifest import Manifest
+from csd3d.runs.progress import RunProgress
+from panorama import edit_image, edit_panorama
+from tests.panorama.panorama_toys import save, scenery
+from tests.toys import ToyPrior
+from video import VideoConfig, edit_video
+
+
+class Counted:
+    """Counts the calls of a function, by their first argument after `skip` others."""
+
+    def __init__(self, monkeypatch, where, name, *, skip=0):
+        self.calls = []
+        plain = getattr(where, name)
+
+        def counting(*args, **options):
+            self.calls.append(args[skip] if len(args) > skip else None)
+            return plain(*args, **options)
+
+        monkeypatch.setattr(where, name, counting)
+
+
+def test_a_start_looks_everything_up_once(make_clip, tmp_path, monkeypatch, only_toys):
+    from csd3d.cli import editors
+    from csd3d.priors import defaults
+    from video import edit
+
+    clip, _ = make_clip(frames=3)
+    run_dir = tmp_path / "elsewhere" / "run"
+    resolved = [Counted(monkeypatch, room, "resolve") for room in (defaults, editors, job)]
+    plans, scores = Counted(monkeypatch, edit, "plan_frames"), Counted(monkeypatch, ToyPrior, "score")
+    read = Counted(monkeypatch, Manifest, "read")
+    words = ["video", str(clip), "--prompt", "make it red", "--run-dir", str(run_dir), "--steps"]
+    assert main([*words, "2"]) == 0
+    assert sum(len(counted.calls) for counted in resolved) == 1
+    assert len(only_toys.loaded) == len(plans.calls) == len(scores.calls) == 1
+    assert read.calls.count(run_dir / "manifest.json") == 0
+    assert main([*words, "3", "--resume"]) == 0
+    assert sum(len(counted.calls) for counted in resolved) == 2
+    assert len(only_toys.loaded) == len(plans.calls) == len(scores.calls) == 2
+    assert read.calls.count(run_dir / "manifest.json") == 1
+
+
+def test_an_unknown_sentence_is_refused_before_anything_is_loaded(make_clip, tmp_path, monkeypatch):
+    def load(*_, **__):
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr("csd3d.priors.auto.load_prior", load)
+    monkeypatch.chdir(tmp_path)
+    clip, _ = make_clip(frames=2)
+    with pytest.raises(UnknownPrompt, match="paint it black"):
+        edit_video(clip, "paint it black", progress=RunProgress(quiet=True))
+    config = VideoConfig(negative_prompt="an ugly frog")
+    with pytest.raises(UnknownPrompt, match="an ugly frog"):
+        edit_video(clip, "make it snowy", config=config, progress=RunProgress(quiet=True))
+    assert {path.name for path in tmp_path.iterdir()} == {clip.name}
+
+
+def test_runs_that_begin_at_once_each_get_a_folder_of_their_own(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        paths = list(pool.map(lambda _: claim_name("clip", "make it red", base=tmp_path), range(24)))
+    assert len(set(paths)) == 24
+    assert all(path.is_dir() for path in paths)
+
+
+def test_a_refused_start_leaves_nothing(make_clip, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    clip, _ = make_clip(frames=2)
+    for output, match in ((clip, "expected another file"), (Path("a.avi"), "name ending in")):
+        with pytest.raises(ValueError, match=match):
+            edit_video(clip, "make it red", output, prior=ToyPrior(), progress=RunProgress(quiet=True))
+    assert {path.name for path in tmp_path.iterdir()} == {clip.name}
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "sheet.png", "report.html"])
+def test_a_result_takes_no_name_of_the_runs_own(tmp_path, name):
+    picture = save(tmp_path / "a.png", scenery(40, 60))
+    for edit in (edit_panorama, edit_image):
+        with pytest.raises(ValueError, match="output: expected"):
+            edit(picture, "make it red", tmp_path / "run" / name, run_dir=tmp_path / "run", prior=ToyPrior())
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings_of_the_engine_are_filled_in_from_the_prior(make_clip, tmp_path, monkeypatch):
+    clip, _ = make_clip(frames=2)
+    suited = CsdConfig(steps=1, lr=0.125, t_min=400, t_max=600)
+    monkeypatch.setattr(ToyPrior, "defaults", lambda self, method=None: suited)
+    result = edit_video(
+        clip, "make it red", run_dir=tmp_path / "run", prior=ToyPrior(), progress=RunProgress(quiet=True)
+    )
+    assert Manifest.read(result.run_dir / "manifest.json").config["csd"]["lr"] == 0.125
+    assert (result.path, result.steps, result.facts["frames"]) == (tmp_path / "run" / "edited.mp4", 1, 2)

@@ -1,0 +1,151 @@
+"""Many edits, one after another: what fails is said and the rest goes on, what is done is not done again."""
+
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from csd3d.media.clip.probe import probe
+from csd3d.priors.prior import Prior
+from csd3d.runs.interrupt import RunInterrupted
+from csd3d.runs.job import Request, load_for, resume_request, run_job
+from csd3d.runs.manifest import Manifest, differences, fingerprint, to_plain
+from csd3d.user_errors import explain
+from video.config import VideoConfig
+from video.edit import VideoEditor
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of an edit."""
+
+    status: Literal["edited", "done before", "failed"]
+    seconds: float
+    text: str
+    """Where the result is, or what went wrong."""
+
+
+class LastPrior:
+    """Priors, each loaded when it is first asked for; only the last one is held."""
+
+    def __init__(self) -> None:
+        self._key: tuple[str, str | None] | None = None
+        self._prior: Prior | None = None
+
+    def get(self, request: Request[VideoConfig]) -> Prior:
+        """The prior of an edit."""
+        config = request.config
+        if self._prior is None or self._key != (config.prior, config.device):
+            self._prior = None
+            self._prior = load_for(request)
+            self._key = (config.prior, config.device)
+        return self._prior
+
+
+def edit_all(requests: Sequence[Request[VideoConfig]]) -> int:
+    """All edits, then a table of them; returns the exit code: 1 if one failed, that of the signal if one stopped it.
+
+    Every request has an output and a folder for its run.
+    """
+    console, priors, outcomes = Console(stderr=True), LastPrior(), list[tuple[Request[VideoConfig], Outcome]]()
+    code = 0
+    try:
+        for number, request in enumerate(requests, start=1):
+            line = f"{number}/{len(requests)}  {request.source}: {request.prompt}"
+            console.print(line, highlight=False, markup=False)
+            outcomes.append((request, edit_one(request, priors)))
+            if outcomes[-1][1].status == "failed":
+                console.print(f"failed: {outcomes[-1][1].text}", highlight=False, markup=False)
+    except (RunInterrupted, KeyboardInterrupt) as stop:
+        print("stopped; the same command goes on", file=sys.stderr)
+        code = stop.exit_code if isinstance(stop, RunInterrupted) else 130
+    _print_table(outcomes)
+    failed = sum(outcome.status == "failed" for _, outcome in outcomes)
+    print(f"{len(outcomes) - failed} of {len(requests)} edits are there, {failed} failed")
+    return code or int(failed > 0)
+
+
+def edit_one(request: Request[VideoConfig], priors: LastPrior) -> Outcome:
+    """One edit; mistakes and failures are an outcome, a request to stop is not.
+
+    Raises:
+        RunInterrupted: SIGINT or SIGTERM; the state of the edit is saved.
+    """
+    since = time.monotonic()
+    try:
+        run_dir, old = find_run(request)
+        if old is not None and _is_done(request, old):
+            return Outcome("done before", 0.0, str(request.output))
+        resumed = None if old is None else resume_request(VideoEditor, run_dir).resumed
+        now = replace(request, run_dir=run_dir, resumed=resumed)
+        result = run_job(VideoEditor, now, prior=priors.get(request))
+        return Outcome("edited", time.monotonic() - since, str(result.path))
+    except Exception as error:
+        explained = explain(error)
+        if explained is None:  # a fault of ours: its traceback is worth more than its text
+            traceback.print_exc()
+        text = explained[0] if explained else f"{type(error).__name__}: {error}"
+        return Outcome("failed", time.monotonic() - since, text.splitlines()[0])
+
+
+def find_run(request: Request[VideoConfig]) -> tuple[Path, Manifest | None]:
+    """The run of this very edit, of this very clip and mask, and its manifest; a free folder and None if there is none.
+
+    Raises:
+        ValueError: a manifest cannot be read.
+    """
+    assert request.run_dir is not None
+    assert request.source is not None
+    wanted, inputs, mask = _settings(request), list[str](), request.config.mask
+    for k in count(1):
+        run_dir = request.run_dir if k == 1 else request.run_dir.with_name(f"{request.run_dir.name}-{k}")
+        if not (run_dir / "manifest.json").exists():
+            return run_dir, None
+        old = Manifest.read(run_dir / "manifest.json")
+        if not inputs:
+            inputs = [_sha256(request.source, request.config.max_frames), *([_sha256(Path(mask))] if mask else [])]
+        free = VideoEditor.resumable
+        same = not differences(old.config, wanted, ignore=free) and [i["sha256"] for i in old.inputs] == inputs
+        if same and wanted["csd"]["steps"] >= old.config["csd"]["steps"]:
+            return run_dir, old
+    raise AssertionError
+
+
+def _is_done(request: Request[VideoConfig], old: Manifest) -> bool:
+    """Whether the run of this edit is finished, with these very settings, and the output is what it wrote."""
+    assert request.output is not None
+    if old.status != "finished" or not request.output.exists():
+        return False
+    if differences(old.config, _settings(request), ignore=("mask",)):  # which may have moved: see `find_run`
+        return False
+    now = fingerprint(request.output)
+    return old.written.get(now["path"]) == now["sha256"]
+
+
+def _settings(request: Request[VideoConfig]) -> dict[str, Any]:
+    """As the manifest has them."""
+    return to_plain(request.config) | {"prompt": request.prompt}
+
+
+def _sha256(path: Path, max_frames: int | None = None) -> str:
+    """Of a clip or mask, as the manifest has it: of a folder or pattern those files that are its frames. Empty for what
+    cannot be read, which the editor refuses in its own words."""
+    try:
+        return fingerprint(path, () if path.is_file() else probe(path, max_frames=max_frames).content)["sha256"]
+    except (ValueError, OSError):
+        return ""
+
+
+def _print_table(outcomes: Sequence[tuple[Request[VideoConfig], Outcome]]) -> None:
+    table = Table("clip", "prompt", "", "seconds", "result", box=None)
+    for request, outcome in outcomes:
+        cells = (request.source, request.prompt, outcome.status, f"{outcome.seconds:.1f}", outcome.text)
+        table.add_row(*(str(cell).replace("[", r"\[") for cell in cells))
+    Console(width=max(200, Console().width) if not sys.stdout.isatty() else None).print(table)
