@@ -9,42 +9,27 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache, lru_cache
-from typing import Literal, get_args
+from typing import get_args
 
 from jaxtyping import Float
 from torch import Tensor
 
 from csd3d.world.filters import FILTERS
 from csd3d.world.scene import COLOURS, SIMPLE_SHAPES, Scene, Shape
-
-Kind = Literal["colour", "material", "shape", "add", "remove", "time", "weather", "ground", "sky", "style"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+from csd3d.world.wordings import KINDS as KINDS
+from csd3d.world.wordings import Kind as Kind
+from csd3d.world.wordings import Worded
+from csd3d.world.wordings import normalise as normalise
 
 
 @dataclass(frozen=True)
-class Edit:
+class Edit(Worded):
     """One edit, its words and its exact effect."""
 
-    name: str
-    """Unique, e.g. "colour ball red"."""
-    kind: Kind
-    wordings: tuple[str, ...]
-    """Sentences that ask for it, all but the last for training. None for an edit that no sentence names
-    (`families.VARIANTS`)."""
     on_scene: Callable[[Scene], Scene] | None = None
     on_pixels: Callable[[Float[Tensor, "n 3 H W"]], Float[Tensor, "n 3 H W"]] | None = None
     same_geometry: bool = True
     """The edited scene has the same surfaces, so one cast serves before and after."""
-
-    @property
-    def trained(self) -> tuple[str, ...]:
-        """The wordings priors learn from."""
-        return self.wordings[:-1]
-
-    @property
-    def held_out(self) -> str:
-        """The wording no prior has seen."""
-        return self.wordings[-1]
 
     def scene(self, before: Scene) -> Scene:
         """The scene after the edit; pixel edits leave it as it is."""
@@ -359,11 +344,6 @@ def all_edits() -> tuple[Edit, ...]:
     """Every edit there is, in a fixed order."""
     styles = [Edit(name, "style", _STYLE_WORDS[name], on_pixels=f) for name, f in FILTERS.items()]
     return tuple(_colour_edits() + _material_edits() + _shape_edits() + _presence_edits() + _place_edits() + styles)
-
-
-def normalise(sentence: str) -> str:
-    """Lower case, no punctuation, single spaces."""
-    return " ".join("".join(ch if ch.isalnum() else " " for ch in sentence.lower()).split())
 
 
 @lru_cache(maxsize=1)

@@ -4,7 +4,7 @@
 exact edits that satisfy it, none of which any of its wordings names. An editor that decides for every picture by itself
 may give each frame another member: `csd3d.metrics.agreement` measures whether a whole clip, scene or panorama got one.
 
-Most members are edits that have sentences of their own. The others (`VARIANTS`) have none: they are what a family can
+Most members are edits that have sentences of their own. The others (`variants`) have none: they are what a family can
 mean and nobody can ask for by name, such as the color of a hat.
 """
 
@@ -14,35 +14,20 @@ from functools import cache, lru_cache
 from math import cos, hypot, radians, sin
 from typing import get_args
 
-from csd3d.world.edits import Edit, Kind, all_edits, normalise, on_scene, on_thing
+from csd3d.world.edits import Edit, all_edits, on_scene, on_thing
 from csd3d.world.scene import HAT_COLOURS, SIMPLE_SHAPES, Scene, Shape, Thing
+from csd3d.world.wordings import Kind, Worded, normalise
 
 FEWEST = 2
 """Members that must apply to a scene for a sentence to leave something open there."""
 
 
 @dataclass(frozen=True)
-class Family:
-    """One set of wordings and the edits each of which is right."""
+class Family(Worded):
+    """One set of wordings and the edits each of which is right. Its kind is that of its members, or of most of them."""
 
-    name: str
-    """Unique among families and edits, e.g. "any colour ball"."""
-    kind: Kind
-    """That of its members, or of most of them."""
-    wordings: tuple[str, ...]
-    """Sentences that ask for one of them, all but the last for training."""
     members: tuple[Edit, ...]
     """Three to eight exact edits."""
-
-    @property
-    def trained(self) -> tuple[str, ...]:
-        """The wordings priors learn from."""
-        return self.wordings[:-1]
-
-    @property
-    def held_out(self) -> str:
-        """The wording no prior has seen."""
-        return self.wordings[-1]
 
     def open_in(self, scene: Scene) -> tuple[Edit, ...]:
         """The members that would change that scene, in order: the right answers there."""
