@@ -16,6 +16,7 @@ from csd3d.runs.progress import RunProgress
 from csd3d.world import export
 from csd3d.world.camera import PathName
 from csd3d.world.edits import KINDS, Edit, Kind, all_edits, applicable, describe, find_edit
+from csd3d.world.families import all_families, families_in, find_family
 from csd3d.world.sample import PanoramaKind, PosedScene, Views, sample_clip, sample_panorama, sample_photo, sample_scene
 
 SEEDS_TRIED = 1000
@@ -110,7 +111,8 @@ class Photo:
 
 @dataclass(frozen=True)
 class Edits:
-    """List the edits the world knows, by kind; other wordings after the first."""
+    """List the edits the world knows, by kind, other wordings after the first; then the sentences with several right
+    answers, with what they may mean."""
 
     seed: int | None = None
     """Only those that apply to the clip, scene and photo of this seed."""
@@ -190,6 +192,8 @@ def _edit(sentence: str, views: Views, seed: int, sample: Callable[[int], Data])
     try:
         return views.edit(sentence)
     except ValueError as error:
+        if find_family(sentence) is not None:
+            raise
         meant = find_edit(sentence)
         seeds = range(seed + 1, seed + 1 + SEEDS_TRIED)
         other = next((s for s in seeds if meant.applies(_views(sample(s)).scene)), None)
@@ -208,13 +212,26 @@ def _expect_size(*sides_px: int) -> None:
 
 
 def _list(action: Edits, console: Console) -> None:
-    """All edits, or those of one kind or scene, first wordings first."""
-    edits = list(all_edits())
+    """All edits and families, or those of one kind or scene, first wordings first."""
+    edits, scene = list(all_edits()), None
     if action.seed is not None:
         scene = sample_photo(action.seed).scene
         edits = applicable(scene)
         console.print(f"scene {action.seed}: {escape(describe(scene))}")
-    for kind in KINDS if action.kind is None else (action.kind,):
+    _list_edits(edits, action.kind, console)
+    families = all_families() if scene is None else families_in(scene)
+    chosen = [f for f in families if action.kind in (None, f.kind)]
+    if chosen:
+        console.print("\n[bold]several right answers[/bold]")
+    for family in chosen:
+        members = family.members if scene is None else family.open_in(scene)
+        first, *others = family.wordings
+        said = f"{escape(first)}: {', '.join(e.name for e in members)}"
+        console.print(f"  {said}  [dim]({escape('; '.join(others))})[/dim]")
+
+
+def _list_edits(edits: list[Edit], only: Kind | None, console: Console) -> None:
+    for kind in KINDS if only is None else (only,):
         chosen = [e for e in edits if e.kind == kind]
         if chosen:
             console.print(f"\n[bold]{kind}[/bold]")

@@ -5,6 +5,7 @@ there is nothing to measure; `tables` averages what is a number and says how man
 
     fidelity    how far from another picture            dB, higher is better
     accuracy    is it the edit that was asked for       true or false
+    agreement   is a whole set the same one of several  [0, 1], higher is better
     warp        do two frames agree where they overlap  [0, 1] units, lower is better
     background  what changed that should not have       [0, 1] units, lower is better
     structure   are edges where they were               squared cosines, lower is better
@@ -15,6 +16,11 @@ there is nothing to measure; `tables` averages what is a number and says how man
 from csd3d.metrics.accuracy import is_nearest as is_nearest
 from csd3d.metrics.accuracy import nearest as nearest
 from csd3d.metrics.accuracy import squared_distances as squared_distances
+from csd3d.metrics.agreement import agreement as agreement
+from csd3d.metrics.agreement import chance_agreement as chance_agreement
+from csd3d.metrics.agreement import is_any_nearest as is_any_nearest
+from csd3d.metrics.agreement import variety as variety
+from csd3d.metrics.agreement import window_choices as window_choices
 from csd3d.metrics.background import background_change as background_change
 from csd3d.metrics.background import untouched as untouched
 from csd3d.metrics.fidelity import mean_squared_error as mean_squared_error

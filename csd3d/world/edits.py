@@ -9,41 +9,27 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache, lru_cache
-from typing import Literal, get_args
+from typing import get_args
 
 from jaxtyping import Float
 from torch import Tensor
 
 from csd3d.world.filters import FILTERS
 from csd3d.world.scene import COLOURS, SIMPLE_SHAPES, Scene, Shape
-
-Kind = Literal["colour", "material", "shape", "add", "remove", "time", "weather", "ground", "sky", "style"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+from csd3d.world.wordings import KINDS as KINDS
+from csd3d.world.wordings import Kind as Kind
+from csd3d.world.wordings import Worded
+from csd3d.world.wordings import normalise as normalise
 
 
 @dataclass(frozen=True)
-class Edit:
+class Edit(Worded):
     """One edit, its words and its exact effect."""
 
-    name: str
-    """Unique, e.g. "colour ball red"."""
-    kind: Kind
-    wordings: tuple[str, ...]
-    """Sentences that ask for it, all but the last for training."""
     on_scene: Callable[[Scene], Scene] | None = None
     on_pixels: Callable[[Float[Tensor, "n 3 H W"]], Float[Tensor, "n 3 H W"]] | None = None
     same_geometry: bool = True
     """The edited scene has the same surfaces, so one cast serves before and after."""
-
-    @property
-    def trained(self) -> tuple[str, ...]:
-        """The wordings priors learn from."""
-        return self.wordings[:-1]
-
-    @property
-    def held_out(self) -> str:
-        """The wording no prior has seen."""
-        return self.wordings[-1]
 
     def scene(self, before: Scene) -> Scene:
         """The scene after the edit; pixel edits leave it as it is."""
@@ -59,7 +45,9 @@ class Edit:
         return describe(scene), f"{after}, {_STYLE_CAPTION[self.name]}" if self.on_pixels is not None else after
 
 
-def _on_thing(which: str, /, **change: object) -> Callable[[Scene], Scene]:
+def on_thing(which: str, /, **change: object) -> Callable[[Scene], Scene]:
+    """The effect that gives the thing of a shape other values; a scene without it stays as it is."""
+
     def effect(scene: Scene) -> Scene:
         i = scene.find(which)
         if i is None:
@@ -72,7 +60,7 @@ def _on_thing(which: str, /, **change: object) -> Callable[[Scene], Scene]:
 
 
 def _reshape(shape: Shape, target: Shape) -> Callable[[Scene], Scene]:
-    change = _on_thing(shape, shape=target)
+    change = on_thing(shape, shape=target)
     return lambda scene: scene if scene.find(target) is not None else change(scene)
 
 
@@ -83,7 +71,8 @@ def _remove(shape: str) -> Callable[[Scene], Scene]:
     return effect
 
 
-def _on_scene(**change: object) -> Callable[[Scene], Scene]:
+def on_scene(**change: object) -> Callable[[Scene], Scene]:
+    """The effect that gives the place other values."""
     return lambda scene: replace(scene, **change)  # pyright: ignore[reportArgumentType]
 
 
@@ -103,7 +92,7 @@ def _colour_edits() -> list[Edit]:
             f"colour {s} {c}",
             "colour",
             tuple(w.format(s=s, c=c) for w in templates),
-            _on_thing(s, colour=c, material="matte"),
+            on_thing(s, colour=c, material="matte"),
         )
         for s in SIMPLE_SHAPES
         for c in COLOURS
@@ -134,7 +123,7 @@ def _material_edits() -> list[Edit]:
         "put stripes on the {s}",
     )
     return [
-        Edit(f"material {s} {m}", "material", tuple(t.format(s=s) for t in templates), _on_thing(s, material=m))
+        Edit(f"material {s} {m}", "material", tuple(t.format(s=s) for t in templates), on_thing(s, material=m))
         for s in SIMPLE_SHAPES
         for m, templates in words.items()
     ]
@@ -178,7 +167,7 @@ def _presence_edits() -> list[Edit]:
                 f"add a hat on top of the {s}",
                 f"put a hat on top of the {s}",
             ),
-            _on_thing(s, hat=True),
+            on_thing(s, hat=True),
             same_geometry=False,
         )
         for s in (*SIMPLE_SHAPES, "snowman")
@@ -282,13 +271,13 @@ _SKY_WORDS = (
 
 def _place_edits() -> list[Edit]:
     return [
-        *(Edit(name, kind, wordings, _on_scene(**change)) for name, kind, change, wordings in _PLACE),
+        *(Edit(name, kind, wordings, on_scene(**change)) for name, kind, change, wordings in _PLACE),
         *(
-            Edit(f"ground {g}", "ground", tuple(w.format(g) for w in _GROUND_WORDS), _on_scene(ground=g))
+            Edit(f"ground {g}", "ground", tuple(w.format(g) for w in _GROUND_WORDS), on_scene(ground=g))
             for g in _GROUNDS
         ),
         *(
-            Edit(f"sky {s}", "sky", tuple(w.format(words) for w in _SKY_WORDS), _on_scene(sky=s))
+            Edit(f"sky {s}", "sky", tuple(w.format(words) for w in _SKY_WORDS), on_scene(sky=s))
             for s, words in _SKIES.items()
         ),
     ]
@@ -357,11 +346,6 @@ def all_edits() -> tuple[Edit, ...]:
     return tuple(_colour_edits() + _material_edits() + _shape_edits() + _presence_edits() + _place_edits() + styles)
 
 
-def normalise(sentence: str) -> str:
-    """Lower case, no punctuation, single spaces."""
-    return " ".join("".join(ch if ch.isalnum() else " " for ch in sentence.lower()).split())
-
-
 @lru_cache(maxsize=1)
 def _by_wording() -> dict[str, Edit]:
     return {w: e for e in all_edits() for w in e.wordings}
@@ -395,9 +379,12 @@ def describe(scene: Scene) -> str:
     """A caption: the things with colour or material, the ground, then time and weather."""
     names = []
     for thing in scene.things:
-        words = {"gold": "golden", "chrome": "metallic", "wood": "wooden", "striped": f"striped {thing.colour}"}
-        adjective = words.get(thing.material, thing.colour) if thing.shape in SIMPLE_SHAPES else ""
-        names.append(" ".join(w for w in ("a", adjective, thing.shape, "with a hat" if thing.hat else "") if w))
+        words = {"gold": "golden", "chrome": "metallic", "wood": "wooden", "matte": thing.colour}
+        adjective = (
+            words.get(thing.material, f"{thing.material} {thing.colour}") if thing.shape in SIMPLE_SHAPES else ""
+        )
+        hat = "hat" if thing.hat_colour == "orange" else f"{thing.hat_colour} hat"
+        names.append(" ".join(w for w in ("a", adjective, thing.shape, f"with a {hat}" if thing.hat else "") if w))
     what = " and ".join(names) if names else "an empty place"
     ground = {"checkerboard": "a checkerboard"}.get(scene.ground, scene.ground)
     place = [f"{what} on {ground}"]
@@ -405,8 +392,8 @@ def describe(scene: Scene) -> str:
         place.append(f"at {scene.time}")
     if scene.weather != "clear":
         place.append({"snow": "in snow", "fog": "in fog", "rain": "in rain", "cloudy": "under clouds"}[scene.weather])
-    if scene.season == "autumn":
-        place.append("in autumn")
+    if scene.season != "summer":
+        place.append(f"in {scene.season}")
     if scene.sky != "natural":
         place.append(f"under a {scene.sky} sky")
     return ", ".join(place)

@@ -141,6 +141,17 @@ def thermal(rgb: Rgb) -> Rgb:
     return mixed.movedim(-1, 1).contiguous()
 
 
+MOONLIGHT = (0.30, 0.37, 0.60)
+
+
+def moonlight(rgb: Rgb) -> Rgb:
+    """A day's picture as it would be at night: the light of the world's night over that of its day, surface by surface.
+
+    The truth of "make it night" for a photograph, whose surfaces and lamps nobody knows; no style of its own.
+    """
+    return rgb * torch.tensor(MOONLIGHT, dtype=rgb.dtype, device=rgb.device)[:, None, None]
+
+
 FILTERS: dict[str, Callable[[Rgb], Rgb]] = {
     "black and white": black_and_white,
     "sepia": sepia,

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from csd3d.world.cast import sun_direction
-from csd3d.world.scene import COLOURS, Ground, Material, Rgb, Scene
+from csd3d.world.scene import COLOURS, Ground, Material, Rgb, Scene, Season, Sky
 
 _GROUND: dict[Ground, tuple[Rgb, Rgb]] = {
     "grass": ((0.24, 0.44, 0.13), (0.36, 0.54, 0.20)),
@@ -18,7 +18,16 @@ _GROUND: dict[Ground, tuple[Rgb, Rgb]] = {
     "ice": ((0.60, 0.80, 0.90), (0.80, 0.92, 0.97)),
 }
 _AUTUMN_GRASS: tuple[Rgb, Rgb] = ((0.52, 0.34, 0.10), (0.70, 0.44, 0.12))
-_AUTUMN_LEAF: Rgb = (0.85, 0.36, 0.05)
+_SPRING_GRASS: tuple[Rgb, Rgb] = ((0.42, 0.66, 0.16), (0.62, 0.80, 0.30))
+_LEAF: dict[Season, Rgb] = {"autumn": (0.85, 0.36, 0.05), "spring": (0.93, 0.60, 0.74)}
+"""Leaves that are not those of summer: in spring the trees are in blossom."""
+_SKY: dict[Sky, tuple[Rgb, Rgb]] = {
+    "pink": ((0.88, 0.35, 0.65), (0.98, 0.72, 0.84)),
+    "green": ((0.15, 0.62, 0.35), (0.72, 0.93, 0.74)),
+    "orange": ((0.94, 0.46, 0.12), (0.99, 0.78, 0.48)),
+    "purple": ((0.42, 0.20, 0.72), (0.78, 0.66, 0.92)),
+}
+"""Zenith and horizon by day, where they are not blue."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +70,15 @@ def look_of(scene: Scene, *, device: torch.device | str = "cpu") -> Look:
         "snow": 0.0,
         "wet": 0.0,
     }
-    if scene.sky == "pink":
-        v |= {"zenith": (0.88, 0.35, 0.65), "horizon": (0.98, 0.72, 0.84)}
-    elif scene.sky == "green":
-        v |= {"zenith": (0.15, 0.62, 0.35), "horizon": (0.72, 0.93, 0.74)}
+    if scene.sky in _SKY:
+        v["zenith"], v["horizon"] = _SKY[scene.sky]
     ground = _GROUND[scene.ground]
     if scene.season == "autumn":
         v |= {"hill_colour": (0.58, 0.36, 0.16), "sun_colour": (0.76, 0.66, 0.50)}
         ground = _AUTUMN_GRASS if scene.ground == "grass" else ground
+    elif scene.season == "spring":
+        v |= {"hill_colour": (0.50, 0.66, 0.34), "sun_colour": (0.76, 0.70, 0.62)}
+        ground = _SPRING_GRASS if scene.ground == "grass" else ground
     if scene.time == "sunset":
         v |= {
             "sun_colour": (0.80, 0.40, 0.16),
@@ -124,5 +134,5 @@ def paint_of(scene: Scene) -> list[tuple[Rgb, Material]]:
             if part.colour is None:
                 paint.append((COLOURS[thing.colour], thing.material))
             else:
-                paint.append((_AUTUMN_LEAF if part.foliage and scene.season == "autumn" else part.colour, "matte"))
+                paint.append((_LEAF.get(scene.season, part.colour) if part.foliage else part.colour, "matte"))
     return paint

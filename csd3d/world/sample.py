@@ -19,6 +19,7 @@ from torch import Tensor
 
 from csd3d.world.camera import Camera, PathName, camera_path, look_at, sphere_camera, strip_camera
 from csd3d.world.edits import KINDS, Edit, Kind, applicable, describe, find_edit
+from csd3d.world.families import find_family
 from csd3d.world.flow import Flow, flow
 from csd3d.world.render import Truth, render, render_bounded, render_looks
 from csd3d.world.render import truth as surfaces
@@ -92,8 +93,13 @@ class Views:
     def edit(self, sentence: str) -> Edit:
         """The edit a sentence means.
 
-        Raises ValueError if it means none, or one that would change nothing here; it then names some that would.
+        Raises ValueError if it means none, or one that would change nothing here, and then names some that would; or if
+        it means several.
         """
+        family = find_family(sentence)
+        if family is not None:
+            one = ", ".join(repr(e.wordings[0]) for e in family.open_in(self.scene) if e.wordings)
+            raise ValueError(f"edit: {sentence!r} has several right answers; what has one is, for example, {one}")
         edit = find_edit(sentence)
         if edit.applies(self.scene):
             return edit

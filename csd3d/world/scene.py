@@ -10,15 +10,18 @@ from typing import Literal, get_args
 
 Shape = Literal["ball", "cube", "cylinder", "cone", "ring", "tree", "snowman", "mushroom"]
 Primitive = Literal["sphere", "box", "cylinder", "cone", "torus"]
-Material = Literal["matte", "chrome", "gold", "wood", "striped"]
+Material = Literal["matte", "chrome", "gold", "wood", "striped", "checked", "spotted"]
 Time = Literal["day", "sunset", "night"]
 Weather = Literal["clear", "cloudy", "snow", "fog", "rain"]
-Season = Literal["summer", "autumn"]
+Season = Literal["summer", "autumn", "spring"]
 Ground = Literal["grass", "sand", "stone", "checkerboard", "lava", "ice"]
-Sky = Literal["natural", "pink", "green"]
+Sky = Literal["natural", "pink", "green", "orange", "purple"]
 
 SIMPLE_SHAPES: tuple[Shape, ...] = ("ball", "cube", "cylinder", "cone", "ring")
 """Things made of one primitive: these can change their colour, material and shape."""
+
+SAMPLED_MATERIALS: tuple[Material, ...] = ("matte", "chrome", "gold", "wood", "striped")
+"""Materials of sampled scenes, all of which have a name in captions; the others are given by edits only."""
 
 Rgb = tuple[float, float, float]
 
@@ -30,6 +33,10 @@ COLOURS: dict[str, Rgb] = {
     "purple": (0.58, 0.16, 0.72),
     "white": (0.93, 0.93, 0.93),
 }
+HAT_COLOURS: dict[str, Rgb] = {"orange": (0.98, 0.45, 0.05)} | {
+    c: COLOURS[c] for c in ("red", "green", "blue", "purple")
+}
+"""An orange hat is the plain one, "a hat"; the other colours are given by edits only."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,8 @@ class Thing:
     colour: str = "red"
     material: Material = "matte"
     hat: bool = False
+    hat_colour: str = "orange"
+    """One of `HAT_COLOURS`."""
     velocity: tuple[float, float] = (0.0, 0.0)
     """Metres a second on the ground."""
 
@@ -68,7 +77,7 @@ class Thing:
         parts = list(_PARTS[self.shape])
         if self.hat:
             top = max(p.centre[2] + p.half[2] for p in parts)
-            parts.append(Part("cone", (0.0, 0.0, top + 0.38), (0.42, 0.42, 0.46), colour=(0.98, 0.45, 0.05)))
+            parts.append(Part("cone", (0.0, 0.0, top + 0.38), (0.42, 0.42, 0.46), colour=HAT_COLOURS[self.hat_colour]))
         return parts
 
 
@@ -186,6 +195,6 @@ class SceneSampler:
             size=size,
             yaw=rng.uniform(-40, 40),
             colour=rng.choice(tuple(COLOURS)),
-            material=rng.choices(get_args(Material), (8, 0.7, 0.7, 0.8, 0.8))[0] if shape in SIMPLE_SHAPES else "matte",
+            material=rng.choices(SAMPLED_MATERIALS, (8, 0.7, 0.7, 0.8, 0.8))[0] if shape in SIMPLE_SHAPES else "matte",
             velocity=velocity,
         )

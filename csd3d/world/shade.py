@@ -113,12 +113,28 @@ def _material(name: str, p: Float[Tensor, "m 3"], albedo: Float[Tensor, "3"]) ->
         stripe = (torch.sin(2 * math.pi * p[:, 2:]) * 6).clamp(-1, 1) * 0.5 + 0.5
         other = torch.full_like(albedo, 0.10 if albedo.min() > 0.8 else 0.95)
         return _mix(albedo, other, stripe), 0.0
+    if name in ("checked", "spotted"):
+        other = torch.full_like(albedo, 0.10 if albedo.min() > 0.8 else 0.95)
+        return _mix(albedo, other, _checks(p) if name == "checked" else _spots(p)), 0.0
     grain = noise((p[:, :2] + p[:, 2:] * 0.7) * 0.16)[:, None]
     if name == "wood":
         dark, light = torch.tensor([[0.36, 0.20, 0.09], [0.62, 0.40, 0.20]], device=p.device)
         rings = 0.5 + 0.5 * torch.sin(9 * p[:, :1] + 3 * p[:, 2:] + 10 * grain)
         return _mix(dark, light, rings), 0.0
     return albedo * (0.9 + 0.2 * grain), 0.0
+
+
+def _checks(p: Float[Tensor, "m 3"]) -> Float[Tensor, "m 1"]:
+    """Cubes of side 0.5 of the part's frame, alternately 0 and 1, none of whose faces lies on a flat side."""
+    waves = torch.sin(2 * math.pi * (p + 0.125)).prod(-1, keepdim=True)
+    return (waves * 8).clamp(-1, 1) * 0.5 + 0.5
+
+
+def _spots(p: Float[Tensor, "m 3"]) -> Float[Tensor, "m 1"]:
+    """1 inside balls of radius 0.2 whose centres are 2 / 3 apart; flat sides cut a layer of them in the middle."""
+    offset = (p + 1) / 0.6667
+    away = ((offset - offset.round()) * 0.6667).norm(dim=-1, keepdim=True)
+    return _smooth(-away, -0.24, -0.20)
 
 
 def _light(rows: _Rows, albedo: Float[Tensor, "m 3"], look: Look) -> Float[Tensor, "m 3"]:

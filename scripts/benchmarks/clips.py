@@ -51,12 +51,13 @@ class Material:
         key = ("" if edit is None or edit.same_geometry else edit.name, gap)
         if key not in self._pairs:
             clip = self.clip if edit is None else replace(self.clip, scene=edit.scene(self.clip.scene))
-            self._pairs[key] = _pairs(clip, gap)
+            self._pairs[key] = pairs_of(clip, gap)
         return self._pairs[key]
 
 
 @torch.no_grad()
-def _pairs(clip: Clip, gap: int) -> Pairs:
+def pairs_of(clip: Clip, gap: int) -> Pairs:
+    """All frames of a clip that are `gap` apart; none if it is no longer than that."""
     first = torch.arange(max(0, len(clip) - gap))
     if len(first) == 0:
         size = (clip.height_px, clip.width_px)

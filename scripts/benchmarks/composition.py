@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from csd3d.world.edits import all_edits
+from csd3d.world.families import every_edit
 from csd3d.world.scene import COLOURS, SIMPLE_SHAPES, Ground, Scene, SceneSampler, Shape, Thing, Time
 from scripts.training.loop import Plan, train
-from scripts.training.pictures import GROUPS_PER_SHARD, holds_photos, number_of, read_shard, shards
+from scripts.training.pictures import GROUPS_PER_SHARD, holds_photos, number_of, read_shard, shards, view_of
 
 SHAPES: tuple[str, ...] = get_args(Shape)
 LOOKS: tuple[str, ...] = (*COLOURS, "gold", "chrome", "wood", "striped")
@@ -127,17 +127,23 @@ def loss_of(reader: Reader, rgb: Float[Tensor, "n 3 H W"], truth: Content) -> Fl
 
 
 def known_pictures(folder: Path) -> Iterator[tuple[UInt8[Tensor, "m 3 S S"], Content]]:
-    """Pictures of the world from training shards, at the size the network reads, and what they hold; no styles."""
-    known = all_edits()
+    """Pictures of the middle of the world from training shards, at the size the network reads, and what they hold.
+
+    No styles, and nothing that captions have no word for.
+    """
+    known = every_edit()
     for path in shards(folder):
         if holds_photos(number_of(path)):
             continue
         images, edits = read_shard(path)
         rows, scenes = [], []
         for g, row in enumerate(edits.tolist()):
-            scene = SceneSampler().sample(number_of(path) * GROUPS_PER_SHARD + g)
+            seed = number_of(path) * GROUPS_PER_SHARD + g
+            if view_of(seed) != "middle":
+                continue
+            scene = SceneSampler().sample(seed)
             for k, e in enumerate([None, *row]):
-                if e is None or (e >= 0 and known[e].on_pixels is None):
+                if e is None or (e >= 0 and known[e].on_scene and known[e].wordings):
                     rows.append((g, k))
                     scenes.append(scene if e is None else known[e].scene(scene))
         group, picture = torch.tensor(rows).T

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from csd3d.media.geometry import middle_square, read_square
 from csd3d.world.edits import KINDS, Edit, all_edits, applicable
+from csd3d.world.families import every_edit
 from csd3d.world.scene import SceneSampler
 from scripts.training.pictures import (
     HELD_OUT_PHOTOS,
@@ -64,10 +65,13 @@ def _with_truths(name: str, pictures: Float[Tensor, "k 3 S S"], edits: list[Edit
 
 
 @torch.inference_mode()
-def world_source(seed: int, size_px: int) -> Source:
-    """World picture number `seed`, seen as the training pictures are. Seeds from `FIRST_SEED` on are held out."""
+def world_source(seed: int, size_px: int, *, variants: bool = False) -> Source:
+    """World picture number `seed`, seen as the training pictures are. Seeds from `FIRST_SEED` on are held out.
+
+    With `variants` the truths are also those of edits without a sentence, which only families of edits mean.
+    """
     scene = SceneSampler().sample(seed)
-    edits = applicable(scene)
+    edits = [e for e in every_edit() if e.applies(scene)] if variants else applicable(scene)
     return _with_truths(f"world {seed}", edited_pictures(scene, training_camera(seed, size_px), edits), edits)
 
 

@@ -5,23 +5,28 @@ from pathlib import Path
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
-from diffusers.models.attention_processor import AttnProcessor
 from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from csd3d.world.edits import all_edits
+from csd3d.world.families import all_families
 from scripts.training.loop import Plan, train, use_fast_norm
+from scripts.training.padding import Watched, is_padding
 from scripts.training.pairs import PairStore
 from scripts.training.pictures import KIND_WEIGHT
+from scripts.training.start import begin_with
 
 WIDTH = 128
 MAX_TOKENS = 16
 CHANNELS = (96, 112, 128)
 IDENTITY_SHARE, UNCONDITIONAL_SHARE = 0.08, 0.06
 """Share of samples with an empty instruction (which means: change nothing), and with no condition at all."""
-
+FAMILY_SHARE = 0.25
+"""Share of samples whose sentence is that of a family: each as often as the others, each member of it too."""
+PADDING_WEIGHT = 0.05
+"""What the share of cross-attention that padding gets weighs in the loss."""
 
 CHANGED, CHANGED_WEIGHT = 0.3, 6.0
 """From this difference on (in deviations of the latents) an edit changes a latent pixel, which then has this weight."""
@@ -58,23 +63,26 @@ def make_text_encoder(vocabulary: int, eos: int, bos: int, *, max_tokens: int = 
     )
 
 
-def make_unet(in_channels: int = 8, *, first_up: str = "CrossAttnUpBlock2D") -> UNet2DConditionModel:
-    """Three levels; attention at the two coarse ones; the pooled text joins the time embedding."""
+def make_unet(in_channels: int = 8) -> UNet2DConditionModel:
+    """Three levels (16, 8, 4 latent pixels of a picture of 128); attention at all, at the finest in the decoder only.
+
+    As in Stable Diffusion the decoder has none at the coarsest level: with that, and with the one codec of both models,
+    the weights stay below 40 MB. A sentence enters through cross-attention alone: were its pooled embedding added to
+    that of the timestep, most of it would pass there, where no control of attention could see or change it.
+    """
     return UNet2DConditionModel(
         sample_size=16,
         in_channels=in_channels,
         out_channels=4,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         mid_block_type="UNetMidBlock2DCrossAttn",
-        up_block_types=(first_up, "CrossAttnUpBlock2D", "UpBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         block_out_channels=CHANNELS,
         layers_per_block=1,
         norm_num_groups=16,
         cross_attention_dim=WIDTH,
         attention_head_dim=4,
         resnet_time_scale_shift="scale_shift",
-        addition_embed_type="text",
-        addition_embed_type_num_heads=4,
     )
 
 
@@ -112,29 +120,29 @@ class DenoiserWork:
         store = PairStore.load(self.latents)
         tokens = load_file(self.tokens)
         ids, (vocabulary, eos, bos) = tokens["ids"], tokens["special"].tolist()
-        first = first_sentence_of_edit()
+        first = first_sentences()
         model = Editor(vocabulary, eos, bos).to(self.device)
         scale = 1 / store.z.float().std()
         if self.start_from:
             start = load_file(self.start_from)
             scale = start.pop("scaling_factor")[0]
-            model.load_state_dict(start)
+            begin_with(model, start)
         use_fast_norm(model)
-        model.unet.set_attn_processor(AttnProcessor())  # beats the fused one at this size
+        watch = Watched()
+        model.unet.set_attn_processor(watch)  # pyright: ignore[reportArgumentType]
         alphas = make_scheduler().alphas_cumprod.to(self.device)
-        kinds = list(store.by_kind)
-        weights = torch.tensor([KIND_WEIGHT[k] for k in kinds])
+        piles, weights = weigh(store)
 
         def batch_of(rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
             """Targets, sources, token ids."""
             u = torch.rand(self.batch, 3, generator=rng)
-            kind = torch.multinomial(weights, self.batch, replacement=True, generator=rng).tolist()
-            rows = torch.stack(
-                [store.by_kind[kinds[k]][int(u[i, 0] * len(store.by_kind[kinds[k]]))] for i, k in enumerate(kind)]
-            )
+            drawn = torch.multinomial(weights, self.batch, replacement=True, generator=rng).tolist()
+            rows = torch.stack([piles[p].rows[int(u[i, 0] * len(piles[p].rows))] for i, p in enumerate(drawn)])
             g, i, j, e = rows.T
             z, s = store.z[g, j].float() * scale, store.z[g, i].float()
-            low, high = first[e], first[e + 1]
+            said = torch.tensor([-1 if piles[p].family is None else piles[p].family for p in drawn])
+            asked = torch.where(said < 0, e, len(all_edits()) + said)
+            low, high = first[asked], first[asked + 1]
             sentence = low + (u[:, 1] * (high - low)).long()
             identity = u[:, 2] < IDENTITY_SHARE
             nothing = u[:, 2] > 1 - UNCONDITIONAL_SHARE
@@ -148,10 +156,11 @@ class DenoiserWork:
             t = torch.randint(0, 1000, (self.batch,), generator=rng).to(self.device)
             e = torch.randn(z.shape, generator=rng).to(self.device)
             ab = alphas[t][:, None, None, None]
+            watch.padding = is_padding(words, eos)
             with torch.autocast(self.device, torch.bfloat16):
                 eps = model(ab.sqrt() * z + (1 - ab).sqrt() * e, t, s, words).float()
             weight = ((1 - ab) / ab).sqrt().clamp(0.5, 8) * change_weight(z, s * scale)
-            return (weight * (eps - e) ** 2).mean()
+            return (weight * (eps - e) ** 2).mean() + PADDING_WEIGHT * watch.share()
 
         ema = train(model, loss_of, self.plan, self.out / "editor.state")
         merged = model.state_dict() | ema
@@ -171,12 +180,33 @@ def change_weight(z: Float[Tensor, "n c h w"], s: Float[Tensor, "n c h w"]) -> F
     return weight / weight.mean(dim=(2, 3), keepdim=True)
 
 
+@dataclass(frozen=True)
+class Pile:
+    """Pairs that are drawn evenly."""
+
+    rows: Int[Tensor, "p 4"]
+    """As in `PairStore`."""
+    family: int | None = None
+    """Number of the family whose sentences they answer; None: each those of its own edit."""
+
+
+def weigh(store: PairStore) -> tuple[list[Pile], Float[Tensor, " p"]]:
+    """The pairs kind by kind, then family by family, and how often each pile is drawn. Empty ones are left out."""
+    kinds = [(Pile(rows), KIND_WEIGHT[k]) for k, rows in store.by_kind.items() if len(rows)]
+    numbers = {f.name: i for i, f in enumerate(all_families())}
+    families = [Pile(rows, numbers[name]) for name, rows in store.by_family.items() if len(rows)]
+    share = FAMILY_SHARE if families else 0.0
+    total = sum(w for _, w in kinds)
+    weights = [(1 - share) * w / total for _, w in kinds] + [share / len(families) for _ in families]
+    return [*(pile for pile, _ in kinds), *families], torch.tensor(weights)
+
+
 def trained_sentences() -> list[str]:
-    """Every wording a prior may learn from, edit by edit, then the empty instruction."""
-    return [w for e in all_edits() for w in e.trained] + [""]
+    """Every wording a prior may learn from, edit by edit, then family by family, then the empty instruction."""
+    return [w for asked in (*all_edits(), *all_families()) for w in asked.trained] + [""]
 
 
-def first_sentence_of_edit() -> Int[Tensor, " m"]:
-    """Row of the first trained wording of each edit in `trained_sentences`, with the end appended."""
-    counts = torch.tensor([0, *(len(e.trained) for e in all_edits())])
+def first_sentences() -> Int[Tensor, " m"]:
+    """Row of the first trained wording of each edit and family in `trained_sentences`, with the end appended."""
+    counts = torch.tensor([0, *(len(asked.trained) for asked in (*all_edits(), *all_families()))])
     return counts.cumsum(0)

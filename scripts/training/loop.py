@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 
@@ -108,6 +108,13 @@ def _load(path: Path, model: nn.Module, ema: dict[str, Tensor], optimiser: torch
             state.setdefault(int(i), {})[name] = v
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
     return step
+
+
+def averaged(checkpoint: Path) -> dict[str, Tensor]:
+    """The averaged weights in the checkpoint of an unfinished run, and whatever else the model consists of."""
+    tensors = load_file(checkpoint)
+    model = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+    return model | {k.removeprefix("ema."): v for k, v in tensors.items() if k.startswith("ema.")}
 
 
 def train(

@@ -13,14 +13,15 @@ from jaxtyping import Float, Int, UInt8
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from csd3d.world.edits import KINDS, all_edits, applicable
+from csd3d.world.edits import KINDS
+from csd3d.world.families import FEWEST, all_families, every_edit
 from csd3d.world.scene import Scene, SceneSampler
 from scripts.training.pictures import GROUPS_PER_SHARD, holds_photos, number_of, read_shard, visible
 
 
 def _scene_pairs(seed: int, images: UInt8[Tensor, "k 3 S S"], edits: list[int]) -> list[tuple[int, int, int]]:
     """(from, to, edit) for a group of the world."""
-    known = all_edits()
+    known = every_edit()
     scene = SceneSampler().sample(seed)
     scenes: dict[Scene, int] = {scene: 0}
     pairs = []
@@ -29,13 +30,12 @@ def _scene_pairs(seed: int, images: UInt8[Tensor, "k 3 S S"], edits: list[int]) 
             scenes.setdefault(known[e].scene(scene), k + 1)
         elif e >= 0:
             pairs.append((0, k + 1, e))
-    index = {e.name: i for i, e in enumerate(known)}
     small = images[..., ::2, ::2].float() / 255
     for before, i in scenes.items():
-        for edit in applicable(before):
+        for e, edit in enumerate(known):
             j = None if edit.on_pixels else scenes.get(edit.scene(before))
-            if j is not None and visible(small[i], small[j]):
-                pairs.append((i, j, index[edit.name]))
+            if j is not None and j != i and visible(small[i], small[j]):
+                pairs.append((i, j, e))
     return pairs
 
 
@@ -71,10 +71,13 @@ def encode_shard(vae: AutoencoderKL, path: Path, out: Path) -> None:
 
 @dataclass
 class PairStore:
-    """All latents and pairs in memory, drawn kind by kind."""
+    """All latents and pairs in memory, drawn kind by kind or family by family."""
 
     z: Float[Tensor, "G k c h w"]
     by_kind: dict[str, Int[Tensor, "p 4"]]
+    """Pairs whose edit has sentences of its own."""
+    by_family: dict[str, Int[Tensor, "q 4"]]
+    """Pairs whose edit is a member, where the source is joined to another member too: there the sentence is open."""
 
     @staticmethod
     def load(folder: Path) -> "PairStore":
@@ -87,6 +90,18 @@ class PairStore:
             offset += len(tensors["z"])
             latents.append(tensors["z"])
             pairs.append(rows)
-        every = torch.cat(pairs)
-        kind = torch.tensor([KINDS.index(e.kind) for e in all_edits()])[every[:, 3]]
-        return PairStore(torch.cat(latents), {k: every[kind == i] for i, k in enumerate(KINDS)})
+        every, edits = torch.cat(pairs), every_edit()
+        kind = torch.tensor([KINDS.index(e.kind) if e.wordings else -1 for e in edits])[every[:, 3]]
+        number = {e.name: i for i, e in enumerate(edits)}
+        families = {f.name: open_pairs(every, [number[m.name] for m in f.members]) for f in all_families()}
+        return PairStore(torch.cat(latents), {k: every[kind == i] for i, k in enumerate(KINDS)}, families)
+
+
+def open_pairs(pairs: Int[Tensor, "p 4"], members: list[int]) -> Int[Tensor, "q 4"]:
+    """The pairs whose edit is one of `members`, of sources (group, picture) joined to two of them or more.
+
+    Drawn evenly, they make the members of a source equally likely: a group holds as many of one as of another.
+    """
+    some = pairs[torch.isin(pairs[:, 3], torch.tensor(members))]
+    _, row, count = some[:, :2].unique(dim=0, return_inverse=True, return_counts=True)
+    return some[count[row] >= FEWEST]

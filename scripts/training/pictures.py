@@ -1,10 +1,11 @@
 """The training pictures: groups of one source and its edited versions, rendered into shards that can be resumed.
 
 A shard is one safetensors file: `images` uint8 [g, 1 + e, 3, S, S] (source first) and `edits` int64 [g, e], an index
-into `csd3d.world.edits.all_edits()`, or -1 where the slot is empty or the edit can hardly be seen.
+into `csd3d.world.families.every_edit()`, or -1 where the slot is empty or the edit can hardly be seen.
 """
 
 import json
+import math
 import os
 import random
 from collections.abc import Iterator
@@ -20,8 +21,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from csd3d.media.pictures.levels import from_levels
-from csd3d.world.camera import Camera, camera_path
-from csd3d.world.edits import Edit, all_edits, applicable
+from csd3d.world.camera import Camera, camera_path, look_at
+from csd3d.world.edits import KINDS, Edit, all_edits, find_edit
+from csd3d.world.families import every_edit, families_in
+from csd3d.world.filters import moonlight
 from csd3d.world.leaves import dead_leaves
 from csd3d.world.render import render, render_looks
 from csd3d.world.sample import LEAST_SHARE, changed_share
@@ -31,10 +34,18 @@ SIZE_PX = 128
 EDITS_PER_GROUP = 9
 GROUPS_PER_SHARD = 64
 KIND_WEIGHT = {
-    "colour": 2.4, "material": 4.5, "shape": 3.0, "add": 1.2, "remove": 1.4,
-    "time": 1.0, "weather": 1.8, "ground": 1.1, "sky": 0.5, "style": 1.8,
+    "colour": 2.4, "material": 6.0, "shape": 3.0, "add": 2.0, "remove": 2.6,
+    "time": 1.0, "weather": 2.0, "ground": 1.1, "sky": 0.8, "style": 1.8,
 }  # fmt: skip
 """How often a kind is drawn; what needs an object to be found is drawn more."""
+
+FAMILY_WEIGHT = {
+    "colour": 0.5, "material": 2.0, "shape": 0.7, "add": 6.0, "remove": 1.0,
+    "time": 0.3, "weather": 1.0, "ground": 0.4, "sky": 0.8, "style": 2.0,
+}  # fmt: skip
+"""How often a group begins with a family of a kind: most of all where its members would seldom meet by chance."""
+FAMILIES_PER_GROUP, MEMBERS_PER_GROUP = 2, 3
+"""Families that a group begins with, and how many members of each, drawn evenly from those that apply."""
 
 TRAIN_PHOTOS = (
     "astronaut.png", "brick.png", "camera.png", "clock_motion.png", "coffee.png", "coins.png", "color.png", "grass.png",
@@ -68,15 +79,73 @@ def training_camera(seed: int, size_px: int = SIZE_PX) -> Camera:
     )[0]
 
 
+VIEW_SHARE = {"sky": 0.05, "ground": 0.04, "surface": 0.07}
+"""Share of the groups seen by special cameras: what a window of a panorama or a patch of a photograph may show."""
+VIEW_KINDS: dict[str, tuple[str, ...]] = {
+    "sky": ("time", "weather", "sky", "style"),
+    "ground": ("time", "weather", "ground", "style"),
+    "surface": ("colour", "material", "time", "weather", "style"),
+    "middle": KINDS,
+}
+"""What may be edited in each view."""
+
+
+def view_of(seed: int) -> str:
+    """How group `seed` is seen: one of `VIEW_KINDS`."""
+    u = random.Random(f"view-{seed}").random()
+    for name, share in VIEW_SHARE.items():
+        if u < share:
+            return name
+        u -= share
+    return "middle"
+
+
+def group_camera(seed: int, scene: Scene, size_px: int = SIZE_PX) -> Camera:
+    """The camera of group `seed`: mostly `training_camera`; else into the sky, down on the ground, or at a surface."""
+    view, rng = view_of(seed), random.Random(f"group-camera-{seed}")
+    if view == "middle":
+        return training_camera(seed, size_px)
+    fov = rng.uniform(40, 54)
+    angle = math.radians(rng.uniform(0, 360))
+    x, y = math.cos(angle), math.sin(angle)
+    if view == "surface":
+        thing = rng.choice(scene.things)
+        angle = math.radians(-90 + rng.uniform(-50, 50))
+        away = thing.size * rng.uniform(1.7, 2.4)
+        middle = (*thing.position, thing.size * rng.uniform(0.7, 1.2))
+        eye = (middle[0] + away * math.cos(angle), middle[1] + away * math.sin(angle), middle[2] + rng.uniform(0, 0.5))
+        return Camera(look_at(eye, middle), size_px, size_px, fov)
+    eye = (rng.uniform(-1, 1), rng.uniform(-5, -3), rng.uniform(1.2, 2.2))
+    slope = math.tan(math.radians(rng.uniform(28, 75) if view == "sky" else -rng.uniform(35, 75)))
+    if view == "ground":
+        y = -abs(y)  # away from the things
+    return Camera(look_at(eye, (eye[0] + x, eye[1] + y, eye[2] + slope)), size_px, size_px, fov)
+
+
 def visible(source: Float[Tensor, "3 S S"], edited: Float[Tensor, "3 S S"]) -> bool:
     """Whether an edit shows in a square picture."""
     return bool(changed_share(source[None], edited[None]) > LEAST_SHARE)
 
 
-def _choose(edits: list[Edit], count: int, rng: random.Random) -> list[Edit]:
-    """`count` different edits: first a kind by its weight, then one of that kind."""
-    left = list(edits)
-    chosen: list[Edit] = []
+def _members(scene: Scene, edits: list[Edit], rng: random.Random) -> list[Edit]:
+    """Some members of some families that leave something open in the scene, of those `edits` that may be chosen."""
+    names, chosen = {e.name for e in edits}, []
+    families = [f for f in families_in(scene) if all(e.name in names for e in f.open_in(scene))]
+    for _ in range(FAMILIES_PER_GROUP):
+        kinds = sorted({f.kind for f in families})
+        kind = rng.choices(kinds, [FAMILY_WEIGHT[k] for k in kinds])[0]
+        family = rng.choice([f for f in families if f.kind == kind])
+        members = family.open_in(scene)
+        chosen += rng.sample(members, min(MEMBERS_PER_GROUP, len(members)))
+    return list({e.name: e for e in chosen}.values())
+
+
+def _choose(edits: list[Edit], count: int, rng: random.Random, chosen: list[Edit]) -> list[Edit]:
+    """`count` different edits, those already `chosen` among them.
+
+    The others have sentences of their own: first a kind is drawn by its weight, then one of that kind.
+    """
+    left, chosen = [e for e in edits if e.wordings and e not in chosen], list(chosen)
     while left and len(chosen) < count:
         kinds = sorted({e.kind for e in left})
         kind = rng.choices(kinds, [KIND_WEIGHT[k] for k in kinds])[0]
@@ -103,7 +172,7 @@ def edited_pictures(scene: Scene, camera: Camera, edits: list[Edit]) -> Float[Te
 
 
 def _group(pictures: Float[Tensor, "k 3 S S"], edits: list[Edit]) -> Group:
-    order = {e.name: i for i, e in enumerate(all_edits())}
+    order = {e.name: i for i, e in enumerate(every_edit())}
     index = [order[e.name] if visible(pictures[0], p) else -1 for e, p in zip(edits, pictures[1:], strict=True)]
     missing = EDITS_PER_GROUP - len(edits)
     images = (pictures * 255).round().to(torch.uint8)
@@ -115,8 +184,10 @@ def world_group(seed: int) -> Group:
     """Group number `seed` of the world."""
     rng = random.Random(f"group-{seed}")
     scene = SceneSampler().sample(seed)
-    edits = _choose(applicable(scene), EDITS_PER_GROUP, rng)
-    return _group(edited_pictures(scene, training_camera(seed), edits), edits)
+    kinds = VIEW_KINDS[view_of(seed)]
+    possible = [e for e in every_edit() if e.kind in kinds and e.applies(scene)]
+    edits = _choose(possible, EDITS_PER_GROUP, rng, _members(scene, possible, rng))
+    return _group(edited_pictures(scene, group_camera(seed, scene), edits), edits)
 
 
 def load_photos(names: tuple[str, ...]) -> list[Image.Image]:
@@ -142,7 +213,7 @@ TEXTURE_SHARE = 0.4
 
 
 def photo_group(seed: int, photos: list[Image.Image]) -> Group:
-    """A crop of a photograph, or dead leaves, under the styles (the only edits with a truth there)."""
+    """A crop of a photograph, or dead leaves, under moonlight and all styles but one: what has a truth there."""
     rng = random.Random(f"photo-{seed}")
     if rng.random() < TEXTURE_SHARE:
         source = dead_leaves(1, SIZE_PX, seed=seed)
@@ -150,9 +221,9 @@ def photo_group(seed: int, photos: list[Image.Image]) -> Group:
         source = random_crop(rng.choice(photos), rng)[None]
         gain, tint = rng.uniform(0.7, 1.25), torch.tensor([rng.uniform(0.85, 1.15) for _ in range(3)])
         source = (source * gain * tint[:, None, None]).clamp(0, 1)
-    edits = rng.sample([e for e in all_edits() if e.kind == "style"], EDITS_PER_GROUP)
-    pictures = torch.cat([source, *(e.on_pixels(source) for e in edits if e.on_pixels)])
-    return _group(pictures, edits)
+    styles = rng.sample([e for e in all_edits() if e.kind == "style"], EDITS_PER_GROUP - 1)
+    pictures = torch.cat([source, moonlight(source), *(e.on_pixels(source) for e in styles if e.on_pixels)])
+    return _group(pictures, [find_edit("make it night"), *styles])
 
 
 def is_texture(seed: int) -> bool:
@@ -183,7 +254,7 @@ def write_shard(folder: Path, index: int) -> Path:
             groups = [world_group(s) for s in seeds]
     tensors = {"images": torch.stack([g.images for g in groups]), "edits": torch.stack([g.edits for g in groups])}
     partial = path.with_suffix(f".{os.getpid()}.part")
-    save_file(tensors, partial, metadata={"edits": json.dumps([e.name for e in all_edits()])})
+    save_file(tensors, partial, metadata={"edits": json.dumps([e.name for e in every_edit()])})
     os.replace(partial, path)
     return path
 
@@ -202,7 +273,7 @@ def read_shard(path: Path) -> tuple[UInt8[Tensor, "g k 3 S S"], Int[Tensor, "g e
     """Images and edit numbers. Refuses a shard that was rendered with another list of edits."""
     with safe_open(path, "pt") as f:
         names = json.loads(f.metadata()["edits"])
-        if names != [e.name for e in all_edits()]:
+        if names != [e.name for e in every_edit()]:
             raise ValueError(f"{path}: rendered with another list of edits; delete the folder and render again")
         return f.get_tensor("images"), f.get_tensor("edits")
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers.models.attention_processor import AttnProcessor
 from jaxtyping import Bool, Float, Int, Int16
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -17,16 +16,24 @@ from transformers import CLIPTokenizer
 
 from csd3d.priors.store.save import append_words
 from csd3d.world.captions import PHOTO, TEXTURE, styled, vary
-from csd3d.world.edits import all_edits, describe
+from csd3d.world.edits import describe
+from csd3d.world.families import every_edit
 from csd3d.world.scene import SceneSampler
-from scripts.training.denoiser import make_scheduler, make_text_encoder, make_unet
+from scripts.training.denoiser import PADDING_WEIGHT, make_scheduler, make_text_encoder, make_unet
 from scripts.training.loop import Plan, train, use_fast_norm
-from scripts.training.pictures import GROUPS_PER_SHARD, holds_photos, is_texture, number_of, read_shard, shards
+from scripts.training.padding import Watched, is_padding
+from scripts.training.pictures import (
+    GROUPS_PER_SHARD,
+    holds_photos,
+    is_texture,
+    number_of,
+    read_shard,
+    shards,
+    view_of,
+)
+from scripts.training.start import begin_with
 
 MAX_TOKENS = 48
-FIRST_UP = "UpBlock2D"
-"""As in Stable Diffusion the decoder has no attention at the coarsest level: with the editor, and with the one codec of
-both, the weights stay below 40 MB."""
 WORDINGS = 8
 """Wordings of each caption."""
 PHOTO_SHARE, UNCONDITIONAL_SHARE = 0.06, 0.1
@@ -34,13 +41,19 @@ PHOTO_SHARE, UNCONDITIONAL_SHARE = 0.06, 0.1
 
 
 def group_captions(shard: int, group: int, edits: list[int]) -> list[str]:
-    """The caption of every picture of a group, source first; "" where there is no new picture."""
-    seed, known = shard * GROUPS_PER_SHARD + group, all_edits()
+    """The caption of every picture of a group, source first.
+
+    It is "" where there is no new picture, and where it would name what cannot be seen (`view_of`) or has no word.
+    """
+    seed = shard * GROUPS_PER_SHARD + group
+    known = [every_edit()[e] if e >= 0 else None for e in edits]
     if holds_photos(shard):
         source = TEXTURE if is_texture(seed) else PHOTO
-        return [source, *(styled(source, known[e]) if e >= 0 else "" for e in edits)]
+        return [source, *((styled(source, e) if e.on_pixels else f"{source}, at {e.name}") if e else "" for e in known)]
+    if view_of(seed) != "middle":
+        return [""] * (1 + len(edits))
     scene = SceneSampler().sample(seed)
-    return [describe(scene), *(known[e].captions(scene)[1] if e >= 0 else "" for e in edits)]
+    return [describe(scene), *(e.captions(scene)[1] if e and e.wordings else "" for e in known)]
 
 
 def caption_shard(tokenizer: CLIPTokenizer, path: Path, out: Path) -> None:
@@ -98,7 +111,7 @@ class Painter(nn.Module):
 
     def __init__(self, vocabulary: int, eos: int, bos: int) -> None:
         super().__init__()
-        self.unet = make_unet(4, first_up=FIRST_UP)
+        self.unet = make_unet(4)
         self.text = make_text_encoder(vocabulary, eos, bos, max_tokens=MAX_TOKENS)
 
     def forward(
@@ -135,11 +148,13 @@ class PainterWork:
     tokens: Path
     """`nothing` [l], the token ids of "", and `special`: vocabulary size, end, begin."""
     editor: Path
-    """Weights and `scaling_factor` of a trained editor, to start from."""
+    """Weights and `scaling_factor` of a trained editor, to start from; or of an earlier run of this model (`again`)."""
     out: Path
     plan: Plan
     batch: int = 32
     device: str = "cpu"
+    again: bool = False
+    """`editor` holds a finished model of this kind, not an editor."""
 
     def __call__(self) -> None:
         torch.manual_seed(self.plan.seed)
@@ -149,9 +164,10 @@ class PainterWork:
         model = Painter(vocabulary, eos, bos).to(self.device)
         editor = load_file(self.editor)
         scale = editor.pop("scaling_factor").item()
-        start_from_editor(model, editor)
+        (begin_with if self.again else start_from_editor)(model, editor)
         use_fast_norm(model)
-        model.unet.set_attn_processor(AttnProcessor())  # beats the fused one at this size
+        watch = Watched()
+        model.unet.set_attn_processor(watch)  # pyright: ignore[reportArgumentType]
         alphas = make_scheduler().alphas_cumprod.to(self.device)
 
         def batch_of(rng: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -170,9 +186,10 @@ class PainterWork:
             t = torch.randint(0, 1000, (self.batch,), generator=rng).to(self.device)
             e = torch.randn(z.shape, generator=rng).to(self.device)
             ab = alphas[t][:, None, None, None]
+            watch.padding = is_padding(words, eos)
             with torch.autocast(self.device, torch.bfloat16):
                 eps = model(ab.sqrt() * z + (1 - ab).sqrt() * e, t, words).float()
-            return (noise_weight(ab) * (eps - e) ** 2).mean()
+            return (noise_weight(ab) * (eps - e) ** 2).mean() + PADDING_WEIGHT * watch.share()
 
         ema = train(model, loss_of, self.plan, self.out / "painter.state")
         merged = {k: v.contiguous() for k, v in (model.state_dict() | ema).items()}

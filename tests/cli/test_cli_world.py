@@ -7,6 +7,7 @@ from PIL import Image
 
 from csd3d.cli import main as cli
 from csd3d.world.edits import KINDS, all_edits
+from csd3d.world.families import all_families
 
 
 def world(*words: object) -> int:
@@ -97,6 +98,7 @@ def test_an_edit_that_hardly_shows_is_said(tmp_path: Path, capsys: pytest.Captur
             "turn of a strip: expected degrees in (0, 360], got 500",
         ),
         (("clip", "c.mp4", "--frames", 0), "frames: expected 1 or more, got 0"),
+        (("photo", "f.png", "--edit", "change the weather"), "'change the weather' has several right answers"),
         (("clip", "c.mp4", "--crf", 60), "crf: expected 0 to 51, got 60"),
     ],
 )
@@ -117,9 +119,11 @@ def test_edits_are_listed_by_kind_with_all_wordings(capsys: pytest.CaptureFixtur
     assert world("edits") == 0
     listed = capsys.readouterr().out
     assert [line for line in listed.splitlines() if line in KINDS] == list(KINDS)
-    assert all(w in listed for e in all_edits() for w in e.wordings)
+    assert all(w in listed for asked in (*all_edits(), *all_families()) for w in asked.wordings)
     assert world("edits", "--kind", "sky") == 0
-    assert len(capsys.readouterr().out.strip().splitlines()) == 4
+    listed = capsys.readouterr().out
+    assert len(listed.split("several right answers")[0].strip().splitlines()) == 4
+    assert "make the sky another color: sky pink, sky green" in listed
 
 
 def test_edits_of_a_seed_are_those_that_apply(capsys: pytest.CaptureFixture[str]) -> None:
@@ -129,3 +133,6 @@ def test_edits_of_a_seed_are_those_that_apply(capsys: pytest.CaptureFixture[str]
     assert "make the ring red" in listed
     assert "ball red" not in listed
     assert "make the ring yellow" not in listed
+    assert "give the ring another color: colour ring red, colour ring green" in listed
+    assert "colour ring yellow" not in listed
+    assert "remove one thing" not in listed

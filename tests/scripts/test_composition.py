@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from csd3d.world.edits import all_edits
+from csd3d.world.families import every_edit
 from csd3d.world.scene import Scene, SceneSampler, Thing
 from scripts.benchmarks.composition import (
     LOOKS,
@@ -94,7 +94,7 @@ def test_softening_keeps_flat_pictures_and_the_mean_of_others() -> None:
 
 def write_shard(folder: Path) -> None:
     """Two groups of red and of blue pictures; one edit of each is a style."""
-    known = all_edits()
+    known = every_edit()
     style = next(i for i, e in enumerate(known) if e.kind == "style")
     night = next(i for i, e in enumerate(known) if e.name == "night")
     images = torch.zeros(2, 4, 3, 16, 16, dtype=torch.uint8)

@@ -8,15 +8,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from csd3d.priors.prior import Guidance, Prompts
+from csd3d.priors.store.resolve import builtin_directory
 from csd3d.priors.text_to_image import TextToImagePrior
 from csd3d.world.captions import PHOTO, TEXTURE, styled, words
 from csd3d.world.edits import all_edits, describe
+from csd3d.world.families import every_edit
 from csd3d.world.scene import SceneSampler
-from scripts.train_builtin import Settings, export_painter, world_tokenizer, write_caption_tokens
+from scripts.train_builtin import Settings, export_painter, t2i_start, world_tokenizer, write_caption_tokens
 from scripts.training.codec import make_codec
 from scripts.training.denoiser import Editor
 from scripts.training.loop import Plan
-from scripts.training.pictures import GROUPS_PER_SHARD, PHOTO_SHARE, is_texture, load_photos, photo_group
+from scripts.training.pictures import GROUPS_PER_SHARD, PHOTO_SHARE, is_texture, load_photos, photo_group, view_of
 from scripts.training.t2i import (
     MAX_TOKENS,
     WORDINGS,
@@ -38,7 +40,7 @@ def write_shard(folder: Path, number: int, edits: list[list[int]]) -> Path:
     folder.mkdir(exist_ok=True)
     path = folder / f"shard-{number:05d}.safetensors"
     images = torch.full((len(edits), 1 + len(edits[0]), 3, 8, 8), 128, dtype=torch.uint8)
-    names = {"edits": json.dumps([e.name for e in all_edits()])}
+    names = {"edits": json.dumps([e.name for e in every_edit()])}
     save_file({"images": images, "edits": torch.tensor(edits)}, path, names)
     return path
 
@@ -50,6 +52,18 @@ def test_every_picture_of_a_group_has_its_caption() -> None:
     assert night == describe(all_edits()[TIME].scene(scene))
     assert nothing == ""
     assert sketch == styled(describe(scene), all_edits()[STYLE])
+
+
+def test_what_no_caption_can_tell_has_none() -> None:
+    variant = next(i for i, e in enumerate(every_edit()) if not e.wordings)
+    source, spotted, night = group_captions(2, 5, [variant, TIME])
+    assert source
+    assert spotted == ""
+    assert night
+    sky = next(s for s in range(10_000) if view_of(s) == "sky")
+    assert group_captions(*divmod(sky, GROUPS_PER_SHARD), [TIME]) == ["", ""]
+    shard, group = PHOTO_SHARE - 1, 0
+    assert group_captions(shard, group, [TIME])[1].endswith(f", at {all_edits()[TIME].name}")
 
 
 def test_photographs_and_textures_are_called_what_they_are() -> None:
@@ -134,3 +148,26 @@ def test_it_starts_from_what_the_editor_knows_and_is_exported_as_a_prior(tmp_pat
     )
     assert made.shape == (1, 3, 64, 64)
     assert bool(made.isfinite().all())
+
+
+def test_it_goes_on_from_a_finished_model_of_its_kind(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tokenizer = world_tokenizer(MAX_TOKENS)
+    write_caption_tokens(tmp_path / "tokens")
+    path = write_shard(tmp_path / "pictures", 0, [[TIME, -1]])
+    for folder in ("captions", "z"):
+        (tmp_path / folder).mkdir()
+    caption_shard(tokenizer, path, tmp_path / "captions")
+    save_file({"z": torch.randn(1, 3, 4, 8, 8).half()}, tmp_path / "z" / path.name)
+    settings = Settings(tmp_path, start_t2i=builtin_directory("builtin:t2i"))
+    save_file({"scaling_factor": torch.tensor([0.5])}, tmp_path / "editor.safetensors")
+    start, again = t2i_start(settings, None)
+    assert again
+    known = load_file(start)
+    assert known["scaling_factor"].item() == 0.5
+    PainterWork(
+        tmp_path / "z", tmp_path / "captions", tmp_path / "tokens", start, tmp_path, Plan(0, lr=1e-3), again=True
+    )()
+    made = load_file(tmp_path / "painter.safetensors")
+    name = "unet.mid_block.resnets.0.conv1.weight"
+    assert torch.equal(made[name], known[name])

@@ -135,6 +135,14 @@ def test_chosen_edits_are_of_many_kinds_and_reproducible() -> None:
     assert spread([], 3, seed=0) == []
 
 
+def test_a_sentence_with_several_right_answers_has_no_one_truth() -> None:
+    clip = sample_clip(0, frames=1, height_px=32, width_px=32)
+    with pytest.raises(
+        ValueError, match=r"'change the time of day' has several right answers; .* 'make it (day|sunset)'"
+    ):
+        clip.truth("change the time of day")
+
+
 def test_an_edit_that_changes_nothing_is_refused_with_what_is_there() -> None:
     photo = sample_photo(4, height_px=16, width_px=16)
     what = describe(photo.scene)
