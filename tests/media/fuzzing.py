@@ -98,9 +98,9 @@ def _write_everywhere(path: Path) -> None:
 
 def load_prior(path: Path) -> None:
     """Load the prior that a file belongs to."""
-    from csd3d.priors.auto import load_either
+    from csd3d.priors.auto import load_prior
 
-    load_either(str(next(folder for folder in path.parents if folder.name == PRIOR)), device="cpu")
+    load_prior(str(next(folder for folder in path.parents if folder.name == PRIOR)), device="cpu")
 
 
 def use(path: Path) -> None:
