@@ -70,7 +70,7 @@ class OnlyToys:
 def only_toys(monkeypatch):
     """The toy prior is loaded, whichever is named, and no weights are looked for."""
     toys = OnlyToys()
-    for room in ("csd3d.priors.defaults", "csd3d.runs.job", "csd3d.cli.editors"):
+    for room in ("csd3d.priors.lookup", "csd3d.runs.job", "csd3d.cli.editors"):
         monkeypatch.setattr(f"{room}.resolve", resolve_toy)
     monkeypatch.setattr("csd3d.priors.auto.load_prior", toys.load)
     return toys

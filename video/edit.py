@@ -21,7 +21,7 @@ from csd3d.media.sheet import contact_sheet, save_picture
 from csd3d.priors.prior import Prior, Prompts
 from csd3d.runs.history import earlier_runs, provenance
 from csd3d.runs.job import Editor, Request, Result, make_request, run_job
-from csd3d.runs.manifest import fingerprint
+from csd3d.runs.manifest import Manifest, fingerprint
 from csd3d.runs.progress import RunProgress
 from csd3d.runs.report import Report
 from csd3d.runs.rows import Rows, writing_rows
@@ -94,6 +94,7 @@ class VideoEditor(Editor[VideoConfig]):
         self._output = output
         self._plan = self._first_plan()
         self._motion: ClipMotion | None = None
+        self._resumed: Manifest | None = None
         self._unchanged = _stamps(clip)
 
     @classmethod
@@ -123,7 +124,9 @@ class VideoEditor(Editor[VideoConfig]):
                 place = Path(config.mask).resolve()
                 config = replace(config, mask=str(place))  # a run is resumed from anywhere
                 mask = stack.enter_context(ClipMask(place, clip.info, feather_px=config.feather))
-            yield cls(clip, prompt, request.output, config, mask)
+            editor = cls(clip, prompt, request.output, config, mask)
+            editor._resumed = request.resumed
+            yield editor
 
     @property
     def name(self) -> tuple[str, str]:
@@ -175,7 +178,8 @@ class VideoEditor(Editor[VideoConfig]):
         if encoding.codec == "ffv1":
             suffix = ".mkv"
         target = self._output or run_dir / f"edited{suffix}"
-        require_output(target, encoding)
+        self._replaces = _wrote(self._resumed, target)
+        require_output(target, encoding, replaces=self._replaces)
         if target.suffix.lower() in CONTAINERS:
             stream_of(target, encoding, width_px=info.width_px, height_px=info.height_px)
         return target, [target]
@@ -243,7 +247,7 @@ class VideoEditor(Editor[VideoConfig]):
         tags = dict(self.clip.info.tags)
         tags |= provenance(tags.get("comment"), [*session.manifest.history, {"prompt": self.prompt}])
         chunks = render(
-            self.clip, pictures, output=session.results[0], media=session.folder.media,
+            self.clip, pictures, output=session.results[0], replaces=self._replaces, media=session.folder.media,
             encoding=encoding_of(self.config), tags=tags, most_frames=self.config.chunk_frames, notes=lost,
         )  # fmt: skip
         samples = Samples([])
@@ -351,6 +355,13 @@ def times_of(clip: Clip) -> list[float]:
     """When each frame is shown, in seconds from the first."""
     info = clip.info
     return [float((pts - info.pts[0]) * info.time_base) for pts in info.pts]
+
+
+def _wrote(manifest: Manifest | None, target: Path) -> bool:
+    """Whether the run of a manifest wrote what is at `target`, which nobody changed since."""
+    written = {} if manifest is None else manifest.written
+    sha256 = written.get(str(target.resolve()))
+    return sha256 is not None and target.exists() and fingerprint(target)["sha256"] == sha256
 
 
 def _stamps(clip: Clip) -> tuple[tuple[int, int], ...]:

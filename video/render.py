@@ -116,6 +116,7 @@ def render(
     pictures: Pictures,
     *,
     output: Path,
+    replaces: bool,
     media: Path,
     encoding: Encoding,
     tags: Mapping[str, str],
@@ -125,14 +126,14 @@ def render(
     """Write `output` and the two players of the report chunk by chunk, yielding after each.
 
     All three appear when the last chunk is written; if the consumer stops earlier, none does. The samples for the
-    contact sheet fill up on the way.
+    contact sheet fill up on the way. A folder of frames that is there may be one that it `replaces`.
     """
     info = clip.info
     preview = square_size(info.display_aspect, min(info.width_px, info.height_px, PREVIEW_PX))
     pts, base = even_times(info)
     samples = Samples(evenly(info.frames, SHEET_FRAMES))
     with ExitStack() as stack:
-        writer = stack.enter_context(open_output(output, info, encoding, tags=tags, notes=notes))
+        writer = stack.enter_context(open_output(output, info, encoding, tags=tags, notes=notes, replaces=replaces))
         players = [
             stack.enter_context(
                 write_clip(

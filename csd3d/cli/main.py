@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import tyro
 
 from csd3d import __version__
-from csd3d.cli.parse import split, subcommands
+from csd3d.cli.parse import split, subcommands, with_home
 from csd3d.user_errors import DEBUG_VARIABLE, explain
 
 
@@ -52,7 +52,7 @@ BROKEN_PIPE = 141
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line (default: this process's) and return its exit code. Parses, runs, explains errors."""
-    head, rest = split(sys.argv[1:] if argv is None else argv)
+    head, rest = split([with_home(word) for word in (sys.argv[1:] if argv is None else argv)])
     if "--version" in head:
         print(f"csd3d {__version__}")
         return 0

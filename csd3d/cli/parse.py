@@ -10,6 +10,7 @@ shows "(default: the middle one)".
 
 import ast
 import inspect
+import os
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass, replace
@@ -145,6 +146,12 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
         if not word.startswith("-"):
             return list(argv[: i + 1]), list(argv[i + 1 :])
     return list(argv), []
+
+
+def with_home(word: str) -> str:
+    """A word of a command line, "--flag=~/place" with the home folder put in, which shells do not do after "="."""
+    flag, sign, value = word.partition("=")
+    return f"{flag}={os.path.expanduser(value)}" if sign and flag.startswith("--") and value[:1] == "~" else word
 
 
 def subcommands(commands: Mapping[str, str]) -> Any:

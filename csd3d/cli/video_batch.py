@@ -117,7 +117,7 @@ def _requests(row: Mapping[str, Any], batch: Batch) -> Iterator[Request[VideoCon
     folder = batch.jobs.parent
     for name in PATHS:
         if name in values and values[name] != "paper" and name != "output":
-            values[name] = type(values[name])(folder / values[name])
+            values[name] = type(values[name])(folder / Path(values[name]).expanduser())
     if row.get("prior") and (beside := folder / values["prior"]).is_dir():
         values["prior"] = str(beside)
     clips = _clips(values.pop("clip"))

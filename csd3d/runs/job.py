@@ -215,11 +215,11 @@ def make_request(
     base = resume_request(editor, run_dir) if resume else Request(None, None, None, editor.settings())
     return replace(
         base,
-        source=base.source if source is None else Path(source),
+        source=base.source if source is None else Path(source).expanduser(),
         prompt=prompt or base.prompt,
-        output=base.output if output is None else Path(output),
+        output=base.output if output is None else Path(output).expanduser(),
         config=config or base.config,
-        run_dir=base.run_dir if run_dir is None else Path(run_dir),
+        run_dir=base.run_dir if run_dir is None else Path(run_dir).expanduser(),
     )
 
 

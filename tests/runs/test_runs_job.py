@@ -34,12 +34,12 @@ class Counted:
 
 def test_a_start_looks_everything_up_once(make_clip, tmp_path, monkeypatch, only_toys):
     from csd3d.cli import editors
-    from csd3d.priors import defaults
+    from csd3d.priors import lookup
     from video import edit
 
     clip, _ = make_clip(frames=3)
     run_dir = tmp_path / "elsewhere" / "run"
-    resolved = [Counted(monkeypatch, room, "resolve") for room in (defaults, editors, job)]
+    resolved = [Counted(monkeypatch, room, "resolve") for room in (lookup, editors, job)]
     plans, scores = Counted(monkeypatch, edit, "plan_frames"), Counted(monkeypatch, ToyPrior, "score")
     read = Counted(monkeypatch, Manifest, "read")
     words = ["video", str(clip), "--prompt", "make it red", "--run-dir", str(run_dir), "--steps"]
@@ -102,3 +102,28 @@ def test_settings_of_the_engine_are_filled_in_from_the_prior(make_clip, tmp_path
     )
     assert Manifest.read(result.run_dir / "manifest.json").config["csd"]["lr"] == 0.125
     assert (result.path, result.steps, result.facts["frames"]) == (tmp_path / "run" / "edited.mp4", 1, 2)
+
+
+def test_a_folder_of_frames_that_the_run_wrote_is_written_again(make_clip, tmp_path):
+    clip, _ = make_clip(frames=2)
+    config = VideoConfig(csd=CsdConfig(steps=1, t_min=400, t_max=600))
+    options = {"run_dir": tmp_path / "run", "prior": ToyPrior(), "progress": RunProgress(quiet=True)}
+    frames = edit_video(clip, "make it red", tmp_path / "frames", config, **options).path
+    first = sorted(frames.glob("*.png"))[0]
+    before = first.read_bytes()
+    longer = VideoConfig(csd=CsdConfig(steps=3, t_min=400, t_max=600))
+    assert edit_video(None, None, None, longer, resume=True, **options).path == frames
+    assert first.read_bytes() != before
+    (frames / "mine.txt").write_text("not the run's")
+    with pytest.raises(ValueError, match="output: expected"):
+        edit_video(None, None, None, longer, resume=True, **options)
+
+
+def test_a_home_folder_is_put_in_after_a_sign_too(tmp_path, monkeypatch, only_toys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "a.png", scenery(40, 60))
+    words = ["image", "a.png", "--prompt", "make it red", "--steps", "1", "--run-dir=~/run", "--output=~/o.png"]
+    assert main(words) == 0
+    assert (tmp_path / "o.png").exists()
+    assert not (tmp_path / "~").exists()
