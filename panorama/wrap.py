@@ -1,4 +1,4 @@
-"""Does the left border of a picture go on at its right border? Told by its metadata or by its edges."""
+"""Does the left border of a picture go on at its right border? Decided by its metadata, else by its edges."""
 
 from dataclasses import dataclass
 from typing import Literal

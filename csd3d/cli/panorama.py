@@ -18,7 +18,8 @@ from panorama.stitched_file import stitch_files
 
 
 def _paper(method: Method | None, found: Resolved) -> Mapping[str, Any]:
-    """The published settings for the windows of the prior: a big one has 64 latents, whatever the hub says later."""
+    """The published settings for the windows of the prior: a prior whose files are not here yet counts as
+    one of 64 latents."""
     if method not in (None, "csd-edit"):
         return paper_engine(method, "csd-edit-panorama")
     path = found.path

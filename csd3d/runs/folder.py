@@ -33,7 +33,7 @@ class RunFolder:
 
     @property
     def manifest(self) -> Path:
-        """What the run was told and what it found."""
+        """Settings, inputs, notes and measurements of the run."""
         return self.path / "manifest.json"
 
     @property

@@ -13,7 +13,7 @@ class RunInterrupted(KeyboardInterrupt):
     """A run was asked to stop and has saved its state.
 
     `run_dir` is the folder to resume from, `exit_code` what a command should return (130 for Ctrl-C, 143 for SIGTERM).
-    The text says how `command` goes on, if that is given.
+    If `command` is given, the text has the command line that resumes the run.
     """
 
     def __init__(self, run_dir: Path, signum: int = signal.SIGINT, *, command: str | None = None) -> None:

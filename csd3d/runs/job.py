@@ -2,9 +2,9 @@
 
     request -> config -> editor opens its sources -> prior -> editor meets it -> session: encode, move, write -> report
 
-Everything that can be refused is refused before the session begins, and leaves nothing behind: by the editor without
-the prior, by the prior's vocabulary without its weights, then by the editor and the prior together. An editor says what
-is its own (`Editor`); to add one, see docs/add-an-editor.md.
+Everything that can be refused is refused before the session begins, and leaves nothing behind: first what the editor
+can refuse without a prior, then sentences that the prior's vocabulary lacks, and, once its weights are loaded, what the
+prior cannot serve. An editor says what is its own (`Editor`); to add one, see docs/add-an-editor.md.
 """
 
 from abc import ABC, abstractmethod
@@ -46,7 +46,7 @@ class Request(Generic[C]):
     resumed: Manifest | None = None
     """Of the run to go on with."""
     found: Resolved | None = None
-    """The prior of `config`, where it was looked for before."""
+    """The prior that `config` names, if it has been resolved already."""
 
 
 @dataclass(frozen=True)

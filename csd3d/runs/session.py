@@ -76,7 +76,7 @@ class Session:
         return self.resources.enter_context(context)
 
     def note(self, *texts: str) -> None:
-        """Say what was not said before, and keep it in the manifest."""
+        """Print texts that are new to the run, and record them in the manifest."""
         for text in texts:
             if self.manifest.note(text):
                 self.progress.say(f"note: {text}")

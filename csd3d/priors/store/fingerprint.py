@@ -1,4 +1,4 @@
-"""Which prior it was: what a manifest keeps of one, and by what two are told apart."""
+"""Which prior a run used: its entry in a manifest, and the fingerprint that differs between two priors."""
 
 import hashlib
 from functools import lru_cache
