@@ -61,7 +61,7 @@ class CsdConfig:
     noise: Noise = "independent"
     """Every particle of a step gets noise of its own (`independent`), or all get the same (`shared`)."""
     steps: int = 200
-    """Number of optimisation steps."""
+    """Optimisation steps; in a run, moves of every particle, or steps of the ordinary sampler."""
     lr: float = 0.5
     """Learning rate of the first step."""
     lr_decay: float = 0.9

@@ -23,8 +23,8 @@ from csd3d.priors.store.resolve import Kind, Resolved, resolve
 PAPER_VIEWS = 3
 """The published bandwidth is not finite with fewer."""
 ENGINE_SETTINGS = tuple(field.name for field in fields(CsdConfig) if field.name not in ("steps", "coupling"))
-"""The engine's settings that have their own names and meanings here: `steps` is `edit_steps`, and `coupling` knows two
-more words. It becomes the engine's too, when that one knows `depth`."""
+"""The engine's settings, but for two that have names and meanings of their own here: `steps` is `edit_steps`, and
+`coupling` knows `paper` too."""
 T = TypeVar("T")
 
 

@@ -28,7 +28,7 @@ class RunConfig:
     device: str | None = None
     """`cpu`, `cuda`, `cuda:1`, ... None: CUDA where there is one."""
     checkpoint_every: int = 10
-    """Steps between two saved states."""
+    """Steps of the loop between two saved states; a move of many particles takes several."""
 
     def __post_init__(self) -> None:
         require_int(self, 0, 2**63 - 1, "seed")
