@@ -358,10 +358,10 @@ def times_of(clip: Clip) -> list[float]:
 
 
 def _wrote(manifest: Manifest | None, target: Path) -> bool:
-    """Whether the run of a manifest wrote what is at `target`, which nobody changed since."""
+    """Whether the run of a manifest wrote the folder at `target`, which nobody changed since."""
     written = {} if manifest is None else manifest.written
     sha256 = written.get(str(target.resolve()))
-    return sha256 is not None and target.exists() and fingerprint(target)["sha256"] == sha256
+    return sha256 is not None and target.is_dir() and fingerprint(target)["sha256"] == sha256
 
 
 def _stamps(clip: Clip) -> tuple[tuple[int, int], ...]:

@@ -8,17 +8,15 @@ A setting that may be None says at the end of its docstring what that means, "No
 shows "(default: the middle one)".
 """
 
-import ast
-import inspect
 import os
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from fractions import Fraction
-from functools import cache
-from typing import Annotated, Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tyro
+
+from csd3d.runs.settings import field_help
 
 C = TypeVar("C")
 T = TypeVar("T")
@@ -57,27 +55,6 @@ class Group:
     title: str
     about: str
     flags: tuple[Flag, ...]
-
-
-@cache
-def field_help(kind: type) -> Mapping[str, str]:
-    """The docstring under each field of a dataclass and of those it inherits from, on one line each."""
-    found: dict[str, str] = {}
-    for cls in reversed(kind.__mro__):
-        if cls is object or cls is Generic:
-            continue
-        body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
-        assert isinstance(body, ast.ClassDef)
-        for line, text in zip(body.body, body.body[1:], strict=False):
-            if isinstance(line, ast.AnnAssign) and (words := _docstring(text)):
-                found[ast.unparse(line.target)] = words
-    return found
-
-
-def _docstring(node: ast.stmt) -> str:
-    """The words of a string that stands alone; none for anything else."""
-    value = node.value if isinstance(node, ast.Expr) else None
-    return " ".join(value.value.split()) if isinstance(value, ast.Constant) and isinstance(value.value, str) else ""
 
 
 def flags_of(config: object, *, without: Sequence[str] = ()) -> dict[str, Flag]:

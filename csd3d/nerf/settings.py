@@ -3,11 +3,7 @@
 Those of the engine are flags too, made from `CsdConfig`, where alone they are declared, explained and checked.
 """
 
-import ast
-import inspect
-import textwrap
 from dataclasses import dataclass, fields, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Optional, TypeVar, get_type_hints
 
@@ -19,6 +15,7 @@ from csd3d.engine.config import METHODS, PAPER, CsdConfig, Method, method_change
 from csd3d.engine.validate import require, require_int, require_number
 from csd3d.priors.defaults import default_config, default_prior
 from csd3d.priors.store.resolve import Kind, Resolved, resolve
+from csd3d.runs.settings import field_help
 
 PAPER_VIEWS = 3
 """The published bandwidth is not finite with fewer."""
@@ -28,24 +25,9 @@ ENGINE_SETTINGS = tuple(field.name for field in fields(CsdConfig) if field.name 
 T = TypeVar("T")
 
 
-def field_docs(kind: type) -> dict[str, str]:
-    """The docstring under each field of a dataclass, from its source, in one line."""
-    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
-    assert isinstance(definition, ast.ClassDef)
-    return {
-        field.target.id: " ".join(doc.value.value.split())
-        for field, doc in pairwise(definition.body)
-        if isinstance(field, ast.AnnAssign)
-        and isinstance(field.target, ast.Name)
-        and isinstance(doc, ast.Expr)
-        and isinstance(doc.value, ast.Constant)
-        and isinstance(doc.value.value, str)
-    }
-
-
 def with_engine_settings(kind: type[T]) -> type[T]:
     """Give a class that becomes a dataclass the `ENGINE_SETTINGS` as fields, None unless given, with their help."""
-    types, docs = get_type_hints(CsdConfig), field_docs(CsdConfig)
+    types, docs = get_type_hints(CsdConfig), field_help(CsdConfig)
     for name in ENGINE_SETTINGS:
         flag = tyro.conf.arg(help=docs[name], help_behavior_hint="(default: what suits the prior and the method)")
         kind.__annotations__[name] = Annotated[Optional[types[name]], flag]  # noqa: UP045

@@ -24,7 +24,7 @@ from csd3d.priors.prompts.sentences import Sentences, encode_sentences
 from csd3d.priors.prompts.vocabulary import Vocabulary
 from csd3d.priors.prompts.words import Words, read_known
 from csd3d.priors.store.load import load_parts, locate, pick_device, pick_dtype, read_schedule
-from csd3d.priors.store.resolve import CALLED, Resolved, resolve
+from csd3d.priors.store.resolve import Resolved, require_kind, resolve
 
 if TYPE_CHECKING:
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
@@ -89,8 +89,7 @@ class LatentDiffusion(Prior):
         found = locate(resolved, revision=revision, offline=offline, half=precision != torch.float32)
         assert found.path is not None
         assert found.kind is not None
-        if found.kind != cls.kind:
-            raise ValueError(f"prior {found.name!r}: expected {CALLED[cls.kind]}, got {CALLED[found.kind]}")
+        require_kind(found, cls.kind)
         parts = load_parts(found.path, device=chosen, dtype=precision, kind=found.kind)
         schedule, prediction = read_schedule(parts.scheduler)
         unet_chunks, codec_chunks = (Chunks(chosen, _budget_bytes(memory_gb)) for _ in range(2))

@@ -19,7 +19,7 @@ from csd3d.media.place import require_place
 from csd3d.priors.prior import Prior
 from csd3d.priors.prompts.words import require_known
 from csd3d.priors.store.fingerprint import prior_entry
-from csd3d.priors.store.resolve import CALLED, Kind, Resolved, resolve
+from csd3d.priors.store.resolve import Kind, Resolved, require_kind, resolve
 from csd3d.runs.config import RunConfig
 from csd3d.runs.folder import RunFolder, claim_name, free_name
 from csd3d.runs.manifest import Manifest, read_settings, to_plain
@@ -184,11 +184,11 @@ def run_job(
         config = replace(job.config, csd=job.config.csd or job.engine_for(prior))
         job.meet(prior, config)
         run_dir = request.run_dir or free_name(*job.name)
-        _require_places(job, run_dir)
+        output, results = _require_places(job, run_dir)
         manifest = _manifest(job, config, prior)
         if request.run_dir is None:
             run_dir = claim_name(*job.name)
-        output, results = job.place(run_dir)
+            output, results = job.place(run_dir)
         manifest.outputs[job.role] = str(output.resolve())
         with open_session(
             run_dir, manifest, results, progress, resumed=request.resumed, resumable=job.resumable
@@ -259,19 +259,20 @@ def load_for(request: Request[Any], sentences: Sequence[str] = (), *, kind: Kind
     found = request.found
     if found is None or found.name != name:
         found = resolve(name)
-    if kind is not None and found.kind not in (None, kind):
-        raise ValueError(f"prior {found.name!r}: expected {CALLED[kind]}, got {CALLED[found.kind]}")
+    if kind is not None:
+        require_kind(found, kind)
     require_known(found, [*sentences, config.negative_prompt])
     from csd3d.priors.auto import load_prior  # slow to import: mistakes are said before
 
     return load_prior(found, device=device)
 
 
-def _require_places(job: Editor[Any], run_dir: Path) -> None:
-    """Raises ValueError unless all that the job writes can be written without harm."""
+def _require_places(job: Editor[Any], run_dir: Path) -> tuple[Path, Sequence[Path]]:
+    """`job.place`; raises ValueError unless all that is written there can be written without harm."""
     output, results = job.place(run_dir)
     for path in (output, *results):
         require_place(path, inputs=job.reads, reserved=RunFolder(run_dir).own_files)
+    return output, results
 
 
 def _manifest(job: Editor[Any], config: RunConfig, prior: Prior) -> Manifest:

@@ -1,12 +1,16 @@
-"""Settings dataclasses from plain JSON values, for presets (overrides only) and for resuming a run."""
+"""Settings dataclasses from plain JSON values, for presets (overrides only) and for resuming a run; their help."""
 
+import ast
 import dataclasses
+import inspect
 import json
+import textwrap
 import types
 from collections.abc import Mapping
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
 
 C = TypeVar("C")
 
@@ -80,3 +84,24 @@ def _typed(value: Any, hint: Any) -> Any:
     if type(value) is int and float in options and int not in options:
         return float(value)
     return value
+
+
+@cache
+def field_help(kind: type) -> Mapping[str, str]:
+    """The docstring under each field of a dataclass and of those it inherits from, on one line each."""
+    found: dict[str, str] = {}
+    for cls in reversed(kind.__mro__):
+        if cls is object or cls is Generic:
+            continue
+        body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for line, text in zip(body.body, body.body[1:], strict=False):
+            if isinstance(line, ast.AnnAssign) and (words := _docstring(text)):
+                found[ast.unparse(line.target)] = words
+    return found
+
+
+def _docstring(node: ast.stmt) -> str:
+    """The words of a string that stands alone; none for anything else."""
+    value = node.value if isinstance(node, ast.Expr) else None
+    return " ".join(value.value.split()) if isinstance(value, ast.Constant) and isinstance(value.value, str) else ""

@@ -12,9 +12,9 @@ import pytest
 from csd3d.cli import generate, panorama, translate, video
 from csd3d.cli.editors import flags_for, read_request
 from csd3d.cli.main import main
-from csd3d.cli.parse import field_help
 from csd3d.engine.config import METHODS, PAPER, CsdConfig
 from csd3d.priors.defaults import BUILTIN, default_config
+from csd3d.runs.settings import field_help
 
 FORMS = {
     "video": video.FORM, "panorama": panorama.PANORAMA, "image": panorama.IMAGE, "generate": generate.FORM,

@@ -13,8 +13,9 @@ from nerfstudio.configs.method_configs import AnnotatedBaseConfigUnion
 
 from csd3d.engine.config import CsdConfig
 from csd3d.nerf.pipeline import CsdEditPipelineConfig
-from csd3d.nerf.settings import ENGINE_SETTINGS, EditSettings, field_docs
+from csd3d.nerf.settings import ENGINE_SETTINGS, EditSettings
 from csd3d.priors.defaults import default_config
+from csd3d.runs.settings import field_help
 
 pytestmark = pytest.mark.slow
 
@@ -47,8 +48,8 @@ OTHERS: dict[str, tuple[str, object]] = {
 def test_every_setting_of_the_engine_is_a_setting_of_the_edit() -> None:
     assert set(ENGINE_SETTINGS) == {field.name for field in fields(CsdConfig)} - {"steps", "coupling"}
     assert set(OTHERS) == set(ENGINE_SETTINGS)
-    assert set(field_docs(CsdConfig)) == {field.name for field in fields(CsdConfig)}
-    assert field_docs(CsdConfig)["t_max"] == "Timesteps are drawn below this one."
+    assert set(field_help(CsdConfig)) == {field.name for field in fields(CsdConfig)}
+    assert field_help(CsdConfig)["t_max"] == "Timesteps are drawn below this one."
     for builtin in (True, False):
         assert EditSettings(edit_steps=7).engine(builtin=builtin) == replace(default_config(builtin=builtin), steps=7)
 
@@ -65,7 +66,7 @@ def test_help_of_the_engine_is_told_at_the_flags(capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit):
         tyro.cli(AnnotatedBaseConfigUnion, args=["csd-edit-cpu", "--help"])
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    for name, doc in field_docs(CsdConfig).items():
+    for name, doc in field_help(CsdConfig).items():
         if name in ENGINE_SETTINGS:
             assert f"--pipeline.{name.replace('_', '-')} " in shown
             assert f"{doc} (default: what suits the prior and the method)" in shown

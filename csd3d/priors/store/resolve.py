@@ -56,6 +56,12 @@ class Resolved:
     """It is one of the small priors that come with this package."""
 
 
+def require_kind(found: Resolved, kind: Kind) -> None:
+    """Raises ValueError for a prior that is known to be of another kind."""
+    if found.kind not in (None, kind):
+        raise ValueError(f"prior {found.name!r}: expected {CALLED[kind]}, got {CALLED[found.kind]}")
+
+
 def resolve(name: str | Path) -> Resolved:
     """What `name` stands for: "builtin" (= "builtin:instruct"), "builtin:t2i", a directory, or a hub id "owner/name".
 
