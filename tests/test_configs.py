@@ -12,7 +12,7 @@ PRESETS = sorted((Path(__file__).parents[1] / "configs").glob("video-*.json"))
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda p: p.stem)
 def test_video_presets_change_something_and_only_what_there_is(path: Path) -> None:
-    changed = override(VideoConfig(), load_preset(path), where=path.name)
+    changed = override(VideoConfig(), load_preset(path, VideoConfig), where=path.name)
     assert changed != VideoConfig()
 
 

@@ -16,7 +16,8 @@ from csd3d.media.clip.probe import probe
 from csd3d.priors.prior import Prior
 from csd3d.runs.interrupt import RunInterrupted
 from csd3d.runs.job import Request, load_for, resume_request, run_job
-from csd3d.runs.manifest import Manifest, differences, fingerprint, to_plain
+from csd3d.runs.manifest import Manifest, differences, fingerprint
+from csd3d.runs.settings import to_plain, with_absent
 from csd3d.user_errors import explain
 from video.config import VideoConfig
 from video.edit import VideoEditor
@@ -109,6 +110,7 @@ def find_run(request: Request[VideoConfig]) -> tuple[Path, Manifest | None]:
         if not (run_dir / "manifest.json").exists():
             return run_dir, None
         old = Manifest.read(run_dir / "manifest.json")
+        old.config = with_absent(old.config, VideoConfig)
         if not inputs:
             inputs = [_sha256(request.source, request.config.max_frames), *([_sha256(Path(mask))] if mask else [])]
         free = VideoEditor.resumable

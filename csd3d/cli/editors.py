@@ -147,7 +147,7 @@ def _base(form: Form[C], values: Mapping[str, Any], *, only_help: bool) -> Reque
         request = Request(None, None, None, config, found=found)
     if values["preset"] is not None:
         found = request.found or resolve(config.prior)
-        changes = preset_changes(values["preset"], lambda: form.paper(values.get("method"), found))
+        changes = preset_changes(values["preset"], type(config), lambda: form.paper(values.get("method"), found))
         config = override(config, changes, where="preset")
     return replace(request, config=config)
 
@@ -160,8 +160,8 @@ def edit_base(form: Form[C], values: Mapping[str, Any], only_help: bool) -> tupl
     return replace(form.editor.settings(), prior=found.name, csd=csd), found
 
 
-def preset_changes(name: str, paper: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
-    """What a `--preset` changes: `paper` the published settings, else what a JSON file says.
+def preset_changes(name: str, kind: type, paper: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+    """What a `--preset` changes in the dataclass `kind`: `paper` the published settings, else what a JSON file says.
 
     Raises:
         FileNotFoundError: no such file.
@@ -171,7 +171,7 @@ def preset_changes(name: str, paper: Callable[[], Mapping[str, Any]]) -> Mapping
         return paper()
     if not name.endswith(".json"):
         raise ValueError(f"preset: expected `paper` or a .json file, got {name!r}")
-    return load_preset(Path(name))
+    return load_preset(Path(name), kind)
 
 
 def paper_engine(method: Method | None, otherwise: str) -> Mapping[str, Any]:

@@ -22,10 +22,11 @@ from csd3d.priors.store.fingerprint import prior_entry
 from csd3d.priors.store.resolve import Kind, Resolved, require_kind, resolve
 from csd3d.runs.config import RunConfig
 from csd3d.runs.folder import RunFolder, claim_name, free_name
-from csd3d.runs.manifest import Manifest, read_settings, to_plain
+from csd3d.runs.manifest import Manifest, read_settings
 from csd3d.runs.progress import RunProgress
 from csd3d.runs.report import Report
 from csd3d.runs.session import Session, open_session
+from csd3d.runs.settings import to_plain, with_absent
 
 C = TypeVar("C", bound=RunConfig)
 
@@ -237,6 +238,7 @@ def resume_request(editor: type[Editor[C]], run_dir: str | Path | None) -> Reque
         expected = " or ".join(editor.resumes)
         raise ValueError(f"resume: expected a run of {expected}, got one of {manifest.command} in {run_dir}")
     config = read_settings(editor.settings(), manifest)
+    manifest = replace(manifest, config=with_absent(manifest.config, type(config)))
     source = manifest.inputs[0]["path"] if manifest.inputs else None
     output = manifest.outputs.get(editor.role)
     return Request(

@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from fractions import Fraction
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -24,7 +23,7 @@ import torch
 
 from csd3d import __version__
 from csd3d.media.atomic import write_json
-from csd3d.runs.settings import override, without_prompt
+from csd3d.runs.settings import override, with_absent, without_prompt
 
 FORMAT = 2
 """Of the manifests that are written. Those of format 1 are read too; a run that has one cannot be resumed."""
@@ -147,26 +146,7 @@ def read_settings(config: C, manifest: Manifest) -> C:
             f"resume: expected a run of this version (format {FORMAT}), got one that an earlier version began "
             f"(format {manifest.format}): begin it anew"
         )
-    return override(config, without_prompt(manifest.config), where="manifest")
-
-
-def to_plain(value: Any) -> Any:
-    """Turn settings into what JSON can hold: dataclasses and mappings to dicts, paths and fractions to text.
-
-    Raises:
-        TypeError: a value of a kind that settings do not have.
-    """
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(k): to_plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [to_plain(v) for v in value]
-    if isinstance(value, (Path, Fraction, torch.device, torch.dtype)):
-        return str(value)
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    raise TypeError(f"settings: expected a plain value, got {type(value).__name__}")
+    return override(config, without_prompt(with_absent(manifest.config, type(config))), where="manifest")
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], *, ignore: tuple[str, ...] = ()) -> list[str]:

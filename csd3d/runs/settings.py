@@ -12,7 +12,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
 
+import torch
+
 C = TypeVar("C")
+BEFORE = "before"
+"""In the metadata of a setting's field: what runs have that began before there was the setting, where that is not its
+default: `field(default=2, metadata={BEFORE: 0})`. To be given where the default changes what a run computes."""
 
 
 def override(config: C, changes: Mapping[str, Any], *, where: str = "settings") -> C:
@@ -38,8 +43,8 @@ def override(config: C, changes: Mapping[str, Any], *, where: str = "settings") 
     return dataclasses.replace(config, **values)  # pyright: ignore[reportArgumentType, reportReturnType]
 
 
-def load_preset(path: Path) -> dict[str, Any]:
-    """Overrides from a JSON file, or all settings of a run from its manifest.
+def load_preset(path: Path, kind: type) -> dict[str, Any]:
+    """Overrides of the dataclass `kind` from a JSON file, or all settings of a run from its manifest.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -53,12 +58,52 @@ def load_preset(path: Path) -> dict[str, Any]:
         raise ValueError(f"preset: {path} is not valid JSON ({error})") from error
     if not isinstance(value, dict):
         raise ValueError(f"preset: expected a JSON object of settings in {path}, got {type(value).__name__}")
-    return without_prompt(value["config"]) if {"format", "config"} <= set(value) else value
+    is_manifest = {"format", "config"} <= set(value)
+    return without_prompt(with_absent(value["config"], kind)) if is_manifest else value
 
 
 def without_prompt(recorded: Mapping[str, Any]) -> dict[str, Any]:
     """The settings among what a manifest records of a run: its sentence is none."""
     return {name: value for name, value in recorded.items() if name != "prompt"}
+
+
+def to_plain(value: Any) -> Any:
+    """Turn settings into what JSON can hold: dataclasses and mappings to dicts, paths and fractions to text.
+
+    Raises:
+        TypeError: a value of a kind that settings do not have.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): to_plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_plain(v) for v in value]
+    if isinstance(value, (Path, Fraction, torch.device, torch.dtype)):
+        return str(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"settings: expected a plain value, got {type(value).__name__}")
+
+
+def with_absent(recorded: Mapping[str, Any], kind: type) -> dict[str, Any]:
+    """Recorded settings, and in the place of those that did not exist when they were recorded what a run then had.
+
+    That is what the field of the dataclass `kind` says of it (`BEFORE`), else its default. So a new setting neither
+    changes what earlier runs compute nor keeps them from being resumed.
+    """
+    hints, complete = get_type_hints(kind), dict(recorded)
+    for f in dataclasses.fields(kind):
+        nested = _nested(hints[f.name])
+        if f.name not in recorded:
+            complete[f.name] = to_plain(f.metadata[BEFORE] if BEFORE in f.metadata else _default(f))
+        elif nested is not None and isinstance(recorded[f.name], Mapping):
+            complete[f.name] = with_absent(recorded[f.name], nested)
+    return complete
+
+
+def _default(f: "dataclasses.Field[Any]") -> Any:
+    return f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
 
 
 def _options(hint: Any) -> tuple[Any, ...]:

@@ -1,5 +1,6 @@
 """The one job of all editors: what is looked up once, what is refused before anything is made, whose folder it is."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -117,6 +118,21 @@ def test_a_folder_of_frames_that_the_run_wrote_is_written_again(make_clip, tmp_p
     (frames / "mine.txt").write_text("not the run's")
     with pytest.raises(ValueError, match="output: expected"):
         edit_video(None, None, None, longer, resume=True, **options)
+
+
+def test_a_run_of_before_a_setting_is_resumed(make_clip, tmp_path):
+    clip, _ = make_clip(frames=2)
+    options = {"prior": ToyPrior(), "progress": RunProgress(quiet=True)}
+    one, two = (VideoConfig(csd=CsdConfig(steps=k, t_min=400, t_max=600)) for k in (1, 2))
+    whole = edit_video(clip, "make it red", tmp_path / "whole.mkv", two, run_dir=tmp_path / "whole", **options)
+    old = edit_video(clip, "make it red", tmp_path / "old.mkv", one, run_dir=tmp_path / "old", **options)
+    path = old.run_dir / "manifest.json"
+    value = json.loads(path.read_text())
+    del value["config"]["strength"], value["config"]["csd"]["weight"]
+    path.write_text(json.dumps(value))
+    found = edit_video(None, None, None, two, run_dir=old.run_dir, resume=True, **options)
+    assert found.path.read_bytes() == whole.path.read_bytes()
+    assert Manifest.read(path).config == Manifest.read(whole.run_dir / "manifest.json").config
 
 
 def test_a_home_folder_is_put_in_after_a_sign_too(tmp_path, monkeypatch, only_toys):

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from csd3d.runs.manifest import Manifest, differences, fingerprint, peak_memory, read_settings, to_plain
+from csd3d.runs.manifest import Manifest, differences, fingerprint, peak_memory, read_settings
+from csd3d.runs.settings import to_plain
 
 
 @dataclasses.dataclass(frozen=True)

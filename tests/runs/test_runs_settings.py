@@ -1,5 +1,6 @@
 """Overrides reach nested settings, keep kinds, and unknown names are refused."""
 
+import json
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from csd3d.engine.config import METHODS, method_changes
-from csd3d.runs.settings import load_preset, override
+from csd3d.runs.settings import BEFORE, load_preset, override, to_plain, with_absent
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,27 @@ class Outer:
     rate: Fraction | None = None
     where: Path = Path("a")
     names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Preset:
+    a: int = 0
+
+
+@dataclass(frozen=True)
+class Later(Outer):
+    """Settings that `Outer` did not have."""
+
+    inner: "LaterInner" = field(default_factory=lambda: LaterInner())
+    maybe: "LaterInner | None" = None
+    plain: Fraction = Fraction(1, 2)
+    acting: int = field(default=2, metadata={BEFORE: 0})
+
+
+@dataclass(frozen=True)
+class LaterInner(Inner):
+    bands: tuple[int, ...] = field(default=(3, 2), metadata={BEFORE: ()})
+    margin: float = 0.25
 
 
 def test_nested_names_and_kinds():
@@ -46,12 +68,26 @@ def test_unknown_names_are_refused_where_they_are():
 def test_preset_files(tmp_path):
     path = tmp_path / "p.json"
     path.write_text('{"a": 1}')
-    assert load_preset(path) == {"a": 1}
+    assert load_preset(path, Preset) == {"a": 1}
     path.write_text('{"format": 1, "config": {"a": 2, "prompt": "make it red"}, "notes": []}')
-    assert load_preset(path) == {"a": 2}, "the settings of a run"
+    assert load_preset(path, Preset) == {"a": 2}, "the settings of a run"
     path.write_text("{")
     with pytest.raises(ValueError, match="not valid JSON"):
-        load_preset(path)
+        load_preset(path, Preset)
+
+
+def test_settings_that_came_later_count_as_what_a_run_had_without_them(tmp_path):
+    recorded = to_plain(Outer(maybe=Inner(lr=2.0))) | {"prompt": "make it red"}
+    complete = with_absent(recorded, Later)
+    inner = {"lr": 0.5, "steps": 3, "bands": [], "margin": 0.25}
+    assert complete == recorded | {"inner": inner, "maybe": inner | {"lr": 2.0}, "plain": "1/2", "acting": 0}
+    assert with_absent(complete, Later) == complete
+    assert with_absent(to_plain(Later()), Later) == to_plain(Later()), "what is recorded stays"
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps({"format": 2, "config": recorded}))
+    assert load_preset(path, Later)["acting"] == 0, "the settings of a run are those that it had"
+    path.write_text("{}")
+    assert load_preset(path, Later) == {}, "overrides are no more than they say"
 
 
 def test_named_methods():

@@ -7,8 +7,7 @@ import pytest
 
 from csd3d.engine.config import CsdConfig
 from csd3d.priors.store.resolve import Resolved
-from csd3d.runs.manifest import to_plain
-from csd3d.runs.settings import override
+from csd3d.runs.settings import override, to_plain
 from video.config import VideoConfig
 
 
