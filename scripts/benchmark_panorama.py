@@ -38,8 +38,9 @@ from panorama.wrap import Wrap
 from scripts.benchmarks.entry import run_script
 from scripts.benchmarks.kept import Kept
 from scripts.benchmarks.memory import peak_memory
-from scripts.benchmarks.panorama_methods import UNET_ROWS_CSD, UNET_ROWS_SAMPLING, Task, standard
+from scripts.benchmarks.panorama_methods import Task, standard
 from scripts.benchmarks.panorama_tables import CODEC, TRUTH, UNEDITED, accuracy, measure_picture, to_json, to_markdown
+from scripts.benchmarks.rows import csd_rows, sampling_rows
 
 PanoramaKind = Literal["strip", "turn", "sphere"]
 WRAPS: dict[str, Wrap] = {"strip": "none", "turn": "cylinder", "sphere": "sphere"}
@@ -174,13 +175,15 @@ def run_case(
     for name, method in methods.items():
         if case.kind == "sphere" and "averaged" in name:
             continue
-        steps = settings.csd.steps * UNET_ROWS_CSD if "csd" in name else settings.sampling_steps * UNET_ROWS_SAMPLING
+        csd_edit = settings.csd.steps * csd_rows(settings.csd.s_text, settings.csd.s_image)
+        sampling = settings.sampling_steps * sampling_rows(settings.s_text, settings.s_image)
         windows = len(task.windows(apart="one by one" in name))
         peak_mb = peak_memory(prior.device)
         since = time.perf_counter()
         z = method(task)
         seconds = time.perf_counter() - since
-        price = {"seconds": seconds, "peak_mb": peak_mb(), "unet_rows": float(steps * windows)}
+        rows = windows * (csd_edit if "csd" in name else sampling)
+        price = {"seconds": seconds, "peak_mb": peak_mb(), "unet_rows": float(rows)}
         record(name, assembled(task, picture, z, detail=0.0), False, **price)
         last = records[-1]
         progress.say(

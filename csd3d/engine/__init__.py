@@ -23,8 +23,10 @@ from csd3d.engine.config import PAPER as PAPER
 from csd3d.engine.config import CsdConfig as CsdConfig
 from csd3d.engine.epochs import Epochs as Epochs
 from csd3d.engine.epochs import steps_in_epoch as steps_in_epoch
-from csd3d.engine.guidance import instruct_guidance as instruct_guidance
-from csd3d.engine.guidance import text_guidance as text_guidance
+from csd3d.engine.guidance import guided as guided
+from csd3d.engine.guidance import instruct_coefficients as instruct_coefficients
+from csd3d.engine.guidance import instruct_source_coefficients as instruct_source_coefficients
+from csd3d.engine.guidance import text_coefficients as text_coefficients
 from csd3d.engine.kernels import median_gamma as median_gamma
 from csd3d.engine.kernels import rbf as rbf
 from csd3d.engine.kernels import sq_distances as sq_distances

@@ -8,17 +8,19 @@ Its UNet reads a noisy latent beside the latent of the source image, and a sente
     IT        s               the instruction
 
 The source prediction of CSD-Edit has no sentence, so it takes the first two only: five UNet rows a particle, not six.
+Branches that the guidance scales make count for nothing are left out (see `csd3d.engine.guidance`).
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Float32, Int64, Num
 from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
-from csd3d.engine.guidance import instruct_guidance
+from csd3d.engine.guidance import InstructBranch, guided, instruct_coefficients, instruct_source_coefficients
 from csd3d.engine.regularisers import FeatureLoss, FeatureSite
 from csd3d.engine.schedule import Schedule
 from csd3d.engine.types import Index, Latents, Noised
@@ -28,6 +30,11 @@ from csd3d.priors.networks.sampler import Sampler
 from csd3d.priors.prior import Guidance, Prompts, require_no_source
 from csd3d.priors.prompts.sentences import Sentences
 from csd3d.priors.store.resolve import Kind
+
+SEEING: frozenset[InstructBranch] = frozenset({"I0", "IT"})
+"""Branches that are given the source image."""
+READING: frozenset[InstructBranch] = frozenset({"IT"})
+"""Branches that are given the instruction."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +83,7 @@ class InstructPrior(LatentDiffusion):
         index = torch.arange(len(s), device=self.device)
 
         def predict(z_in: Tensor, t: Tensor) -> Tensor:
-            branches = score.branches(z_in, t, s, index, count=3)
-            return instruct_guidance(*branches, s_text=guidance.text, s_image=guidance.image)
+            return score.predict(instruct_coefficients(guidance.text, guidance.image), z_in, t, s, index)
 
         z = self.denoise(predict, s.shape, noise, rng, steps=steps, sampler=sampler)
         return self.codec.decode(z).to(rgb.device)
@@ -97,18 +103,17 @@ class InstructScore:
         return self.prior.schedule
 
     def target(self, x: Noised) -> Latents:
-        """Guided noise prediction for edited particles, given their sources and the instruction. Three UNet rows each.
+        """Guided noise prediction for edited particles, given their sources and the instruction. At most three UNet
+        rows each; two at s_text = s_image, one where both are 1.
 
         Latents may be in any precision, on any device; the prediction comes back in the same. Sources are clean and
         scaled; the number of each particle in the whole set picks its sentence.
         """
-        e_00, e_I0, e_IT = self._epsilons(x.z_t, x, count=3)
-        return instruct_guidance(e_00, e_I0, e_IT, s_text=self.guidance.text, s_image=self.guidance.image)
+        return self._epsilon(instruct_coefficients(self.guidance.text, self.guidance.image), x.z_t, x)
 
     def source(self, x: Noised) -> Latents:
-        """The same for the noisy sources themselves, without the instruction. Two UNet rows each."""
-        e_00, e_I0 = self._epsilons(x.s_t, x, count=2)
-        return instruct_guidance(e_00, e_I0, e_I0, s_text=self.guidance.text, s_image=self.guidance.image)
+        """The same for the noisy sources themselves, without the instruction. Two UNet rows each, or one."""
+        return self._epsilon(instruct_source_coefficients(self.guidance.image), x.s_t, x)
 
     def feature_gradient(self, x: Noised, site: FeatureSite, loss: FeatureLoss) -> Latents:
         """Gradient of a loss between features of particles (branch IT) and of their sources (branch I0)."""
@@ -130,34 +135,36 @@ class InstructScore:
         ).to(x.z_t)
 
     @torch.no_grad()
-    def branches(
+    def predict(
         self,
+        coefficients: Mapping[InstructBranch, float],
         z_in: Latents,
         t: int | Num[Tensor, ""],
         s: Latents,
         index: Index,
-        *,
-        count: Literal[2, 3],
-    ) -> tuple[Float32[Tensor, "n c h w"], ...]:
-        """What the UNet itself says (epsilon or v) in the first `count` branches 00, I0, IT, on the prior's device."""
+    ) -> Float32[Tensor, "n c h w"]:
+        """The guided output of the UNet (epsilon or v), on the prior's device."""
         device = self.prior.device
         z_in, n = z_in.to(device), len(z_in)
         condition = s.to(device) / self.prior.codec.scaling  # the editor was trained on unscaled source latents
         sentence = self.sentences.rows(index).to(device)
-
-        def rows(r: Int64[Tensor, " r"]) -> tuple[Tensor, Tensor]:
-            branch, i = r // n, r % n
-            seen = torch.where((branch >= 1)[:, None, None, None], condition[i], 0.0)
-            said = torch.where(branch == 2, sentence[i], 0)
-            return torch.cat([z_in[i], seen], dim=1), self.sentences.text[said]
-
         height_lat, width_lat = z_in.shape[-2:]
-        outputs = self.prior.denoiser.predict(rows, count * n, t, size_lat=(height_lat, width_lat))
-        return outputs.chunk(count)
 
-    def _epsilons(self, x_t: Latents, x: Noised, *, count: Literal[2, 3]) -> list[Latents]:
-        """Noise in `x_t`, particles or sources of `x`, in the first `count` branches."""
-        return [
-            to_epsilon(output.to(x_t), x_t.detach(), x.t, schedule=self.schedule, prediction=self.prior.prediction)
-            for output in self.branches(x_t, x.t, x.s, x.index, count=count)
-        ]
+        def branches(names: Sequence[InstructBranch]) -> Sequence[Tensor]:
+            sees, reads = (torch.tensor([name in some for name in names], device=device) for some in (SEEING, READING))
+
+            def rows(r: Int64[Tensor, " r"]) -> tuple[Tensor, Tensor]:
+                branch, i = r // n, r % n
+                seen = torch.where(sees[branch][:, None, None, None], condition[i], 0.0)
+                said = torch.where(reads[branch], sentence[i], 0)
+                return torch.cat([z_in[i], seen], dim=1), self.sentences.text[said]
+
+            outputs = self.prior.denoiser.predict(rows, len(names) * n, t, size_lat=(height_lat, width_lat))
+            return outputs.chunk(len(names))
+
+        return guided(coefficients, branches)
+
+    def _epsilon(self, coefficients: Mapping[InstructBranch, float], x_t: Latents, x: Noised) -> Latents:
+        """Noise in `x_t`, particles or sources of `x`."""
+        output = self.predict(coefficients, x_t, x.t, x.s, x.index).to(x_t)
+        return to_epsilon(output, x_t.detach(), x.t, schedule=self.schedule, prediction=self.prior.prediction)

@@ -11,6 +11,7 @@ The target caption says what the result is to show. The source caption, for the 
 what the source shows; SDS and CSD have none.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,7 +20,7 @@ from jaxtyping import Float, Float32, Int64, Num
 from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
-from csd3d.engine.guidance import text_guidance
+from csd3d.engine.guidance import TextBranch, guided, text_coefficients
 from csd3d.engine.regularisers import FeatureLoss, FeatureSite
 from csd3d.engine.schedule import Schedule
 from csd3d.engine.types import Index, Latents, Noised
@@ -152,16 +153,19 @@ class TextToImageScore:
         device = self.prior.device
         z_in, n = z_in.to(device), len(z_in)
         sentence = caption.rows(index).to(device)
-        guided = self.s_text != 1
-
-        def rows(r: Int64[Tensor, " r"]) -> tuple[Tensor, Tensor]:
-            branch, i = r // n, r % n
-            said = torch.where(branch == 1, sentence[i], 0) if guided else sentence[i]
-            return z_in[i], caption.text[said]
-
         height_lat, width_lat = z_in.shape[-2:]
-        out = self.prior.denoiser.predict(rows, 2 * n if guided else n, t, size_lat=(height_lat, width_lat))
-        return text_guidance(out[:n], out[n:], self.s_text) if guided else out
+
+        def branches(names: Sequence[TextBranch]) -> Sequence[Tensor]:
+            reads = torch.tensor([name == "text" for name in names], device=device)
+
+            def rows(r: Int64[Tensor, " r"]) -> tuple[Tensor, Tensor]:
+                branch, i = r // n, r % n
+                return z_in[i], caption.text[torch.where(reads[branch], sentence[i], 0)]
+
+            outputs = self.prior.denoiser.predict(rows, len(names) * n, t, size_lat=(height_lat, width_lat))
+            return outputs.chunk(len(names))
+
+        return guided(text_coefficients(self.s_text), branches)
 
     def _epsilon(self, caption: Sentences, x_t: Latents, x: Noised) -> Latents:
         """Noise in `x_t`, particles or sources of `x`."""

@@ -21,9 +21,8 @@ from csd3d.nerf.edit import decoded, restored, view_size
 from csd3d.nerf.host import CsdTrainer
 from csd3d.priors.prior import Guidance, Prior, Prompts
 from scripts.benchmarks.memory import peak_memory
+from scripts.benchmarks.rows import csd_rows, sampling_rows
 
-UNET_ROWS_SAMPLING, UNET_ROWS_CSD = 3, 5
-"""Rows through the UNet for one view in one step."""
 OF_SCHEDULE = (0.02, 0.98)
 """Instruct-NeRF2NeRF draws the noise level from which it samples between these shares of the schedule."""
 
@@ -58,12 +57,17 @@ class Plan:
     @property
     def unet_rows(self) -> int:
         """What all edits of a method together cost."""
-        return self.edits * self.views_per_edit * self.edit_steps * UNET_ROWS_CSD
+        return self.edits * self.views_per_edit * self.edit_steps * csd_rows(self.s_text, self.s_image)
+
+    @property
+    def rows_per_sample(self) -> int:
+        """What sampling one view costs."""
+        return self.sampling_steps * sampling_rows(self.s_text, self.s_image)
 
     @property
     def samples(self) -> int:
         """Views that can be sampled for the same."""
-        return max(1, self.unet_rows // (self.sampling_steps * UNET_ROWS_SAMPLING))
+        return max(1, self.unet_rows // (self.rows_per_sample))
 
 
 @dataclass(frozen=True)
@@ -177,7 +181,7 @@ def standard(plan: Plan, truth: Float[Tensor, "n 3 H W"]) -> Mapping[str, Method
         "one view at a time": Method(
             type("PlannedOneByOne", (OneByOne,), {"plan": plan}),
             {"edit_every": every},
-            sampled * plan.sampling_steps * UNET_ROWS_SAMPLING,
+            sampled * plan.rows_per_sample,
         ),
         "csd-edit, independent": csd["independent"],
         "csd-edit, SVGD": csd["svgd"],

@@ -20,9 +20,6 @@ from panorama.regions import Everywhere, Plan, Sentence
 from panorama.surface import Surface
 from panorama.windows import WindowParticles, Windows
 
-UNET_ROWS_SAMPLING, UNET_ROWS_CSD = 3, 5
-"""Rows through the UNet for one window in one step."""
-
 
 @dataclass(frozen=True)
 class Task:

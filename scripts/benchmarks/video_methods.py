@@ -16,13 +16,11 @@ from csd3d.priors.instruct import InstructPrior
 from csd3d.priors.prior import Guidance, Prompts
 from csd3d.world.sample import Clip
 from scripts.benchmarks.memory import peak_memory
+from scripts.benchmarks.rows import csd_rows, sampling_rows
 from video.config import ANCHORS, Draw
 from video.motion import ClipMotion, grey_levels, to_latents
 from video.particles import Batching, FrameParticles
 from video.propagate import CarriedFrames, key_frames
-
-UNET_CALLS_SAMPLING, UNET_CALLS_CSD = 3, 5
-"""Rows through the UNet for one frame in one step."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ def sampling(*, steps: int, s_text: float, s_image: float, same_noise: bool) -> 
         prompts, guidance = Prompts(job.sentence), Guidance(s_text, s_image)
         return job.prior.sample(job.source, prompts, guidance, rng=rng, steps=steps, noise=noise)
 
-    return Method(edit, lambda frames: UNET_CALLS_SAMPLING * steps)
+    return Method(edit, lambda frames: sampling_rows(s_text, s_image) * steps)
 
 
 Coupled = Callable[[Job], Correspondences]
@@ -125,7 +123,7 @@ def collaboration(csd: CsdConfig, *, along: Coupled | None = None, frames_per_st
         z = move(job, csd, s, kernel, draw="window" if along else "stratified", budget=frames_per_step)
         return decode(job.prior, z)
 
-    return Method(edit, lambda frames: UNET_CALLS_CSD * csd.steps)
+    return Method(edit, lambda frames: csd_rows(csd.s_text, csd.s_image) * csd.steps)
 
 
 def propagation(csd: CsdConfig, *, keys: int | None) -> Method:
@@ -140,7 +138,8 @@ def propagation(csd: CsdConfig, *, keys: int | None) -> Method:
         carried = CarriedFrames(lambda key: edited[chosen.index(key)], estimated_motion(job), chosen)
         return carried(range(n))
 
-    return Method(edit, lambda frames: UNET_CALLS_CSD * csd.steps * min(keys or 1, frames) / frames)
+    rows = csd_rows(csd.s_text, csd.s_image) * csd.steps
+    return Method(edit, lambda frames: rows * min(keys or 1, frames) / frames)
 
 
 def move(

@@ -79,7 +79,7 @@ def stock_predictions(
 
 @pytest.mark.parametrize("kind", ["tiny", "velocity"])
 @pytest.mark.parametrize("negative", ["", "make it night"])
-@pytest.mark.parametrize(("s_text", "s_image"), [(7.5, 1.5), (2.0, 1.0), (3.0, 5.0)])
+@pytest.mark.parametrize(("s_text", "s_image"), [(7.5, 1.5), (2.0, 1.0), (3.0, 5.0), (1.5, 1.5)])
 def test_the_guided_prediction_is_the_pipelines(
     kind: str, s_text: float, s_image: float, negative: str, request: pytest.FixtureRequest
 ) -> None:
@@ -131,11 +131,14 @@ def test_what_is_asked_for_and_avoided_at_once_changes_nothing(
     assert r.abs().max() < 1e-5
 
 
-def test_five_branches_are_six(prior: InstructPrior, batch: tuple[Tensor, Tensor, Tensor]) -> None:
+@pytest.mark.parametrize(("s_text", "s_image"), [(7.5, 1.5), (1.5, 1.5), (7.5, 1.0), (1.0, 1.0)])
+def test_fewer_branches_are_six(
+    prior: InstructPrior, batch: tuple[Tensor, Tensor, Tensor], s_text: float, s_image: float
+) -> None:
     """CSD-Edit's residual with the source evaluated in all three branches, text included, against ours."""
     z, s, index = batch
     e = torch.randn(z.shape, generator=torch.Generator().manual_seed(9))
-    t, s_text, s_image = 321, 7.5, 1.5
+    t = 321
     score = prior.score(Prompts("make it snowy"), Guidance(s_text, s_image))
     unet = prior.denoiser._unet
     null, text = prior.text.encode(["", "make it snowy"])
@@ -153,20 +156,30 @@ def test_five_branches_are_six(prior: InstructPrior, batch: tuple[Tensor, Tensor
 
     z_t, s_t = prior.schedule.add_noise(z, e, t), prior.schedule.add_noise(s, e, t)
     six = guided(z_t, text) - guided(s_t, null)
-    five = source_baseline(score, prior.schedule.noised(Batch(z, s, index), t, e))
-    torch.testing.assert_close(five, six, atol=1e-5, rtol=1e-5)
+    ours = source_baseline(score, prior.schedule.noised(Batch(z, s, index), t, e))
+    torch.testing.assert_close(ours, six, atol=1e-5, rtol=1e-5)
 
 
-def test_a_particle_costs_three_and_two_rows(
-    prior: InstructPrior, batch: tuple[Tensor, Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("s_text", "s_image", "target", "source"),
+    [(7.5, 1.5, 3, 2), (1.5, 1.5, 2, 2), (7.5, 1.0, 2, 1), (1.0, 1.0, 1, 1), (0.0, 1.0, 1, 1)],
+)
+def test_rows_of_a_particle_are_the_branches_that_count(
+    prior: InstructPrior,
+    batch: tuple[Tensor, Tensor, Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+    s_text: float,
+    s_image: float,
+    target: int,
+    source: int,
 ) -> None:
     z_t, s, index = batch
     counts: list[int] = []
     monkeypatch.setattr(prior.denoiser._unet, "forward", lambda x, *_, **__: (counts.append(len(x)), (x[:, :4],))[1])
-    score = prior.score(Prompts("make it snowy"), Guidance(7.5, 1.5))
+    score = prior.score(Prompts("make it snowy"), Guidance(s_text, s_image))
     score.target(noisy(z_t, 10, s, index))
     score.source(noisy(z_t, 10, s, index))
-    assert counts == [9, 6]
+    assert counts == [3 * target, 3 * source]
 
 
 @pytest.mark.parametrize("most", [1, 2, 4, 5])
