@@ -29,8 +29,8 @@ class PanoramaConfig(RunConfig):
     smooth: bool = True
     """Let windows fade into each other; otherwise all windows at a place count alike (the paper's average)."""
     wrap: WrapChoice = "auto"
-    """Whether the left border goes on at the right: `none`, `cylinder`, `sphere` (equirectangular), or found out and
-    said (`auto`)."""
+    """Whether the left border goes on at the right: `none`, `cylinder`, `sphere` (equirectangular), or taken from its
+    metadata and size, with a note (`auto`)."""
     settle_every: int = 10
     """Moves after which the views of a sphere are brought to agree in pixels."""
     detail: float = 1.0
@@ -40,7 +40,7 @@ class PanoramaConfig(RunConfig):
     """Picture file that says where to edit: white yes, black not at all, grey in part. None: everywhere."""
     prompt_at: tuple[str, ...] = ()
     """A sentence for a span of the width: 0,0.5="make it night" is the left half. As often as there are spans; --prompt
-    is for the rest."""
+    holds elsewhere."""
     prompt_mask: tuple[str, ...] = ()
     """A sentence for a soft mask: sky.png="make it sunset". As often as there are masks."""
     quality: int = 95

@@ -84,9 +84,9 @@ class PanoramaEditor(Editor[PanoramaConfig]):
     """Overlapping windows of a picture as particles; an `Editor` (`csd3d.runs.job`)."""
 
     command: ClassVar[str] = "panorama"
-    resumes: ClassVar[tuple[str, ...]] = ("panorama", "image")
+    resumes_runs_of: ClassVar[tuple[str, ...]] = ("panorama", "image")
     role: ClassVar[str] = "picture"
-    resumable: ClassVar[tuple[str, ...]] = ("device", "checkpoint_every", "quality", "detail", "csd.steps")
+    free_on_resume: ClassVar[tuple[str, ...]] = ("device", "checkpoint_every", "quality", "detail", "csd.steps")
     single: ClassVar[bool] = False
     """One window, all of the picture."""
 
@@ -160,7 +160,7 @@ class PanoramaEditor(Editor[PanoramaConfig]):
         """Those of `csd-edit`, or what comes nearest with a text-to-image model."""
         return prior.defaults()
 
-    def meet(self, prior: Prior, config: PanoramaConfig) -> None:
+    def prepare(self, prior: Prior, config: PanoramaConfig) -> None:
         """Lay out the windows; refuse what the prior cannot serve."""
         self.prior, self.config = prior, config
         self._surface = make_surface(self.picture, self.wrap, config, prior, single=self.single)

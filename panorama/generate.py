@@ -111,10 +111,10 @@ class GenerateEditor(Editor[GenerateConfig]):
     """Pictures, or windows of a wide one, as particles that begin as noise; an `Editor` (`csd3d.runs.job`)."""
 
     command: ClassVar[str] = "generate"
-    resumes: ClassVar[tuple[str, ...]] = ("generate",)
+    resumes_runs_of: ClassVar[tuple[str, ...]] = ("generate",)
     prior_kind: ClassVar[Kind | None] = "text-to-image"
     role: ClassVar[str] = "pictures"
-    resumable: ClassVar[tuple[str, ...]] = ("device", "checkpoint_every", "csd.steps")
+    free_on_resume: ClassVar[tuple[str, ...]] = ("device", "checkpoint_every", "csd.steps")
 
     def __init__(self, prompt: str, request: Request[GenerateConfig]) -> None:
         self.prompt, self.config, self._output = prompt, request.config, request.output
@@ -170,7 +170,7 @@ class GenerateEditor(Editor[GenerateConfig]):
         """Those of the method."""
         return engine_for(self.config.method, builtin=prior.builtin)
 
-    def meet(self, prior: Prior, config: GenerateConfig) -> None:
+    def prepare(self, prior: Prior, config: GenerateConfig) -> None:
         """Lay out the windows; refuse what the prior cannot serve."""
         if not isinstance(prior, TextToImagePrior):
             raise ValueError(f"prior {prior.name!r}: expected a text-to-image model, got an instruction editor")

@@ -25,7 +25,7 @@ from panorama.windows import Windows
 TILE_LAT, OVERLAP_LAT = 48, 8
 """Side of the tiles in which pixels are encoded and decoded, and how far neighbours overlap."""
 CACHED_TILES = 24
-"""Decoded tiles that are kept: more than a block of the result touches, so that neighbouring blocks share them."""
+"""Decoded tiles that are cached: more than a block of the result touches, so that neighbouring blocks share them."""
 MOST_ENLARGED = 4
 """A picture smaller than the working size is enlarged to it, but its longer side to no more than this many sizes."""
 _READ_PX = 2_000_000  # source pixels in floating point at a time
@@ -159,8 +159,8 @@ class Plane:
     def _parts_of(
         self, axis: Axis, tiles: Spans, targets: Int[Tensor, " n"]
     ) -> Iterator[tuple[int, Float[Tensor, " n"], Float[Tensor, "m p"]]]:
-        """The tiles that a stretch of source pixels is made of: number, share of each pixel, and weights of the
-        tile's pixels for those that have a share."""
+        """The tiles that cover a stretch of source pixels: number of the tile, its share at each pixel, and the weights
+        of its pixels for the places where it has a share."""
         places = axis.before_px + (targets.double() + 0.5) / axis.scale
         shares = tiles.shares(places / self.factor, ramp=float(OVERLAP_LAT)).float()
         turn = axis.source_px if axis.wraps else 0
@@ -203,23 +203,23 @@ class Plane:
 
 
 class _Decoded:
-    """Decoded tiles, the latest of them kept."""
+    """Decoded tiles; the latest are cached."""
 
     def __init__(self, tiles: tuple[Spans, Spans], z: Tensor, s: Tensor, decode: Decode, detail: float) -> None:
         self._rows, self._columns = (spans.cells() for spans in tiles)
         self._z, self._s, self._decode, self._detail = z, s, decode, detail
-        self._kept: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
+        self._cache: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
 
     def __call__(self, i: int, j: int) -> Tensor:
         """Layers of tile (i, j)."""
-        if (i, j) not in self._kept:
-            while len(self._kept) >= CACHED_TILES:
-                self._kept.popitem(last=False)
+        if (i, j) not in self._cache:
+            while len(self._cache) >= CACHED_TILES:
+                self._cache.popitem(last=False)
             at = self._rows[i][:, None], self._columns[j][None]
             z, s = (canvas[:, :, at[0], at[1]] for canvas in (self._z, self._s))
-            self._kept[i, j] = decode_layers(z, s, self._decode, detail=self._detail)
-        self._kept.move_to_end((i, j))
-        return self._kept[i, j]
+            self._cache[i, j] = decode_layers(z, s, self._decode, detail=self._detail)
+        self._cache.move_to_end((i, j))
+        return self._cache[i, j]
 
 
 def make_plane(

@@ -104,12 +104,12 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Plan:
-    """All sentences of an edit; the last word on what is edited where."""
+    """All sentences of an edit; which sentence holds where, and where nothing is edited."""
 
     sentences: tuple[Sentence, ...]
     """At least one."""
     base: int | None = 0
-    """Number of the sentence that takes what the others leave over; None: nobody does."""
+    """Number of the sentence that holds where the others do not; None: nothing is edited there."""
     mask: Region | None = None
     """Nothing happens where this is 0."""
 

@@ -36,7 +36,7 @@ class Spans:
         return cells % self.length
 
     def shares(self, places: Float[Tensor, " p"], *, ramp: float) -> Float[Tensor, "k p"]:
-        """What each span counts at each place, columns summing to 1; cell i reaches from place i to i + 1.
+        """Weight of each span at each place, columns summing to 1; cell i reaches from place i to i + 1.
 
         `ramp` is the length in cells over which a span's weight rises; 0 = at once. Places lie strictly within the
         axis; in double precision whatever comes in.

@@ -30,7 +30,7 @@ from panorama.windows import Windows
 WIDEST = math.radians(100)
 """Field of view beyond which a perspective view shows mostly its stretched borders."""
 CHUNK_VIEWS = 8
-_KEPT_BYTES = 512_000_000  # of decoded views
+_CACHE_BYTES = 512_000_000  # of decoded views
 _READ_PX = 2_000_000
 _SAMPLES = 4
 
@@ -98,7 +98,7 @@ class Sphere:
         detail: float,
     ) -> Iterator[Block]:
         """The picture at its own size; near the poles a row takes part in few views, elsewhere in three or four."""
-        kept: dict[int, Tensor] = {}
+        layers: dict[int, Tensor] = {}
         for rows in grid(picture.height_px, BLOCK_PX):
             for columns in grid(picture.width_px, BLOCK_PX):
                 y = (rows.double() + 0.5) / picture.height_px
@@ -113,10 +113,10 @@ class Sphere:
                     here = weight > 0
                     if not bool(here.any()):
                         continue
-                    if i not in kept:
-                        self._make_room(kept)
-                        kept[i] = decode_layers(z[i : i + 1], s[i : i + 1], decode, detail=detail)
-                    lifted[:, here] += weight[here] * sample_view(kept[i], view, uv[here])
+                    if i not in layers:
+                        self._make_room(layers)
+                        layers[i] = decode_layers(z[i : i + 1], s[i : i + 1], decode, detail=detail)
+                    lifted[:, here] += weight[here] * sample_view(layers[i], view, uv[here])
                     total[here] += weight[here]
                 source = picture.rgb(rows, columns)
                 yield Block(rows, columns, source, with_detail(lifted / total, source, detail=detail))
@@ -135,10 +135,10 @@ class Sphere:
             out[:, rows] = apply_taps(picture.rgb(from_y, from_x), taps_y.weights, taps_x.weights)
         return out.clamp(0, 1)
 
-    def _make_room(self, kept: dict[int, Tensor]) -> None:
-        """Forget the view that was decoded first when there are too many."""
-        if kept and sum(x.numel() for x in kept.values()) * 4 > _KEPT_BYTES:
-            kept.pop(next(iter(kept)))
+    def _make_room(self, layers: dict[int, Tensor]) -> None:
+        """Drop the view that was decoded first when the layers take too much memory."""
+        if layers and sum(x.numel() for x in layers.values()) * 4 > _CACHE_BYTES:
+            layers.pop(next(iter(layers)))
 
     def _pooled(self, plan: Plan, view: View) -> tuple[Tensor, Tensor]:
         """Sentences [k h w] and strength [h w], averaged over the latents of a view."""

@@ -91,7 +91,7 @@ class WindowParticles:
             config: which optimiser.
             budget: most windows in a step.
             draw: how the batches of an epoch are drawn.
-            device: where the prior wants its batches.
+            device: of the batches.
             mask: in [0, 1], how far each place may move.
             settle: brings layers that show the same things to agree, after every `settle_every` moves.
             settle_every: moves.

@@ -1,4 +1,4 @@
-"""Many edits, one after another: what fails is said and the rest goes on, what is done is not done again."""
+"""Many edits, one after another: a failed one is reported and the others go on; finished ones are not repeated."""
 
 import sys
 import time
@@ -113,7 +113,7 @@ def find_run(request: Request[VideoConfig]) -> tuple[Path, Manifest | None]:
         old.config = with_absent(old.config, VideoConfig)
         if not inputs:
             inputs = [_sha256(request.source, request.config.max_frames), *([_sha256(Path(mask))] if mask else [])]
-        free = VideoEditor.resumable
+        free = VideoEditor.free_on_resume
         same = not differences(old.config, wanted, ignore=free) and [i["sha256"] for i in old.inputs] == inputs
         if same and wanted["csd"]["steps"] >= old.config["csd"]["steps"]:
             return run_dir, old

@@ -10,7 +10,7 @@ from csd3d.runs.config import RunConfig
 
 Draw = Literal["stratified", "window"]
 ANCHORS = 4
-"""Frames from the whole clip that every window sees."""
+"""Frames from the whole clip that are coupled with every window."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class VideoConfig(RunConfig):
     """Which frames of a longer clip share a step: `stratified` = spread over the clip, `window` = neighbours. With
     either every frame is moved equally often. None: window with --coupling motion, else stratified."""
     anchors: int = ANCHORS
-    """Of the frames of a step that moves a window, how many are taken from the whole clip to be seen and not moved, so
-    that all windows agree; at most half of them."""
+    """Of the frames of a step that moves a window, how many are taken from the whole clip: the window is coupled with
+    them and they are not moved, so that all windows agree; at most half of the frames."""
     steady: bool = True
     """Average decoded frames along optical flow, over four frames to either side of the same shot, which takes out
     trembling."""

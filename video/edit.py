@@ -39,7 +39,7 @@ from video.shots import changes, shots_of
 _GREYS = 64
 
 Convert = Callable[[range, Tensor], Tensor]
-"""Frames at working size and their numbers to the rows that are kept of them, maybe none."""
+"""Numbers of frames, and the frames at working size, to the rows to store of them, maybe none."""
 
 
 def edit_video(
@@ -79,9 +79,9 @@ class VideoEditor(Editor[VideoConfig]):
     """The frames of a clip as particles; an `Editor` (`csd3d.runs.job`)."""
 
     command: ClassVar[str] = "video"
-    resumes: ClassVar[tuple[str, ...]] = ("video",)
+    resumes_runs_of: ClassVar[tuple[str, ...]] = ("video",)
     role: ClassVar[str] = "clip"
-    resumable: ClassVar[tuple[str, ...]] = (
+    free_on_resume: ClassVar[tuple[str, ...]] = (
         "device", "checkpoint_every", "chunk_frames", "crf", "codec", "depth", "detail", "steady", "strength", "mask",
         "feather", "csd.steps",
     )  # fmt: skip
@@ -166,7 +166,7 @@ class VideoEditor(Editor[VideoConfig]):
         """Those of `csd-edit`, or what comes nearest with a text-to-image model."""
         return prior.defaults()
 
-    def meet(self, prior: Prior, config: VideoConfig) -> None:
+    def prepare(self, prior: Prior, config: VideoConfig) -> None:
         """Refuse what the prior cannot serve."""
         self.prior, self.config = prior, config
         self.score = score_of(prior, self._plan, config)
@@ -185,7 +185,7 @@ class VideoEditor(Editor[VideoConfig]):
         return target, [target]
 
     def _first_plan(self) -> Plan:
-        """What is asked for, before the clip is looked at closely.
+        """The plan of the prompt and of key frames, before the clip is decoded.
 
         Raises:
             ValueError: times that are not the clip's, or key frames that cannot serve it.

@@ -1,4 +1,4 @@
-"""The latents of a run on disk: sources, the latents as they are now, and a saved state that is always whole.
+"""The latents of a run on disk: sources, the latents as they are now, and a saved state that is always complete.
 
 sources.npy             latents of the source frames, written once
 greys.npy               the frames in grey, for their motion, written once
@@ -50,7 +50,7 @@ class LatentsStore:
         self._folder.load(particles, rng, log)
 
     def save(self, particles: Stateful, rng: torch.Generator, log: StepLog) -> None:
-        """Keep the state after the steps of `log`; whenever this is stopped, the earlier state or this one is whole."""
+        """Save the state after the steps of `log`; however it is stopped, the earlier state or this one is complete."""
         for name in self._names:
             copy_rows(self._now(name), self._saved(log.done, name))
         self._folder.save(particles, rng, log)

@@ -1,4 +1,4 @@
-"""Where the points of one frame are in another: optical flow, trusted only where going there and back ends at home.
+"""Where the points of one frame are in another: optical flow, trusted where forward and backward flow agree.
 
     flow(p) = q - p                  what frame i shows at p is at q in frame j, in pixels (x, y)
     |flow_ij(p) + flow_ji(p + flow_ij(p))|^2 <= 0.01 (|flow_ij|^2 + |flow_ji|^2) + 0.5        (Sundaram et al., 2010)
@@ -33,8 +33,8 @@ _CACHE_BYTES = 1 << 28
 class ClipMotion:
     """The motion of a clip as the engine's `Correspondences`, found for pairs of frames as they are asked for.
 
-    Frames of different shots, or further apart than `FOLLOWED`, are not followed: no point of one is sure to be in the
-    other, and they share the edit by the plain kernel alone. What was found is kept, up to 256 MB of it.
+    Between frames of different shots, or further apart than `FOLLOWED`, no flow is trusted: they are coupled by the
+    scalar kernel alone. Up to 256 MB of flows are cached.
     """
 
     def __init__(self, greys: Any, per_latent_px: int, shots: Sequence[int] | None = None) -> None:

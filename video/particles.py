@@ -59,7 +59,7 @@ class Batching:
             batches = [batches[i] for i in torch.randperm(len(batches), generator=rng).tolist()]
         return batches
 
-    def seen(self, moved: Int[Tensor, " n"], count: int) -> Int[Tensor, " m"]:
+    def coupled(self, moved: Int[Tensor, " n"], count: int) -> Int[Tensor, " m"]:
         """What takes part in a step that moves `moved`: they and their anchors, in order."""
         members = next(group for group in self.of(count) if int(moved[0]) in group)
         if self._moved(len(members)) == self.budget:
@@ -160,7 +160,7 @@ class FrameParticles:
     def draw(self, rng: torch.Generator) -> Batch:
         """The next batch with its anchors."""
         self._moving = self._epochs.batch(rng)
-        index = self._batching.seen(self._moving, len(self.z))
+        index = self._batching.coupled(self._moving, len(self.z))
         z, s = (x[index].to(self._device) for x in (self.z, self.s))
         return Batch(z, s, index.to(self._device), self._epochs.t)
 

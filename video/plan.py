@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 _SPAN = re.compile(r"(?:^|[,;])\s*(\d+(?:\.\d+)?)\s*s?\s*-\s*(\d+(?:\.\d+)?)?\s*s\s*:")
 UNEDITED = -1
-"""The sentence of frames that nothing is said about."""
+"""The sentence of frames outside all times of a prompt."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def plan_keys(sentence: str, keys: Sequence[int]) -> Plan:
 
 
 def _weight(spans: Sequence[Span], k: int, time: float, fade_s: float) -> float:
-    """How much span k has to say at a time: 1 within it, falling evenly to 0 across a border with another."""
+    """Weight of span k at a time: 1 within it, falling evenly to 0 across a border with another."""
     before, after = spans[k - 1] if k else None, spans[k + 1] if k + 1 < len(spans) else None
     rises = _past(spans[k].start_s, before, spans[k], time, fade_s)
     return max(round(rises - _past(spans[k].end_s, spans[k], after, time, fade_s), 6), 0.0)

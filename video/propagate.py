@@ -36,7 +36,7 @@ def key_frames(shots: Sequence[int], count: int) -> list[int]:
     `shots` says to which shot each frame belongs. Longer shots get more, and as many as `LONGEST` asks for.
 
     Raises:
-        ValueError: fewer than the whole would need if it were one shot.
+        ValueError: fewer than the clip would need if it were one shot.
     """
     if count < (least := _least(len(shots))):
         raise ValueError(f"keyframes: expected at least {least} for {len(shots)} frames, got {count}")
@@ -131,6 +131,6 @@ class CarriedFrames:
 
 def longer(step: PixelPath, path: PixelPath) -> PixelPath:
     """flow_ik from flow_ij (`step`) and flow_jk (`path`), trusted where both are."""
-    (flow, sure), (rest, rest_sure) = step, path
-    found, inside = backward_warp(torch.cat([rest, rest_sure[None].to(rest)])[None], flow[None])
+    (flow, sure), (onward, onward_sure) = step, path
+    found, inside = backward_warp(torch.cat([onward, onward_sure[None].to(onward)])[None], flow[None])
     return flow + found[0, :2], sure & inside[0] & (found[0, 2] > 0.5)

@@ -189,7 +189,7 @@ def require_asked(request: Request[Any], source: str, *, needs_prompt: bool = Tr
 
 
 def run_and_say(form: Form[Any], request: Request[Any], label: str) -> int:
-    """Run, and say where things are; returns the exit code."""
+    """Run, and print where the results are; returns the exit code."""
     result = run_job(form.editor, request)
     width = max(len(label), len("report")) + 2
     for path in result.outputs:

@@ -37,7 +37,7 @@ class Flag:
     positional: bool = False
 
     def read(self, value: Any) -> Any:
-        """A value as tyro gives it, as the setting wants it. Raises ValueError for text that is no fraction."""
+        """A value as tyro gives it, in the type of the setting. Raises ValueError for text that is no fraction."""
         options = get_args(self.hint) or (self.hint,)
         if isinstance(value, str) and Fraction in options and str not in options:
             try:

@@ -71,7 +71,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Described:
-    """What can be said of a prior without loading it."""
+    """What is known of a prior without loading it."""
 
     name: str
     kind: str
@@ -144,8 +144,8 @@ def export(name: str, directory: Path) -> Path:
         if not (new / "vae").is_dir():
             shutil.copytree(part_folder(source, "vae"), new / "vae")
             index = read_json(new / "model_index.json", "not a prior")
-            kept = {k: v for k, v in index.items() if k not in (VAE_OF, VAE_SHA256)}
-            (new / "model_index.json").write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+            others = {k: v for k, v in index.items() if k not in (VAE_OF, VAE_SHA256)}
+            (new / "model_index.json").write_text(json.dumps(others, indent=2) + "\n", encoding="utf-8")
         new.rename(directory)
     return directory
 

@@ -35,8 +35,9 @@ OURS = ("run_dir", "resume", "preview")
 
 @dataclass(frozen=True)
 class Batch:
-    """Edit many clips, one for each line of a CSV or YAML file. What fails is said and the rest goes on; what is done
-    already is not done again, what was stopped is resumed, what has other settings by now is done anew."""
+    """Edit many clips, one for each line of a CSV or YAML file. A failed line is reported and the others go on.
+
+    Finished lines are not repeated, stopped ones are resumed, and those whose settings changed since are done anew."""
 
     jobs: tyro.conf.Positional[Path]
     """The file, .csv, .yaml or .yml: `clip`, `prompt`, and any flag of `csd3d video` as a column."""

@@ -226,8 +226,8 @@ def _list(action: Edits, console: Console) -> None:
     for family in chosen:
         members = family.members if scene is None else family.open_in(scene)
         first, *others = family.wordings
-        said = f"{escape(first)}: {', '.join(e.name for e in members)}"
-        console.print(f"  {said}  [dim]({escape('; '.join(others))})[/dim]")
+        line = f"{escape(first)}: {', '.join(e.name for e in members)}"
+        console.print(f"  {line}  [dim]({escape('; '.join(others))})[/dim]")
 
 
 def _list_edits(edits: list[Edit], only: Kind | None, console: Console) -> None:

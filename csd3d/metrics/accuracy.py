@@ -2,7 +2,7 @@
 
 The truths are what every instruction that applies to the source would exactly give, and the unedited source. Nearness
 is the mean squared error over all pixels and channels: a choice, and a strict one for small objects, since everything
-around them counts too, whether the editor kept it or not.
+around them counts too, whether the editor preserved it or not.
 """
 
 import torch

@@ -36,7 +36,7 @@ Step = tuple[Any, dict[str, Tensor], dict[str, Any]]
 class Driver(Protocol):
     """A way of editing."""
 
-    def unfinished(self) -> bool:
+    def views_left(self) -> bool:
         """Whether the prompt has edited some views, and the others should follow at once."""
         ...
 
@@ -70,7 +70,7 @@ class _Parts:
 class Update(_Parts):
     """Edited views replace training images."""
 
-    def unfinished(self) -> bool:
+    def views_left(self) -> bool:
         """See the protocol."""
         return self.history.is_partial(self.current.prompt)
 
@@ -126,7 +126,7 @@ class Update(_Parts):
         return f"{len(latest.views) if latest else 0} of {len(self.scene.photographs)} done"
 
     def replace(self, views: list[int], rgb: Float[Tensor, "n 3 H W"]) -> None:
-        """From now on training sees these edited views; they are kept under the current prompt."""
+        """From now on training uses these edited views; they are recorded under the current prompt."""
         for view, picture in zip(views, rgb, strict=True):
             self.history.record(view, picture)
             self.scene.data.show(view, self.history.current(view))
@@ -136,7 +136,7 @@ class Update(_Parts):
 class Distil(_Parts):
     """The gradient of a few renders arrives at the field in every step."""
 
-    def unfinished(self) -> bool:
+    def views_left(self) -> bool:
         """Never: an edit is due in every step."""
         return False
 

@@ -1,7 +1,7 @@
-"""Edited views: which prompt made which, what training sees of them, and how they are stored and published.
+"""Edited views: which prompt made which, which of them training uses, and how they are stored and published.
 
-Training sees what the latest prompt that edited a view made of it, its photograph where none did; a further prompt
-starts from what training sees (chained edits); undo takes the latest prompt's edits back. Views are stored as PNG,
+Training uses the latest edit of each view, and the photograph of a view without one; a further prompt starts from the
+pictures that training uses (chained edits); undo takes the latest prompt's edits back. Views are stored as PNG,
 eight bits a channel, in memory as in checkpoints, so a checkpoint holds exactly what was trained on.
 """
 

@@ -136,7 +136,7 @@ class CsdDataManager(VanillaDataManager[CsdDataset]):
         """What the cameras saw, in [0, 1]."""
 
     def next_train(self, step: int) -> tuple[RayBundle, dict[str, Tensor]]:
-        """The rays of the next step and what cameras saw along them, which are kept until the step after."""
+        """The rays of the next step and the pixels along them, held until the step after."""
         self.rays, self.seen = super().next_train(step)
         return self.rays, self.seen
 

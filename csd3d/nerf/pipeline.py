@@ -103,7 +103,7 @@ class CsdEditPipeline(VanillaPipeline):
         self.carry_out(broadcast(self.controls.take()))
         self.show_status(step)
         train = partial(super().get_train_loss_dict, step)
-        if self.current.prompt is None or not self.schedule.is_due(step, unfinished=self.driver.unfinished()):
+        if self.current.prompt is None or not self.schedule.is_due(step, views_left=self.driver.views_left()):
             return train()
         self.model.remember()
         return self.driver.loss(step, train)
@@ -135,7 +135,7 @@ class CsdEditPipeline(VanillaPipeline):
             CONSOLE.print(f"[bold yellow]{escape(reason)}")
         if not reason and (prompt, source_prompt) != (self.current.prompt, self.current.source_prompt):
             self.current.prompt, self.current.source_prompt = prompt, source_prompt
-            self.schedule.edit_now()
+            self.schedule.request_edit()
 
     def _go_back(self, changed: set[int]) -> None:
         """Edits of these views were taken back; go on with the prompt that is the latest now, if there is one."""
@@ -189,7 +189,7 @@ class CsdEditPipeline(VanillaPipeline):
             KeyError: something is missing.
         """
         if edits is None:
-            self.schedule.edit_now(step)
+            self.schedule.request_edit(step)
             return
         self.history.require_same_views(edits["views"])
         self.current.load(edits["current"], edits["given"])
@@ -198,7 +198,7 @@ class CsdEditPipeline(VanillaPipeline):
         self.rng.set_state(edits["rng"])
         self.schedule.cover.left = list(edits["left"])
         same = self.current.prompt == edits["current"]["prompt"]
-        self.schedule.edit_now(edits["next_edit"] if same else step)
+        self.schedule.request_edit(edits["next_edit"] if same else step)
         self.schedule.paused = self.controls.pause.value = edits["paused"]
         self.model.before = edits["before"]
         for view in self.history.edited():

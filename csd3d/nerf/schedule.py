@@ -19,10 +19,10 @@ class EditSchedule:
         self.paused = False
         self._every = edit_every
 
-    def is_due(self, step: int, *, unfinished: bool) -> bool:
+    def is_due(self, step: int, *, views_left: bool) -> bool:
         """Whether an edit comes before training step `step`; at once where views are left that the prompt has not
-        edited yet (`unfinished`)."""
-        return not self.paused and (step >= self.next_edit or unfinished)
+        edited yet (`views_left`)."""
+        return not self.paused and (step >= self.next_edit or views_left)
 
     def next_views(self, count: int, rng: torch.Generator) -> list[int]:
         """The views of the next batch, `count` of them."""
@@ -32,6 +32,6 @@ class EditSchedule:
         """A batch was edited before step `step`: every batch adds its training steps."""
         self.next_edit = max(step, self.next_edit) + self._every
 
-    def edit_now(self, step: int = 0) -> None:
+    def request_edit(self, step: int = 0) -> None:
         """The next edit comes at `step`, or at once if that has passed."""
         self.next_edit = step

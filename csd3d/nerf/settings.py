@@ -62,7 +62,7 @@ class EditSettings(VanillaPipelineConfig):
     """Steps before the first edit when training starts from nothing. From a checkpoint the first edit is at once."""
     edit_every: int = 2_000
     """Training steps for each batch of edited views. The batches that a prompt needs to edit every view once come
-    together; all their steps follow."""
+    together; all their steps follow. Nothing with driver `distil`, which edits in every step."""
     views_per_edit: int = 16
     """Views edited together."""
     edit_steps: int = 100
@@ -79,7 +79,7 @@ class EditSettings(VanillaPipelineConfig):
     views), or each for itself (`independent`). None: `depth` for csd-edit and csd, `svgd` where the driver is `distil`,
     which does not know `depth`; else `independent`."""
     strength: float = 1.0
-    """Share of the edit that is kept, 0 to 1."""
+    """Strength of the edit, 0 to 1: 0 gives the photographs back, 1 the whole edit."""
     detail: float = 1.0
     """Share of the photographs' fine detail that is put back, 0 to 1."""
     mask_dir: Path | None = None

@@ -61,7 +61,7 @@ def _check_pose(frame: Mapping[str, Any], path: Path) -> None:
 
 
 def _check_number(name: str, about: Mapping[str, Any], frame: Mapping[str, Any], path: Path, *, above: float) -> None:
-    """nerfstudio takes what is said of all frames, and looks at one frame for the rest."""
+    """nerfstudio takes a field of all frames where there is one, and the fields of one frame otherwise."""
     value = about.get(name, frame.get(name))
     if not _is_number(value) or value <= above:
         bound = " above 0" if above == 0 else ""

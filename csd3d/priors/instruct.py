@@ -121,8 +121,8 @@ class InstructScore:
         condition = x.s.to(device) / self.prior.codec.scaling
         sentence = self.sentences.rows(x.index).to(device)
 
-        def rows_of(said: Int64[Tensor, " n"]) -> MakeRowsOf:
-            return lambda z, i: (torch.cat([z, condition[i]], dim=1), self.sentences.text[said[i]])
+        def rows_of(number: Int64[Tensor, " n"]) -> MakeRowsOf:
+            return lambda z, i: (torch.cat([z, condition[i]], dim=1), self.sentences.text[number[i]])
 
         return self.prior.denoiser.feature_gradient(
             x.z_t.to(device),
@@ -156,8 +156,8 @@ class InstructScore:
             def rows(r: Int64[Tensor, " r"]) -> tuple[Tensor, Tensor]:
                 branch, i = r // n, r % n
                 seen = torch.where(sees[branch][:, None, None, None], condition[i], 0.0)
-                said = torch.where(reads[branch], sentence[i], 0)
-                return torch.cat([z_in[i], seen], dim=1), self.sentences.text[said]
+                number = torch.where(reads[branch], sentence[i], 0)
+                return torch.cat([z_in[i], seen], dim=1), self.sentences.text[number]
 
             outputs = self.prior.denoiser.predict(rows, len(names) * n, t, size_lat=(height_lat, width_lat))
             return outputs.chunk(len(names))

@@ -150,7 +150,7 @@ def exclusive(path: Path) -> Iterator[None]:
 
 
 def reopen_run(
-    path: Path, old: Manifest, manifest: Manifest, *, resumable: tuple[str, ...]
+    path: Path, old: Manifest, manifest: Manifest, *, free_on_resume: tuple[str, ...]
 ) -> tuple[RunFolder, Manifest]:
     """Open the earlier run `old`, with which `manifest`, made from what is asked for now, must agree.
 
@@ -160,7 +160,7 @@ def reopen_run(
         path: the folder.
         old: the run's manifest.
         manifest: of what is asked for now.
-        resumable: dotted names of settings that may differ, because they do not touch the steps already done.
+        free_on_resume: dotted names of settings that may differ, because they do not touch the steps already done.
 
     Raises:
         ValueError: the run is of another command, input, prior or other settings.
@@ -168,7 +168,7 @@ def reopen_run(
     folder = RunFolder(path)
     if old.command != manifest.command:
         raise ValueError(f"resume: expected a run of {manifest.command}, got one of {old.command} in {path}")
-    if changed := differences(old.config, manifest.config, ignore=resumable):
+    if changed := differences(old.config, manifest.config, ignore=free_on_resume):
         raise ValueError(f"resume: the run in {path} has other settings ({'; '.join(changed)})")
     now, then = ({i["sha256"] for i in m.inputs} for m in (manifest, old))
     if now != then:

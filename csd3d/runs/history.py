@@ -49,9 +49,9 @@ def entry(path: Path, manifest: Manifest) -> dict[str, Any]:
 
 def sentences(manifest: Manifest) -> str:
     """What a run was asked for: its sentence, those of regions, and captions of tasks."""
-    said = manifest.config
-    texts = [*filter(None, [said.get("prompt")]), *said.get("prompt_at", ()), *said.get("prompt_mask", ())]
-    return " · ".join([*texts, *(f"{task}={caption}" for task, caption in said.get("tasks", {}).items())])
+    config = manifest.config
+    texts = [*filter(None, [config.get("prompt")]), *config.get("prompt_at", ()), *config.get("prompt_mask", ())]
+    return " · ".join([*texts, *(f"{task}={caption}" for task, caption in config.get("tasks", {}).items())])
 
 
 def provenance(comment: str | None, history: Sequence[Mapping[str, Any]]) -> dict[str, str]:

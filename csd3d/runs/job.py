@@ -1,6 +1,6 @@
-"""One job, the same for every editor: a request becomes a complete config, meets a prior, and leaves a run on disk.
+"""One job, the same for every editor: a request becomes a complete config, gets a prior, and leaves a run on disk.
 
-    request -> config -> editor opens its sources -> prior -> editor meets it -> session: encode, move, write -> report
+    request -> config -> editor opens its sources -> prior -> editor prepares -> session: encode, move, write -> report
 
 Everything that can be refused is refused before the session begins, and leaves nothing behind: first what the editor
 can refuse without a prior, then sentences that the prior's vocabulary lacks, and, once its weights are loaded, what the
@@ -81,9 +81,9 @@ class Editor(ABC, Generic[C]):
 
     command: ClassVar[str]
     """The manifest's word for it, and the command that goes on with a run."""
-    resumes: ClassVar[tuple[str, ...]]
+    resumes_runs_of: ClassVar[tuple[str, ...]]
     """Commands whose runs it can go on with."""
-    resumable: ClassVar[tuple[str, ...]]
+    free_on_resume: ClassVar[tuple[str, ...]]
     """Dotted names of settings that may change when a run is resumed: they do not touch the steps already done."""
     prior_kind: ClassVar[Kind | None] = None
     """The kind of prior that it takes; None: either."""
@@ -138,7 +138,7 @@ class Editor(ABC, Generic[C]):
         """Settings of the engine that suit the prior, for a request without."""
 
     @abstractmethod
-    def meet(self, prior: Prior, config: C) -> None:
+    def prepare(self, prior: Prior, config: C) -> None:
         """Take the prior and the settings with the engine's, and refuse with ValueError what the prior cannot serve."""
 
     @abstractmethod
@@ -183,7 +183,7 @@ def run_job(
     with editor.open(request) as job:
         prior = prior or load_for(request, job.sentences, kind=job.prior_kind)
         config = replace(job.config, csd=job.config.csd or job.engine_for(prior))
-        job.meet(prior, config)
+        job.prepare(prior, config)
         run_dir = request.run_dir or free_name(*job.name)
         output, results = _require_places(job, run_dir)
         manifest = _manifest(job, config, prior)
@@ -192,7 +192,7 @@ def run_job(
             output, results = job.place(run_dir)
         manifest.outputs[job.role] = str(output.resolve())
         with open_session(
-            run_dir, manifest, results, progress, resumed=request.resumed, resumable=job.resumable
+            run_dir, manifest, results, progress, resumed=request.resumed, free_on_resume=job.free_on_resume
         ) as session:
             session.note_prior(prior, config.device)
             job.encode(session)
@@ -234,8 +234,8 @@ def resume_request(editor: type[Editor[C]], run_dir: str | Path | None) -> Reque
     if run_dir is None:
         raise ValueError("resume: expected --run-dir, the folder of the run to go on with, got none")
     manifest = Manifest.read(Path(run_dir) / "manifest.json")
-    if manifest.command not in editor.resumes:
-        expected = " or ".join(editor.resumes)
+    if manifest.command not in editor.resumes_runs_of:
+        expected = " or ".join(editor.resumes_runs_of)
         raise ValueError(f"resume: expected a run of {expected}, got one of {manifest.command} in {run_dir}")
     config = read_settings(editor.settings(), manifest)
     manifest = replace(manifest, config=with_absent(manifest.config, type(config)))
@@ -264,7 +264,7 @@ def load_for(request: Request[Any], sentences: Sequence[str] = (), *, kind: Kind
     if kind is not None:
         require_kind(found, kind)
     require_known(found, [*sentences, config.negative_prompt])
-    from csd3d.priors.auto import load_prior  # slow to import: mistakes are said before
+    from csd3d.priors.auto import load_prior  # slow to import: mistakes are reported before
 
     return load_prior(found, device=device)
 

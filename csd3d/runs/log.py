@@ -1,8 +1,8 @@
-"""What is kept of the steps of a run: numbers for its curves, and the gradient of a few particles for its picture.
+"""A record of the steps of a run: numbers for its curves, and gradients of a few particles for its picture.
 
-A particle's first turns change most, and a single gradient is mostly the noise that was drawn. So gradients are summed
-over stretches of turns that double: 1, 2-3, 4-7, 8-15, ... What is kept thus grows with the logarithm of the turns, and
-depends on nothing but the steps that were done, however often the run was stopped.
+A particle's first updates change it most, and a single gradient is mostly the noise that was drawn. So gradients are
+summed over stretches of updates that double: 1, 2-3, 4-7, 8-15, ... The record thus grows with the logarithm of the
+number of updates, and depends on nothing but the steps that were done, however often the run was stopped.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,13 +21,13 @@ from csd3d.media.sheet import contact_sheet, evenly
 from csd3d.runs.curves import Curve
 
 PARTICLES = 3
-"""Whose gradients are kept: the first, a middle and the last particle."""
+"""Particles whose gradients are recorded: the first, a middle one and the last."""
 SHOWN = 5
 """Most stretches in a row of the picture."""
 CAPTION = (
-    "Where particles were told to change: the picture, then the length of the gradient over the latent channels, from "
-    "black (none) to white (the most of that map). A map is the mean gradient over the turns that are named; that of a "
-    "single turn is mostly noise."
+    "Where the edit changes a particle: the picture, then the length of the gradient over the latent channels, from "
+    "black (none) to white (the largest in that map). A map is the mean gradient over the updates named; that of a "
+    "single update is mostly noise."
 )
 Show = Callable[[int], tuple[str, Float[Tensor, "1 c h w"]]]
 """A particle's number to its name and its latent."""
@@ -36,13 +36,13 @@ _NUMBERS = ("t", "lr", "gradient_rms", "residual_rms", "kernel_mean")
 
 
 class StepLog:
-    """The steps of a run, those of all its starts together."""
+    """The steps of a run over all its sessions."""
 
     def __init__(self, count: int) -> None:
         """Nothing yet, of `count` particles."""
         self.infos: list[StepInfo] = []
-        self._turns = dict.fromkeys(evenly(count, PARTICLES), 0)
-        self._sums: dict[int, list[Tensor]] = {i: [] for i in self._turns}
+        self._updates = dict.fromkeys(evenly(count, PARTICLES), 0)
+        self._sums: dict[int, list[Tensor]] = {i: [] for i in self._updates}
 
     @property
     def done(self) -> int:
@@ -51,13 +51,13 @@ class StepLog:
 
     def watch(self, batch: Batch, result: StepResult) -> None:
         """Take up the gradients of a step; the engine's loop calls it."""
-        for i in self._turns:
+        for i in self._updates:
             at = (batch.index == i).nonzero().flatten()
             if not len(at):
                 continue
             g = result.g[at[0]].detach().to("cpu", torch.float32)
-            self._turns[i] += 1
-            if self._turns[i].bit_length() > len(self._sums[i]):
+            self._updates[i] += 1
+            if self._updates[i].bit_length() > len(self._sums[i]):
                 self._sums[i].append(torch.zeros_like(g))
             self._sums[i][-1] += g
 
@@ -70,14 +70,14 @@ class StepLog:
         rows = [[_as_float(getattr(info, name)) for name in _NUMBERS] for info in self.infos]
         curves = torch.tensor(rows, dtype=torch.float64).reshape(-1, len(_NUMBERS))
         sums = {f"gradient.{i}": torch.stack(own) for i, own in self._sums.items() if own}
-        return {"curves": curves, "turns": torch.tensor(list(self._turns.values())), **sums}
+        return {"curves": curves, "updates": torch.tensor(list(self._updates.values())), **sums}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Return to a state of `state_dict`, of as many particles."""
         rows = state["curves"].tolist()
         self.infos = [_as_info(i, dict(zip(_NUMBERS, row, strict=True))) for i, row in enumerate(rows)]
-        self._turns = dict(zip(self._turns, state["turns"].tolist(), strict=True))
-        self._sums = {i: list(state[f"gradient.{i}"].clone()) if turns else [] for i, turns in self._turns.items()}
+        self._updates = dict(zip(self._updates, state["updates"].tolist(), strict=True))
+        self._sums = {i: list(state[f"gradient.{i}"].clone()) if count else [] for i, count in self._updates.items()}
 
     def curves(self) -> list[Curve]:
         """The charts of a report."""
@@ -85,7 +85,10 @@ class StepLog:
         charts = (
             Curve("Gradient", [i.gradient_rms for i in infos], log=True, hint="root mean square of the direction"),
             Curve(
-                "Residual", [i.residual_rms for i in infos], log=True, hint="what each wants before they are coupled"
+                "Residual",
+                [i.residual_rms for i in infos],
+                log=True,
+                hint="direction of each particle before the coupling",
             ),
             Curve(
                 "Kernel weight",
@@ -102,17 +105,17 @@ class StepLog:
         `decode` makes pixels in [0, 1] of latents.
         """
         rows: dict[str, Tensor] = {}
-        for i, turns in self._turns.items():
-            if not turns:
+        for i, count in self._updates.items():
+            if not count:
                 continue
             name, z = show(i)
             thumbnail = decode(_within(z, _LATENTS)).detach().float().cpu()
             thumbnail = interpolate(thumbnail, _side(z.shape[-2:], _CELL_PX), mode="bilinear", antialias=True)
-            spans = [(2**k, min(2 ** (k + 1) - 1, turns)) for k in evenly(len(self._sums[i]), SHOWN)]
+            spans = [(2**k, min(2 ** (k + 1) - 1, count)) for k in evenly(len(self._sums[i]), SHOWN)]
             means = [self._sums[i][first.bit_length() - 1] / (last - first + 1) for first, last in spans]
             maps = interpolate(heat(torch.stack(means)), thumbnail.shape[-2:], mode="area")
-            said = ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in spans)
-            rows[f"{name}, turns {said}"] = torch.cat([thumbnail, maps])
+            named = ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in spans)
+            rows[f"{name}, updates {named}"] = torch.cat([thumbnail, maps])
         return contact_sheet(rows, cell_px=_CELL_PX) if rows else None
 
 

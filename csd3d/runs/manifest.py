@@ -51,7 +51,7 @@ class Manifest:
     notes: list[str] = field(default_factory=list)
     """Every fallback and warning of the run, in order, each once."""
     timing_s: dict[str, float] = field(default_factory=dict)
-    """Wall-clock seconds spent in each phase, all starts of the run together."""
+    """Wall-clock seconds spent in each phase, over all sessions of the run."""
     memory_bytes: dict[str, int] = field(default_factory=dict)
     """Peak memory by kind of memory."""
     outputs: dict[str, str] = field(default_factory=dict)
@@ -96,7 +96,7 @@ class Manifest:
             self.add_time(phase, time.monotonic() - since)
 
     def measure_memory(self) -> None:
-        """Record the peak memory of this process; a resumed run keeps the larger of its starts."""
+        """Record the peak memory of this process; a resumed run records the largest of its sessions."""
         for kind, value in peak_memory().items():
             self.memory_bytes[kind] = max(value, self.memory_bytes.get(kind, 0))
 

@@ -135,9 +135,9 @@ def _players(report: Report) -> str:
 def _picture(title: str, file: str, caption: str = "") -> str:
     if not file:
         return ""
-    name, said = quote(file), f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    name, below = quote(file), f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     shown = f'<a href="{name}"><img class="sheet" src="{name}" alt="{escape(title)}"></a>'
-    return _section(title, f"<figure>{shown}{said}</figure>")
+    return _section(title, f"<figure>{shown}{below}</figure>")
 
 
 def _notes(notes: Sequence[str]) -> str:

@@ -1,6 +1,6 @@
 """One session of a run, the same in all editors: particles are moved, and whatever ends it is recorded.
 
-    with open_session(path, manifest, results, progress, resumed=None, resumable=()) as session:
+    with open_session(path, manifest, results, progress, resumed=None, free_on_resume=()) as session:
         s = session.sources(encode)
         log = session.move(particles, score, csd, rng, count=n)
         session.close(session.with_gradient(report, log, show, decode))
@@ -47,14 +47,14 @@ class StoredParticles(Particles, Stateful, Protocol):
 
 @runtime_checkable
 class Checkpointer(Protocol):
-    """Where the state of a run is kept; a `RunFolder`, or what keeps more than fits into its state file."""
+    """Storage for the state of a run: a `RunFolder`, or one for states that do not fit into its state file."""
 
     def load(self, particles: Any, rng: torch.Generator, log: StepLog) -> None:
         """Put back what was saved, if anything was."""
         ...
 
     def save(self, particles: Any, rng: torch.Generator, log: StepLog) -> None:
-        """Keep the state after the steps of `log`; whenever this is stopped, the earlier state or this one is whole."""
+        """Save the state after the steps of `log`; however it is stopped, the earlier state or this one is complete."""
         ...
 
 
@@ -212,7 +212,7 @@ def open_session(
     progress: RunProgress,
     *,
     resumed: Manifest | None,
-    resumable: tuple[str, ...],
+    free_on_resume: tuple[str, ...],
 ) -> Iterator[Session]:
     """A session of the run in `path`; whatever ends the block, the manifest says how the run stands.
 
@@ -222,7 +222,7 @@ def open_session(
         results: what the run writes for the person.
         progress: shows how far things are.
         resumed: the manifest of the run to go on with; None begins a run.
-        resumable: see `reopen_run`.
+        free_on_resume: see `reopen_run`.
 
     Raises:
         ValueError, FileNotFoundError: another process is at work in the folder, or it holds no run that goes on like
@@ -231,7 +231,7 @@ def open_session(
     with ExitStack() as stack:
         if resumed is not None:
             stack.enter_context(exclusive(path))
-            folder, manifest = reopen_run(path, resumed, manifest, resumable=resumable)
+            folder, manifest = reopen_run(path, resumed, manifest, free_on_resume=free_on_resume)
             for result in results:
                 remove_parts(result)
         else:

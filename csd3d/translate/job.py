@@ -104,10 +104,10 @@ class TranslateEditor(Editor[TranslateConfig]):
     """Trains a network from a folder of pictures; an `Editor` (`csd3d.runs.job`)."""
 
     command: ClassVar[str] = "translate train"
-    resumes: ClassVar[tuple[str, ...]] = ("translate train",)
+    resumes_runs_of: ClassVar[tuple[str, ...]] = ("translate train",)
     prior_kind: ClassVar[Kind | None] = "text-to-image"
     role: ClassVar[str] = "network"
-    resumable: ClassVar[tuple[str, ...]] = ("device", "checkpoint_every")
+    free_on_resume: ClassVar[tuple[str, ...]] = ("device", "checkpoint_every")
 
     def __init__(self, files: Sequence[Path], captions: Sequence[str], config: TranslateConfig) -> None:
         self.config = config
@@ -173,7 +173,7 @@ class TranslateEditor(Editor[TranslateConfig]):
         """Those of DDS."""
         return prior.defaults("dds")
 
-    def meet(self, prior: Prior, config: TranslateConfig) -> None:
+    def prepare(self, prior: Prior, config: TranslateConfig) -> None:
         """Make the untrained network; refuse what the prior cannot serve."""
         if not isinstance(prior, TextToImagePrior):
             raise ValueError(f"prior {prior.name!r}: expected a text-to-image model, got an instruction editor")

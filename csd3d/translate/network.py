@@ -44,5 +44,5 @@ def make_translator(prior: TextToImagePrior, captions: Sequence[str]) -> Transla
     Raises:
         UnknownPrompt: A caption that the prior was never taught.
     """
-    said = [" ".join(caption.replace(OWN, " ").split()).strip(" ,") for caption in captions]
-    return Translator(prior.copy_unet(), prior.embed(said), prior.schedule.num_timesteps / 2)
+    texts = [" ".join(caption.replace(OWN, " ").split()).strip(" ,") for caption in captions]
+    return Translator(prior.copy_unet(), prior.embed(texts), prior.schedule.num_timesteps / 2)

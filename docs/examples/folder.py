@@ -63,8 +63,8 @@ class FolderEditor(Editor[FolderConfig]):
     """The pictures of a folder as particles."""
 
     command: ClassVar[str] = "folder"
-    resumes: ClassVar[tuple[str, ...]] = ("folder",)
-    resumable: ClassVar[tuple[str, ...]] = ("device", "checkpoint_every", "csd.steps")
+    resumes_runs_of: ClassVar[tuple[str, ...]] = ("folder",)
+    free_on_resume: ClassVar[tuple[str, ...]] = ("device", "checkpoint_every", "csd.steps")
     role: ClassVar[str] = "folder"
 
     def __init__(self, folder: Path, prompt: str, request: Request[FolderConfig]) -> None:
@@ -115,7 +115,7 @@ class FolderEditor(Editor[FolderConfig]):
     def engine_for(self, prior: Prior) -> CsdConfig:
         return prior.defaults()
 
-    def meet(self, prior: Prior, config: FolderConfig) -> None:
+    def prepare(self, prior: Prior, config: FolderConfig) -> None:
         self.prior, self.config, self._size = prior, config, config.size or prior.native_px
         prompts = Prompts(self.prompt, config.source_prompt, negative=config.negative_prompt)
         self.score = prior.score_under(config.engine, prompts)

@@ -49,7 +49,7 @@ def outcome(folder: Path, *, rank: int = 0, world: int = 1, coupling: str = "dep
     views = pipeline.driver.edit(0)
     images, rows = pipeline.datamanager._images.clone(), list(toy.rows)
     pipeline.driver = pipeline.make_driver("distil")
-    pipeline.schedule.edit_now()
+    pipeline.schedule.request_edit()
     pipeline.eval()  # so that no ray is jittered, of whatever rank
     losses = pipeline.get_train_loss_dict(1)[1]
     torch.stack(list(losses.values())).sum().backward()

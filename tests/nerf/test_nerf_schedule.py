@@ -15,7 +15,7 @@ def schedule(views: int = 6, *, first_edit: int = 4, edit_every: int = 3) -> Edi
 def test_a_prompt_edits_every_view_at_once_and_then_one_batch_every_so_often() -> None:
     due, rng, edited, steps = schedule(), torch.Generator().manual_seed(0), set[int](), []
     for step in range(20):
-        if due.is_due(step, unfinished=0 < len(edited) < 6):
+        if due.is_due(step, views_left=0 < len(edited) < 6):
             edited |= set(due.next_views(4, rng))
             due.advance(step)
             steps.append(step)
@@ -25,14 +25,14 @@ def test_a_prompt_edits_every_view_at_once_and_then_one_batch_every_so_often() -
 def test_nothing_is_due_while_edits_are_paused() -> None:
     due = schedule()
     due.paused = True
-    assert not due.is_due(9, unfinished=True)
+    assert not due.is_due(9, views_left=True)
     due.paused = False
-    assert due.is_due(9, unfinished=False)
+    assert due.is_due(9, views_left=False)
 
 
 def test_an_edit_that_was_late_moves_those_that_follow() -> None:
     due = schedule()
     due.advance(100)
     assert due.next_edit == 103
-    due.edit_now()
-    assert due.is_due(0, unfinished=False)
+    due.request_edit()
+    assert due.is_due(0, views_left=False)

@@ -24,12 +24,12 @@ def steps(log: StepLog, first: int, last: int) -> list[torch.Tensor]:
     return gradients
 
 
-def test_gradients_are_summed_over_stretches_of_turns_that_double() -> None:
+def test_gradients_are_summed_over_stretches_of_updates_that_double() -> None:
     log = StepLog(COUNT)
     gradients = steps(log, 0, 11)
     state = log.state_dict()
     assert {name for name in state if name.startswith("gradient.")} == {"gradient.0", "gradient.3", "gradient.6"}
-    assert state["turns"].tolist() == [11, 6, 11]  # particle 3 is odd
+    assert state["updates"].tolist() == [11, 6, 11]  # particle 3 is odd
     last = torch.stack([g[-1] for g in gradients])  # particle 6 is the last of every step
     wanted = torch.stack([last[a:b].sum(0) for a, b in ((0, 1), (1, 3), (3, 7), (7, 11))])
     torch.testing.assert_close(state["gradient.6"], wanted)

@@ -51,13 +51,13 @@ def test_windows_see_anchors_from_the_whole_clip_and_move_only_themselves():
     assert len(batches) == batching.steps(60) == 12
     assert sorted(torch.cat(batches).tolist()) == list(range(60))
     for moved in batches:
-        seen = batching.seen(moved, 60)
+        seen = batching.coupled(moved, 60)
         assert len(seen) == len(moved) + 3
         assert seen.tolist() == sorted(set(seen.tolist()))
         others = sorted(set(seen.tolist()) - set(moved.tolist()))
         assert others[-1] - others[0] > 40
     assert batching.steps(8) == 1
-    assert torch.equal(batching.seen(torch.arange(8), 8), torch.arange(8))
+    assert torch.equal(batching.coupled(torch.arange(8), 8), torch.arange(8))
     assert Batching(8, "stratified", anchors=3).steps(60) == 8
 
 

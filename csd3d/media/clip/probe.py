@@ -64,7 +64,7 @@ class ClipInfo:
     """Seconds at which the container begins; already taken off `pts`."""
     tags: Mapping[str, str] = field(default_factory=dict)
     """Title, artist, comment, ... of the container."""
-    whole: bool = True
+    complete: bool = True
     """Whether these are all decodable frames; False where only the first were asked for."""
     damaged: bool = False
     """Whether something in the file could not be decoded."""
@@ -178,7 +178,7 @@ def _probe_stream(path: Path, container: InputContainer, stream: VideoStream, ma
         orientation=orientation or 1, stream=stream.index, video_streams=len(videos),
         audio_streams=len(container.streams.audio), codec=stream.codec_context.name, pixel_format=first.format.name,
         depth=max((c.bits for c in first.format.components), default=8), colours=tags_of(first), start=start,
-        tags=_tags(container.metadata), whole=len(raw) != max_frames, damaged=bool(damage), notes=tuple(notes),
+        tags=_tags(container.metadata), complete=len(raw) != max_frames, damaged=bool(damage), notes=tuple(notes),
     )  # fmt: skip
 
 

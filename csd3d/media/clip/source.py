@@ -149,7 +149,7 @@ class DecordReader:
         Raises:
             ValueError: decord cannot open the file, or counts or shows its frames differently from PyAV.
         """
-        if info.damaged or not info.whole or info.video_streams > 1:
+        if info.damaged or not info.complete or info.video_streams > 1:
             raise ValueError(
                 f"decord: expected a whole file with one video stream, and all its frames, got {info.path}"
             )

@@ -1,4 +1,4 @@
-"""Metadata of a picture: what is kept of them, and what must not be claimed any longer once it is written anew."""
+"""Metadata of a picture: which tags are carried over when it is written anew, and which no longer hold."""
 
 import re
 import struct

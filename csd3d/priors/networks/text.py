@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 REMEMBERED = 512
-"""Sentences whose embeddings are kept: 60 MB of those of Stable Diffusion 1.x in half precision."""
+"""Sentences whose embeddings are cached: 60 MB of those of Stable Diffusion 1.x in half precision."""
 
 
 class PromptEncoder:

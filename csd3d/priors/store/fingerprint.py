@@ -9,7 +9,7 @@ from csd3d.priors.store.resolve import PARTS
 
 _PIECE_BYTES = 1 << 20
 REMEMBERED = 256
-"""Files whose digests are kept for the length of a process."""
+"""Files whose digests are cached for the length of a process."""
 
 
 def prior_entry(prior: Prior) -> dict[str, str | bool]:
