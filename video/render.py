@@ -70,12 +70,12 @@ class Pictures:
         """
         self._z, self._s, self._decode, self._size, self._plan = z, s, decode, size, plan
         self._detail, self._strength, self._mask = detail, strength, mask
-        self._small: Callable[[range], Tensor] = self._mixed
-        if not plan.blend_weights:
+        self._small: Callable[[range], Tensor]
+        if plan.blend_weights:
+            self._small = SteadyFrames(self._decoded, plan, motion)
+        else:
             assert motion is not None
             self._small = CarriedFrames(self._key, motion, plan.frames)
-        elif motion is not None:
-            self._small = SteadyFrames(self._mixed, motion, len(plan.blend_weights))
 
     def __call__(self, frames: range, source: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 H W"]:
         """The edited frames in [0, 1] that belong to `source`."""
@@ -89,15 +89,6 @@ class Pictures:
             amount=self._detail,
         )
         return masked(source, edited, self._mask(frames)) if self._mask else edited
-
-    def _mixed(self, frames: range) -> Float[Tensor, "_n k h w"]:
-        """What each frame is made of, added up."""
-        shares = [self._plan.blend_weights[i] for i in frames]
-        first, last = shares[0][0][0], shares[-1][-1][0]
-        decoded = self._decoded(slice(first, last + 1))
-        if len(decoded) == len(frames):
-            return decoded
-        return torch.stack([sum((w * decoded[p - first] for p, w in parts), torch.zeros(())) for parts in shares])
 
     def _key(self, frame: int) -> Float[Tensor, "k h w"]:
         particle = self._plan.frames.index(frame)

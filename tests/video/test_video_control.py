@@ -49,6 +49,23 @@ def test_outside_a_mask_every_bit_stays(make_clip, tmp_path, feather, options):
     assert edge.mean() < 0.5 * inside.max() if feather else edge.mean() > 0.6 * change[18:22, 22:30].mean()
 
 
+def test_averages_along_motion_do_not_carry_an_edit_out_of_a_mask_that_moves(make_clip, tmp_path):
+    path, _ = make_clip(frames=9)
+    masks = np.zeros((9, 48, 64), np.uint8)
+    for k, mask in enumerate(masks):
+        mask[:, 6 * k : 6 * k + 12] = 255
+    (tmp_path / "masks").mkdir()
+    for k, mask in enumerate(masks):
+        Image.fromarray(mask).save(tmp_path / "masks" / f"{k}.png")
+    before = frames_of(path)
+    everywhere, within = (
+        frames_of(edit(path, tmp_path / name, config=replace(CONFIG, mask=mask)).path)
+        for name, mask in (("all", None), ("masked", str(tmp_path / "masks")))
+    )
+    inside = torch.from_numpy(masks > 0)[:, None].expand_as(before)
+    assert torch.equal(within, torch.where(inside, everywhere, before))
+
+
 @pytest.mark.parametrize("kind", ["picture", "folder"])
 def test_resume_notices_that_the_mask_changed(make_clip, tmp_path, kind):
     path, _ = make_clip(frames=3)
@@ -85,10 +102,11 @@ def test_strength_goes_from_the_source_to_the_edit_and_may_change_later(make_cli
     assert Manifest.read(run_dir / "manifest.json").steps_done == 30  # rendered anew, not moved anew
 
 
-def test_sentences_hold_for_their_time(make_clip, tmp_path):
+@pytest.mark.parametrize("steady", [False, True])
+def test_sentences_hold_for_their_time(make_clip, tmp_path, steady):
     path, rgb = make_clip(frames=20)  # 25 a second
     prompt = "0-0.32s: make it red, 0.32-0.6s: make it dark"
-    config = replace(CONFIG, fade=0.16, steady=False)
+    config = replace(CONFIG, fade=0.16, steady=steady)
     change = frames_of(edit(path, tmp_path / "run", prompt, config=config).path) - rgb
     red, level = change[:, 0].mean((1, 2)) - change[:, 2].mean((1, 2)), change.mean((1, 2, 3))
     assert red[:6].min() > 0.3

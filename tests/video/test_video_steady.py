@@ -1,4 +1,4 @@
-"""Averages along the motion: against loops, exact for still clips, nothing across cuts, each frame decoded once."""
+"""Averages along the motion: against loops, within one shot and one sentence; each particle is decoded once."""
 
 import pytest
 import torch
@@ -6,21 +6,22 @@ from test_video_motion import panned, scene
 
 from csd3d.metrics.warp import backward_warp
 from video.motion import ClipMotion
+from video.plan import Span, plan_frames
 from video.steady import REACH, SteadyFrames
+
+
+def one_sentence(frames):
+    return plan_frames([Span("make it red")], [float(i) for i in range(frames)])
 
 
 def trembling(frames, height=64, width=96):
     return torch.randn(frames, 6, height, width, generator=torch.Generator().manual_seed(3))
 
 
-def in_chunks(y, motion, chunk, seen=None):
-    def decode(frames):
-        if seen is not None:
-            seen.append(frames)
-        return y[frames.start : frames.stop]
-
-    steady = SteadyFrames(decode, motion, len(y))
-    return torch.cat([steady(range(a, min(a + chunk, len(y)))) for a in range(0, len(y), chunk)])
+def in_chunks(y, motion, chunk, plan=None):
+    plan = plan or one_sentence(len(y))
+    frames, steady = len(plan.blend_weights), SteadyFrames(lambda particles: y[particles], plan, motion)
+    return torch.cat([steady(range(a, min(a + chunk, frames))) for a in range(0, frames, chunk)])
 
 
 def loops(y, motion):
@@ -47,7 +48,7 @@ def test_against_loops_whatever_the_chunks(chunk, shots):
 def test_every_frame_is_decoded_once_and_few_are_held():
     y, seen = trembling(30), []
     motion = ClipMotion(panned(30, 0, 0), 8)
-    steady = SteadyFrames(lambda f: (seen.extend(f), y[f.start : f.stop])[1], motion, 30)
+    steady = SteadyFrames(lambda p: (seen.extend(range(30)[p]), y[p])[1], one_sentence(30), motion)
     for k in range(0, 30, 3):
         steady(range(k, k + 3))
         assert len(steady._near) <= 3 + 2 * REACH
@@ -81,3 +82,35 @@ def test_coarser_motion_is_scaled_to_the_frames():
 def test_a_single_frame_stays():
     y = trembling(1)
     assert torch.equal(in_chunks(y, ClipMotion(panned(1, 0, 0), 8), 4), y)
+
+
+RED, DARK = "make it red", "make it dark"
+PLANS = {
+    "a fade": ([Span(RED, 0.0, 6.0), Span(DARK, 6.0, 12.0)], 4.0),
+    "a fade as long as the clip": ([Span(RED, 0.0, 6.0), Span(DARK, 6.0, 12.0)], 12.0),
+    "no fade": ([Span(RED, 0.0, 6.0), Span(DARK, 6.0, 12.0)], 0.0),
+    "a sentence that ends": ([Span(RED, 0.0, 6.0)], 4.0),
+    "a sentence that comes back": ([Span(RED, 0.0, 3.0), Span(DARK, 3.0, 6.0), Span(RED, 6.0)], 2.0),
+}
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 12])
+@pytest.mark.parametrize("name", PLANS)
+def test_sentences_are_averaged_apart_and_mixed_after_that(name, chunk):
+    """Whatever can be trusted of the flow: if each sentence makes one colour, a frame has one, by its weights."""
+    spans, fade = PLANS[name]
+    plan = plan_frames(spans, [float(i) for i in range(12)], fade_s=fade)
+    colour = torch.tensor([0.9, 0.2, 0.5])  # of the sentences, and of no sentence
+    y = colour[list(plan.prompt_index)].view(-1, 1, 1, 1).expand(-1, 6, 64, 96)
+    got = in_chunks(y, ClipMotion(panned(12, 2, 1), 8), chunk, plan)
+    for i, parts in enumerate(plan.blend_weights):
+        expected = sum(w * float(y[p, 0, 0, 0]) for p, w in parts)
+        torch.testing.assert_close(got[i], torch.full_like(got[i], expected), atol=1e-6, rtol=0)
+
+
+def test_within_a_fade_trembling_is_taken_out_too():
+    plan = plan_frames([Span(RED, 0.0, 8.0), Span(DARK, 8.0, 16.0)], [float(i) for i in range(16)], fade_s=8.0)
+    y = trembling(len(plan.frames))
+    motion = ClipMotion(scene(64, 96).expand(16, -1, -1).clone(), 8)
+    got, plain = (in_chunks(y, m, 16, plan) for m in (motion, None))
+    assert float(got[6:10].std()) < 0.6 * float(plain[6:10].std())
