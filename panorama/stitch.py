@@ -334,6 +334,7 @@ def _seams(
         masks.append(cv2.UMat(mask))
     compensator = cv2.detail.ExposureCompensator.createDefault(cv2.detail.EXPOSURE_COMPENSATOR_GAIN_BLOCKS)
     compensator.feed(corners, [cv2.UMat(w) for w in warped], masks)
+    # missing in OpenCV's type stubs
     finder: Any = cv2.detail.GraphCutSeamFinder("COST_COLOR")  # pyright: ignore[reportAttributeAccessIssue]
     found = finder.find([cv2.UMat(w.astype(np.float32)) for w in warped], corners, masks)
     return compensator, [np.asarray(mask.get()) for mask in found]

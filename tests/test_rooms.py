@@ -1,6 +1,7 @@
 """The plan of the house: imports point one way, and the tests check shapes at run time."""
 
 import ast
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
@@ -165,3 +166,13 @@ def test_a_wrong_shape_is_an_error_in_tests() -> None:
         engine.rbf(torch.zeros(2, 3), 1.0)
     with pytest.raises(jaxtyping.TypeCheckError):
         engine.sq_distances(torch.zeros(2, 3, dtype=torch.long))
+
+
+def test_every_ignored_check_says_why() -> None:
+    ignored = re.compile(r"#\s*(?:pyright: ignore\[[^]]*]|noqa: \w+)")
+    for path in MODULES:
+        lines = path.read_text().splitlines()
+        for number, (above, line) in enumerate(zip(["", *lines], lines, strict=False), 1):
+            if found := ignored.search(line):
+                reason = line[found.end() :].strip(" #-") or above.strip().startswith("#")
+                assert reason, f"{path.relative_to(ROOT)}:{number} ignores a check without a reason"

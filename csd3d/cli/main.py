@@ -72,6 +72,7 @@ def _top_level() -> Any:
     class Top:
         """Edit NeRF scenes, videos, panoramas and photos from one sentence, consistently."""
 
+        # the union of commands is built at run time
         command: tyro.conf.OmitSubcommandPrefixes[commands]  # pyright: ignore[reportInvalidTypeForm]
         """`csd3d COMMAND --help` says what each one takes."""
         version: tyro.conf.FlagCreatePairsOff[bool] = False

@@ -61,6 +61,7 @@ def flags_of(config: object, *, without: Sequence[str] = ()) -> dict[str, Flag]:
     """A flag for each field of a dataclass object, whose values are the defaults."""
     kind = type(config)
     hints, help_of = get_type_hints(kind), field_help(kind)
+    # any dataclass, which has no type of its own
     names = [f.name for f in fields(config) if f.name not in without]  # pyright: ignore[reportArgumentType]
     return {name: Flag(name, hints[name], getattr(config, name), help_of.get(name, "")) for name in names}
 
@@ -75,7 +76,9 @@ def settings_flags(config: Any) -> tuple[dict[str, Flag], dict[str, Flag]]:
 def put(config: C, values: Mapping[str, Any]) -> C:
     """`config` with the values of its flags, in it and in the engine's settings."""
     own, engine = settings_flags(config)
+    # the names were read from the same dataclasses
     csd = replace(config.csd, **{k: v for k, v in values.items() if k in engine})  # pyright: ignore[reportAttributeAccessIssue]
+    # the names were read from the same dataclasses
     return replace(config, **{k: v for k, v in values.items() if k in own}, csd=csd)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 

@@ -40,6 +40,7 @@ class _NoLpips(torch.nn.Module):
 def _without_lpips() -> Iterator[None]:
     """The constructor of LPIPS is out of the way meanwhile."""
     real = lpip.LearnedPerceptualImagePatchSimilarity
+    # replaces a class of torchmetrics that would fetch weights
     lpip.LearnedPerceptualImagePatchSimilarity = _NoLpips  # pyright: ignore[reportAttributeAccessIssue]
     try:
         yield
@@ -66,6 +67,7 @@ class EditedModel(Model):
         self, outputs: dict[str, Tensor], batch: dict[str, Tensor]
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
         """As the backend's, without LPIPS."""
+        # abstract in nerfstudio's base, defined in the other parent
         metrics, images = super().get_image_metrics_and_images(outputs, batch)  # pyright: ignore[reportAbstractUsage]
         return {name: value for name, value in metrics.items() if "lpips" not in name}, images
 

@@ -257,6 +257,7 @@ class CsdTrainer(Trainer):
     _stop_training = False
     _last_step = 0
 
+    # nerfstudio lists the modes as literals
     def setup(self, test_mode: str = "val") -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """As the stock trainer's; mistakes end in one line. What is not refused has its config.yml from then on."""
         asked = yaml.dump(self.config)  # before setting up completes it
@@ -265,6 +266,7 @@ class CsdTrainer(Trainer):
             require_data(self.config)
             require_steps(self.config)
             with folder_unless_refused(self.base_dir):  # which the viewer wants to be there
+                # nerfstudio lists the modes as literals
                 super().setup(test_mode)  # pyright: ignore[reportArgumentType]
         if isinstance(self.viewer_state, Viewer):
             viewer_page.set_up(self.viewer_state, self._edited.scene.cameras, on_cpu=self.device == "cpu")
@@ -311,6 +313,7 @@ class CsdTrainer(Trainer):
         return self._stop_training or bool(self._stop_request)
 
     @stop_training.setter
+    # a plain attribute in nerfstudio, which assigns to it
     def stop_training(self, stop: bool) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         self._stop_training = stop
 
@@ -374,6 +377,7 @@ class CsdTrainer(Trainer):
         self.pipeline.load_pipeline(state["pipeline"], state["step"])  # refuses what does not fit
         self._start_step = state["step"] + 1
         edits = state.get("csd3d")
+        # nerfstudio types its pipeline as the base class
         self.pipeline.begin(self._start_step, edits)  # pyright: ignore[reportCallIssue]
         self.optimizers = self.setup_optimizers()  # loading splats makes new parameters
         if edits is None:

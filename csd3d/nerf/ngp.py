@@ -15,6 +15,7 @@ class CsdNgpPipelineConfig(CsdEditPipelineConfig, DynamicBatchPipelineConfig):
     _target: type = field(default_factory=lambda: CsdNgpPipeline)
 
 
+# nerfstudio narrows the attribute in one parent only
 class CsdNgpPipeline(CsdEditPipeline, DynamicBatchPipeline):  # pyright: ignore[reportIncompatibleVariableOverride]
     """Edits around steps of which each takes as many rays as the samples allow."""
 

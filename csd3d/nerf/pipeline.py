@@ -41,7 +41,9 @@ class CsdEditPipeline(VanillaPipeline):
     """nerfstudio's pipeline, whose training views are edited as it goes."""
 
     config: EditSettings
+    # narrower than nerfstudio's own annotation
     datamanager: CsdDataManager | CsdFullImageDataManager  # pyright: ignore[reportIncompatibleVariableOverride]
+    # narrower than nerfstudio's own annotation, a property there
     model: EditedModel  # pyright: ignore[reportIncompatibleVariableOverride, reportIncompatibleMethodOverride]
 
     def __init__(
@@ -54,9 +56,11 @@ class CsdEditPipeline(VanillaPipeline):
         grad_scaler: Any = None,
     ) -> None:
         resolved = config.check() if test_mode == "val" else None  # training
+        # nerfstudio lists the modes as literals
         super().__init__(config, device, test_mode, 1, local_rank, grad_scaler)  # pyright: ignore[reportArgumentType]
         self.world_size = world_size
         if world_size > 1:
+            # nn.Module does not type its submodules
             self._model = for_ranks(self._model, local_rank)  # pyright: ignore[reportAttributeAccessIssue]
         if resolved is not None:
             self._prepare(resolved)

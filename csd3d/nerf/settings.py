@@ -30,6 +30,7 @@ def with_engine_settings(kind: type[T]) -> type[T]:
     types, docs = get_type_hints(CsdConfig), field_help(CsdConfig)
     for name in ENGINE_SETTINGS:
         flag = tyro.conf.arg(help=docs[name], help_behavior_hint="(default: what suits the prior and the method)")
+        # a hint held in a variable
         kind.__annotations__[name] = Annotated[Optional[types[name]], flag]  # noqa: UP045
         setattr(kind, name, None)
     return kind

@@ -72,14 +72,17 @@ class _AtOnce:
             self._hook = hook
 
 
+# viewer elements type their callbacks each in their own way
 class Button(_AtOnce, ViewerButton):  # pyright: ignore[reportIncompatibleVariableOverride, reportIncompatibleMethodOverride]
     """A button that calls back at once."""
 
 
+# viewer elements type their callbacks each in their own way
 class Checkbox(_AtOnce, ViewerCheckbox):  # pyright: ignore[reportIncompatibleVariableOverride, reportIncompatibleMethodOverride]
     """A checkbox that calls back at once."""
 
 
+# viewer elements type their callbacks each in their own way
 class Slider(_AtOnce, ViewerSlider[float]):  # pyright: ignore[reportIncompatibleVariableOverride, reportIncompatibleMethodOverride]
     """A slider that calls back at once."""
 

@@ -68,6 +68,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         with safe_open(path, framework="pt", device="cpu") as file:
             header = (file.metadata() or {}).get(_KEY)
             # clone: the tensors come memory-mapped, and the file may be replaced while they are in use
+            # a safetensors file has keys() and no iterator
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ValueError(f"checkpoint: {path} is damaged or not a safetensors file ({error})") from error

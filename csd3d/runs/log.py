@@ -144,4 +144,5 @@ def _as_float(value: float | int | None) -> float:
 def _as_info(step: int, row: Mapping[str, float]) -> StepInfo:
     kernel = row["kernel_mean"]
     numbers = {**row, "t": int(row["t"]), "kernel_mean": None if kernel != kernel else kernel}
+    # the names are those of its fields
     return StepInfo(step=step, index=(), **numbers)  # pyright: ignore[reportArgumentType]

@@ -27,6 +27,7 @@ def override(config: C, changes: Mapping[str, Any], *, where: str = "settings") 
         ValueError: a name that `config` does not have, or a value it refuses.
         TypeError: a value of a kind that it refuses.
     """
+    # any dataclass, which has no type of its own
     known = {f.name for f in dataclasses.fields(config)}  # pyright: ignore[reportArgumentType]
     if unknown := sorted(set(changes) - known):
         raise ValueError(f"{where}: expected names among {', '.join(sorted(known))}; got {', '.join(unknown)}")
@@ -40,6 +41,7 @@ def override(config: C, changes: Mapping[str, Any], *, where: str = "settings") 
             values[name] = override(old, value, where=f"{where}.{name}")
         else:
             values[name] = _typed(value, hints[name])
+    # the names are those of its fields
     return dataclasses.replace(config, **values)  # pyright: ignore[reportArgumentType, reportReturnType]
 
 

@@ -24,10 +24,12 @@ class Translator(nn.Module):
     def __init__(self, unet: nn.Module, text: Float[Tensor, "m l d"], middle: float) -> None:
         """`unet` is ours from here on; `middle` is the timestep whose embedding every task begins with."""
         super().__init__()
+        # nn.Module does not type its submodules
         known = unet.time_proj(torch.tensor([middle], device=text.device))  # pyright: ignore[reportCallIssue]
         unet.time_proj = nn.Embedding(len(text), known.shape[1], device=text.device)
         with torch.no_grad():
             unet.time_proj.weight.copy_(known.expand(len(text), -1))
+            # nn.Module does not type its submodules
             for parameter in unet.conv_out.parameters():  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
                 parameter.zero_()
         self.unet = unet

@@ -53,6 +53,7 @@ def on_thing(which: str, /, **change: object) -> Callable[[Scene], Scene]:
         if i is None:
             return scene
         things = list(scene.things)
+        # the fields to change are named at run time
         things[i] = replace(things[i], **change)  # pyright: ignore[reportArgumentType]
         return replace(scene, things=tuple(things))
 
@@ -73,6 +74,7 @@ def _remove(shape: str) -> Callable[[Scene], Scene]:
 
 def on_scene(**change: object) -> Callable[[Scene], Scene]:
     """The effect that gives the place other values."""
+    # the fields to change are named at run time
     return lambda scene: replace(scene, **change)  # pyright: ignore[reportArgumentType]
 
 

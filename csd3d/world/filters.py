@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F  # noqa: N812  # F is what torch's own documentation calls it
 
 Rgb = Float[Tensor, "n 3 H W"]
 Grey = Float[Tensor, "n 1 H W"]

@@ -123,6 +123,7 @@ def look_of(scene: Scene, *, device: torch.device | str = "cpu") -> Look:
         v |= {"hill_colour": (0.20 * dim, 0.25 * dim, 0.26 * dim), "glow": (0.0, 0.0, 0.0)}
     v |= {"sun": sun_direction(scene), "ground": ground, "hill_height": scene.hills}
     v |= {"ground_kind": scene.ground, "phase": scene.seed / 65536.0}
+    # every field is a tensor or a tuple of numbers
     return Look(**{k: torch.tensor(x, device=device) if isinstance(x, tuple) else x for k, x in v.items()})  # pyright: ignore[reportArgumentType]
 
 

@@ -41,6 +41,7 @@ class VaeCodec:
 
         def some(rows: slice) -> Tensor:
             x = self._inside(2 * rgb[rows].float() - 1)
+            # diffusers types its outputs as tuples
             posterior = self._vae.encode(x).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
             return posterior.mode().float().contiguous() * self.scaling
 
@@ -56,6 +57,7 @@ class VaeCodec:
 
         def some(rows: slice) -> Tensor:
             x = self._inside(z[rows].float() / self.scaling)
+            # diffusers types its outputs as tuples
             decoded = self._vae.decode(x).sample  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
             _require_finite(decoded, rows)
             return (decoded.float().contiguous() / 2 + 0.5).clamp(0, 1)

@@ -169,6 +169,7 @@ def read_schedule(scheduler: SchedulerMixin) -> tuple[Schedule, Prediction]:
         raise ValueError(
             f"scheduler {name}: expected one with alphas_cumprod (a DDPM schedule), which it does not define"
         )
+    # diffusers does not type configs
     prediction = scheduler.config.get("prediction_type", "epsilon")  # pyright: ignore[reportAttributeAccessIssue]
     if prediction != "epsilon" and prediction != "v_prediction":  # spelled out so that the type is narrowed
         raise ValueError(f"scheduler {name}: expected prediction_type epsilon or v_prediction, got {prediction!r}")
@@ -189,6 +190,7 @@ def _load_model(cls: type, folder: Path, device: torch.device, dtype: torch.dtyp
             f"prior {folder.parent}: {folder.name}/ lacks {len(missing)} of its weights, {missing[0]!r} for one"
         )
     model = cast(nn.Module, model).requires_grad_(False).eval().to(device=device, dtype=dtype)
+    # diffusers narrows Module.to
     return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 

@@ -102,7 +102,9 @@ def _tokenizer(
 def _words(sentence: str) -> list[str]:
     """The pieces that CLIP's own rules cut a sentence into, bytes written as CLIP's printable symbols."""
     backend = CLIPTokenizer(vocab={BOS: 0, EOS: 1}, merges=[]).backend_tokenizer
+    # set by the lines that made the tokenizer
     normal = backend.normalizer.normalize_str(sentence)  # pyright: ignore[reportOptionalMemberAccess]
+    # set by the lines that made the tokenizer
     return [piece for piece, _ in backend.pre_tokenizer.pre_tokenize_str(normal)]  # pyright: ignore[reportOptionalMemberAccess]
 
 
@@ -177,6 +179,7 @@ def save_prior(
                 if shared and name == "vae":
                     continue
                 part = _copy(part, dtype) if isinstance(part, nn.Module) else part
+                # models, tokenizers and schedulers share no typed base
                 part.save_pretrained(new / name)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
         _write_bpe_files(tokenizer, new / "tokenizer")
         for config in new.rglob("*.json"):
