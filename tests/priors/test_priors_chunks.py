@@ -89,7 +89,7 @@ def test_other_errors_pass_through() -> None:
 def test_the_budget_decides_the_size() -> None:
     assert Chunks(CPU, budget_bytes=1000).rows(100) == 10
     assert Chunks(CPU, budget_bytes=1000).rows(3000) == 1
-    assert Chunks(CPU).rows(1) == 16
+    assert Chunks(CPU).rows(1) == 40
     assert Chunks(CPU).rows(CPU_BUDGET_BYTES // 3) == 3
 
 

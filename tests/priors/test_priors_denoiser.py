@@ -28,6 +28,18 @@ def test_pieces_give_the_same_as_one_call(prior: InstructPrior, rows: tuple[Tens
     assert out.is_contiguous()
 
 
+def test_a_unet_on_a_cpu_sees_contiguous_rows(
+    prior: InstructPrior, rows: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Tensor] = []
+    unet = prior.denoiser._unet
+    monkeypatch.setattr(unet, "forward", lambda x, *_, **__: (seen.append(x), (x[:, :4],))[1])
+    x = rows[0].to(memory_format=torch.channels_last)
+    prior.denoiser.predict(lambda r: (x[r], rows[1][r]), 7, 321, size_lat=(8, 8))
+    assert seen[0].is_contiguous()
+    assert unet.conv_in.weight.is_contiguous()
+
+
 def test_velocity_and_noise_say_the_same() -> None:
     schedule = Schedule.scaled_linear()
     rng = torch.Generator().manual_seed(4)

@@ -13,7 +13,9 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 CPU_BUDGET_BYTES = 2 * 1024**3
-"""For the activations of one call on a CPU. Larger calls are no faster there."""
+"""For the activations of one call on a CPU."""
+CPU_ROWS = 40
+"""In one call on a CPU, where larger ones are no faster."""
 CUDA_SHARE = 0.8
 """The part of the free CUDA memory that one call may plan for; the rest is for what the estimate misses."""
 
@@ -26,7 +28,7 @@ class Chunks:
     budget_bytes: int | None = None
     """For the activations of one call; None: 2 GiB on a CPU, four fifths of what is free on a CUDA device."""
     max_rows: int | None = None
-    """Never more rows than this in one call; None: 16 on a CPU, 256 elsewhere."""
+    """Never more rows than this in one call; None: 40 on a CPU, 256 elsewhere."""
     notes: list[str] = field(default_factory=list)
     """One sentence for every time that memory ran out, for whoever reports on the run."""
 
@@ -37,7 +39,7 @@ class Chunks:
 
     def rows(self, row_bytes: int) -> int:
         """How many rows of `row_bytes` each one call may take: 1 or more."""
-        most = self.max_rows or (16 if self.device.type == "cpu" else 256)
+        most = self.max_rows or (CPU_ROWS if self.device.type == "cpu" else 256)
         return max(1, min(self._budget() // max(row_bytes, 1), most))
 
     def map(

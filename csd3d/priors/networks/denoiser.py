@@ -47,7 +47,8 @@ class Denoiser:
         """`checkpointing`: compute activations again for `feature_gradient` instead of keeping them."""
         if checkpointing:
             unet.enable_gradient_checkpointing()  # has no effect where no gradient is recorded
-        self._unet = unet
+        self._layout = layout(chunks.device)
+        self._unet = unet.to(memory_format=self._layout)  # pyright: ignore[reportCallIssue] - torch's own overload
         self._chunks = chunks
         self._dtype = unet.dtype
         self._first_width = int(unet.config["block_out_channels"][0])
@@ -79,7 +80,7 @@ class Denoiser:
 
         def some(rows: slice) -> Tensor:
             x, text = make_rows(torch.arange(rows.start, rows.stop, device=self.device))
-            x = x.to(self._dtype).contiguous(memory_format=torch.channels_last)  # convolutions are faster so
+            x = x.to(self._dtype).contiguous(memory_format=self._layout)
             output = self._call(x, t, encoder_hidden_states=text.to(self._dtype), return_dict=False)[0]
             return output.float().contiguous()
 
@@ -108,7 +109,7 @@ class Denoiser:
 
         def maps(x: Tensor, text: Tensor) -> list[Tensor]:
             with tapped(self._unet, layers) as outputs:
-                x = x.to(self._dtype).contiguous(memory_format=torch.channels_last)
+                x = x.to(self._dtype).contiguous(memory_format=self._layout)
                 self._unet(x, step, encoder_hidden_states=text.to(self._dtype), return_dict=False)
             return [as_map(output, size_lat).float() for output in outputs]
 
@@ -123,6 +124,11 @@ class Denoiser:
 
         row_bytes = MAPS_KEPT * self._first_width * size_lat[0] * size_lat[1] * self._dtype.itemsize
         return self._chunks.map(some, len(z_t), row_bytes=row_bytes)
+
+
+def layout(device: torch.device) -> torch.memory_format:
+    """In which a UNet is faster: plainly contiguous on a CPU (by a fifth), channels last elsewhere."""
+    return torch.contiguous_format if device.type == "cpu" else torch.channels_last
 
 
 def to_epsilon(
