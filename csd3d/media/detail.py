@@ -19,15 +19,16 @@ source A tends to 0 and the edit stands alone.
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, pad
+from torch.nn.functional import pad
 
 WINDOWS = ((16, 1e-3), (4, 3e-4))
 """From wide to narrow: half the window in working pixels, and the variance below which it counts as flat. The last is
 4 levels of 255, squared."""
 LIMIT = 2.0
 """Largest entry of A, so that errors of the codec in flat places are not amplified."""
+_UPPER = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
 
 
 def restore_mapped(
@@ -75,12 +76,17 @@ def colour_maps(
 
     `edited` and `source` are the decoded latents, rgb in [0, 1].
     """
-    eye = torch.eye(3, device=source.device, dtype=torch.float64)
-    maps, radius = eye, 0
+    e, x = edited - 0.5, source - 0.5  # about the mean, where products lose the least to rounding
+    planes = torch.cat(
+        [e, x, *(e[:, i : i + 1] * x for i in range(3)), *(x[:, i : i + 1] * x[:, i:] for i in range(3))], 1
+    )
+    maps, radius = torch.eye(3).to(source)[:, :, None, None], 0
     for radius, eps in windows:
-        between = _covariance(edited, source, radius) + eps * maps
-        maps = _divide(between, _covariance(source, source, radius) + eps * eye)
-    return _box(maps.to(source.dtype).flatten(3).permute(0, 3, 1, 2), radius).clamp(-LIMIT, LIMIT)
+        mean_e, mean_x, ex, xx = _box(planes, radius).split((3, 3, 9, 6), 1)
+        between = ex.unflatten(1, (3, 3)) - mean_e[:, :, None] * mean_x[:, None]
+        own = [xx[:, k] - mean_x[:, i] * mean_x[:, j] + eps * (i == j) for k, (i, j) in enumerate(_UPPER)]
+        maps = _divide(between + eps * maps, own)
+    return _box(maps.flatten(1, 2), radius).clamp(-LIMIT, LIMIT)
 
 
 def apply_maps(maps: Float[Tensor, "n 9 H W"], detail: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 H W"]:
@@ -89,26 +95,32 @@ def apply_maps(maps: Float[Tensor, "n 9 H W"], detail: Float[Tensor, "n 3 H W"])
     return torch.stack([(rows[:, i] * detail).sum(1) for i in range(3)], dim=1)
 
 
-def _divide(b: Float64[Tensor, "n h w 3 3"], c: Float64[Tensor, "n h w 3 3"]) -> Float64[Tensor, "n h w 3 3"]:
-    """b c^-1 for symmetric c, by its cofactors: unlike LAPACK's, these sums come out the same wherever memory lies."""
-    c00, c01, c02, c11, c12, c22 = (c[..., i, j] for i, j in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)))
+def _divide(b: Float[Tensor, "n 3 3 h w"], c: Sequence[Float[Tensor, "n h w"]]) -> Float[Tensor, "n 3 3 h w"]:
+    """b c^-1 for symmetric c, given by its upper triangle, by its cofactors: unlike LAPACK's, these sums come out the
+    same wherever memory lies."""
+    c00, c01, c02, c11, c12, c22 = c
     m00, m01, m02 = c11 * c22 - c12 * c12, c02 * c12 - c01 * c22, c01 * c12 - c02 * c11
     m11, m12, m22 = c00 * c22 - c02 * c02, c01 * c02 - c00 * c12, c00 * c11 - c01 * c01
-    det = c00 * m00 + c01 * m01 + c02 * m02
+    det = (c00 * m00 + c01 * m01 + c02 * m02)[:, None]
     columns = ((m00, m01, m02), (m01, m11, m12), (m02, m12, m22))
-    rows = [[b[..., i, 0] * x + b[..., i, 1] * y + b[..., i, 2] * z for x, y, z in columns] for i in range(3)]
-    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2) / det[..., None, None]
-
-
-def _covariance(a: Float[Tensor, "n 3 h w"], b: Float[Tensor, "n 3 h w"], radius: int) -> Float64[Tensor, "n h w 3 3"]:
-    """Covariance of the colours of `a` (rows) with those of `b` (columns) in the window around each pixel."""
-    a_c, b_c = a.double(), b.double()
-    products = _box((a_c[:, :, None] * b_c[:, None]).flatten(1, 2), radius).unflatten(1, (3, 3))
-    means = _box(a_c, radius)[:, :, None] * _box(b_c, radius)[:, None]
-    return (products - means).permute(0, 3, 4, 1, 2)
+    b0, b1, b2 = b.unbind(2)
+    return torch.stack([(b0 * x[:, None] + b1 * y[:, None] + b2 * z[:, None]) / det for x, y, z in columns], dim=2)
 
 
 def _box(x: Float[Tensor, "n k h w"], radius: int) -> Float[Tensor, "n k h w"]:
     """Mean over the window; beyond the border pixels repeat."""
     side = 2 * radius + 1
-    return avg_pool2d(avg_pool2d(pad(x, (radius,) * 4, mode="replicate"), (side, 1), 1), (1, side), 1)
+    padded = pad(x, (radius,) * 4, mode="replicate")
+    return _sums(_sums(padded, side, -2), side, -1) / side**2
+
+
+def _sums(x: Tensor, side: int, dim: int) -> Tensor:
+    """Sums of every `side` neighbours along `dim`, from sums of 1, 2, 4, ...: few additions, each well rounded."""
+    count, at, size = x.shape[dim] - side + 1, 0, 1
+    total = torch.zeros((), dtype=x.dtype, device=x.device)
+    while size <= side:
+        if side & size:
+            total, at = total + x.narrow(dim, at, count), at + size
+        left = x.shape[dim] - size
+        x, size = x.narrow(dim, 0, left) + x.narrow(dim, size, left) if 2 * size <= side else x, 2 * size
+    return total

@@ -117,3 +117,19 @@ def test_flat_places_stay_finite_and_within_limits():
     assert bool(maps.isfinite().all())
     assert maps.abs().max() <= 2
     assert colour_maps(flat[..., :2, :3], flat[..., :2, :3]).shape[-2:] == (2, 3)  # smaller than the window
+
+
+@pytest.mark.parametrize("edit", ["night", "negative", "same", "unrelated"])
+def test_maps_in_float32_are_those_in_float64(edit):
+    source = interpolate(picture(24, 32), (96, 128), mode="bilinear")
+    edited = {"night": 0.3 * source, "negative": 1 - source, "same": source, "unrelated": picture(seed=7)}[edit]
+    maps = colour_maps(edited, source)
+    assert maps.dtype == torch.float32
+    assert (maps - colour_maps(edited.double(), source.double())).abs().max() < 1e-3  # of detail below 0.2: 1/20 level
+
+
+def test_maps_are_the_same_wherever_a_picture_stands():
+    sources, edited = torch.cat([picture(seed=k) for k in range(3)]), torch.cat([picture(seed=9 + k) for k in range(3)])
+    together = colour_maps(edited, sources)
+    for k in range(3):
+        assert torch.equal(colour_maps(edited[k : k + 1], sources[k : k + 1])[0], together[k])
