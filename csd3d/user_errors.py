@@ -15,7 +15,7 @@ def explain(error: Exception) -> tuple[str, int] | None:
     """
     if isinstance(error, FloatingPointError):
         return str(error) or "the run diverged", 1
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if out_of_memory(error):
         first = (str(error).splitlines() or [""])[0]
         return f"out of memory{': ' if first else ''}{first}", 1
     if isinstance(error, ImportError):
@@ -25,6 +25,16 @@ def explain(error: Exception) -> tuple[str, int] | None:
     if isinstance(error, ValueError | TypeError):
         return str(error).strip() or type(error).__name__, 2
     return None
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of which torch says so in a type for devices and in a text for the CPU."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    texts = ("can't allocate memory", "could not create a primitive", "not enough memory", "Insufficient memory")
+    return any(text in str(error) for text in texts)
 
 
 def _explain_import(error: ImportError) -> tuple[str, int] | None:
@@ -39,5 +49,5 @@ def _explain_os(error: OSError) -> str:
     """'FILE: reason' where the system gave both, else the error's own text; a full disk says what to do."""
     text = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
     if error.errno == errno.ENOSPC:
-        text += "; free some space, then run the same command again"
+        text += "; free some space first"
     return text or type(error).__name__

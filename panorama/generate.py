@@ -7,6 +7,8 @@
 A picture is a layer of one canvas, under one window or under several that overlap.
 """
 
+import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -70,8 +72,9 @@ class GenerateConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_choice(self, "method")
-        require_int(self, 1, None, "n", "windows_per_step")
-        require_int(self, 8, None, "width", "height")
+        require_int(self, 1, 10_000, "n")
+        require_int(self, 1, None, "windows_per_step")
+        require_int(self, 8, 100_000, "width", "height")
         if self.csd is not None:
             noise = self.csd.residual == "noise"
             require(self.csd, "residual", noise, "noise, as there is no source to compare with")
@@ -176,6 +179,7 @@ class GenerateEditor(Editor[GenerateConfig]):
             raise ValueError(f"prior {prior.name!r}: expected a text-to-image model, got an instruction editor")
         self.prior, self.config = prior, config
         self._size_lat = _size_lat(config, prior)
+        _require_memory(config.n * prior.codec.channels * math.prod(self._size_lat))
         self._windows = make_windows(config.n, self._size_lat, prior.native_px // prior.codec.factor, wrap=config.wrap)
         prompts = Prompts((self.prompt,), negative=config.negative_prompt)
         prior.require(config.engine, prompts)
@@ -262,6 +266,15 @@ def engine_for(method: GenerateMethod, *, builtin: bool) -> CsdConfig:
     """Engine settings that suit a method and a prior; of the sampler only steps and guidance count."""
     csd = generation_config(method, builtin=builtin)
     return replace(csd, steps=SAMPLER_STEPS) if method == "ddim" else csd
+
+
+def _require_memory(numbers: int) -> None:
+    """Raise ValueError where latents of so many numbers, their gradients and moments are more than the machine has."""
+    needed, there = 4 * 4 * numbers, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise ValueError(
+            f"n, width, height: expected latents that fit into memory ({there / 1e9:.0f} GB), got {needed / 1e9:.0f} GB"
+        )
 
 
 def make_windows(count: int, size_lat: tuple[int, int], window_lat: int, *, wrap: bool) -> Windows:

@@ -91,6 +91,22 @@ def test_running_out_of_gpu_memory_is_a_failed_run() -> None:
 
 
 @pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(12, "Cannot allocate memory", "a.mp4"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried ..."),
+        RuntimeError("could not create a primitive"),
+    ],
+)
+def test_running_out_of_memory_is_a_failed_run(error: Exception) -> None:
+    explained = cli.explain(error)
+    assert explained is not None
+    assert explained[0].startswith("out of memory")
+    assert explained[1] == 1
+
+
+@pytest.mark.parametrize(
     "error", [KeyError("x"), AssertionError("ours"), RuntimeError("ours"), ImportError("n", name="csd3d.x")]
 )
 def test_our_own_faults_keep_their_traceback(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:

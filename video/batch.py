@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from csd3d.media.clip.probe import probe
 from csd3d.priors.prior import Prior
@@ -149,5 +150,5 @@ def _print_table(outcomes: Sequence[tuple[Request[VideoConfig], Outcome]]) -> No
     table = Table("clip", "prompt", "", "seconds", "result", box=None)
     for request, outcome in outcomes:
         cells = (request.source, request.prompt, outcome.status, f"{outcome.seconds:.1f}", outcome.text)
-        table.add_row(*(str(cell).replace("[", r"\[") for cell in cells))
+        table.add_row(*(Text(str(cell)) for cell in cells))
     Console(width=max(200, Console().width) if not sys.stdout.isatty() else None).print(table)

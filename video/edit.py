@@ -1,5 +1,6 @@
 """Editing a clip from a sentence: its frames are encoded, moved together, decoded and written again."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
@@ -359,8 +360,7 @@ def times_of(clip: Clip) -> list[float]:
 
 def _wrote(manifest: Manifest | None, target: Path) -> bool:
     """Whether the run of a manifest wrote the folder at `target`, which nobody changed since."""
-    written = {} if manifest is None else manifest.written
-    sha256 = written.get(str(target.resolve()))
+    sha256 = None if manifest is None else manifest.written.get(os.path.realpath(target))
     return sha256 is not None and target.is_dir() and fingerprint(target)["sha256"] == sha256
 
 

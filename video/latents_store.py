@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from csd3d.engine.loop import Stateful
-from csd3d.runs.checkpoint import load_checkpoint
+from csd3d.runs.checkpoint import as_saved, load_checkpoint
 from csd3d.runs.folder import RunFolder
 from csd3d.runs.log import StepLog
 from csd3d.runs.rows import Rows, copy_rows, writing_rows
@@ -88,4 +88,8 @@ def greys_path(folder: RunFolder) -> Path:
 
 def saved_step(folder: RunFolder) -> int | None:
     """After how many steps the state was saved; None if it was not."""
-    return int(load_checkpoint(folder.state).record["step"]) if folder.state.exists() else None
+    if not folder.state.exists():
+        return None
+    saved = load_checkpoint(folder.state)
+    with as_saved(folder.state):
+        return int(saved.record["step"])

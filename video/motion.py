@@ -28,6 +28,8 @@ FLOW_PX = 256
 FOLLOWED = 48
 """Frames over which motion is followed: further apart, flow is found by chance."""
 _CACHE_BYTES = 1 << 28
+_LEAST_PX = 12
+"""Of the shorter side: less is too small for patches of the flow."""
 
 
 class ClipMotion:
@@ -130,6 +132,10 @@ def both_ways(
     first: UInt8[np.ndarray, "H W"], second: UInt8[np.ndarray, "H W"]
 ) -> tuple[tuple[Float[Tensor, "2 H W"], Bool[Tensor, "H W"]], tuple[Float[Tensor, "2 H W"], Bool[Tensor, "H W"]]]:
     """Flow from `first` to `second` and back, each with the pixels that come home within the picture."""
+    if (scale := -(-_LEAST_PX // min(first.shape))) > 1:  # less has no patches: found on larger pixels
+        large = (np.repeat(np.repeat(grey, scale, 0), scale, 1) for grey in (first, second))
+        there, back = both_ways(*large)
+        return flow_at(there, *first.shape), flow_at(back, *first.shape)
     with _one_thread():
         dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         found = [dis.calc(a, b, np.zeros((*a.shape, 2), np.float32)) for a, b in ((first, second), (second, first))]

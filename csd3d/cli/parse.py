@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_typ
 
 import tyro
 
-from csd3d.runs.settings import field_help
+from csd3d.runs.settings import field_help, read_fraction
 
 C = TypeVar("C")
 T = TypeVar("T")
@@ -40,11 +40,7 @@ class Flag:
         """A value as tyro gives it, in the type of the setting. Raises ValueError for text that is no fraction."""
         options = get_args(self.hint) or (self.hint,)
         if isinstance(value, str) and Fraction in options and str not in options:
-            try:
-                return Fraction(value)
-            except (ValueError, ZeroDivisionError):
-                what = "a number or a fraction such as 30000/1001"
-                raise ValueError(f"{self.name}: expected {what}, got {value!r}") from None
+            return read_fraction(value, self.name)
         return value
 
 

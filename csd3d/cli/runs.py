@@ -1,6 +1,5 @@
 """`csd3d runs`: which runs there are, what one did, and taking its result back."""
 
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ import tyro
 
 from csd3d.cli.parse import read_dataclass
 from csd3d.runs.history import runs_in, sentences, undo
+from csd3d.runs.interrupt import resume_command
 from csd3d.runs.manifest import Manifest
 
 
@@ -106,5 +106,4 @@ def _undo(run_dir: Path) -> None:
         print(f"as before    {entry['path']}{gone}")
     if not files:
         print("nothing was left to delete")
-    resume = f"csd3d {manifest.command} --resume --run-dir {shlex.quote(str(run_dir))}"
-    print(f"to have it back: {resume}", file=sys.stderr)
+    print(f"to have it back: {resume_command(manifest.command, run_dir)}", file=sys.stderr)

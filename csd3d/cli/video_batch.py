@@ -23,6 +23,7 @@ from csd3d.cli.editors import flags_for, request_of
 from csd3d.cli.parse import Flag, read_dataclass
 from csd3d.cli.video_form import FORM
 from csd3d.media.clip.formats import CONTAINERS
+from csd3d.media.place import at_home
 from csd3d.runs.job import Request
 from video.batch import edit_all
 from video.config import VideoConfig
@@ -74,7 +75,7 @@ def read_jobs(path: Path) -> list[dict[str, Any]]:
             rows = yaml.safe_load(text)
         else:
             raise ValueError(f"jobs: expected a .csv, .yaml or .yml file, got {path}")
-    except (UnicodeDecodeError, csv.Error, yaml.YAMLError) as error:
+    except (UnicodeDecodeError, csv.Error, yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"jobs: {path} cannot be read ({' '.join(str(error).split())})") from error
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"jobs: expected at least one edit, each with its settings, in {path}")
@@ -110,6 +111,8 @@ def _requests(row: Mapping[str, Any], batch: Batch) -> Iterator[Request[VideoCon
         name = name[3:] if turns_off else name
         if name not in flags:
             raise ValueError(f"expected columns among {', '.join(sorted(flags))}; got {column}")
+        if isinstance(value, (list, dict)):  # of YAML, whose aliases make a few lines a gigabyte of text
+            raise ValueError(f"{column}: expected one value, got several")
         if value is not None and str(value).strip():
             read = convert(flags[name], str(value).strip())
             values[name] = not read if turns_off else read
@@ -118,16 +121,18 @@ def _requests(row: Mapping[str, Any], batch: Batch) -> Iterator[Request[VideoCon
     folder = batch.jobs.parent
     for name in PATHS:
         if name in values and values[name] != "paper" and name != "output":
-            values[name] = type(values[name])(folder / Path(values[name]).expanduser())
+            values[name] = type(values[name])(folder / at_home(Path(values[name])))
     if row.get("prior") and (beside := folder / values["prior"]).is_dir():
         values["prior"] = str(beside)
     clips = _clips(values.pop("clip"))
     if "output" in values and len(clips) > 1:
         raise ValueError(f"output: expected none for {len(clips)} clips, got {values['output']}")
+    if "output" in values and (values["output"].is_absolute() or ".." in values["output"].parts):
+        raise ValueError(f"output: expected a name below --out ({batch.out}), got {values['output']}")
     request = request_of(FORM, values)
     for clip in clips:
         name = values.get("output") or Path(default_name(clip, values["prompt"]))
-        run = "-".join(part for part in name.parts if part not in (name.anchor, ".."))
+        run = "-".join(name.parts)
         yield replace(request, source=clip, output=batch.out / name, run_dir=batch.out / "runs" / run)
 
 

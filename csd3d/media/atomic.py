@@ -4,6 +4,7 @@ Everything is written to a hidden sibling first, flushed to the disk and renamed
 reader, or the next start after a crash, sees the old file or the new one and never half of either.
 """
 
+import errno
 import glob
 import json
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 _PART = ".part-"
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 @contextmanager
@@ -33,9 +35,10 @@ def atomic_path(final: Path) -> Iterator[Path]:
     final = final.resolve()  # a link stays one, and what it leads to is replaced
     part = _part_of(final)
     try:
-        yield part
-        _flush(part)
-        os.replace(part, final)
+        with _naming(final, part):
+            yield part
+            _flush(part)
+            os.replace(part, final)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
@@ -59,9 +62,10 @@ def atomic_folder(final: Path, *, replaces: bool = False) -> Iterator[Path]:
     part = _part_of(final)
     part.mkdir()
     try:
-        yield part
-        for path in (part, *part.rglob("*")):
-            _flush(path)
+        with _naming(final, part):
+            yield part
+            for path in (part, *part.rglob("*")):
+                _flush(path)
         if replaces and final.is_dir():
             old = _part_of(final)
             os.replace(final, old)
@@ -73,6 +77,18 @@ def atomic_folder(final: Path, *, replaces: bool = False) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
         raise
     _flush(final.parent)
+
+
+@contextmanager
+def _naming(final: Path, part: Path) -> Iterator[None]:
+    """An error of the disk names `final`: the system names no file that it cannot write on, encoders the hidden one."""
+    try:
+        yield
+    except OSError as error:
+        named = error.filename is None or str(part) in str(error.filename)
+        if named and error.errno in _OF_THE_DISK:
+            raise OSError(error.errno, os.strerror(error.errno), str(final)) from error
+        raise
 
 
 def require_new_folder(path: Path) -> None:

@@ -37,6 +37,14 @@ def require_place(path: Path, *, inputs: Iterable[Path] = (), reserved: Iterable
     _require_makeable(path, target)
 
 
+def at_home(path: Path) -> Path:
+    """A path with the home folder in the place of ~. Raises ValueError where none is known."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError(f"{path}: expected a home folder in the place of {path.parts[0]}, found none") from None
+
+
 def require_utf8(path: Path, what: str) -> None:
     """Raise `ValueError` for a name of old disks that is no UTF-8, which no manifest can hold."""
     try:

@@ -3,13 +3,14 @@
 nerfstudio answers to most mistakes with an assertion or a KeyError that names no file. Knows no nerfstudio.
 """
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+
+from csd3d.media.json_file import load_json
 
 EXIF_ORIENTATION = 0x0112
 MODES = ("L", "RGB", "RGBA")
@@ -35,11 +36,9 @@ def transforms_path(data: Path) -> Path:
 
 def check_transforms(path: Path) -> None:
     """Raises `ValueError` if a `transforms.json` says too little about its cameras, or something that cannot be."""
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"data: expected JSON in {path}, which cannot be read ({error})") from error
-    frames = about.get("frames") if isinstance(about, dict) else None
+    found = load_json(path, "data")
+    about: Mapping[str, Any] = found if isinstance(found, dict) else {}
+    frames = about.get("frames")
     if not isinstance(frames, list) or not frames:
         raise ValueError(f"data: expected a list of frames in {path}, which has none")
     for number, frame in enumerate(frames):

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from csd3d.engine.loop import Stateful
 from csd3d.media.atomic import remove_leftovers
-from csd3d.runs.checkpoint import load_checkpoint, save_checkpoint
+from csd3d.runs.checkpoint import as_saved, load_checkpoint, save_checkpoint
 from csd3d.runs.log import StepLog
 from csd3d.runs.manifest import Manifest, differences
 
@@ -89,9 +89,10 @@ class RunFolder:
         if not self.state.exists():
             return
         saved = load_checkpoint(self.state).tensors
-        particles.load_state_dict(_below("particles.", saved))
-        rng.set_state(saved["rng"])
-        log.load_state_dict(_below("log.", saved))
+        with as_saved(self.state):
+            particles.load_state_dict(_below("particles.", saved))
+            rng.set_state(saved["rng"])
+            log.load_state_dict(_below("log.", saved))
 
 
 def free_name(stem: str, prompt: str, *, base: Path = Path("runs")) -> Path:
@@ -193,7 +194,11 @@ def save_sources(folder: RunFolder, s: Float[Tensor, "n c h w"]) -> None:
 
 def load_sources(folder: RunFolder) -> Float[Tensor, "n c h w"] | None:
     """The source latents, or None when the run was stopped before it had them."""
-    return load_checkpoint(folder.sources).tensors["s"] if folder.sources.exists() else None
+    if not folder.sources.exists():
+        return None
+    saved = load_checkpoint(folder.sources)
+    with as_saved(folder.sources):
+        return saved.tensors["s"]
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,6 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from csd3d.media.clip.formats import CONTAINERS
+from csd3d.media.clip.times import TIMES
+from csd3d.media.pictures.write import SUFFIXES
+from csd3d.runs.folder import exclusive
 from csd3d.runs.manifest import Manifest, fingerprint
 
 COMMENT = "csd3d: "
@@ -18,13 +22,21 @@ _BETWEEN = " | "
 def runs_in(folder: Path) -> Iterator[tuple[Path, Manifest]]:
     """The runs in a folder (and the folder itself, if it is one), oldest first; what cannot be read is left out."""
     found: list[tuple[str, Path, Manifest]] = []
-    for path in (folder, *(sorted(folder.iterdir()) if folder.is_dir() else ())):
+    for path in (folder, *_entries(folder)):
         try:
             manifest = Manifest.read(path / "manifest.json")
         except (ValueError, OSError):  # no run, or one of somebody else's
             continue
         found.append((manifest.created, path, manifest))
     yield from ((path, manifest) for _, path, manifest in sorted(found, key=lambda item: item[:2]))
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What is in a folder; nothing where there is none, or none that may be looked into."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
 
 
 def earlier_runs(source: Path, sha256: str, comment: str | None = None) -> list[dict[str, Any]]:
@@ -49,9 +61,17 @@ def entry(path: Path, manifest: Manifest) -> dict[str, Any]:
 
 def sentences(manifest: Manifest) -> str:
     """What a run was asked for: its sentence, those of regions, and captions of tasks."""
-    config = manifest.config
-    texts = [*filter(None, [config.get("prompt")]), *config.get("prompt_at", ()), *config.get("prompt_mask", ())]
-    return " · ".join([*texts, *(f"{task}={caption}" for task, caption in config.get("tasks", {}).items())])
+    asked = (manifest.config.get(name) for name in ("prompt", "prompt_at", "prompt_mask", "tasks"))
+    return " · ".join(text for value in asked for text in _texts(value))
+
+
+def _texts(value: object) -> list[str]:
+    """A sentence, several, or captions by task; nothing where it is something else."""
+    if isinstance(value, str):
+        return [value] if value else []
+    if isinstance(value, Mapping):
+        return [f"{task}={caption}" for task, caption in value.items()]
+    return [str(text) for text in value] if isinstance(value, Sequence) else []
 
 
 def provenance(comment: str | None, history: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -69,7 +89,8 @@ def undo(run_dir: Path, *, others: Path | None = None) -> tuple[list[Path], Mani
 
     Raises:
         FileNotFoundError: there is no run.
-        ValueError: it has written nothing, what it wrote was changed since, or a later run builds on it.
+        ValueError: it has written nothing, what it wrote was changed since or is no result of a run, a later run builds
+            on it, or another process is at work on it.
     """
     path = run_dir / "manifest.json"
     manifest = Manifest.read(path)
@@ -81,13 +102,23 @@ def undo(run_dir: Path, *, others: Path | None = None) -> tuple[list[Path], Mani
             raise ValueError(f"undo: expected the last edit, got {run_dir}, on which {later} builds; undo that first")
     files = [Path(name) for name in manifest.written if Path(name).exists()]
     for file in files:
+        if not _is_result(file):
+            raise ValueError(f"undo: expected pictures, clips or folders of frames, got {file}; it is left alone")
         if fingerprint(file)["sha256"] != manifest.written[str(file)]:
             raise ValueError(f"undo: {file} was changed after {run_dir} wrote it; it is left alone")
-    manifest.status = "undone"
-    manifest.write(path)  # first: should this be stopped, a second try deletes the rest
-    for file in files:
-        _delete(file)
+    with exclusive(run_dir):
+        manifest.status = "undone"
+        manifest.write(path)  # first: should this be stopped, a second try deletes the rest
+        for file in files:
+            _delete(file)
     return files, manifest
+
+
+def _is_result(path: Path) -> bool:
+    """Whether a file or folder is of a kind that runs write: a manifest from elsewhere may name anything."""
+    if path.is_dir():
+        return all(p.is_file() and (p.suffix == ".png" or p.name == TIMES) for p in path.iterdir())
+    return path.suffix.lower() in (*SUFFIXES, *CONTAINERS, ".gif", ".safetensors")
 
 
 def _delete(path: Path) -> None:

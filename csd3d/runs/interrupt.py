@@ -9,6 +9,11 @@ from pathlib import Path
 from types import FrameType
 
 
+def resume_command(command: str, run_dir: Path) -> str:
+    """The command line that goes on with a run."""
+    return f"csd3d {command} --resume --run-dir {shlex.quote(str(run_dir))}"
+
+
 class RunInterrupted(KeyboardInterrupt):
     """A run was asked to stop and has saved its state.
 
@@ -17,7 +22,7 @@ class RunInterrupted(KeyboardInterrupt):
     """
 
     def __init__(self, run_dir: Path, signum: int = signal.SIGINT, *, command: str | None = None) -> None:
-        how = f"; go on with: csd3d {command} --resume --run-dir {shlex.quote(str(run_dir))}" if command else ""
+        how = f"; go on with: {resume_command(command, run_dir)}" if command else ""
         super().__init__(f"stopped; the state is saved in {run_dir}{how}")
         self.run_dir = run_dir
         self.exit_code = 128 + signum

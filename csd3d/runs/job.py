@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 from csd3d.engine.config import CsdConfig
-from csd3d.media.place import require_place
+from csd3d.media.place import at_home, require_place
 from csd3d.priors.prior import Prior
 from csd3d.priors.prompts.words import require_known
 from csd3d.priors.store.fingerprint import prior_entry
@@ -216,11 +216,11 @@ def make_request(
     base = resume_request(editor, run_dir) if resume else Request(None, None, None, editor.settings())
     return replace(
         base,
-        source=base.source if source is None else Path(source).expanduser(),
+        source=base.source if source is None else at_home(Path(source)),
         prompt=prompt or base.prompt,
-        output=base.output if output is None else Path(output).expanduser(),
+        output=base.output if output is None else at_home(Path(output)),
         config=config or base.config,
-        run_dir=base.run_dir if run_dir is None else Path(run_dir).expanduser(),
+        run_dir=base.run_dir if run_dir is None else at_home(Path(run_dir)),
     )
 
 

@@ -5,7 +5,6 @@ It is rewritten at every phase of a run, so a run that died says how far it came
 
 import dataclasses
 import hashlib
-import json
 import os
 import platform
 import resource
@@ -17,20 +16,20 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_type_hints
 
 import torch
 
 from csd3d import __version__
 from csd3d.media.atomic import write_json
-from csd3d.runs.settings import override, with_absent, without_prompt
+from csd3d.media.json_file import load_json
+from csd3d.runs.settings import fits, override, with_absent, without_prompt
 
 FORMAT = 2
 """Of the manifests that are written. Those of format 1 are read too; a run that has one cannot be resumed."""
 _READABLE = (1, FORMAT)
 C = TypeVar("C")
 Status = Literal["running", "interrupted", "failed", "finished", "undone"]
-_STATUSES = ("running", "interrupted", "failed", "finished", "undone")
 _PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "decord", "av", "opencv-python-headless", "numpy")
 
 
@@ -114,25 +113,27 @@ class Manifest:
 
         Raises:
             FileNotFoundError: there is none at `path`.
-            ValueError: it is not JSON, of another format, or lacks or has unknown fields.
+            ValueError: it is not JSON, of another format, lacks or has unknown fields, or some of another kind.
         """
         if not path.is_file():
             raise FileNotFoundError(f"manifest: expected a run with a manifest, got no file at {path}")
-        try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ValueError(f"manifest: {path} is not valid JSON ({error})") from error
+        value = load_json(path, "manifest")
         found = value.get("format") if isinstance(value, dict) else None
-        if found not in _READABLE:
+        if not isinstance(value, dict) or found not in _READABLE:
             raise ValueError(f"manifest: expected format {FORMAT} or below, got {found} in {path}")
         known = {f.name for f in dataclasses.fields(cls)}
         if unknown := sorted(set(value) - known):
             raise ValueError(f"manifest: unknown fields {unknown} in {path}")
         if missing := sorted({"command", "config", "seed"} - set(value)):
             raise ValueError(f"manifest: missing fields {missing} in {path}")
-        if value.get("status", "running") not in _STATUSES:
-            raise ValueError(f"manifest: expected a status of {_STATUSES}, got {value['status']!r} in {path}")
-        return cls(**value)
+        hints = get_type_hints(cls)
+        for name, item in value.items():
+            if not fits(item, hints[name]):
+                raise ValueError(f"manifest: expected {name} to be another kind of value, got {item!r:.60} in {path}")
+        manifest = cls(**value)
+        if not all({"path", "sha256"} <= {k for k, v in i.items() if isinstance(v, str)} for i in manifest.inputs):
+            raise ValueError(f"manifest: expected a path and a sha256 for each input in {path}")
+        return manifest
 
 
 def read_settings(config: C, manifest: Manifest) -> C:

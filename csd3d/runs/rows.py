@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ class Rows:
                 npy.read_magic(file)
                 self.shape, fortran, dtype = npy.read_array_header_1_0(file)
                 self.dtype = torch.from_numpy(np.empty(0, dtype)).dtype
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, SyntaxError, KeyError, RecursionError, TokenError) as error:
                 raise ValueError(f"rows: expected a .npy file of numbers, got {path} ({error})") from error
             self._start = file.tell()
         self.path = path

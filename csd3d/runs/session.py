@@ -10,7 +10,7 @@ A run is stopped and resumed any number of times; each of its sessions is one pr
 
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -27,11 +27,12 @@ from csd3d.media.sheet import save_picture
 from csd3d.priors.prior import Prior
 from csd3d.runs.config import RunConfig
 from csd3d.runs.folder import RunFolder, exclusive, load_sources, reopen_run, save_sources, start_run
-from csd3d.runs.interrupt import RunInterrupted, StopRequest, stoppable
+from csd3d.runs.interrupt import RunInterrupted, StopRequest, resume_command, stoppable
 from csd3d.runs.log import Show, StepLog
 from csd3d.runs.manifest import Manifest, fingerprint
 from csd3d.runs.progress import RunProgress
 from csd3d.runs.report import Report, write_report
+from csd3d.user_errors import out_of_memory
 
 T = TypeVar("T")
 _SMALL = {
@@ -245,5 +246,8 @@ def open_session(
         except BaseException as error:
             manifest.status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             manifest.measure_memory()
-            manifest.write(folder.manifest)
+            if isinstance(error, OSError | FloatingPointError) or out_of_memory(error):
+                progress.say(f"the run is kept: go on with {resume_command(manifest.command, path)}")
+            with suppress(OSError):  # of a full disk; the error that is on its way says so
+                manifest.write(folder.manifest)
             raise

@@ -3,16 +3,16 @@
 import ast
 import dataclasses
 import inspect
-import json
+import re
 import textwrap
 import types
 from collections.abc import Mapping
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
-from typing import Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import torch
+from csd3d.media.json_file import load_json
 
 C = TypeVar("C")
 BEFORE = "before"
@@ -20,12 +20,15 @@ BEFORE = "before"
 default: `field(default=2, metadata={BEFORE: 0})`. To be given where the default changes what a run computes."""
 
 
+_FRACTION = re.compile(r"[+-]?(\d{1,20}/\d{1,20}|(\d{1,20}(\.\d{0,20})?|\.\d{1,20})(e[+-]?\d{1,2})?)", re.IGNORECASE)
+
+
 def override(config: C, changes: Mapping[str, Any], *, where: str = "settings") -> C:
     """A copy of the dataclass `config` with `changes` put in; nested mappings change nested dataclasses.
 
     Raises:
         ValueError: a name that `config` does not have, or a value it refuses.
-        TypeError: a value of a kind that it refuses.
+        TypeError: a value of another kind than the field's.
     """
     # any dataclass, which has no type of its own
     known = {f.name for f in dataclasses.fields(config)}  # pyright: ignore[reportArgumentType]
@@ -40,7 +43,9 @@ def override(config: C, changes: Mapping[str, Any], *, where: str = "settings") 
             old = nested() if old is None else old
             values[name] = override(old, value, where=f"{where}.{name}")
         else:
-            values[name] = _typed(value, hints[name])
+            values[name] = _typed(value, hints[name], f"{where}.{name}")
+            if not fits(values[name], hints[name]):
+                raise TypeError(f"{where}: expected {name} to be {_words(hints[name])}, got {value!r:.60}")
     # the names are those of its fields
     return dataclasses.replace(config, **values)  # pyright: ignore[reportArgumentType, reportReturnType]
 
@@ -54,14 +59,14 @@ def load_preset(path: Path, kind: type) -> dict[str, Any]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"preset: expected a JSON file of settings, got {path}, which does not exist")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"preset: {path} is not valid JSON ({error})") from error
+    value = load_json(path, "preset")
     if not isinstance(value, dict):
         raise ValueError(f"preset: expected a JSON object of settings in {path}, got {type(value).__name__}")
-    is_manifest = {"format", "config"} <= set(value)
-    return without_prompt(with_absent(value["config"], kind)) if is_manifest else value
+    if not {"format", "config"} <= set(value):
+        return value
+    if not isinstance(value["config"], dict):
+        raise ValueError(f"preset: expected a manifest with settings in {path}, got {value['config']!r}")
+    return without_prompt(with_absent(value["config"], kind))
 
 
 def without_prompt(recorded: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,7 +86,7 @@ def to_plain(value: Any) -> Any:
         return {str(k): to_plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [to_plain(v) for v in value]
-    if isinstance(value, (Path, Fraction, torch.device, torch.dtype)):
+    if isinstance(value, (Path, Fraction)):
         return str(value)
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
@@ -117,13 +122,13 @@ def _nested(hint: Any) -> type | None:
     return next((o for o in _options(hint) if isinstance(o, type) and dataclasses.is_dataclass(o)), None)
 
 
-def _typed(value: Any, hint: Any) -> Any:
+def _typed(value: Any, hint: Any, where: str) -> Any:
     """JSON has no paths, fractions or tuples, and does not tell 1 from 1.0: give the field its own kind of value."""
     options = _options(hint)
     if value is None:
         return None
     if isinstance(value, str) and Fraction in options:
-        return Fraction(value)
+        return read_fraction(value, where)
     if isinstance(value, str) and Path in options and str not in options:
         return Path(value)
     if isinstance(value, list):
@@ -131,6 +136,47 @@ def _typed(value: Any, hint: Any) -> Any:
     if type(value) is int and float in options and int not in options:
         return float(value)
     return value
+
+
+def fits(value: object, hint: Any) -> bool:
+    """Whether a value is what the annotation of a field says: plain types, paths, fractions, dataclasses, and tuples,
+    lists, mappings, `Literal` and unions of these. A whole number is a number, True is neither."""
+    if hint is Any:
+        return True
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(fits(value, option) for option in args)
+    if origin is Literal:
+        return any(value == word and type(value) is type(word) for word in args)
+    if origin in (list, tuple):
+        return isinstance(value, origin) and all(fits(item, args[0]) for item in value)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return isinstance(value, Mapping) and all(fits(k, args[0]) and fits(v, args[1]) for k, v in value.items())
+    if hint in (int, float):
+        return isinstance(value, (int, hint)) and not isinstance(value, bool)
+    return value is None if hint is None else isinstance(value, hint)
+
+
+def read_fraction(text: str, name: str) -> Fraction:
+    """A number or a fraction such as 30000/1001, exactly.
+
+    Raises ValueError for anything else, and for numbers such as 1e9999999, with which `Fraction` is never done.
+    """
+    try:
+        if _FRACTION.fullmatch(text.strip()):
+            return Fraction(text)
+    except ZeroDivisionError:
+        pass
+    raise ValueError(f"{name}: expected a number or a fraction such as 30000/1001, got {text!r:.60}")
+
+
+def _words(hint: Any) -> str:
+    """An annotation for people."""
+    named = {int: "a whole number", float: "a number", str: "text", bool: "true or false", types.NoneType: "null"}
+    return " or ".join(
+        f"one of {', '.join(map(str, get_args(o)))}" if get_origin(o) is Literal else named.get(o, str(o))
+        for o in _options(hint)
+    )
 
 
 @cache

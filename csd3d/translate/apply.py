@@ -16,7 +16,7 @@ from torch import Tensor
 from csd3d.media.geometry import from_working, to_working, working_size
 from csd3d.priors.store.fingerprint import prior_fingerprint
 from csd3d.priors.text_to_image import TextToImagePrior
-from csd3d.runs.checkpoint import load_checkpoint, save_checkpoint
+from csd3d.runs.checkpoint import as_saved, load_checkpoint, save_checkpoint
 from csd3d.translate.network import Translator, make_translator
 
 
@@ -67,9 +67,12 @@ def load_trained(path: Path, *, prior: TextToImagePrior | None = None, device: s
     record = saved.record
     if record.get("kind") != "translator":
         raise ValueError(f"network: expected one that csd3d translate train wrote, got {path}")
-    prior = prior or TextToImagePrior.load(record["prior"], device=device)
-    if prior_fingerprint(prior.path) != record["fingerprint"]:
-        raise ValueError(f"network: {path} was trained with another version of the prior {record['prior']!r}")
-    network = make_translator(prior, record["captions"]).to(prior.device)
-    network.load_state_dict(saved.tensors)
-    return Trained(prior, network.eval(), tuple(record["tasks"]), int(record["size_px"]))
+    with as_saved(path):
+        name, captions, tasks, size = (record[key] for key in ("prior", "captions", "tasks", "size_px"))
+    prior = prior or TextToImagePrior.load(name, device=device)
+    if prior_fingerprint(prior.path) != record.get("fingerprint"):
+        raise ValueError(f"network: {path} was trained with another version of the prior {name!r}")
+    with as_saved(path):
+        network = make_translator(prior, captions).to(prior.device)
+        network.load_state_dict(saved.tensors)
+        return Trained(prior, network.eval(), tuple(tasks), int(size))

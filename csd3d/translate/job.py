@@ -1,6 +1,5 @@
 """Learning a network: pictures in, a network and a report out; training goes on where it was stopped."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,11 +12,12 @@ from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
 from csd3d.media.geometry import read_square
+from csd3d.media.json_file import load_json
 from csd3d.media.sheet import contact_sheet, save_picture
 from csd3d.priors.prior import Prior
 from csd3d.priors.store.resolve import Kind
 from csd3d.priors.text_to_image import TextToImagePrior
-from csd3d.runs.checkpoint import load_checkpoint, save_checkpoint
+from csd3d.runs.checkpoint import as_saved, load_checkpoint, save_checkpoint
 from csd3d.runs.curves import Curve
 from csd3d.runs.job import Editor, Request, Result, make_request, run_job
 from csd3d.runs.manifest import fingerprint
@@ -56,10 +56,7 @@ def read_captions(files: Sequence[Path], table: Path | None, same: str | None) -
         return [same] * len(files)
     if not table.is_file():
         raise FileNotFoundError(f"captions: expected a JSON file, got {table}, which does not exist")
-    try:
-        content = json.loads(table.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"captions: {table} is not valid JSON ({error})") from None
+    content = load_json(table, "captions")
     content = content if isinstance(content, dict) else {}
     missing = [f.name for f in files if not isinstance(content.get(f.name, same), str)]
     if missing:
@@ -238,6 +235,7 @@ def _load(state: Path, trainer: Trainer) -> tuple[int, list[list[float]]]:
     if not state.exists():
         return 0, []
     saved = load_checkpoint(state)
-    curves = saved.tensors.pop("curves").tolist()
-    trainer.load_state_dict(saved.tensors)
-    return int(saved.record["step"]), curves
+    with as_saved(state):
+        curves = saved.tensors.pop("curves").tolist()
+        trainer.load_state_dict(saved.tensors)
+        return int(saved.record["step"]), curves

@@ -59,7 +59,7 @@ class Trainer:
     def step(self, number: int) -> TrainInfo:
         """One update. Raises FloatingPointError, before anything is changed, if the gradient is not finite."""
         config, device = self._config, self._prior.device
-        rng = torch.Generator().manual_seed(config.seed * 1_000_003 + number)
+        rng = torch.Generator().manual_seed((config.seed * 1_000_003 + number) % 2**63)
         rows = torch.randint(len(self._sources), (config.batch,), generator=rng)
         task = torch.randint(len(config.tasks), (config.batch,), generator=rng)
         names = list(config.tasks)

@@ -136,7 +136,12 @@ def test_presets_lie_beside_the_job_file(tmp_path):
         ("j.csv", "clip,prompt,steps\na.mp4,x,many\n", "steps: expected a whole number, got 'many'"),
         ("j.csv", "clip,prompt,codec\na.mp4,x,divx\n", "codec: expected one of h264"),
         ("j.csv", "clip,prompt,output\na.mp4,x,o.mp4\nb.mp4,x,o.mp4\n", "an output for each edit"),
+        ("j.csv", "clip,prompt,output\na.mp4,x,../o.mp4\n", "a name below --out"),
+        ("j.csv", "clip,prompt,output\na.mp4,x,/tmp/o.mp4\n", "a name below --out"),
         ("j.yaml", "- a: [", "cannot be read"),
+        ("j.yaml", "[" * 5000, "cannot be read"),
+        ("j.yaml", "- {clip: a.mp4, prompt: [x, y]}", "prompt: expected one value, got several"),
+        ("j.csv", "clip,prompt,fps\na.mp4,x,1e9999999\n", "fps: expected a number or a fraction"),
         ("j.txt", "x", "expected a .csv"),
     ],
 )

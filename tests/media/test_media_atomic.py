@@ -1,5 +1,6 @@
 """Files appear whole or not at all."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -31,6 +32,21 @@ def test_failure_leaves_the_old_file_and_nothing_else(tmp_path):
         fail()
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_an_error_of_the_disk_names_the_file(tmp_path, hidden):
+    target = tmp_path / "a.mkv"
+    with pytest.raises(OSError, match="No space left") as caught, atomic_path(target) as part:
+        raise OSError(errno.ENOSPC, "No space left on device", *([str(part)] if hidden else []))
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(target))
+    with pytest.raises(OSError, match="No space left") as caught, atomic_folder(tmp_path / "frames") as folder:
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder / "1.png"))
+    assert caught.value.filename == str(tmp_path / "frames")
+    with pytest.raises(FileNotFoundError) as other, atomic_path(target):
+        (tmp_path / "none").read_bytes()
+    assert other.value.filename == str(tmp_path / "none")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_temporary_file_keeps_the_suffix_and_the_folder(tmp_path):

@@ -53,8 +53,8 @@ def test_what_is_complete_is_taken(about: dict[str, Any], tmp_path: Path) -> Non
         ({**GOOD, "frames": [{"transform_matrix": POSE}]}, "expected a file_path in every frame of .* none in frame 0"),
         (frame(transform_matrix=None), "expected a transform_matrix of 4x4 finite numbers, got another for images/a b"),
         (frame(transform_matrix=[[float("nan")] * 4] * 4), "expected a transform_matrix of 4x4 finite numbers"),
-        ("{", r"expected JSON in .*transforms.json, which cannot be read"),
-        ("[" * 100_000, "expected JSON in"),
+        ("{", r"data: .*transforms.json is not valid JSON"),
+        ("[" * 100_000, "nested too deeply"),
         ("[]", "expected a list of frames"),
     ],
 )

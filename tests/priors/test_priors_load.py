@@ -110,7 +110,7 @@ def test_missing_and_misshapen_weights_are_refused_rather_than_drawn_at_random(c
 @pytest.mark.parametrize("content", ["", "{", "[1, 2]"])
 def test_broken_settings_are_refused(copy: Path, file: str, content: str) -> None:
     (copy / file).write_text(content)
-    refused(copy, f"{file}: (not readable as JSON|expected a JSON object)")
+    refused(copy, f"{file}(:| is not) (valid JSON|expected a JSON object)")
 
 
 def test_a_broken_tokenizer_is_refused(copy: Path) -> None:
@@ -202,6 +202,9 @@ def test_devices_and_precisions_that_cannot_be_used_are_refused(tiny: Path) -> N
         pick_device("gpu please")
     with pytest.raises(ValueError, match="expected a CUDA device that is there"):
         pick_device("cuda:99")
+    for name in ("meta", "mps", "xpu", "hpu"):
+        with pytest.raises(ValueError, match=f"device '{name}': expected one that this torch can compute on"):
+            pick_device(name)
     assert pick_dtype(None, CPU) == torch.float32
     assert pick_dtype(None, torch.device("cuda")) == torch.float16
     assert pick_dtype(torch.bfloat16, CPU) == torch.bfloat16

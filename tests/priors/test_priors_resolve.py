@@ -77,7 +77,7 @@ def test_a_directory_that_is_no_prior(tmp_path: Path, copy: Path) -> None:
     with pytest.raises(ValueError, match=r"not a prior: expected a diffusers directory with model_index\.json"):
         resolve(tmp_path)
     (copy / "model_index.json").write_text("{")
-    with pytest.raises(ValueError, match="not readable as JSON"):
+    with pytest.raises(ValueError, match="is not valid JSON"):
         check_directory(copy)
     (copy / "model_index.json").write_text("[]")
     with pytest.raises(ValueError, match="expected a JSON object, got list"):

@@ -16,7 +16,17 @@ def words() -> Vocabulary:
 
 
 @pytest.mark.parametrize(
-    "written", ["make it snowy", "  Make it   SNOWY!", "make it snowy.", "Máke it snowy", '"make it snowy"']
+    "written",
+    [
+        "make it snowy",
+        "  Make it   SNOWY!",
+        "make it snowy.",
+        "Máke it snowy",
+        "Ma\u0301ke it snowy\u2026",
+        "\uff4dake it snowy",
+        "make\u00a0it snowy\u200d",
+        '"make it snowy"',
+    ],
 )
 def test_case_punctuation_accents_and_spaces_do_not_matter(words: Vocabulary, written: str) -> None:
     assert words.match(written) == "make it snowy"
@@ -33,7 +43,20 @@ def test_every_wording_is_known_as_it_was_learnt(words: Vocabulary) -> None:
             assert words.lookup(wording) == (name, wording)
 
 
-@pytest.mark.parametrize("unknown", ["make it snow", "make the ball blue", "a poem about cheese", ""])
+@pytest.mark.parametrize(
+    "unknown",
+    [
+        "make it snow",
+        "make the ball blue",
+        "a poem about cheese",
+        "",
+        "\u4e0d\u8981 make it snowy",  # do not, in Chinese
+        "\u043d\u0435 make it snowy",  # not, in Russian
+        "\u0644\u0627 make it snowy",  # do not, in Arabic
+        "\U0001f6ab make it snowy",  # a sign that forbids
+        "\u00ac make it snowy",
+    ],
+)
 def test_an_unknown_sentence_is_refused_with_all_that_is_known(words: Vocabulary, unknown: str) -> None:
     with pytest.raises(UnknownPrompt) as caught:
         words.match(unknown)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from csd3d.runs.checkpoint import load_checkpoint, save_checkpoint
+from csd3d.runs.checkpoint import as_saved, load_checkpoint, save_checkpoint
 
 
 def test_round_trip_is_exact_for_dtypes_views_and_random_state(tmp_path):
@@ -62,6 +62,31 @@ def test_record_must_be_strict_json(tmp_path):
     with pytest.raises(TypeError):
         save_checkpoint(tmp_path / "a", {}, {"loss": torch.ones(1)})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_flipped_bit_of_a_tensor_is_seen(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_checkpoint(path, {"z": torch.ones(100), "n": torch.arange(3)}, {"step": 2})
+    data = bytearray(path.read_bytes())
+    data[-40] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="its tensors are not those that were saved"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("head", ["[]", '{"format": 1}', '{"format": 1, "record": 3}', "{", "[" * 100_000])
+def test_a_strange_record_is_one_line(tmp_path, head):
+    path = tmp_path / "a.safetensors"
+    save_file({"z": torch.ones(2)}, path, metadata={"csd3d": head})
+    with pytest.raises(ValueError, match="checkpoint: "):
+        load_checkpoint(path)
+
+
+def test_what_does_not_fit_a_run_names_the_file(tmp_path):
+    path = tmp_path / "a.safetensors"
+    for wrong in (lambda: {}["rng"], lambda: torch.ones(2).view(3), lambda: torch.Generator().set_state(torch.ones(2))):
+        with pytest.raises(ValueError, match=f"expected in {path} what such a run saves"), as_saved(path):
+            wrong()
 
 
 def test_refusals_name_what_is_wrong(tmp_path):

@@ -70,7 +70,16 @@ def test_round_trip_keeps_every_field(tmp_path):
         ('{"format": 99}', "expected format 2 or below, got 99"),
         ('{"format": 1, "command": "a", "config": {}, "seed": 1, "odd": 1}', "unknown fields"),
         ('{"format": 1, "command": "a"}', "missing fields"),
-        ('{"format": 1, "command": "a", "config": {}, "seed": 1, "status": "odd"}', "expected a status"),
+        (
+            '{"format": 1, "command": "a", "config": {}, "seed": 1, "status": "odd"}',
+            "expected status to be another kind",
+        ),
+        ('{"format": 2, "command": "a", "config": null, "seed": 1}', "expected config to be another kind of value"),
+        ('{"format": 2, "command": "a", "config": {}, "seed": 1, "created": 5}', "expected created to be another kind"),
+        ('{"format": 2, "command": "a", "config": {}, "seed": 1, "written": null}', "expected written to be another"),
+        ('{"format": 2, "command": "a", "config": {}, "seed": 1, "notes": "x"}', "expected notes to be another kind"),
+        ('{"format": 2, "command": "a", "config": {}, "seed": 1, "inputs": [{"path": 1}]}', "a path and a sha256"),
+        ("[" * 100_000, "nested too deeply"),
     ],
 )
 def test_refuses_what_is_no_manifest(tmp_path, text, match):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from csd3d.engine.config import METHODS, method_changes
-from csd3d.runs.settings import BEFORE, load_preset, override, to_plain, with_absent
+from csd3d.runs.settings import BEFORE, load_preset, override, read_fraction, to_plain, with_absent
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,40 @@ def test_nested_names_and_kinds():
     assert type(got.inner.lr) is float
     assert override(got, {"maybe": None}).maybe is None
     assert override(Outer(), {}) == Outer()
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"inner": {"steps": "many"}}, "expected steps to be a whole number, got 'many'"),
+        ({"inner": {"steps": True}}, "expected steps to be a whole number, got True"),
+        ({"inner": {"steps": 1.5}}, "expected steps to be a whole number, got 1.5"),
+        ({"inner": {"lr": None}}, "expected lr to be a number, got None"),
+        ({"inner": 3}, "expected inner to be"),
+        ({"where": ["a"]}, "expected where to be"),
+        ({"names": "x"}, "expected names to be"),
+        ({"names": [1]}, "expected names to be"),
+    ],
+)
+def test_values_of_another_kind_are_refused(changes, match):
+    with pytest.raises(TypeError, match=match):
+        override(Outer(), changes)
+
+
+@pytest.mark.parametrize("text", ["1e9999999", "1/0", "", "x", "nan", "inf", "1" * 30, "1/" + "1" * 30, "1__0"])
+def test_what_is_no_fraction_is_refused_at_once(text):
+    with pytest.raises(ValueError, match="fps: expected a number or a fraction"):
+        read_fraction(text, "fps")
+
+
+def test_fractions_are_exact():
+    texts = {
+        "30000/1001": Fraction(30000, 1001),
+        "29.97": Fraction(2997, 100),
+        " 1e3 ": Fraction(1000),
+        ".5": Fraction(1, 2),
+    }
+    assert {text: read_fraction(text, "fps") for text in texts} == texts
 
 
 def test_unknown_names_are_refused_where_they_are():

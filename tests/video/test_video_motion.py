@@ -37,6 +37,15 @@ def test_flow_of_a_known_pan(dx, dy):
     assert float((back[:, back_sure] + expected).norm(dim=0).median()) < 0.25
 
 
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (1, 8), (2, 11), (12, 12), (2, 40)])
+def test_flow_of_pictures_smaller_than_a_patch(height, width):
+    first, second = (np.full((height, width), level, np.uint8) for level in (90, 92))
+    for flow, sure in both_ways(first, second):
+        assert tuple(flow.shape) == (2, height, width)
+        assert tuple(sure.shape) == (height, width)
+        assert float(flow.abs().max()) < 1
+
+
 def test_flow_of_a_real_known_pan(real_data):
     with open_clip(real_data / "clips" / "blocks_knownpan_512x384_29.97fps.mp4") as clip:
         first, second = grey_levels(clip.read(20, 22)).numpy()

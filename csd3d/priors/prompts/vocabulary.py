@@ -8,7 +8,6 @@ A prior without that file takes any sentence and has no Vocabulary.
 """
 
 import json
-import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,9 @@ from difflib import get_close_matches
 from functools import cached_property
 
 FILE_NAME = "vocabulary.json"
+
+
+_APOSTROPHES = "'\u2019\u02bc"
 
 
 class UnknownPrompt(ValueError):  # noqa: N818  # what the person did, not what broke
@@ -105,9 +107,21 @@ class Vocabulary:
 
 
 def normalise(sentence: str) -> str:
-    """Lower-case ASCII words and digits with single spaces: what is left of a sentence when only wording counts."""
-    plain = unicodedata.normalize("NFKD", sentence).encode("ascii", "ignore").decode().lower()
-    return " ".join(re.findall(r"[a-z0-9]+", plain.replace("'", "")))
+    """Lower-case words and digits with single spaces: what is left of a sentence when only wording counts.
+
+    Accents and punctuation go; letters of any script stay, since what is not understood must not vanish.
+    """
+    return " ".join("".join(map(_plain, unicodedata.normalize("NFKD", sentence))).casefold().split())
+
+
+def _plain(c: str) -> str:
+    """A character of a sentence: letters and digits as they are, signs such as a crossed-out circle as a word."""
+    if c.isalnum():
+        return c
+    kind = unicodedata.category(c)
+    if kind[0] == "S" and not c.isascii():
+        return f" {c} "
+    return "" if kind[0] == "M" or kind == "Cf" or c in _APOSTROPHES else " "
 
 
 def _entry(content: object, origin: str) -> Entry:

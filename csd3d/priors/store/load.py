@@ -70,6 +70,11 @@ def pick_device(device: str | torch.device | None) -> torch.device:
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         found = f"{torch.cuda.device_count()} of them" if torch.cuda.is_available() else "none"
         raise ValueError(f"device {str(device)!r}: expected a CUDA device that is there, found {found}")
+    try:
+        torch.zeros(1, device=chosen).cpu()
+    except (RuntimeError, AssertionError, ImportError, AttributeError) as error:  # each kind of device has its own
+        reason = f"{_first_line(error)}; 'cpu' always works"
+        raise ValueError(f"device {str(device)!r}: expected one that this torch can compute on: {reason}") from None
     return chosen
 
 
@@ -268,7 +273,9 @@ def _readable(path: Path, part: str) -> Iterator[None]:
     """Turn whatever the libraries raise on a damaged part into one line."""
     try:
         yield
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # tokenizers raise no narrower kind, the others a dozen
         raise ValueError(f"prior {path}: its {part}/ cannot be read: {_first_line(error)}") from error
 
 

@@ -1,6 +1,5 @@
 """Where a prior lies: "builtin", a directory, or a hub id. Looks at names and files only; loads and fetches nothing."""
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 import csd3d
+from csd3d.media.json_file import load_json
+from csd3d.media.place import at_home
 
 Kind = Literal["instruct", "text-to-image"]
 CALLED: dict[Kind, str] = {"instruct": "an instruction editor", "text-to-image": "a text-to-image model"}
@@ -76,7 +77,7 @@ def resolve(name: str | Path) -> Resolved:
         return _resolve_builtin(text)
     if text.startswith("builtin"):
         raise ValueError(f"prior {text!r}: the built-in priors are {', '.join(_BUILTIN)}")
-    path = Path(text).expanduser()
+    path = at_home(Path(text))
     if text and path.is_dir():
         return Resolved(text, path, check_directory(path), builtin=False)
     if text and path.exists():
@@ -206,10 +207,7 @@ def read_json(path: Path, missing: str) -> dict[str, object]:
     """A file's JSON object. Raises ValueError, "DIRECTORY is `missing`" if there is no such file."""
     if not path.is_file():
         raise ValueError(f"{path.parent} is {missing}")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not readable as JSON ({error})") from None
+    content = load_json(path, "prior")
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a JSON object, got {type(content).__name__}")
     return content
