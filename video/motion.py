@@ -28,8 +28,8 @@ FLOW_PX = 256
 FOLLOWED = 48
 """Frames over which motion is followed: further apart, flow is found by chance."""
 _CACHE_BYTES = 1 << 28
-_LEAST_PX = 12
-"""Of the shorter side: less is too small for patches of the flow."""
+_LEAST_PX = 16
+"""Of the shorter side: on smaller frames OpenCV refuses, or ends the process."""
 
 
 class ClipMotion:
