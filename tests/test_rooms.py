@@ -15,14 +15,23 @@ import csd3d.engine as engine
 
 ROOT = Path(__file__).parent.parent
 
-BELOW_EDITORS = {"csd3d.runs", "csd3d.priors", "csd3d.media", "csd3d.metrics", "csd3d.world", "csd3d.engine"}
+BELOW_EDITORS = {
+    "csd3d.runs",
+    "csd3d.attention",
+    "csd3d.priors",
+    "csd3d.media",
+    "csd3d.metrics",
+    "csd3d.world",
+    "csd3d.engine",
+}
 MAY_IMPORT: dict[str, set[str]] = {
     "csd3d.engine": set(),
+    "csd3d.attention": {"csd3d.engine"},
     "csd3d.media": {"csd3d.engine"},
     "csd3d.metrics": {"csd3d.engine"},
     "csd3d.world": {"csd3d.media"},
-    "csd3d.priors": {"csd3d.media", "csd3d.engine"},
-    "csd3d.runs": {"csd3d.priors", "csd3d.media", "csd3d.metrics", "csd3d.engine"},
+    "csd3d.priors": {"csd3d.media", "csd3d.attention", "csd3d.engine"},
+    "csd3d.runs": {"csd3d.priors", "csd3d.media", "csd3d.attention", "csd3d.metrics", "csd3d.engine"},
     "csd3d.nerf": BELOW_EDITORS,
     "csd3d.translate": BELOW_EDITORS,
     "video": BELOW_EDITORS,

@@ -12,6 +12,7 @@ Branches that the guidance scales make count for nothing are left out (see `csd3
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,11 +20,15 @@ import torch
 from jaxtyping import Float, Float32, Int64, Num
 from torch import Tensor
 
+from csd3d.attention.control import Control
+from csd3d.attention.rows import Role, Rows
+from csd3d.attention.sites import Site
+from csd3d.attention.words import Tokens
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.guidance import InstructBranch, guided, instruct_coefficients, instruct_source_coefficients
 from csd3d.engine.regularisers import FeatureLoss, FeatureSite
 from csd3d.engine.schedule import Schedule
-from csd3d.engine.types import Index, Latents, Noised
+from csd3d.engine.types import Index, Latents, Noised, numbers
 from csd3d.priors.latent_diffusion import LatentDiffusion
 from csd3d.priors.networks.denoiser import MakeRowsOf, to_epsilon
 from csd3d.priors.networks.sampler import Sampler
@@ -109,11 +114,30 @@ class InstructScore:
         Latents may be in any precision, on any device; the prediction comes back in the same. Sources are clean and
         scaled; the number of each particle in the whole set picks its sentence.
         """
-        return self._epsilon(instruct_coefficients(self.guidance.text, self.guidance.image), x.z_t, x)
+        coefficients = instruct_coefficients(self.guidance.text, self.guidance.image)
+        return self._epsilon(coefficients, x.z_t, x, role="target")
 
     def source(self, x: Noised) -> Latents:
         """The same for the noisy sources themselves, without the instruction. Two UNet rows each, or one."""
-        return self._epsilon(instruct_source_coefficients(self.guidance.image), x.s_t, x)
+        return self._epsilon(instruct_source_coefficients(self.guidance.image), x.s_t, x, role="source")
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """Those of the prior's UNet."""
+        return self.prior.denoiser.sites
+
+    @property
+    def source_branch(self) -> Mapping[str, str]:
+        """A source has no sentence: IT is compared with I0."""
+        return {"00": "00", "I0": "I0", "IT": "I0"}
+
+    def read(self, role: Role) -> tuple[Tokens, ...]:
+        """The instructions; none of sources."""
+        return self.sentences.tokens[1:] if role == "target" else ()
+
+    def controlled(self, controls: Sequence[Control]) -> AbstractContextManager[None]:
+        """Within the context its predictions are controlled. Raises ValueError where that cannot be done."""
+        return self.prior.denoiser.controlled(controls)
 
     def feature_gradient(self, x: Noised, site: FeatureSite, loss: FeatureLoss) -> Latents:
         """Gradient of a loss between features of particles (branch IT) and of their sources (branch I0)."""
@@ -142,13 +166,15 @@ class InstructScore:
         t: int | Num[Tensor, ""],
         s: Latents,
         index: Index,
+        *,
+        role: Role = "target",
     ) -> Float32[Tensor, "n c h w"]:
         """The guided output of the UNet (epsilon or v), on the prior's device."""
         device = self.prior.device
         z_in, n = z_in.to(device), len(z_in)
         condition = s.to(device) / self.prior.codec.scaling  # the editor was trained on unscaled source latents
         sentence = self.sentences.rows(index).to(device)
-        height_lat, width_lat = z_in.shape[-2:]
+        said_by, particles = sentence.tolist(), numbers(index)
 
         def branches(names: Sequence[InstructBranch]) -> Sequence[Tensor]:
             sees, reads = (torch.tensor([name in some for name in names], device=device) for some in (SEEING, READING))
@@ -159,12 +185,20 @@ class InstructScore:
                 number = torch.where(reads[branch], sentence[i], 0)
                 return torch.cat([z_in[i], seen], dim=1), self.sentences.text[number]
 
-            outputs = self.prior.denoiser.predict(rows, len(names) * n, t, size_lat=(height_lat, width_lat))
+            named = Rows.of(
+                role,
+                names,
+                particles,
+                lambda name, i: self.sentences.tokens[said_by[i] if name in READING else 0],
+                noise=float(t) / self.schedule.num_timesteps,
+                size_lat=(z_in.shape[-2], z_in.shape[-1]),
+            )
+            outputs = self.prior.denoiser.predict(rows, named, t)
             return outputs.chunk(len(names))
 
         return guided(coefficients, branches)
 
-    def _epsilon(self, coefficients: Mapping[InstructBranch, float], x_t: Latents, x: Noised) -> Latents:
+    def _epsilon(self, coefficients: Mapping[InstructBranch, float], x_t: Latents, x: Noised, *, role: Role) -> Latents:
         """Noise in `x_t`, particles or sources of `x`."""
-        output = self.predict(coefficients, x_t, x.t, x.s, x.index).to(x_t)
+        output = self.predict(coefficients, x_t, x.t, x.s, x.index, role=role).to(x_t)
         return to_epsilon(output, x_t.detach(), x.t, schedule=self.schedule, prediction=self.prior.prediction)

@@ -11,7 +11,8 @@ The target caption says what the result is to show. The source caption, for the 
 what the source shows; SDS and CSD have none.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,11 +20,15 @@ import torch
 from jaxtyping import Float, Float32, Int64, Num
 from torch import Tensor
 
+from csd3d.attention.control import Control
+from csd3d.attention.rows import Role, Rows
+from csd3d.attention.sites import Site
+from csd3d.attention.words import Tokens
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.guidance import TextBranch, guided, text_coefficients
 from csd3d.engine.regularisers import FeatureLoss, FeatureSite
 from csd3d.engine.schedule import Schedule
-from csd3d.engine.types import Index, Latents, Noised
+from csd3d.engine.types import Index, Latents, Noised, numbers
 from csd3d.priors.latent_diffusion import LatentDiffusion
 from csd3d.priors.networks.denoiser import MakeRowsOf, to_epsilon
 from csd3d.priors.networks.sampler import Sampler
@@ -110,11 +115,30 @@ class TextToImageScore:
         Latents may be in any precision, on any device; the prediction comes back in the same. Clean sources are not
         used; the number of each particle in the whole set picks its caption.
         """
-        return self._epsilon(self.prompt, x.z_t, x)
+        return self._epsilon(self.prompt, x.z_t, x, role="target")
 
     def source(self, x: Noised) -> Latents:
         """The same for the noisy sources under the caption of the source. Raises ValueError if there is none."""
-        return self._epsilon(self._require_source(), x.s_t, x)
+        return self._epsilon(self._require_source(), x.s_t, x, role="source")
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """Those of the prior's UNet."""
+        return self.prior.denoiser.sites
+
+    @property
+    def source_branch(self) -> Mapping[str, str]:
+        """Every branch is compared with the same of the source."""
+        return {"null": "null", "text": "text"}
+
+    def read(self, role: Role) -> tuple[Tokens, ...]:
+        """The captions of targets, or of sources if there are any."""
+        caption = self.prompt if role == "target" else self.source_prompt
+        return () if caption is None else caption.tokens[1:]
+
+    def controlled(self, controls: Sequence[Control]) -> AbstractContextManager[None]:
+        """Within the context its predictions are controlled. Raises ValueError where that cannot be done."""
+        return self.prior.denoiser.controlled(controls)
 
     def feature_gradient(self, x: Noised, site: FeatureSite, loss: FeatureLoss) -> Latents:
         """Gradient of a loss between features of particles and of sources, each under its own caption, unguided.
@@ -147,13 +171,13 @@ class TextToImageScore:
 
     @torch.no_grad()
     def predict(
-        self, caption: Sentences, z_in: Latents, t: int | Num[Tensor, ""], index: Index
+        self, caption: Sentences, z_in: Latents, t: int | Num[Tensor, ""], index: Index, *, role: Role = "target"
     ) -> Float32[Tensor, "n c h w"]:
         """The guided output of the UNet (epsilon or v), on the prior's device."""
         device = self.prior.device
         z_in, n = z_in.to(device), len(z_in)
         sentence = caption.rows(index).to(device)
-        height_lat, width_lat = z_in.shape[-2:]
+        said_by, particles = sentence.tolist(), numbers(index)
 
         def branches(names: Sequence[TextBranch]) -> Sequence[Tensor]:
             reads = torch.tensor([name == "text" for name in names], device=device)
@@ -162,12 +186,20 @@ class TextToImageScore:
                 branch, i = r // n, r % n
                 return z_in[i], caption.text[torch.where(reads[branch], sentence[i], 0)]
 
-            outputs = self.prior.denoiser.predict(rows, len(names) * n, t, size_lat=(height_lat, width_lat))
+            named = Rows.of(
+                role,
+                names,
+                particles,
+                lambda name, i: caption.tokens[said_by[i] if name == "text" else 0],
+                noise=float(t) / self.schedule.num_timesteps,
+                size_lat=(z_in.shape[-2], z_in.shape[-1]),
+            )
+            outputs = self.prior.denoiser.predict(rows, named, t)
             return outputs.chunk(len(names))
 
         return guided(text_coefficients(self.s_text), branches)
 
-    def _epsilon(self, caption: Sentences, x_t: Latents, x: Noised) -> Latents:
+    def _epsilon(self, caption: Sentences, x_t: Latents, x: Noised, *, role: Role) -> Latents:
         """Noise in `x_t`, particles or sources of `x`."""
-        output = self.predict(caption, x_t, x.t, x.index).to(x_t)
+        output = self.predict(caption, x_t, x.t, x.index, role=role).to(x_t)
         return to_epsilon(output, x_t.detach(), x.t, schedule=self.schedule, prediction=self.prior.prediction)

@@ -4,10 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from csd3d.attention import Rows, Tokens
 from csd3d.engine.schedule import Schedule
 from csd3d.priors.instruct import InstructPrior
 from csd3d.priors.networks.chunks import Chunks
 from csd3d.priors.networks.denoiser import Denoiser, to_epsilon
+
+NAMED = Rows.of("target", ["null"], range(7), lambda *_: Tokens((), 16), noise=0.3, size_lat=(8, 8))
 
 
 @pytest.fixture
@@ -22,7 +25,7 @@ def test_pieces_give_the_same_as_one_call(prior: InstructPrior, rows: tuple[Tens
     unet = prior.denoiser._unet
     expected = unet(x, torch.tensor(321), encoder_hidden_states=text).sample
     denoiser = Denoiser(unet, chunks=Chunks(torch.device("cpu"), max_rows=most))
-    out = denoiser.predict(lambda r: (x[r], text[r]), 7, 321, size_lat=(8, 8))
+    out = denoiser.predict(lambda r: (x[r], text[r]), NAMED, 321)
     torch.testing.assert_close(out, expected, atol=1e-5, rtol=0)
     assert out.dtype == torch.float32
     assert out.is_contiguous()
@@ -35,7 +38,7 @@ def test_a_unet_on_a_cpu_sees_contiguous_rows(
     unet = prior.denoiser._unet
     monkeypatch.setattr(unet, "forward", lambda x, *_, **__: (seen.append(x), (x[:, :4],))[1])
     x = rows[0].to(memory_format=torch.channels_last)
-    prior.denoiser.predict(lambda r: (x[r], rows[1][r]), 7, 321, size_lat=(8, 8))
+    prior.denoiser.predict(lambda r: (x[r], rows[1][r]), NAMED, 321)
     assert seen[0].is_contiguous()
     assert unet.conv_in.weight.is_contiguous()
 

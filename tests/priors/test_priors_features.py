@@ -10,11 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from csd3d.attention.sites import Site
 from csd3d.engine import METHODS, Batch, Features, Noised, csd_step
 from csd3d.priors.instruct import InstructPrior
 from csd3d.priors.networks.chunks import Chunks
 from csd3d.priors.networks.denoiser import Denoiser
-from csd3d.priors.networks.features import as_map, tapped, tapped_modules
+from csd3d.priors.networks.features import as_map, feature_sites
+from csd3d.priors.networks.sites import leaving, sites_of
 from csd3d.priors.prior import Guidance, Prompts
 from csd3d.priors.text_to_image import TextToImagePrior
 from tests.priors.tiny import write_tiny_prior
@@ -45,14 +47,19 @@ def squares(target: Sequence[Tensor], source: Sequence[Tensor]) -> Tensor:
     return torch.stack([((q - p) ** 2).sum() for q, p in zip(target, source, strict=True)]).sum()
 
 
-def test_taps_are_the_decoders_attentions_and_leave_nothing_behind(t2i: TextToImagePrior) -> None:
+def modules(unet: Any, layers: Any) -> list[Any]:
+    """What features are taken from."""
+    return [unet.get_submodule(site.name) for site in feature_sites(sites_of(unet), layers)]
+
+
+def test_features_are_what_leaves_the_decoders_attentions_and_nothing_is_left_behind(t2i: TextToImagePrior) -> None:
     unet: Any = t2i.denoiser._unet
-    assert tapped_modules(unet, "self-attention") == [
+    assert modules(unet, "self-attention") == [
         unet.up_blocks[0].attentions[k].transformer_blocks[0].attn1 for k in range(2)
     ]
-    assert tapped_modules(unet, "score") == [unet.conv_out]
+    assert modules(unet, "score") == [unet.conv_out]
     before = {name: (type(m), m.__dict__.keys(), len(m._forward_hooks)) for name, m in unet.named_modules()}
-    with pytest.raises(RuntimeError), tapped(unet, "self-attention"):
+    with pytest.raises(RuntimeError), leaving(unet, feature_sites(sites_of(unet), "self-attention")):
         raise RuntimeError("on the way")
     after = {name: (type(m), m.__dict__.keys(), len(m._forward_hooks)) for name, m in unet.named_modules()}
     assert before == after
@@ -69,24 +76,19 @@ def test_a_decoder_without_attention_is_refused(t2i: TextToImagePrior) -> None:
         for module in list(bare.up_blocks.modules()):
             module._modules.pop(name, None)
     with pytest.raises(ValueError, match="nce_layers: expected layers that the prior's UNet has, got 'self-attention'"):
-        tapped_modules(bare, "self-attention")
+        feature_sites(sites_of(bare), "self-attention")
 
 
 @pytest.mark.parametrize(
-    ("tokens", "size"), [(60, (6, 10)), (15, (3, 5)), (6, (2, 3)), (2, (1, 2)), (35, (5, 7)), (12, (3, 4))]
+    ("tokens", "level", "size"), [(60, 0, (6, 10)), (15, 1, (3, 5)), (6, 2, (2, 3)), (2, 3, (1, 2)), (12, 1, (3, 4))]
 )
-def test_tokens_become_maps_at_every_level(tokens: int, size: tuple[int, int]) -> None:
-    top = (5, 7) if tokens in (35, 12) else (6, 10)
+def test_tokens_become_maps_at_every_level(tokens: int, level: int, size: tuple[int, int]) -> None:
+    top = (5, 7) if tokens == 12 else (6, 10)
     output = torch.arange(tokens * 3).reshape(1, tokens, 3).float()
-    got = as_map(output, top)
+    got = as_map(output, Site("a", "self", "up", 0, level), top)
     assert got.shape == (1, 3, *size)
-    assert torch.equal(got[0, :, 0, 1], output[0, 1]) if size[1] > 1 else True
+    assert torch.equal(got[0, :, 0, 1], output[0, 1])
     assert torch.equal(got[0, :, -1, 0], output[0, (size[0] - 1) * size[1]])
-
-
-def test_tokens_of_no_level_are_refused() -> None:
-    with pytest.raises(ValueError, match="got 14 tokens"):
-        as_map(torch.zeros(1, 14, 3), (6, 10))
 
 
 @pytest.mark.parametrize("layers", LAYERS)
@@ -107,7 +109,7 @@ def test_the_gradient_is_that_through_the_unet_called_by_hand(
             found = []
             hooks = [
                 m.register_forward_hook(lambda _m, _a, out, found=found: found.append(out))
-                for m in tapped_modules(unet, layers)
+                for m in modules(unet, layers)
             ]
             unet(x, torch.tensor(T), encoder_hidden_states=text)
             for hook in hooks:
@@ -172,7 +174,7 @@ def test_pieces_and_checkpointing_give_the_same(
         nonlocal calls
         calls += 1
 
-    tapped_modules(other.denoiser._unet, "self-attention")[0].register_forward_hook(count)
+    modules(other.denoiser._unet, "self-attention")[0].register_forward_hook(count)
     whole, pieces = (
         p.score(Prompts("a red ball", "a cube"), Guidance(7.5)).feature_gradient(
             pair(z_t, s_t, s_t, index), "self-attention", squares

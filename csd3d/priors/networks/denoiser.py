@@ -6,17 +6,22 @@ so e = sqrt(ab_t) v + sqrt(1 - ab_t) z_t (Salimans and Ho 2022, appendix D).
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Float, Float32, Int64, Num
 from torch import Tensor, nn
 
+from csd3d.attention.control import Control
+from csd3d.attention.rows import Rows
+from csd3d.attention.sites import Site
 from csd3d.engine.regularisers import FeatureLoss, FeatureSite
 from csd3d.engine.schedule import Schedule
 from csd3d.priors.networks.chunks import Chunks
-from csd3d.priors.networks.features import as_map, tapped, tapped_modules
+from csd3d.priors.networks.features import as_map, feature_sites
+from csd3d.priors.networks.sites import Running, controlled, leaving, sites_of
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -53,11 +58,18 @@ class Denoiser:
         self._dtype = unet.dtype
         self._first_width = int(unet.config["block_out_channels"][0])
         self._call = torch.compile(unet) if compiled else unet
+        self._compiled = compiled
+        self._running: Running | None = None
 
     @property
     def device(self) -> torch.device:
         """Where rows are to be built."""
         return self._chunks.device
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """Where it can be controlled. Raises ValueError for a network of another kind."""
+        return sites_of(self._unet)
 
     def copy_unet(self) -> nn.Module:
         """A copy of the UNet that learns, in float32."""
@@ -65,27 +77,43 @@ class Denoiser:
 
     def require_layers(self, layers: FeatureSite) -> None:
         """Raises ValueError if the UNet has no such layers to take features from."""
-        tapped_modules(self._unet, layers)
+        feature_sites(self.sites, layers)
 
-    def predict(
-        self, make_rows: MakeRows, total: int, t: int | Num[Tensor, ""], *, size_lat: tuple[int, int]
-    ) -> Float[Tensor, "{total} c h w"]:
-        """What the UNet says of rows 0 to `total` - 1 at timestep `t`, float32, on its device.
+    @contextmanager
+    def controlled(self, controls: Sequence[Control]) -> Iterator[None]:
+        """Within the context predictions are controlled; features of regularisers are not.
+
+        Raises:
+            ValueError: The UNet is compiled, controlled already, or has attentions unlike those of Stable Diffusion.
+        """
+        if self._compiled or self._running is not None:
+            what = "is compiled" if self._compiled else "is controlled already: give all controls at once"
+            raise ValueError(f"attention: expected a prior whose UNet is free to be controlled, got one that {what}")
+        with controlled(self._unet, controls) as self._running:
+            try:
+                yield
+            finally:
+                self._running = None
+
+    def predict(self, make_rows: MakeRows, rows: Rows, t: int | Num[Tensor, ""]) -> Float[Tensor, "r c h w"]:
+        """What the UNet says of `rows` at timestep `t`, float32, on its device.
 
         Args:
-            make_rows: Builds the rows of one chunk.
-            size_lat: Height and width of a row.
+            make_rows: Builds some of them.
+            rows: What all of them are.
         """
         t = torch.as_tensor(t, device=self.device)
 
-        def some(rows: slice) -> Tensor:
-            x, text = make_rows(torch.arange(rows.start, rows.stop, device=self.device))
+        def some(part: slice) -> Tensor:
+            x, text = make_rows(torch.arange(part.start, part.stop, device=self.device))
+            if self._running is not None:
+                self._running.rows = rows[part]
             x = x.to(self._dtype).contiguous(memory_format=self._layout)
             output = self._call(x, t, encoder_hidden_states=text.to(self._dtype), return_dict=False)[0]
             return output.float().contiguous()
 
-        row_bytes = MAPS_ALIVE * self._first_width * size_lat[0] * size_lat[1] * self._dtype.itemsize
-        return self._chunks.map(some, total, row_bytes=row_bytes)
+        row_bytes = MAPS_ALIVE * self._first_width * rows.size_lat[0] * rows.size_lat[1] * self._dtype.itemsize
+        return self._chunks.map(some, len(rows), row_bytes=row_bytes)
 
     def feature_gradient(
         self,
@@ -103,15 +131,16 @@ class Denoiser:
         Both latents are on the denoiser's device. One row a particle and side; only the target's is kept for the way
         back.
         """
+        sites = feature_sites(self.sites, layers)
         size_lat = (z_t.shape[-2], z_t.shape[-1])
         step = torch.as_tensor(t, device=self.device)
         scale = HALF_SCALE if self._dtype == torch.float16 else 1.0
 
         def maps(x: Tensor, text: Tensor) -> list[Tensor]:
-            with tapped(self._unet, layers) as outputs:
+            with leaving(self._unet, sites) as outputs:
                 x = x.to(self._dtype).contiguous(memory_format=self._layout)
                 self._unet(x, step, encoder_hidden_states=text.to(self._dtype), return_dict=False)
-            return [as_map(output, size_lat).float() for output in outputs]
+            return [as_map(outputs[site.name], site, size_lat).float() for site in sites]
 
         def some(rows: slice) -> Tensor:
             i = torch.arange(rows.start, rows.stop, device=self.device)

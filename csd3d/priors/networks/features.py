@@ -1,68 +1,26 @@
-"""Feature maps out of a UNet's decoder, by hooks on its own modules: no class of a library is changed."""
-
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+"""Which sites of a UNet's decoder give the features that regularisers compare."""
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
+from csd3d.attention.sites import Kind, Site, choose
 from csd3d.engine.regularisers import FeatureSite
 
-if TYPE_CHECKING:
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-
-_ATTENTION = {"self-attention": "attn1", "cross-attention": "attn2"}
+_KINDS: dict[FeatureSite, Kind] = {"self-attention": "self", "cross-attention": "cross", "score": "output"}
 
 
-def tapped_modules(unet: "UNet2DConditionModel", layers: FeatureSite) -> list[nn.Module]:
-    """The modules whose outputs are features, in the order of the decoder ("up") blocks.
+def feature_sites(sites: tuple[Site, ...], layers: FeatureSite) -> tuple[Site, ...]:
+    """The sites whose outputs are features, in the order of the decoder.
 
     Raises:
-        ValueError: The decoder has no such attention.
+        ValueError: the decoder has no such attention.
     """
-    if layers == "score":
-        return [unet.conv_out]
-    name = _ATTENTION[layers]
-    found: list[nn.Module] = [
-        module for path, module in unet.up_blocks.named_modules() if path.rsplit(".", 1)[-1] == name
-    ]
+    found = choose(sites, kind=_KINDS[layers], places=("up",))
     if not found:
         raise ValueError(f"nce_layers: expected layers that the prior's UNet has, got {layers!r}, which it has not")
     return found
 
 
-@contextmanager
-def tapped(unet: "UNet2DConditionModel", layers: FeatureSite) -> Iterator[list[Tensor]]:
-    """Within the context every call of `unet` appends the outputs of the tapped modules to the list.
-
-    To be left before gradients are taken: with checkpointing they call the modules once more.
-    """
-    outputs: list[Tensor] = []
-
-    def keep(module: nn.Module, arguments: object, output: Tensor) -> None:
-        outputs.append(output)
-
-    hooks = [module.register_forward_hook(keep) for module in tapped_modules(unet, layers)]
-    try:
-        yield outputs
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def as_map(output: Tensor, size_lat: tuple[int, int]) -> Float[Tensor, "n d a b"]:
-    """Tokens [n, a b, d] of an attention, at whatever level of a UNet on latents of `size_lat`, as maps; maps as is.
-
-    Raises:
-        ValueError: There is no such level.
-    """
-    if output.ndim == 4:
-        return output
-    n, tokens, d = output.shape
-    height, width = size_lat
-    while height * width > tokens:
-        height, width = -(-height // 2), -(-width // 2)  # a stride of 2 rounds up
-    if height * width != tokens:
-        raise ValueError(f"features: expected a level of a UNet on {size_lat} latents, got {tokens} tokens")
-    return output.transpose(1, 2).reshape(n, d, height, width)
+def as_map(output: Tensor, site: Site, size_lat: tuple[int, int]) -> Float[Tensor, "n d a b"]:
+    """Tokens [n, a b, d] of an attention on latents of `size_lat` as maps; maps as they are."""
+    return output if output.ndim == 4 else output.transpose(1, 2).unflatten(2, site.size(size_lat))

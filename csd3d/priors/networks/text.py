@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from csd3d.attention.words import Tokens, Word
+
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -50,6 +52,19 @@ class PromptEncoder:
                 self._known.popitem(last=False)
         self._known.move_to_end(sentence)
         return self._known[sentence]
+
+    def tokens(self, sentence: str) -> Tokens:
+        """Which tokens the words of a sentence become, as far as they are read."""
+        ids = self._tokenizer(sentence, truncation=True, max_length=self.max_length, verbose=False).input_ids
+        words: list[Word] = []
+        pieces: list[str] = []
+        for place, piece in enumerate(self._tokenizer.convert_ids_to_tokens(ids)[1:-1], start=1):
+            pieces.append(piece)
+            if piece.endswith("</w>") or place == len(ids) - 2:  # so CLIP marks where a word ends
+                text = self._tokenizer.convert_tokens_to_string(pieces).replace("</w>", "").strip()
+                words.append(Word(text, tuple(range(place + 1 - len(pieces), place + 1))))
+                pieces = []
+        return Tokens(tuple(words), self.max_length)
 
     def _note_if_cut(self, sentence: str) -> None:
         length = len(self._tokenizer(sentence, truncation=False, verbose=False).input_ids)

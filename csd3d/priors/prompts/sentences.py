@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
+from csd3d.attention.words import Tokens
 from csd3d.priors.networks.text import PromptEncoder
 
 
@@ -16,6 +17,8 @@ class Sentences:
 
     text: Float[Tensor, "k l d"]
     """Row 0: the negative sentence, usually "". Row 1 + p: sentence p."""
+    tokens: tuple[Tokens, ...]
+    """Of the same rows."""
     assign: Int[Tensor, " m"] | None
     """Which sentence each particle takes; None: the only one, or the one of its own number."""
 
@@ -49,5 +52,6 @@ def encode_sentences(
         raise ValueError(f"{name}: expected a sentence or more, got none")
     if assign is not None and not bool(((assign >= 0) & (assign < len(sentences))).all()):
         raise ValueError(f"assign: expected numbers from 0 to {len(sentences) - 1}, got {assign.tolist()}")
-    text = encoder.encode([known(sentence) for sentence in (negative, *sentences)])
-    return Sentences(text, None if len(sentences) == 1 else assign)
+    read = [known(sentence) for sentence in (negative, *sentences)]
+    tokens = tuple(encoder.tokens(sentence) for sentence in read)
+    return Sentences(encoder.encode(read), tokens, None if len(sentences) == 1 else assign)

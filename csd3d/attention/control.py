@@ -1,0 +1,54 @@
+"""What may be changed at a site, for the rows of a call.
+
+    q, k, v -> qkv        A = softmax(q k^T / sqrt(d) + bias)        A -> weigh        x = A v, projected -> leave
+
+Every part of a control is a function of the site, the rows and tensors with one entry a row, and may act on some rows
+only; what it does to a row depends on that row and on what the control has been given before, never on other rows of
+the call. Reading is a part that returns what it was given. Controls act one after another, in order.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from csd3d.attention.rows import Rows
+from csd3d.attention.sites import Site
+
+Heads = Float[Tensor, "b heads n d"]
+"""Queries, keys or values of n places. Keys and values of a control may be of more places than they were."""
+Qkv = Callable[[Site, Rows, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+"""From and to `Heads`."""
+Bias = Callable[[Site, Rows, Tensor, Tensor], Tensor | None]
+"""From q and k, two `Heads`, to [b #heads n m], added to the scaled logits; None adds nothing."""
+Weigh = Callable[[Site, Rows, Tensor], Tensor]
+"""From and to probabilities [b heads n m], float32. The result need not sum to 1."""
+Leave = Callable[[Site, Rows, Tensor], Tensor]
+"""From and to what leaves the site: [b n c] of an attention, [b c h w] elsewhere."""
+
+
+def always(rows: Rows) -> bool:
+    """For every call."""
+    return True
+
+
+@dataclass(frozen=True, eq=False)
+class Control:
+    """A change, or a reading, at `sites` in the calls for which `when` says so. A part that is None changes nothing.
+
+    `weigh` makes the probabilities appear in memory, at most 1024 x 1024 for each head; without it the attention stays
+    fused.
+    """
+
+    sites: Sequence[Site]
+    when: Callable[[Rows], bool] = always
+    qkv: Qkv | None = None
+    bias: Bias | None = None
+    weigh: Weigh | None = None
+    leave: Leave | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it changes nothing anywhere."""
+        return not self.sites or (self.qkv is self.bias is self.weigh is self.leave is None)
