@@ -36,8 +36,12 @@ class PanoramaConfig(RunConfig):
     detail: float = 1.0
     """How much of the source's fine detail, which the prior's codec and working size lose, is put back, changed as the
     edit changes what is around it: 0 = none, 1 = all of it."""
+    strength: float = 1.0
+    """How far the result goes from the source (0) to the edit (1)."""
     mask: str | None = None
     """Picture file that says where to edit: white yes, black not at all, grey in part. None: everywhere."""
+    feather: float = 0.0
+    """Pixels over which the edit fades in from the border of the mask, inwards."""
     prompt_at: tuple[str, ...] = ()
     """A sentence for a span of the width: 0,0.5="make it night" is the left half. As often as there are spans; --prompt
     holds elsewhere."""
@@ -52,7 +56,8 @@ class PanoramaConfig(RunConfig):
         require_int(self, 1, None, "window", "stride", "windows_per_step", "settle_every")
         require_int(self, 1, 100, "quality")
         require_choice(self, "draw", "wrap")
-        require_number(self, 0, 1, "detail")
+        require_number(self, 0, 1, "detail", "strength")
+        require_number(self, 0, None, "feather")
         if self.csd is not None:
             along = self.csd.coupling in ("motion", "depth")
             require(self.csd, "coupling", not along, "svgd or independent for a picture")

@@ -1,15 +1,19 @@
 """Editing a picture from one sentence: encode, move all windows together, decode."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
+from csd3d.engine.loop import Objective, run
+from csd3d.media.pictures.levels import from_levels
 from csd3d.media.pictures.read import Picture, open_picture
 from csd3d.media.pictures.write import require_writable, write_picture
 from csd3d.media.sheet import contact_sheet, save_picture
@@ -24,12 +28,17 @@ from panorama.config import PanoramaConfig
 from panorama.plane import make_plane
 from panorama.regions import MaskFile, make_plan
 from panorama.render import composite
-from panorama.report import Facts, make_report, write_media
+from panorama.report import Facts, make_report, shrunk, write_media
 from panorama.sphere import make_sphere
 from panorama.surface import Surface, block_count
 from panorama.viewer import make_panels
 from panorama.windows import WindowParticles
 from panorama.wrap import Wrap, recognise
+
+WRITE_PER_ENCODE = 5.0
+"""How many times as long as encoding a picture writing it takes: two are decoded, and brought to the picture's size."""
+SHEET_PX = 1100
+"""Longer side of the pictures of a contact sheet."""
 
 
 def edit_panorama(
@@ -86,7 +95,14 @@ class PanoramaEditor(Editor[PanoramaConfig]):
     command: ClassVar[str] = "panorama"
     resumes_runs_of: ClassVar[tuple[str, ...]] = ("panorama", "image")
     role: ClassVar[str] = "picture"
-    free_on_resume: ClassVar[tuple[str, ...]] = ("device", "checkpoint_every", "quality", "detail", "csd.steps")
+    free_on_resume: ClassVar[tuple[str, ...]] = (
+        "device",
+        "checkpoint_every",
+        "quality",
+        "detail",
+        "strength",
+        "csd.steps",
+    )
     single: ClassVar[bool] = False
     """One window, all of the picture."""
 
@@ -100,6 +116,7 @@ class PanoramaEditor(Editor[PanoramaConfig]):
         self._plan = make_plan(
             self._prompt, self.config.prompt_at, self.config.prompt_mask, None if mask is None else Path(mask),
             height_px=picture.height_px, width_px=picture.width_px, wraps=self.wrap != "none",
+            feather_px=self.config.feather,
         )  # fmt: skip
 
     @classmethod
@@ -185,7 +202,7 @@ class PanoramaEditor(Editor[PanoramaConfig]):
         def encode() -> Float[Tensor, "k c h w"]:
             canvas = None
             parts = self._surface.encode(self.picture, self.prior.encode)
-            for done, part in session.progress.track("encode", parts, total=self._surface.parts):
+            for done, part in session.progress.track("encode", parts, total=self._surface.parts, then="the edit"):
                 canvas = part
                 session.stop_if_asked(f"encoded {done} of {self._surface.parts} parts, which the next start does again")
             assert canvas is not None
@@ -195,41 +212,90 @@ class PanoramaEditor(Editor[PanoramaConfig]):
 
     def move(self, session: Session) -> None:
         """The optimisation, from the last saved state to the end."""
-        config, prior = self.config, self.prior
-
-        def settle(z: Float[Tensor, "k c h w"]) -> Float[Tensor, "k c h w"]:
-            return self._surface.settle(z, prior.encode, prior.decode)
-
-        self._particles = WindowParticles(
-            self._s, self._windows, config.engine, budget=config.windows_per_step, draw=config.draw,
-            device=prior.device, mask=self._surface.mask(self._plan),
-            settle=settle if self.wrap == "sphere" else None, settle_every=config.settle_every,
+        self._particles = self._particles_from(self._s)
+        self._log = session.move(
+            self._particles, self.score, self.config,
+            count=len(self._windows), writes=WRITE_PER_ENCODE, look=self._look,
         )  # fmt: skip
-        self._log = session.move(self._particles, self.score, config, count=len(self._windows))
 
     def write(self, session: Session) -> Report:
         """The picture, what the report shows, and the contact sheet."""
-        picture, particles = self.picture, self._particles
+        picture = self.picture
         with session.manifest.timed("write"):
-            total = block_count(picture.height_px, picture.width_px)
-            blocks = self._surface.blocks(
-                picture, particles.z, particles.s, self.prior.decode, detail=self.config.detail
-            )
-            pixels = composite(
-                picture, self._plan, blocks,
-                lambda items: session.progress.track("write", items, total=total),
+            pixels = self._pixels(
+                self._particles,
+                session.progress,
                 lambda: session.stop_if_asked("all steps are done, the picture is not written yet"),
-            )  # fmt: skip
+            )
             lost = write_picture(
                 session.results[0], pixels, alpha=picture.alpha, tags=picture.tags, quality=self.config.quality
             )
         session.note(*lost, *self.prior.notes)
         shown = write_media(session.folder.media, picture.pixels, pixels)
+        session.note_change(self.prior, self.sentences, shown[0][None], shown[1][None], self._shown(shown[0]))
         rows = {"source": shown[0][None], " · ".join(self.sentences): shown[1][None]}
-        save_picture(contact_sheet(rows, cell_px=1100), session.folder.sheet)
+        save_picture(contact_sheet(rows, cell_px=SHEET_PX), session.folder.sheet)
         facts = Facts(picture, self._plan, self.wrap, len(self._windows), make_panels(*shown, wrap=self.wrap))
         page = make_report(facts, session.manifest)
         return session.with_gradient(page, self._log, self._show, self.prior.decode)
+
+    def preview(self, progress: RunProgress) -> Mapping[str, Float[Tensor, "1 3 h w"]]:
+        """The rows of a contact sheet, of a picture that has been prepared: source and edit, in memory."""
+        canvas = None
+        parts = self._surface.encode(self.picture, self.prior.encode)
+        for _, part in progress.track("encode", parts, total=self._surface.parts):
+            canvas = part
+        assert canvas is not None
+        particles, engine = self._particles_from(canvas), self.config.engine
+        steps = engine.steps * particles.steps_per_epoch
+        moves = run(
+            particles,
+            Objective(self.score, replace(engine, steps=steps)),
+            rng=torch.Generator().manual_seed(self.config.seed),
+        )
+        for _ in progress.track("preview", moves, total=steps):
+            pass
+        pixels = self._pixels(particles, progress)
+        shown = (shrunk(levels) for levels in (self.picture.pixels, pixels))
+        labels = ("source", " · ".join(self.sentences))
+        return {label: from_levels(levels)[None] for label, levels in zip(labels, shown, strict=True)}
+
+    def _particles_from(self, s: Float[Tensor, "k c h w"]) -> WindowParticles:
+        """The windows of a canvas, at its sources."""
+        config, prior = self.config, self.prior
+
+        def settle(z: Float[Tensor, "k c h w"]) -> Float[Tensor, "k c h w"]:
+            return self._surface.settle(z, prior.encode, prior.decode)
+
+        return WindowParticles(
+            s, self._windows, config.engine, budget=config.windows_per_step, draw=config.draw,
+            device=prior.device, mask=self._surface.mask(self._plan),
+            settle=settle if self.wrap == "sphere" else None, settle_every=config.settle_every,
+        )  # fmt: skip
+
+    def _pixels(
+        self, particles: WindowParticles, progress: RunProgress, between: Callable[[], None] = lambda: None
+    ) -> np.ndarray:
+        """The result [H W 3] in the picture's own levels."""
+        picture, config, z = self.picture, self.config, particles.z
+        if config.strength < 1:
+            z = torch.lerp(particles.s, z, config.strength)
+        blocks = self._surface.blocks(picture, z, particles.s, self.prior.decode, detail=config.detail)
+        total = block_count(picture.height_px, picture.width_px)
+        return composite(
+            picture, self._plan, blocks, lambda items: progress.track("write", items, total=total), between
+        )
+
+    def _look(self) -> Mapping[str, Tensor]:
+        """The middle window, as it was and as it is."""
+        window = self._windows.select(torch.tensor([len(self._windows) // 2]))
+        rows = {"source": self._particles.s, " · ".join(self.sentences): self._particles.z}
+        return {label: self.prior.decode(window.gather(canvas)) for label, canvas in rows.items()}
+
+    def _shown(self, picture: Float[Tensor, "3 h w"]) -> Float[Tensor, "1 1 h w"]:
+        """How much of the edit is shown at each place of a picture of any size."""
+        y, x = torch.meshgrid(*((torch.arange(side) + 0.5) / side for side in picture.shape[1:]), indexing="ij")
+        return self._plan.strength(x, y)[None, None].float()
 
     def _show(self, window: int) -> tuple[str, Tensor]:
         return f"window {window}", self._windows.select(torch.tensor([window])).gather(self._s)

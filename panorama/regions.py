@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from csd3d.media.masks import read_mask
+from csd3d.media.masks import feathered, read_mask
 
 
 @runtime_checkable
@@ -76,15 +76,26 @@ class MaskFile:
     """Interpolate between its pixels (it has another size than the picture), or take the nearest (exact)."""
 
     @classmethod
-    def read(cls, path: Path, height_px: int, width_px: int) -> "MaskFile":
-        """A mask for a picture of that size. Raises as `read_mask` does, and ValueError for another aspect."""
+    def read(
+        cls, path: Path, height_px: int, width_px: int, *, feather_px: float = 0.0, wraps: bool = False
+    ) -> "MaskFile":
+        """A mask for a picture of that size, whose edit fades in over `feather_px` of the picture's pixels.
+
+        Raises as `read_mask` does, and ValueError for another aspect.
+        """
         mask = read_mask(path)
         height, width = mask.shape
         if abs(height * width_px - width * height_px) > max(height * width_px, width * height_px) * 0.02:
             raise ValueError(
                 f"mask: expected the picture's aspect ({width_px}x{height_px}), got {width}x{height} in {path}"
             )
-        return cls(path, mask[None, None], (height, width) != (height_px, width_px))
+        levels = mask[None, None]
+        if feather_px:
+            radius = feather_px * height / height_px
+            beyond = min(math.ceil(radius), width) if wraps else 0  # over the seam
+            around = torch.cat([levels[..., width - beyond :], levels, levels[..., :beyond]], -1)
+            levels = feathered(around, radius)[..., beyond : beyond + width]
+        return cls(path, levels, (height, width) != (height_px, width_px))
 
     def weight(self, x: Float[Tensor, "*d"], y: Float[Tensor, "*d"]) -> Float[Tensor, "*d"]:
         """The mask at those positions."""
@@ -174,8 +185,9 @@ def make_plan(
     height_px: int,
     width_px: int,
     wraps: bool,
+    feather_px: float = 0.0,
 ) -> Plan:
-    """The plan of an edit as a person wrote it.
+    """The plan of an edit as a person wrote it; `feather_px` is of the mask.
 
     Raises:
         ValueError, FileNotFoundError: no sentence, or a span or mask that cannot be used.
@@ -189,7 +201,7 @@ def make_plan(
         sentences.append(Sentence(text, MaskFile.read(path, height_px, width_px)))
     if not sentences:
         raise ValueError('expected a sentence, --prompt "...", got none')
-    edited = None if mask is None else MaskFile.read(mask, height_px, width_px)
+    edited = None if mask is None else MaskFile.read(mask, height_px, width_px, feather_px=feather_px, wraps=wraps)
     return Plan(tuple(sentences), None if prompt is None else 0, edited)
 
 

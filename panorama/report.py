@@ -39,7 +39,7 @@ def write_media(
     """Write `source.jpg` and `edited.jpg`, [H W 3] pixels shrunk to at most `MOST_PX`; returns them in [0, 1]."""
     shown = []
     for name, pixels in (("source.jpg", source), ("edited.jpg", edited)):
-        small = _shrunk(pixels)
+        small = shrunk(pixels)
         with atomic_path(folder / name) as part:
             Image.fromarray(small).save(part, "JPEG", quality=90, subsampling=0)
         shown.append(from_levels(small))
@@ -58,7 +58,7 @@ def make_report(facts: Facts, manifest: Manifest) -> Report:
         f"{facts.windows} windows",
         f"{edit['csd']['coupling']} coupling",
         f"prior {manifest.prior['name']}",
-        f"{manifest.steps_done} steps",
+        f"{edit['csd']['steps']} steps",
     ]
     return Report(
         title=" · ".join(sentence.text for sentence in facts.plan.sentences),
@@ -68,7 +68,7 @@ def make_report(facts: Facts, manifest: Manifest) -> Report:
     )
 
 
-def _shrunk(pixels: np.ndarray) -> np.ndarray:
+def shrunk(pixels: np.ndarray) -> np.ndarray:
     """[H W 3] uint8, longer side at most `MOST_PX`."""
     height, width = pixels.shape[:2]
     scale = min(1.0, MOST_PX / max(height, width))

@@ -156,10 +156,10 @@ def test_programs_for_the_nerf_extra() -> None:
 
 
 def test_extras_and_priors() -> None:
-    assert checks.check_extra("ui", "viewers", []).level == "ok"
-    missing = checks.check_extra("ui", "viewers", ["viser"])
+    assert checks.check_extra("train", "training", []).level == "ok"
+    missing = checks.check_extra("train", "training", ["scikit-image"])
     assert missing.level == "absent"
-    assert "scripts/setup.sh ui" in missing.remedy
+    assert "scripts/setup.sh train" in missing.remedy
     assert checks.check_prior("builtin:instruct", "instruct, 14 MB", None).level == "ok"
     broken = checks.check_prior("builtin:instruct", None, "prior 'builtin:instruct': no weights")
     assert broken.level == "problem"

@@ -16,7 +16,7 @@ from csd3d.engine.residuals import Score
 from csd3d.engine.transport import TransportKernel
 from csd3d.media.clip.formats import CONTAINERS, Encoding, require_output, stream_of
 from csd3d.media.clip.source import Clip, open_clip
-from csd3d.media.geometry import WorkingSize, working_size
+from csd3d.media.geometry import WorkingSize, resize, working_size
 from csd3d.media.masks import ClipMask
 from csd3d.media.sheet import contact_sheet, save_picture
 from csd3d.priors.prior import Prior, Prompts
@@ -38,6 +38,9 @@ from video.report import make_report
 from video.shots import changes, shots_of
 
 _GREYS = 64
+WRITE_PER_ENCODE = 8.0
+"""How many times as long as encoding a clip writing it takes: two pictures of each frame are decoded and averaged along
+the flow, and three clips are written."""
 
 Convert = Callable[[range, Tensor], Tensor]
 """Numbers of frames, and the frames at working size, to the rows to store of them, maybe none."""
@@ -233,7 +236,14 @@ class VideoEditor(Editor[VideoConfig]):
             arrays=self._store.arrays,
         )  # fmt: skip
         self._log = session.move(
-            particles, self.score, config, count=len(self._store.sources), kernel=kernel, checkpointer=self._store
+            particles,
+            self.score,
+            config,
+            count=len(self._store.sources),
+            kernel=kernel,
+            checkpointer=self._store,
+            writes=WRITE_PER_ENCODE,
+            look=self._look,
         )
 
     def write(self, session: Session) -> Report:
@@ -260,11 +270,20 @@ class VideoEditor(Editor[VideoConfig]):
                     session.stop_if_asked("all steps are done, the clip is not written yet")
         session.note(*lost, *self.clip.notes, *self.prior.notes)
         times = [f"{self.clip.info.time_s(i):.2f} s" for i in samples.frames]
-        rows = {"source": torch.stack(samples.source), self.prompt: torch.stack(samples.edited)}
+        source, edited = torch.stack(samples.source), torch.stack(samples.edited)
+        shown = [resize(self.mask(range(i, i + 1)), *source.shape[-2:]) for i in samples.frames] if self.mask else None
+        session.note_change(self.prior, self.sentences, source, edited, None if shown is None else torch.cat(shown))
+        rows = {"source": source, self.prompt: edited}
         save_picture(contact_sheet(rows, columns=times), session.folder.sheet)
         return session.with_gradient(
             make_report(self.clip, self.prompt, session.manifest), self._log, self._show, self.prior.decode
         )
+
+    def _look(self) -> Mapping[str, Tensor]:
+        """The middle particle, as it was and as it is."""
+        middle = len(self._plan.frames) // 2
+        rows = {"source": self._store.sources, self.prompt: self._store.arrays["z"]}
+        return {label: self.prior.decode(latents[middle : middle + 1]) for label, latents in rows.items()}
 
     def _show(self, particle: int) -> tuple[str, Tensor]:
         return f"frame {self._plan.frames[particle]}", self._store.sources[particle : particle + 1]
@@ -326,7 +345,8 @@ class VideoEditor(Editor[VideoConfig]):
     ) -> Iterator[tuple[range, Any]]:
         """The chunks with a bar that counts frames."""
         unit = chunk_frames(self.clip, self.config.chunk_frames)
-        return session.progress.track(phase, chunks, total=self.clip.info.frames, unit=unit)
+        then = "the edit" if phase == "encode" else ""
+        return session.progress.track(phase, chunks, total=self.clip.info.frames, unit=unit, then=then)
 
 
 def batching_of(config: VideoConfig, plan: Plan) -> Batching:

@@ -91,8 +91,11 @@ def plan_frames(spans: Sequence[Span], times_s: Sequence[float], *, fade_s: floa
         weights.append(tuple((len(frames) + p, weight) for p, weight in enumerate(parts.values())))
         frames += [i] * len(parts)
         prompt_index += parts
-    if strict and (unmet := [s for s in sentences if s not in met]):
-        raise ValueError(f"prompt: expected times within the clip's {times_s[-1]:.2f} s, got none for {unmet[0]!r}")
+    if strict and (unmet := [span for span in spans if span.sentence not in met]):
+        asked = f"{unmet[0].start_s:g}-{unmet[0].end_s:g} s for {unmet[0].sentence!r}".replace(
+            "-inf s", " s to the end"
+        )
+        raise ValueError(f"prompt: expected times within the clip, which ends at {times_s[-1]:.2f} s, got {asked}")
     return Plan(sentences, tuple(frames), tuple(prompt_index), tuple(weights))
 
 

@@ -13,6 +13,8 @@ from csd3d.media.masks import ClipMask, masked
 from csd3d.media.place import require_place
 from csd3d.media.sheet import contact_sheet, evenly, save_picture
 from csd3d.priors.prior import Prior
+from csd3d.priors.prompts.photographs import prior_note
+from csd3d.runs.preview import quick
 from csd3d.runs.progress import RunProgress
 from video.config import VideoConfig
 from video.edit import score_of, times_of
@@ -22,8 +24,6 @@ from video.render import Pictures
 
 FRAMES = 4
 """Frames that are shown, of the whole clip."""
-STEPS_SHARE = 4
-"""Of the steps of the real thing, one in so many is done, at a learning rate that is higher at the end."""
 
 
 @torch.no_grad()
@@ -37,8 +37,7 @@ def preview_video(
     Raises:
         ValueError, FileNotFoundError: as for `video.edit.edit_video`.
     """
-    csd = config.csd or prior.defaults()
-    csd = replace(csd, steps=-(-csd.steps // STEPS_SHARE), lr_decay_every=max(csd.lr_decay_every // STEPS_SHARE, 1))
+    csd = quick(config.csd or prior.defaults())
     config = replace(config, csd=csd)
     progress = progress or RunProgress()
     with ExitStack() as stack:
@@ -53,6 +52,8 @@ def preview_video(
         times = times_of(source)
         shown = evenly(len(times), FRAMES)
         plan = plan_frames(spans_of(prompt), [times[i] for i in shown], strict=False)
+        if note := prior_note(prior, plan.sentences):
+            progress.say(f"note: {note}")
         size = working_size(source.info.display_aspect, config.size or prior.native_px, prior.codec.factor)
         rgb = torch.cat([to_working(source.read(i, i + 1), size) for i in shown])
         s = prior.encode(rgb)[list(plan.frames)]

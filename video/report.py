@@ -15,7 +15,7 @@ def make_report(clip: Clip, prompt: str, manifest: Manifest) -> Report:
         f"{float(info.fps):.5g} fps",
         f"{edit['csd']['coupling']} coupling",
         f"prior {manifest.prior['name']}",
-        f"{manifest.steps_done} steps",
+        f"{edit['csd']['steps']} steps",
     ]
     return Report(
         title=prompt,

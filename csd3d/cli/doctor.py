@@ -22,7 +22,6 @@ from csd3d.doctor.findings import Finding, core_works
 
 EXTRAS = {
     "nerf": "the nerfstudio plugin",
-    "ui": "viewers in the browser",
     "train": "training the built-in priors",
     "dev": "format, lint, types, tests",
 }

@@ -6,11 +6,13 @@ setting is not given it has the value of the run that is resumed, else of the pr
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from csd3d.cli.parse import HELP, Flag, Group, flags_of, put, read_flags, read_some, settings_flags
 from csd3d.engine.config import METHODS, PAPER, Method, method_changes
+from csd3d.media.clip.probe import PICTURES
 from csd3d.priors.defaults import default_config
 from csd3d.priors.lookup import resolve_for
 from csd3d.priors.store.resolve import Resolved, resolve
@@ -37,7 +39,7 @@ class RunFlags:
     run_dir: Path | None = None
     """Folder of the run: manifest, state, report. None: a new one in `runs/`."""
     resume: bool = False
-    """Go on with the run in --run-dir. Whatever else is given must agree with it."""
+    """Go on with the run in --run-dir, a folder or a name in `runs/`. Whatever else is given must agree with it."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,27 @@ class Form(Generic[C]):
         return self.editor.command
 
 
+PREVIEW = Flag(
+    "preview", bool, False,
+    "Only a first look, in seconds: some of it and what it becomes, in a picture (--output or NAME-preview.png).",
+)  # fmt: skip
+"""For commands that have a preview."""
+
+
+def preview_path(request: Request[Any]) -> Path:
+    """Where a preview goes.
+
+    Raises:
+        ValueError: with --resume, or a name that is no picture's.
+    """
+    if request.resumed is not None or request.source is None:
+        raise ValueError("preview: expected something to edit and a sentence, got --resume")
+    output = request.output or Path(f"{request.source.stem.strip('*?') or 'edit'}-preview.png")
+    if output.suffix.lower() not in PICTURES:
+        raise ValueError(f"output: expected a picture for --preview, such as preview.png, got {output}")
+    return output
+
+
 def read_request(form: Form[C], argv: Sequence[str], *, prog: str | None = None) -> tuple[Request[C], dict[str, Any]]:
     """What is asked for, and the values of the form's extra flags. Ends the program after --help, or after a mistake
     in the words.
@@ -85,6 +108,7 @@ def read_request(form: Form[C], argv: Sequence[str], *, prog: str | None = None)
         ValueError, TypeError, FileNotFoundError: a setting that makes no sense, or a prior that cannot be found.
     """
     prog = prog or f"csd3d {form.command}"
+    _require_flag_of_sentence(argv)
     known = flags_for(form)
     deciding = [known[k] for k in DECIDING if k in known]
     open_ended = ("prior", "method")  # which decide upon each other
@@ -105,6 +129,14 @@ def read_request(form: Form[C], argv: Sequence[str], *, prog: str | None = None)
     )
     given = read_flags(groups, argv, prog=prog, about=form.about)
     return _put(form, request, given), {f.name: given[f.name] for f in (*source, *form.extra)}
+
+
+def _require_flag_of_sentence(argv: Sequence[str]) -> None:
+    """Raises ValueError for a sentence among the words that follows no flag and names no file."""
+    for before, word in pairwise(["", *argv]):
+        flagged = before.startswith("-") or word.startswith("-")
+        if " " in word.strip() and not flagged and not Path(word).suffix and not Path(word).exists():
+            raise ValueError(f'prompt: expected the sentence as --prompt "{word}", got it without the flag')
 
 
 def request_of(form: Form[C], given: Mapping[str, Any]) -> Request[C]:
@@ -131,7 +163,7 @@ def _put(form: Form[C], request: Request[C], given: Mapping[str, Any]) -> Reques
         prompt=given.get("prompt") or request.prompt,
         output=request.output if output is None else output,
         config=put(request.config, {k: v for k, v in given.items() if k in own or k in engine}),
-        run_dir=run_dir or request.run_dir,
+        run_dir=run_dir if request.resumed is None and run_dir else request.run_dir,
     )
 
 

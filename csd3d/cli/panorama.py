@@ -4,16 +4,28 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from csd3d.cli.editors import Form, edit_base, paper_engine, read_request, require_asked, run_and_say
+from csd3d.cli.editors import (
+    PREVIEW,
+    Form,
+    edit_base,
+    paper_engine,
+    preview_path,
+    read_request,
+    require_asked,
+    run_and_say,
+)
 from csd3d.cli.parse import Flag
 from csd3d.engine.config import Method
 from csd3d.priors.defaults import USUAL_PX, trained_side_lat
 from csd3d.priors.store.resolve import Resolved, read_json
 from csd3d.runs.folder import free_name
-from panorama.config import paper_changes
+from csd3d.runs.job import Request, load_for
+from panorama.config import PanoramaConfig, paper_changes
 from panorama.edit import ImageEditor, PanoramaEditor
+from panorama.preview import preview_picture
 from panorama.stitched_file import stitch_files
 
 
@@ -38,17 +50,19 @@ PANORAMA = Form(
         "PNG, JPEG, TIFF or WebP; several photos are stitched first. Only --resume can do without.",
         positional=True,
     ),
-    first=("steps", "mask", "prompt_at", "prompt_mask", "wrap", "size", "coupling", "seed", "device"),
+    first=("steps", "strength", "mask", "prompt_at", "prompt_mask", "wrap", "size", "coupling", "seed", "device"),
     base=edit_base,
     paper=_paper,
+    extra=(PREVIEW,),
 )
 IMAGE = Form(
     ImageEditor,
     about="Edit a single picture from one sentence.",
     source=Flag("picture", Path | None, None, "PNG, JPEG, TIFF or WebP. None: that of the run to resume.", True),
-    first=("steps", "mask", "prompt_at", "prompt_mask", "size", "seed", "device"),
+    first=("steps", "strength", "mask", "prompt_at", "prompt_mask", "size", "seed", "device"),
     base=edit_base,
     paper=_paper,
+    extra=(PREVIEW,),
     without=("window", "stride", "windows_per_step", "draw", "smooth", "wrap", "settle_every"),
 )
 
@@ -61,18 +75,38 @@ def main(argv: Sequence[str]) -> int:
     if len(photos) < 2:
         request = replace(request, source=photos[0] if photos else request.source)
         require_asked(request, "a picture", needs_prompt=not regions)
-        return run_and_say(PANORAMA, request, "picture")
+        return _edit_or_preview(PANORAMA, request, preview=extras["preview"])
     if request.resumed is not None:
         raise ValueError("resume: expected no photos, the run knows its panorama")
     if not request.prompt and not regions:
         raise ValueError('expected a sentence, --prompt "...", got none (csd3d stitch only joins photos)')
-    run_dir = request.run_dir or free_name(f"{photos[0].stem}-{len(photos)}-photos", request.prompt or "regions")
-    joined = run_dir.with_name(f"{run_dir.name}-stitched.png")
-    made = stitch_files(photos, joined)
-    for note in made.notes:
-        print(f"note: {note}", file=sys.stderr)
+    name = f"{photos[0].stem}-{len(photos)}-photos"
+    if extras["preview"]:
+        with TemporaryDirectory() as scratch:
+            joined = _stitch(photos, Path(scratch) / f"{name}.png")
+            return _edit_or_preview(PANORAMA, replace(request, source=joined), preview=True)
+    run_dir = request.run_dir or free_name(name, request.prompt or "regions")
+    joined = _stitch(photos, run_dir.with_name(f"{run_dir.name}-stitched.png"))
     print(f"stitched {joined}")
     return run_and_say(PANORAMA, replace(request, source=joined, run_dir=run_dir), "picture")
+
+
+def _stitch(photos: Sequence[Path], joined: Path) -> Path:
+    """`joined`, made of the photos, after what there is to say of them."""
+    for note in stitch_files(photos, joined).notes:
+        print(f"note: {note}", file=sys.stderr)
+    return joined
+
+
+def _edit_or_preview(form: Form[PanoramaConfig], request: Request[PanoramaConfig], *, preview: bool) -> int:
+    """What is asked for; returns the exit code."""
+    if not preview:
+        return run_and_say(form, request, "picture")
+    picture, editor = preview_path(request), ImageEditor if form is IMAGE else PanoramaEditor
+    with editor.open(request) as job:  # whatever can be refused without the prior
+        prior = load_for(request, job.sentences)
+    print(f"preview {preview_picture(editor, request, picture, prior=prior)}")
+    return 0
 
 
 def main_image(argv: Sequence[str]) -> int:
@@ -81,4 +115,4 @@ def main_image(argv: Sequence[str]) -> int:
     request = replace(request, source=extras["picture"] or request.source)
     regions = bool(request.config.prompt_at or request.config.prompt_mask)
     require_asked(request, "a picture", needs_prompt=not regions)
-    return run_and_say(IMAGE, request, "picture")
+    return _edit_or_preview(IMAGE, request, preview=extras["preview"])

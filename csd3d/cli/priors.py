@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from csd3d.cli.parse import read_dataclass
+from csd3d.priors.prompts.photographs import read_marks
 from csd3d.priors.prompts.vocabulary import Vocabulary
 from csd3d.priors.prompts.words import Words, read_known
 from csd3d.priors.store.resolve import (
@@ -196,7 +197,9 @@ def show(prior: Described, console: Console) -> None:
     kinds: dict[str, list[tuple[str, ...]]] = {}
     for entry in prior.vocabulary.edits.values():
         kinds.setdefault(entry.kind, []).append(entry.wordings)
+    marks = read_marks(prior.path)
     for kind, edits in kinds.items():
-        console.print(f"\n[bold]{escape(kind)}[/bold]")
+        mark = f"  on photographs: {marks[kind]}" if kind in marks else ""
+        console.print(f"\n[bold]{escape(kind)}[/bold]{mark}")
         for first, *others in edits:
             console.print(f"  {escape(first)}" + (f"  [dim]({escape('; '.join(others))})[/dim]" if others else ""))

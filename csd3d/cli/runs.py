@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from csd3d.cli.parse import read_dataclass
-from csd3d.runs.history import runs_in, sentences, undo
+from csd3d.runs.history import find_run, runs_in, sentences, undo
 from csd3d.runs.interrupt import resume_command
 from csd3d.runs.manifest import Manifest
 
@@ -26,16 +26,16 @@ class List:
 class Show:
     """Show one run: what was asked for, of what, with which history and result."""
 
-    run_dir: tyro.conf.Positional[Path]
-    """Folder of the run."""
+    run: tyro.conf.Positional[Path]
+    """Folder of the run, or its name in `runs/`."""
 
 
 @dataclass(frozen=True)
 class Undo:
     """Delete the result of a run, if it is as the run wrote it. The state stays: resuming writes the same again."""
 
-    run_dir: tyro.conf.Positional[Path]
-    """Folder of the run."""
+    run: tyro.conf.Positional[Path]
+    """Folder of the run, or its name in `runs/`."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ def run(command: Command) -> int:
     if isinstance(action, List):
         _list(action.folder)
     elif isinstance(action, Show):
-        _show(action.run_dir)
+        _show(find_run(action.run))
     else:
-        _undo(action.run_dir)
+        _undo(find_run(action.run))
     return 0
 
 
@@ -75,9 +75,14 @@ def _list(folder: Path) -> None:
     if not folder.is_dir():
         raise FileNotFoundError(f"runs: expected a folder of runs, got {folder}, which does not exist")
     runs = list(runs_in(folder))
-    for path, m in runs:
-        prompt = " | ".join([*(str(e["prompt"]) for e in m.history), sentences(m)])
-        print(f"{path}  {m.command}  {m.status:<11}  {m.steps_done} steps  {m.created}  {prompt}")
+    rows = [
+        (str(path), m.command, m.status, f"{m.steps_done} steps", m.created,
+         " | ".join([*(str(e["prompt"]) for e in m.history), sentences(m)]))
+        for path, m in runs
+    ]  # fmt: skip
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     if not runs:
         print(f"no runs in {folder}")
 

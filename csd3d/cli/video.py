@@ -2,11 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
-from csd3d.cli.editors import read_request, require_asked, run_and_say
+from csd3d.cli.editors import preview_path, read_request, require_asked, run_and_say
 from csd3d.cli.video_form import FORM
-from csd3d.media.clip.probe import PICTURES
 from csd3d.runs.job import Request, load_for
 from video.config import VideoConfig
 from video.preview import preview_video
@@ -27,16 +25,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _preview(request: Request[VideoConfig]) -> int:
-    """A first look.
-
-    Raises:
-        ValueError: with --resume, or a name that is no picture's.
-    """
-    clip, prompt, config = request.source, request.prompt, request.config
-    if request.resumed is not None or clip is None or prompt is None:
-        raise ValueError("preview: expected a clip and a sentence, got --resume")
-    output = request.output or Path(f"{clip.stem.strip('*?') or 'clip'}-preview.png")
-    if output.suffix.lower() not in PICTURES:
-        raise ValueError(f"output: expected a picture for --preview, such as preview.png, got {output}")
-    print(f"preview {preview_video(clip, prompt, output, config, prior=load_for(request))}")
+    """A first look. Raises ValueError as `preview_path` does."""
+    picture = preview_path(request)
+    assert request.source is not None
+    assert request.prompt is not None
+    prior = load_for(request)
+    print(f"preview {preview_video(request.source, request.prompt, picture, request.config, prior=prior)}")
     return 0

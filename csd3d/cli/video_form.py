@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from csd3d.cli.editors import Form, edit_base, paper_engine
+from csd3d.cli.editors import PREVIEW, Form, edit_base, paper_engine
 from csd3d.cli.parse import Flag
 from video.edit import VideoEditor
 
@@ -20,13 +20,5 @@ FORM = Form(
     first=("steps", "strength", "mask", "size", "coupling", "keyframes", "seed", "device"),
     base=edit_base,
     paper=lambda method, found: paper_engine(method, "csd-edit-video"),
-    extra=(
-        Flag(
-            "preview",
-            bool,
-            False,
-            "Only a first look, in seconds: a few frames and what they become, in a picture (--output or "
-            "NAME-preview.png).",
-        ),
-    ),
+    extra=(PREVIEW,),
 )

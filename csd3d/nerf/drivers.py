@@ -8,6 +8,7 @@ it has edited every view: a field that trains on a mix of edited and other views
 Distil (`csd3d.nerf.distil`): no picture is replaced; a few renders of every step carry the gradient to the field.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,9 +17,11 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float
 from nerfstudio.utils.rich_utils import CONSOLE
+from rich.markup import escape
 from torch import Tensor
 
 from csd3d.media.sheet import evenly
+from csd3d.metrics.change import change_note, change_of
 from csd3d.nerf.current_edit import CurrentEdit
 from csd3d.nerf.distil import distil_loss
 from csd3d.nerf.edit import edit_views, view_size
@@ -27,6 +30,7 @@ from csd3d.nerf.ranks import local_indices, ranks
 from csd3d.nerf.scene import Scene
 from csd3d.nerf.schedule import EditSchedule
 from csd3d.nerf.views import correspond
+from csd3d.runs.progress import LONG_S, Eta, words
 
 Step = tuple[Any, dict[str, Tensor], dict[str, Any]]
 """What a training step of nerfstudio gives: outputs of the model, losses, metrics."""
@@ -39,6 +43,13 @@ class Driver(Protocol):
     def views_left(self) -> bool:
         """Whether the prompt has edited some views, and the others should follow at once."""
         ...
+
+    def batches_left(self, step: int, end: int) -> int:
+        """Batches of views that are edited between training step `step` and the end."""
+        ...
+
+    edit_s: float
+    """Seconds that batches of views took, summed until somebody takes them."""
 
     def loss(self, step: int, train: Callable[[], Step]) -> Step:
         """A training step with an edit; `train` makes one without."""
@@ -59,6 +70,7 @@ class _Parts:
     """On the CPU, in the same state in every process."""
     on_progress: Callable[[str], None] = lambda _: None
     """Called with what an edit is doing, at least once a move."""
+    edit_s: float = 0.0
 
     def sources(self, views: list[int]) -> Float[Tensor, "n 3 H W"]:
         """What the current prompt edits: photographs, or what earlier prompts made of them."""
@@ -74,10 +86,21 @@ class Update(_Parts):
         """See the protocol."""
         return self.history.is_partial(self.current.prompt)
 
+    def batches_left(self, step: int, end: int) -> int:
+        """See the protocol."""
+        latest, prompt = self.history.latest, self.current.prompt
+        if prompt is None:
+            return 0
+        done = len(latest.views) if latest and latest.prompt == prompt else 0
+        first = -(-(len(self.scene.photographs) - done) // self.current.settings.views_per_edit)
+        return self.schedule.batches_left(step, end, at_once=first)
+
     def loss(self, step: int, train: Callable[[], Step]) -> Step:
         """Edit the next batch of views, then train."""
+        since = time.monotonic()
         with torch.autocast(self.scene.model.device.type, enabled=False):  # mixed precision is for the field
             self.edit(step)
+        self.edit_s += time.monotonic() - since
         self.schedule.advance(step)
         return train()
 
@@ -116,10 +139,22 @@ class Update(_Parts):
             detail=settings.detail,
             inside=inside,
             correspondences=correspondences,
-            on_move=lambda done, total: self.on_progress(f"{what}, move {done} of {total}"),
+            on_move=partial(self._moved, what, MoveTimer()),
         )
+        change = change_of(sources, edited.rgb, None if inside is None else inside.float())
+        note = change_note(change, [current.prompt], current.prior.kinds_of([current.prompt]))
+        if note and ranks()[0] == 0 and self.history.latest and not self.history.latest.views:  # of the first batch
+            CONSOLE.log(f"note: {escape(note)}")
         self.replace(views, edited.rgb)
         return views
+
+    def _moved(self, what: str, timer: "MoveTimer", done: int, total: int) -> None:
+        """Show how far a batch is; a long one says so on the console too."""
+        left = timer.left(done, total)
+        self.on_progress(f"{what}, move {done} of {total}" + (f", {words(left)}" if done else ""))
+        if left is not None and left >= LONG_S and not timer.announced and ranks()[0] == 0:
+            timer.announced = True
+            CONSOLE.log(f"this batch: {words(left)}")
 
     def _done(self) -> str:
         latest = self.history.latest
@@ -133,12 +168,35 @@ class Update(_Parts):
         self.history.publish(views)
 
 
+class MoveTimer:
+    """Times the moves of a batch."""
+
+    def __init__(self) -> None:
+        self.announced = False
+        self._eta: Eta | None = None
+        self._since = 0.0
+
+    def left(self, done: int, total: int) -> float | None:
+        """Seconds to the end of the batch after `done` moves, or None while too few were timed."""
+        now = time.monotonic()
+        if self._eta is None:
+            self._eta = Eta(total - done)
+        else:
+            self._eta.add(now - self._since)
+        self._since = now
+        return self._eta.remaining()
+
+
 class Distil(_Parts):
     """The gradient of a few renders arrives at the field in every step."""
 
     def views_left(self) -> bool:
         """Never: an edit is due in every step."""
         return False
+
+    def batches_left(self, step: int, end: int) -> int:
+        """None: every step is one."""
+        return 0
 
     def loss(self, step: int, train: Callable[[], Step]) -> Step:
         """Train on the edit instead of the photographs, which hold what is outside of the region only."""

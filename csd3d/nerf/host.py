@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -34,42 +34,16 @@ from csd3d.media.atomic import atomic_path, write_bytes
 from csd3d.nerf import viewer_page
 from csd3d.nerf.backends import require_device
 from csd3d.nerf.checkpoints import checkpoint_path, load_checkpoint, plain, random_state, restore_random_state
+from csd3d.nerf.eta import SceneEta
 from csd3d.nerf.ranks import ranks
+from csd3d.nerf.refusals import folder_unless_refused, mistakes_in_one_line
 from csd3d.nerf.transforms import check_pictures, check_transforms, transforms_path
 from csd3d.runs.interrupt import StopRequest, stoppable
-from csd3d.user_errors import DEBUG_VARIABLE, explain
+from csd3d.runs.progress import LONG_S, words
 
 SECONDS_BETWEEN_STEPS_SHOWN = 0.5
 LEAST_VIEWS = 3
 """Fewer views than this make no scene."""
-
-
-@contextmanager
-def mistakes_in_one_line() -> Iterator[None]:
-    """What the `csd3d` command says in one line instead of a traceback, with its exit code."""
-    try:
-        yield
-    except Exception as error:
-        explained = None if os.environ.get(DEBUG_VARIABLE) else explain(error)
-        if explained is None:
-            raise
-        message, code = explained
-        print(f"csd-edit: {message}", file=sys.stderr)
-        sys.exit(code)
-
-
-@contextmanager
-def folder_unless_refused(folder: Path) -> Iterator[None]:
-    """`folder` exists within the block; if that fails, what was made for it goes again, if nothing is in it."""
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    except BaseException:
-        for path in made:
-            with suppress(OSError):
-                path.rmdir()
-        raise
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
@@ -253,6 +227,7 @@ class CsdTrainer(Trainer):
 
     _resumed: dict[str, Any] | None = None
     _step_shown_at = 0.0
+    _end = 0
     _stop_request = StopRequest()
     _stop_training = False
     _last_step = 0
@@ -289,6 +264,7 @@ class CsdTrainer(Trainer):
                 self.config.max_num_iterations = left
             else:
                 CONSOLE.log(f"that run had ended; {self.config.max_num_iterations} steps more follow")
+        self._eta = SceneEta()
         self._end, self._last_step = self._start_step + self.config.max_num_iterations, self._start_step - 1
         writer.GLOBAL_BUFFER["max_iter"] = self._end  # of which the log tells the share that is done
         if ranks()[0] == 0:
@@ -345,10 +321,28 @@ class CsdTrainer(Trainer):
     def _update_viewer_state(self, step: int) -> None:
         """As the stock trainer's; and the step that is shown is this one, though the field is rendered less often."""
         super()._update_viewer_state(step)
+        self._estimate(step)
         now = time.monotonic()
         if isinstance(self.viewer_state, Viewer) and now - self._step_shown_at > SECONDS_BETWEEN_STEPS_SHOWN:
             viewer_page.update(self.viewer_state, step)
             self._step_shown_at = now
+
+    def _estimate(self, step: int) -> None:
+        """Tell nerfstudio's log how long training steps take without edits, and how much time is left with them."""
+        driver = self._edited.driver
+        batch_s, driver.edit_s = driver.edit_s, 0.0
+        train = writer.GLOBAL_BUFFER["events"].get(writer.EventName.ITER_TRAIN_TIME.value)
+        if train is None:
+            return  # a process that logs nothing
+        train["buffer"][-1] -= batch_s
+        train["avg"] = sum(train["buffer"]) / len(train["buffer"])
+        self._eta.add(train["buffer"][-1], batch_s)
+        batches = driver.batches_left(step + 1, self._end)
+        remaining = self._eta.remaining(self._end - step - 1, batches)
+        writer.put_scalar(writer.EventName.ITER_TRAIN_TIME, train["avg"], step)
+        writer.put_scalar(writer.EventName.ETA, remaining, step)
+        if batch_s and remaining is not None and remaining >= LONG_S:
+            CONSOLE.log(f"{batches} more batches of views follow until step {self._end}: {words(remaining)}")
 
     def _train_complete_viewer(self) -> None:
         """Wait for Ctrl-C, while the scene can be looked at; the page says so, and how to go on."""

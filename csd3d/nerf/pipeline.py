@@ -27,6 +27,7 @@ from csd3d.nerf.scene import Scene
 from csd3d.nerf.schedule import EditSchedule
 from csd3d.nerf.settings import EditSettings
 from csd3d.nerf.viewer import ChangePrompt, Controls, Pause, Reset, SetScale, Undo, ViewerCommand
+from csd3d.priors.prompts.photographs import prior_note
 from csd3d.priors.store.resolve import Resolved
 
 
@@ -94,8 +95,14 @@ class CsdEditPipeline(VanillaPipeline):
         )
         if current.prompt or current.source_prompt is not None:
             current.require(current.prompt or "", current.source_prompt)
+        self._say_of_prior(current.prompt)
         for i, element in enumerate(self.controls.elements):  # the viewer looks for attributes, and sorts their names
             setattr(self, f"control_{i:02}", element)
+
+    def _say_of_prior(self, prompt: str | None) -> None:
+        """What a person should know of the prior before it edits by a prompt."""
+        if prompt and (note := prior_note(self.current.prior, [prompt])):
+            CONSOLE.log(f"note: {escape(note)}")
 
     def make_driver(self, name: str) -> Driver:
         """The driver of that name."""
@@ -139,6 +146,7 @@ class CsdEditPipeline(VanillaPipeline):
             CONSOLE.print(f"[bold yellow]{escape(reason)}")
         if not reason and (prompt, source_prompt) != (self.current.prompt, self.current.source_prompt):
             self.current.prompt, self.current.source_prompt = prompt, source_prompt
+            self._say_of_prior(prompt)
             self.schedule.request_edit()
 
     def _go_back(self, changed: set[int]) -> None:

@@ -32,6 +32,10 @@ class EditSchedule:
         """A batch was edited before step `step`: every batch adds its training steps."""
         self.next_edit = max(step, self.next_edit) + self._every
 
+    def batches_left(self, step: int, end: int, *, at_once: int) -> int:
+        """Batches between step `step` and the end, of which `at_once` are due now, since views are left."""
+        return 0 if self.paused else max(at_once, -(-(end - max(step, self.next_edit)) // self._every), 0)
+
     def request_edit(self, step: int = 0) -> None:
         """The next edit comes at `step`, or at once if that has passed."""
         self.next_edit = step

@@ -143,6 +143,12 @@ class LatentDiffusion(Prior):
             self.text, prompts.source, assign, self.known, negative=prompts.negative, name="source_prompt"
         )
 
+    def kinds_of(self, sentences: Sequence[str]) -> tuple[str, ...]:
+        """See `Prior.kinds_of`. Raises UnknownPrompt for a sentence that it does not know."""
+        if not self.builtin or not isinstance(self.vocabulary, Vocabulary):
+            return ()
+        return tuple(self.vocabulary.edits[self.vocabulary.lookup(sentence)[0]].kind for sentence in sentences)
+
     def known(self, sentence: str) -> str:
         """The sentence as the prior learnt it. Raises UnknownPrompt when it knows a closed set without this one."""
         return self.vocabulary.match(sentence) if self.vocabulary is not None and sentence.strip() else sentence.strip()

@@ -114,6 +114,10 @@ class Prior(ABC):
         """Pictures of latents in [0, 1], on the CPU wherever the prior computes."""
         return self.codec.decode(z.to(self.device)).cpu()
 
+    def kinds_of(self, sentences: Sequence[str]) -> tuple[str, ...]:
+        """The kind of edit of each sentence, such as "weather", where the prior is built in and knows; else none."""
+        return ()
+
     @abstractmethod
     def score(self, prompts: Prompts, guidance: Guidance) -> Score:
         """The engine's view of the prior under these prompts.

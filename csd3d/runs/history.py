@@ -5,6 +5,7 @@ edit of it continues the run's history. Where the run is not found, the comment 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,21 @@ def _entries(folder: Path) -> list[Path]:
         return sorted(folder.iterdir())
     except OSError:
         return []
+
+
+def find_run(name: str | Path, *, base: Path = Path("runs")) -> Path:
+    """The folder of a run, by its path or by its name in `base`.
+
+    Raises:
+        FileNotFoundError: there is no such run; the text names those that there are.
+    """
+    for path in (Path(name), base / name):
+        if (path / "manifest.json").is_file():
+            return path
+    known = [path.name for path, _ in runs_in(base)] if base.is_dir() else []
+    near = get_close_matches(Path(name).name, known, n=3, cutoff=0.3) or known[-3:]
+    there = f"; there are {', '.join(near)}" if near else f"; there are none in {base}"
+    raise FileNotFoundError(f"run: expected the folder of a run or its name in {base}, got {name}{there}")
 
 
 def earlier_runs(source: Path, sha256: str, comment: str | None = None) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ from csd3d.priors.store.fingerprint import prior_entry
 from csd3d.priors.store.resolve import Kind, Resolved, require_kind, resolve
 from csd3d.runs.config import RunConfig
 from csd3d.runs.folder import RunFolder, claim_name, free_name
+from csd3d.runs.history import find_run
 from csd3d.runs.manifest import Manifest, read_settings
 from csd3d.runs.progress import RunProgress
 from csd3d.runs.report import Report
@@ -194,7 +195,7 @@ def run_job(
         with open_session(
             run_dir, manifest, results, progress, resumed=request.resumed, free_on_resume=job.free_on_resume
         ) as session:
-            session.note_prior(prior, config.device)
+            session.note_prior(prior, job.sentences, config.device)
             job.encode(session)
             job.move(session)
             session.close(job.write(session))
@@ -220,7 +221,7 @@ def make_request(
         prompt=prompt or base.prompt,
         output=base.output if output is None else at_home(Path(output)),
         config=config or base.config,
-        run_dir=base.run_dir if run_dir is None else at_home(Path(run_dir)),
+        run_dir=base.run_dir if resume or run_dir is None else at_home(Path(run_dir)),
     )
 
 
@@ -233,7 +234,8 @@ def resume_request(editor: type[Editor[C]], run_dir: str | Path | None) -> Reque
     """
     if run_dir is None:
         raise ValueError("resume: expected --run-dir, the folder of the run to go on with, got none")
-    manifest = Manifest.read(Path(run_dir) / "manifest.json")
+    run_dir = find_run(run_dir)
+    manifest = Manifest.read(run_dir / "manifest.json")
     if manifest.command not in editor.resumes_runs_of:
         expected = " or ".join(editor.resumes_runs_of)
         raise ValueError(f"resume: expected a run of {expected}, got one of {manifest.command} in {run_dir}")
@@ -246,7 +248,7 @@ def resume_request(editor: type[Editor[C]], run_dir: str | Path | None) -> Reque
         prompt=manifest.config.get("prompt"),
         output=None if output is None else Path(output),
         config=config,
-        run_dir=Path(run_dir),
+        run_dir=run_dir,
         resumed=manifest,
     )
 

@@ -62,6 +62,8 @@ class Report:
     """Versions, machine, timing, memory."""
     command: str = ""
     """A command line that repeats the run."""
+    refresh_s: int = 0
+    """Seconds after which a browser loads the page again; 0: never."""
 
 
 def write_report(path: Path, report: Report) -> None:
@@ -92,7 +94,8 @@ def render(report: Report) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
-        f"<title>{escape(report.title)}</title><style>{style}</style></head>\n"
+        + (f'<meta http-equiv="refresh" content="{report.refresh_s}">' if report.refresh_s else "")
+        + f"<title>{escape(report.title)}</title><style>{style}</style></head>\n"
         f"<body><main>{''.join(parts)}</main><script>{script}</script></body></html>\n"
     )
 

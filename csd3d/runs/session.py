@@ -24,10 +24,13 @@ from csd3d.engine.residuals import Score
 from csd3d.engine.stein import Kernel
 from csd3d.media.atomic import remove_parts
 from csd3d.media.sheet import save_picture
+from csd3d.metrics.change import change_note, change_of
 from csd3d.priors.prior import Prior
+from csd3d.priors.prompts.photographs import prior_note
 from csd3d.runs.config import RunConfig
 from csd3d.runs.folder import RunFolder, exclusive, load_sources, reopen_run, save_sources, start_run
 from csd3d.runs.interrupt import RunInterrupted, StopRequest, resume_command, stoppable
+from csd3d.runs.live import LivePage, Look
 from csd3d.runs.log import Show, StepLog
 from csd3d.runs.manifest import Manifest, fingerprint
 from csd3d.runs.progress import RunProgress
@@ -35,10 +38,6 @@ from csd3d.runs.report import Report, write_report
 from csd3d.user_errors import out_of_memory
 
 T = TypeVar("T")
-_SMALL = {
-    "instruct": ("sentences", "--prior timbrooks/instruct-pix2pix (or a folder) uses a big one"),
-    "text-to-image": ("words", "--prior takes any Stable Diffusion 1.x or 2.x (a folder or hub id)"),
-}
 
 
 @runtime_checkable
@@ -71,6 +70,8 @@ class Session:
     stop: StopRequest
     resources: ExitStack
     """What is freed when the session ends."""
+    live: LivePage | None = None
+    """What shows the run while particles are moved."""
 
     def enter(self, context: AbstractContextManager[T]) -> T:
         """Enter a context that is left when the session ends."""
@@ -82,13 +83,32 @@ class Session:
             if self.manifest.note(text):
                 self.progress.say(f"note: {text}")
 
-    def note_prior(self, prior: Prior, asked_device: str | None) -> None:
-        """Say what a person should know of the prior and where it computes."""
-        if prior.builtin:
-            what, takes = _SMALL[prior.kind]
-            self.note(f"the built-in prior is small and knows a closed set of {what}; {takes}")
+    def note_prior(self, prior: Prior, sentences: Sequence[str], asked_device: str | None) -> None:
+        """Say what a person should know of the prior under these sentences, and where it computes."""
+        self.note(*filter(None, [prior_note(prior, sentences)]))
         if asked_device is None and prior.device.type == "cpu":
             self.note("no CUDA device is in use: running on the CPU")
+
+    def note_change(
+        self,
+        prior: Prior,
+        sentences: Sequence[str],
+        source: Float[Tensor, "n 3 H W"],
+        edited: Float[Tensor, "n 3 H W"],
+        where: Float[Tensor, "n 1 H W"] | None = None,
+    ) -> None:
+        """Record how much some pictures in [0, 1] were changed, and say where that is nothing, or far too much.
+
+        Args:
+            prior: what edited them.
+            sentences: by which it did.
+            source: as they were.
+            edited: as they are.
+            where: how much of the edit is shown at each place, in [0, 1]. None: all.
+        """
+        change = change_of(source, edited, where)
+        self.manifest.numbers |= {"changed (share)": round(change.share, 4), "most changed by": round(change.peak, 4)}
+        self.note(*filter(None, [change_note(change, sentences, prior.kinds_of(sentences))]))
 
     def stop_if_asked(self, how_far: str) -> None:
         """Raises `RunInterrupted`, after saying how far the run came, if a person asked it to stop.
@@ -110,6 +130,8 @@ class Session:
         kernel: Kernel | None = None,
         checkpointer: Checkpointer | None = None,
         phase: str = "edit",
+        writes: float = 0.0,
+        look: Look | None = None,
     ) -> StepLog:
         """Move `count` particles, from the last saved state to the end; returns the steps of all sessions.
 
@@ -123,6 +145,8 @@ class Session:
             kernel: replaces the one that `csd.bandwidth` describes.
             checkpointer: where the state is saved; None: in the run's folder.
             phase: what people call it.
+            writes: how many times as long as encoding the sources writing the results takes, for the estimate of time.
+            look: how particles look now, for the page that shows the run while it goes on.
 
         Raises:
             ValueError: fewer steps are asked for than were done, or the saved state is of something else.
@@ -135,15 +159,21 @@ class Session:
         checkpointer, log = checkpointer or self.folder, StepLog(count)
         checkpointer.load(particles, rng, log)
         if log.done > csd.steps:
-            raise ValueError(f"steps: expected at least the {log.done} that this run has done, got {csd.steps}")
+            done = -(-log.done // epoch)
+            raise ValueError(f"steps: expected at least the {done} that this run has done, got {config.engine.steps}")
+
+        live = self.live = LivePage(self.folder, self.manifest, self.progress, log, csd.steps, look)
 
         def save() -> None:
             checkpointer.save(particles, rng, log)
             self.manifest.steps_done = log.done
+            self.manifest.write(self.folder.manifest)
+            live.update()
 
         with self.manifest.timed(phase):
             steps = run(particles, Objective(score, csd, kernel), rng=rng, start=log.done, watch=log.watch)
-            for info in self.progress.track(phase, steps, total=csd.steps, start=log.done):
+            after_s = writes * self.manifest.timing_s.get("encode", 0.0)
+            for info in self.progress.track(phase, steps, total=csd.steps, start=log.done, after_s=after_s):
                 log.add(info)
                 if self.stop or log.done % config.checkpoint_every == 0 or log.done == csd.steps:
                     save()
@@ -188,8 +218,8 @@ class Session:
         seconds = {f"{name} (s)": value for name, value in manifest.timing_s.items()}
         memory = {f"peak {kind} memory (MB)": round(value / 1e6) for kind, value in manifest.memory_bytes.items()}
         page = replace(
-            page, command=self._repeat(), sheet=folder.sheet.name, numbers=manifest.numbers, settings=manifest.config,
-            notes=manifest.notes,
+            page, command=self._repeat(), sheet="" if page.panels else folder.sheet.name,  # which panels show already
+            numbers=manifest.numbers, settings=manifest.config, notes=manifest.notes,
             environment={**seconds, **memory, "versions": manifest.versions, "machine": manifest.machine},
         )  # fmt: skip
         write_report(folder.report, page)
@@ -240,9 +270,10 @@ def open_session(
             stack.enter_context(exclusive(path))
         stack.enter_context(progress)
         stop = stack.enter_context(stoppable())
+        session = Session(folder, manifest, results, progress, stop, ExitStack())
         try:
-            with ExitStack() as resources:
-                yield Session(folder, manifest, results, progress, stop, resources)
+            with session.resources:
+                yield session
         except BaseException as error:
             manifest.status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             manifest.measure_memory()
@@ -250,4 +281,7 @@ def open_session(
                 progress.say(f"the run is kept: go on with {resume_command(manifest.command, path)}")
             with suppress(OSError):  # of a full disk; the error that is on its way says so
                 manifest.write(folder.manifest)
+            if session.live is not None:
+                with suppress(OSError):
+                    session.live.stop()
             raise

@@ -7,7 +7,10 @@ from html import unescape
 
 import pytest
 
+from csd3d.cli.editors import flags_for
 from csd3d.cli.main import main
+from csd3d.cli.panorama import IMAGE, PANORAMA
+from csd3d.cli.video_form import FORM as VIDEO
 from csd3d.runs.manifest import Manifest
 from panorama.config import PanoramaConfig, paper_changes
 from tests.panorama.panorama_toys import load, save, scenery
@@ -39,12 +42,59 @@ def test_a_picture_is_edited_and_the_places_are_printed(wide, tmp_path, capsys):
     assert "seed: 4 -> 5" in capsys.readouterr().err
 
 
+def test_what_bounds_an_edit_is_the_same_for_clips_and_pictures():
+    flags = [set(flags_for(form)) for form in (VIDEO, PANORAMA, IMAGE)]
+    assert all({"strength", "mask", "feather", "preview", "detail"} <= names for names in flags)
+
+
 def test_image_is_one_window(wide, tmp_path):
     run_dir = tmp_path / "run"
     assert main(["image", str(wide), "--prompt", "make it red", "--steps", "2", "--run-dir", str(run_dir)]) == 0
     manifest = Manifest.read(run_dir / "manifest.json")
     assert manifest.command == "image"
     assert manifest.steps_done == 2
+
+
+@pytest.mark.parametrize("command", ["panorama", "image"])
+def test_a_preview_is_a_picture_and_nothing_else(command, wide, tmp_path, capsys, monkeypatch, only_toys):
+    seen = []
+    only_toys.prior = ToyPrior(lambda index: seen.append(1))
+    monkeypatch.chdir(tmp_path)
+    words = [command, "wide.png", "--prompt", "make it red", "--steps", "40", "--lr", "0.3", "--preview"]
+    assert main(words) == 0
+    assert "preview wide-preview.png" in capsys.readouterr().out
+    assert len(seen) == 10
+    assert {p.name for p in tmp_path.iterdir()} == {"wide.png", "wide-preview.png"}
+    sheet = load(tmp_path / "wide-preview.png").astype(int)
+    half = sheet.shape[0] // 2
+    reds = sheet[..., 0] - sheet[..., 2]
+    assert reds[half:].mean() > 10 + reds[:half].mean()
+    assert main([*words, "--output", "a.mp4"]) == 2
+    assert main([*words, "--output", "wide.png"]) == 2
+    assert main([command, "--preview", "--resume", "--run-dir", "none"]) == 2
+    assert {p.name for p in tmp_path.iterdir()} == {"wide.png", "wide-preview.png"}
+
+
+@pytest.mark.parametrize("command", ["panorama", "image"])
+def test_a_run_is_found_by_the_name_that_the_list_prints(command, wide, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main([command, "wide.png", "--prompt", "make it red", "--steps", "1"]) == 0
+    assert main([command, "wide.png", "--prompt", "make it dark", "--steps", "1", "--strength", "0.5"]) == 0
+    capsys.readouterr()
+    assert main(["runs"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert len({line.index("make it ") for line in listed}) == 1  # columns stand under each other
+    name = listed[0].split()[0]
+    assert name == "runs/wide-make-it-red"
+    for run in (name, "wide-make-it-red"):
+        assert main(["runs", "show", run]) == 0
+        assert "make it red" in capsys.readouterr().out
+    assert main([command, "--resume", "--run-dir", "wide-make-it-red", "--steps", "2"]) == 0
+    assert not (tmp_path / "wide-make-it-red").exists()
+    assert main(["runs", "undo", "wide-make-it-red"]) == 0
+    capsys.readouterr()
+    assert main(["runs", "show", "wide-make-it-rde"]) == 2
+    assert "there are wide-make-it-red" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["panorama", "image"])
@@ -73,6 +123,7 @@ def test_sentences_by_region_need_no_other(wide, tmp_path):
     [
         (["{wide}", "--prompt", "make it blue"], "It knows: make it red"),
         (["{wide}"], "expected a sentence"),
+        (["{wide}", "make it red"], '--prompt "make it red"'),
         (["--prompt", "make it red"], "expected a picture"),
         (["{wide}", "--prompt", "make it red", "--source-prompt", "a dog"], "instruction editor"),
         (["{wide}", "--prompt", "make it red", "--preset", "none.json"], "does not exist"),

@@ -37,6 +37,7 @@ def test_a_clip_is_edited_and_the_places_are_printed(make_clip, tmp_path, capsys
     [
         (["{clip}", "--prompt", "make it blue"], "It knows: make it red"),
         (["{clip}"], "expected a sentence"),
+        (["{clip}", "make it red"], '--prompt "make it red"'),
         (["--prompt", "make it red"], "expected a clip"),
         (["{clip}", "--prompt", "make it red", "--source-prompt", "a dog"], "instruction editor"),
         (["{clip}", "--prompt", "make it red", "--preset", "none.json"], "does not exist"),

@@ -108,6 +108,24 @@ def test_commands_that_are_not_run_are_understood(words, only_toys, monkeypatch)
         importlib.import_module(COMMANDS[words[0]].module).main(words[1:])
 
 
+MADE = re.compile(r"(?:--output|world \w+|>|cp \S+|--run-dir|mkdir) (\S+)")
+READ = re.compile(
+    r"(?:csd3d (?:video|panorama|image)|--mask|--prompt-mask|apply \S+|batch|--resume --run-dir) (?!-)([\w./-]+)"
+)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_command_reads_was_made_before_or_is_in_capitals(page: Path) -> None:
+    """A page can be followed from its top: what is not made on it is somebody's own, CLIP.mp4."""
+    made, missing = {"batch"}, list[str]()
+    for _, language, text in blocks(page):
+        for line in text.replace("\\\n", " ").splitlines() if language == "bash" else ():
+            command = line.partition("#")[0]
+            missing += [name for name in READ.findall(command) if name not in made and name.partition(".")[0].islower()]
+            made |= set(MADE.findall(command))
+    assert not missing
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_block_says_what_becomes_of_it(page: Path) -> None:
     found = blocks(page)

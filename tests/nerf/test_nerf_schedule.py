@@ -22,6 +22,19 @@ def test_a_prompt_edits_every_view_at_once_and_then_one_batch_every_so_often() -
     assert steps == [4, 5, 10, 13, 16, 19]  # two batches for 6 views, whose 6 training steps follow
 
 
+def test_the_batches_that_are_left_are_counted() -> None:
+    due, rng, edited, expected, steps = schedule(), torch.Generator().manual_seed(0), set[int](), [], []
+    for step in range(20):
+        expected.append(due.batches_left(step, 20, at_once=-(-(6 - len(edited)) // 4)))
+        if due.is_due(step, views_left=0 < len(edited) < 6):
+            edited |= set(due.next_views(4, rng))
+            due.advance(step)
+            steps.append(step)
+    assert expected == [sum(later >= step for later in steps) for step in range(20)]
+    due.paused = True
+    assert due.batches_left(0, 20, at_once=2) == 0
+
+
 def test_nothing_is_due_while_edits_are_paused() -> None:
     due = schedule()
     due.paused = True

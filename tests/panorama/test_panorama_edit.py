@@ -81,6 +81,24 @@ def test_run_directory_is_complete_and_valid(wide, tmp_path):
     assert "200 × 40 px" in page
 
 
+@pytest.mark.parametrize("editor", [edit_panorama, edit_image])
+def test_strength_goes_from_the_source_to_the_edit_and_may_change_later(wide, tmp_path, editor):
+    config = replace(CONFIG, csd=replace(CSD, steps=20))
+    full = load(edit(wide, tmp_path / "run", config=config, editor=editor).path).astype(float)
+    source = load(wide).astype(float)
+    change = np.abs(full - source).mean()
+    for strength, low, high in ((0.5, 0.3, 0.7), (0.0, 0.0, 0.0)):
+        weaker = replace(config, strength=strength)
+        got = load(edit(wide, tmp_path / "run", config=weaker, editor=editor, resume=True).path).astype(float)
+        assert low <= np.abs(got - source).mean() / change <= high
+
+
+def test_the_report_shows_the_pair_once_and_the_steps_that_were_asked_for(wide, tmp_path):
+    page = edit(wide, tmp_path / "run").report.read_text()
+    assert "sheet.png" not in page
+    assert "<li>6 steps</li>" in page
+
+
 def test_one_window_for_single_pictures(wide, tmp_path):
     result = edit(wide, tmp_path / "run", editor=edit_image)
     assert result.facts["windows"] == 1

@@ -54,6 +54,19 @@ def test_a_mask_file_is_taken_level_by_level(tmp_path):
         MaskFile.read(tmp_path / "m.png", 60, 60)
 
 
+@pytest.mark.parametrize("wraps", [False, True])
+def test_a_feather_fades_in_from_the_border_inwards_and_over_the_seam(tmp_path, wraps):
+    levels = np.zeros((8, 32), np.uint8)
+    levels[:, :16] = 255
+    path = save(tmp_path / "m.png", levels)
+    hard, soft = (MaskFile.read(path, 8, 32, feather_px=f, wraps=wraps).levels[0, 0, 4] for f in (0.0, 3.0))
+    assert (soft[hard == 0] == 0).all()
+    assert soft[12:16].flip(0).tolist() == pytest.approx([0.25, 0.5, 0.75, 1], abs=0.02)
+    assert soft[:3].tolist() == pytest.approx([0.25, 0.5, 0.75] if wraps else [1, 1, 1], abs=0.02)
+    smaller = MaskFile.read(path, 16, 64, feather_px=6.0, wraps=wraps).levels[0, 0, 4]
+    assert torch.equal(smaller, soft)  # of the picture's pixels, whatever the mask's size
+
+
 def test_shares_of_a_plan():
     a, b, c = (Sentence("a", Everywhere()), Sentence("b", Span(0.0, 0.5, 0.0)), Sentence("c", Span(0.3, 0.6, 0.0)))
     x, y = at(0.1, 0.4, 0.55, 0.9)

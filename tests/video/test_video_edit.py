@@ -201,7 +201,7 @@ def test_a_finished_run_can_get_more_steps(make_clip, tmp_path):
     edit(path, tmp_path / "run")
     edit(path, tmp_path / "run", config=longer, resume=True)
     assert same_state(tmp_path / "run", tmp_path / "whole")
-    with pytest.raises(ValueError, match="at least the 18"):
+    with pytest.raises(ValueError, match="at least the 9 that this run has done, got 6"):
         edit(path, tmp_path / "run", config=CONFIG, resume=True)
 
 
@@ -245,7 +245,7 @@ def test_refusals_write_nothing(make_clip, tmp_path):
         edit(path, run_dir, "  ")
     with pytest.raises(FileNotFoundError, match="does not exist"):
         edit(tmp_path / "none.mp4", run_dir)
-    with pytest.raises(FileNotFoundError, match="no file at"):
+    with pytest.raises(FileNotFoundError, match="expected the folder of a run"):
         edit(path, run_dir, resume=True)
     assert not run_dir.exists()
     assert path.read_bytes() == before

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -43,6 +44,7 @@ _SETTINGS = {
     "text_encoder": "config.json",
     "scheduler": "scheduler_config.json",
 }
+_ADVICE = re.compile(r"\s*(?:To enable repo look-ups[^)\n]*|Please check out the root cause[^.\n]*\.?)")
 _TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 
 
@@ -280,5 +282,6 @@ def _readable(path: Path, part: str) -> Iterator[None]:
 
 
 def _first_line(error: Exception | None) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+    """What a library says is wrong, without what it advises its programmers to do."""
+    lines = _ADVICE.sub("", str(error).strip()).splitlines()
+    return lines[0].strip().rstrip(".") if lines else type(error).__name__

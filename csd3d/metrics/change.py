@@ -1,0 +1,98 @@
+"""How much an edit changed, and whether that is what a sentence of its kind should.
+
+    d(p) = max over channels |edited(p) - source(p)|, averaged over squares of a picture of `SIDE_PX`
+    share = share of the squares with d > VISIBLE          peak = the d that a hundredth of the squares exceed
+
+`USUAL` has what the exact edits of the sample world do, by kind of edit: peak of the weakest hundredth of them and
+share of the strongest (`scripts/measure_change.py` makes it). On a photograph, where no truth is known, an edit of a
+single thing that changes far more of the picture than any such edit should is damage.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+VISIBLE = 0.06
+"""A change of a channel, of [0, 1], that is seen."""
+SIDE_PX = 64
+"""Shorter side in squares."""
+UNSEEN = 0.5
+"""Less than so much of the weakest right edit's peak counts as nothing."""
+EXCESS = 1.5
+"""More than so many times the strongest right edit's share counts as far more."""
+
+
+@dataclass(frozen=True)
+class Usual:
+    """What right edits of a kind do."""
+
+    peak: float
+    """Of the weakest."""
+    share: float
+    """Of the strongest."""
+
+
+USUAL = {
+    "colour": Usual(0.10, 0.19),
+    "material": Usual(0.10, 0.18),
+    "shape": Usual(0.09, 0.23),
+    "remove": Usual(0.10, 0.21),
+    "add": Usual(0.22, 0.04),
+    "time": Usual(0.22, 1.00),
+    "weather": Usual(0.08, 1.00),
+    "ground": Usual(0.08, 0.71),
+    "sky": Usual(0.19, 0.47),
+    "style": Usual(0.16, 1.00),
+}
+OF_THINGS = frozenset({"colour", "material", "shape", "remove", "add"})
+"""Kinds whose share says whether too much was changed. Sky and ground take as much of a picture as they do."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What an edit did."""
+
+    share: float
+    """Of the picture, in [0, 1], that visibly changed."""
+    peak: float
+    """How much the hundredth that changed most did, of [0, 1]."""
+
+
+def change_of(
+    source: Float[Tensor, "n 3 H W"], edited: Float[Tensor, "n 3 H W"], where: Float[Tensor, "n 1 H W"] | None = None
+) -> Change:
+    """The change of pictures in [0, 1], that of the one that changed most.
+
+    `where` says how much of the edit is shown at each place: what is mostly hidden (a half) does not count.
+    """
+    scale = min(1.0, SIDE_PX / min(source.shape[-2:]))
+    size = [max(1, round(side * scale)) for side in source.shape[-2:]]
+    small = [interpolate(rgb.float(), size, mode="area") for rgb in (source, edited)]
+    d = (small[1] - small[0]).abs().amax(1)
+    shown = torch.ones_like(d) if where is None else interpolate(where.float(), size, mode="area")[:, 0]
+    peaks = [float(one[at >= min(0.5, float(at.max()))].quantile(0.99)) for one, at in zip(d, shown, strict=True)]
+    return Change(float((d > VISIBLE).float().mean((1, 2)).max()), max(peaks))
+
+
+def change_note(change: Change, sentences: Sequence[str], kinds: Sequence[str]) -> str | None:
+    """What a person should know of a change by sentences of these kinds (none: of which nothing is known); None where
+    it is as usual."""
+    usual = [USUAL[kind] for kind in kinds if kind in USUAL]
+    peak = min(known.peak for known in usual or USUAL.values())
+    asked = ", ".join(map(repr, sentences))
+    if change.peak < UNSEEN * peak:
+        levels = f"{255 * change.peak:.1f} levels of 255"
+        return (
+            f"{asked} edited next to nothing: what changed most changed by {levels}; more --steps or --s-text may help"
+        )
+    most = max((known.share for known in usual), default=1.0)
+    if kinds and OF_THINGS.issuperset(kinds) and change.share > EXCESS * most:
+        return (
+            f"{asked} changed {change.share:.0%} of the picture, such an edit of a sample picture at most {most:.0%}: "
+            "what should have stayed may be damaged; a mask keeps it"
+        )
+    return None

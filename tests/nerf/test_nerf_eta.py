@@ -1,0 +1,45 @@
+"""Estimates of a scene count training steps and batches of views apart."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from csd3d.nerf import host
+from csd3d.nerf.eta import SceneEta
+
+pytestmark = pytest.mark.slow
+writer = host.writer  # nerfstudio's, which cannot be imported by itself first
+
+
+def test_a_batch_does_not_shake_the_estimate():
+    eta = SceneEta()
+    assert eta.remaining(10, 0) is None
+    for _ in range(20):
+        eta.add(0.1, 0.0)
+    assert eta.remaining(100, 2) == pytest.approx(10.0)
+    eta.add(0.1, 60.0)
+    before = eta.remaining(100, 3)
+    assert before == pytest.approx(10.0 + 180.0)
+    eta.add(0.1, 0.0)
+    assert eta.remaining(100, 3) == before
+
+
+def test_the_log_of_nerfstudio_has_the_estimate_and_steps_without_edits(monkeypatch):
+    name = writer.EventName.ITER_TRAIN_TIME.value
+    buffer, told = {"events": {name: {"buffer": [0.1, 0.1], "avg": 0.1}}}, []
+    monkeypatch.setattr(writer, "GLOBAL_BUFFER", buffer)
+    monkeypatch.setattr(writer, "put_scalar", lambda event, value, step: told.append((event, value)))
+    driver = SimpleNamespace(edit_s=0.0, batches_left=lambda step, end: 2)
+    trainer: Any = host.CsdTrainer.__new__(host.CsdTrainer)
+    trainer._eta, trainer._end = SceneEta(), 100
+    trainer.pipeline = SimpleNamespace(driver=driver)
+    trainer._estimate(10)
+    buffer["events"][name]["buffer"].append(30.1)
+    driver.edit_s = 30.0
+    trainer._estimate(11)
+    assert driver.edit_s == 0
+    assert buffer["events"][name]["avg"] == pytest.approx(0.1)
+    times = dict(told)
+    assert times[writer.EventName.ETA] == pytest.approx(88 * 0.1 + 2 * 30.0)
+    assert times[writer.EventName.ITER_TRAIN_TIME] == pytest.approx(0.1)
