@@ -13,6 +13,7 @@ from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.residuals import Score
+from csd3d.engine.step import scalar_kernel
 from csd3d.engine.transport import TransportKernel
 from csd3d.media.clip.formats import CONTAINERS, Encoding, require_output, stream_of
 from csd3d.media.clip.source import Clip, open_clip
@@ -230,7 +231,7 @@ class VideoEditor(Editor[VideoConfig]):
         kernel = None
         if csd.coupling == "motion":
             assert self._motion is not None
-            kernel = TransportKernel(ParticleMotion(self._motion, self._plan.frames), csd.bandwidth)
+            kernel = TransportKernel(ParticleMotion(self._motion, self._plan.frames), scalar_kernel(self.score, csd))
         particles = FrameParticles(
             self._store.sources, csd, batching=batching_of(config, self._plan), device=self.prior.device,
             arrays=self._store.arrays,

@@ -49,13 +49,17 @@ from csd3d.engine.regularisers import Regulariser as Regulariser
 from csd3d.engine.regularisers import patch_nce as patch_nce
 from csd3d.engine.residuals import Score as Score
 from csd3d.engine.schedule import Schedule as Schedule
+from csd3d.engine.stein import FeatureKernel as FeatureKernel
+from csd3d.engine.stein import FeatureMap as FeatureMap
 from csd3d.engine.stein import Kernel as Kernel
 from csd3d.engine.stein import KernelSums as KernelSums
+from csd3d.engine.stein import Perceptual as Perceptual
 from csd3d.engine.stein import RbfKernel as RbfKernel
 from csd3d.engine.stein import couple as couple
 from csd3d.engine.step import StepResult as StepResult
 from csd3d.engine.step import csd_step as csd_step
 from csd3d.engine.step import require_finite as require_finite
+from csd3d.engine.step import scalar_kernel as scalar_kernel
 from csd3d.engine.step import surrogate_loss as surrogate_loss
 from csd3d.engine.transport import Correspondences as Correspondences
 from csd3d.engine.transport import TransportKernel as TransportKernel

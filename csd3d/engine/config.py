@@ -13,7 +13,7 @@ from csd3d.engine.validate import require, require_choice, require_int, require_
 
 Residual = Literal["source", "noise"]
 Coupling = Literal["svgd", "motion", "depth", "independent"]
-KernelOn = Literal["noisy", "clean"]
+KernelOn = Literal["noisy", "clean", "features"]
 Weight = Literal["variance", "one"]
 Noise = Literal["independent", "shared"]
 Optimizer = Literal["sgd", "adam"]
@@ -32,7 +32,8 @@ class CsdConfig:
     """`svgd`: particles mix their residuals through a kernel, pixel by pixel. `motion`, `depth`: each pixel with where
     its point is in the others, by the optical flow of a clip or the depth of a scene. `independent`: not at all."""
     kernel_on: KernelOn = "noisy"
-    """What the kernel compares: the `noisy` latents of the step (the paper's), or the `clean` ones."""
+    """What the kernel compares: the `noisy` latents of the step (the paper's), the `clean` ones, or perceptual
+    `features` of the clean ones, from the decoder of the prior's codec (the paper has LPIPS in text-to-3D)."""
     bandwidth: Bandwidth = "median"
     """Width of the kernel exp(-gamma d^2): gamma = log(N + 1) / median of d^2, over distinct pairs (`median`) or over
     all N^2 entries as in the published code (`paper`, needs 3 particles); or gamma itself, in 1 / latent^2 (0 =

@@ -72,7 +72,7 @@ class Objective:
 
     def __post_init__(self) -> None:
         require_timesteps(self.score, self.config)
-        coupling_kernel(self.config, self.kernel)
+        coupling_kernel(self.score, self.config, self.kernel)
         named_regularisers(self.score, self.config)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.regularisers import Features, PatchNce, Regulariser
 from csd3d.engine.residuals import Score, noise_baseline, source_baseline
-from csd3d.engine.stein import Kernel, RbfKernel, couple
+from csd3d.engine.stein import FeatureKernel, Kernel, Perceptual, RbfKernel, couple
 from csd3d.engine.types import Latents, Noised, numbers
 
 
@@ -46,15 +46,15 @@ def csd_step(
 ) -> StepResult:
     """The direction in which particles `x` descend.
 
-    `kernel` replaces the one that `config.bandwidth` describes; `regularisers` are added to the one that
-    `config.regulariser` names.
+    `kernel` replaces the one that `config.bandwidth` and `config.kernel_on` describe; `regularisers` are added to
+    the one that `config.regulariser` names.
 
     Raises:
         ValueError: a coupling along correspondences without a `kernel` that knows them, particles that the bandwidth
             cannot serve, or a score without the features that are needed.
     """
     r = (noise_baseline if config.residual == "noise" else source_baseline)(score, x)
-    if (kernel := coupling_kernel(config, kernel)) is None:
+    if (kernel := coupling_kernel(score, config, kernel)) is None:
         g, weights = r, None
     else:
         bands = kernel(r, x.z_t if config.kernel_on == "noisy" else x.z, x.index)
@@ -65,10 +65,10 @@ def csd_step(
     return StepResult(g, r, weights)
 
 
-def coupling_kernel(config: CsdConfig, kernel: Kernel | None) -> Kernel | None:
+def coupling_kernel(score: Score, config: CsdConfig, kernel: Kernel | None) -> Kernel | None:
     """The kernel of `config.coupling`: `kernel` if there is one, the scalar one, or None for independent particles.
 
-    Raises `ValueError` for a coupling along correspondences without a `kernel`.
+    Raises `ValueError` for a coupling along correspondences without a `kernel`, and as `scalar_kernel` does.
     """
     if config.coupling == "independent":
         return None
@@ -76,7 +76,17 @@ def coupling_kernel(config: CsdConfig, kernel: Kernel | None) -> Kernel | None:
         raise ValueError(
             f"coupling: expected svgd or independent where no correspondences are known, got {config.coupling!r}"
         )
-    return RbfKernel(config.bandwidth) if kernel is None else kernel
+    return scalar_kernel(score, config) if kernel is None else kernel
+
+
+def scalar_kernel(score: Score, config: CsdConfig) -> Kernel:
+    """The kernel that is one number a pair, on what `config.kernel_on` names. Raises `ValueError` for features that the
+    score does not give."""
+    if config.kernel_on != "features":
+        return RbfKernel(config.bandwidth)
+    if not isinstance(score, Perceptual):
+        raise ValueError("kernel_on: expected noisy or clean, as this prior gives no features, got 'features'")
+    return FeatureKernel(score.perceptual_features, config.bandwidth, repels=config.repulsion > 0)
 
 
 def named_regularisers(score: Score, config: CsdConfig) -> tuple[Regulariser, ...]:

@@ -6,7 +6,7 @@ the scalar kernel, in place, and of a constant one along the paths of points, on
 
     K_ij = k_ij (1 - L) + (k_ij + P_ij) L / 2        (P_ij f)(p) = v_ij(p) sum_q b(pos_ij(p), q) f(q)
 
-k_ij        exp(-gamma |x_i - x_j|^2), as in `RbfKernel`
+k_ij        a scalar kernel: exp(-gamma |x_i - x_j|^2) of `RbfKernel`, or the same on features
 L           blur: a Gaussian of `BLUR_LAT` latent pixels, mirrored at the border
 pos_ij(p)   where the point that particle i shows at p is in particle j: optical flow, or a reprojection by depth
 v_ij(p)     how sure it is that particle j shows it at all, 0 to 1; an occluded pixel has 0
@@ -36,15 +36,14 @@ Memory grows as n: correspondences are asked for one particle at a time.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from csd3d.engine.kernels import Bandwidth
-from csd3d.engine.stein import KernelSums, RbfKernel
+from csd3d.engine.stein import Kernel, KernelSums, RbfKernel
 from csd3d.engine.types import Index, Latents
 
 BLUR_LAT = 0.7
@@ -66,14 +65,14 @@ class Correspondences(Protocol):
 
 @dataclass(frozen=True)
 class TransportKernel:
-    """K_ij of the module's text; satisfies the engine's `Kernel`. `bandwidth` is that of k_ij, see `RbfKernel`."""
+    """K_ij of the module's text; satisfies the engine's `Kernel`. `scalar` is k_ij."""
 
     correspondences: Correspondences
-    bandwidth: Bandwidth = "median"
+    scalar: Kernel = field(default_factory=RbfKernel)
 
     def __call__(self, r: Latents, x: Latents, index: Index) -> tuple[KernelSums, ...]:
         """The coarse band and the fine one; a single particle has one band."""
-        (plain,) = RbfKernel(self.bandwidth)(r, x, index)
+        (plain,) = self.scalar(r, x, index)
         if len(r) == 1:
             return (plain,)
         coarse = blur(r)

@@ -25,6 +25,7 @@ from torch import Tensor
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.loop import Objective, StepInfo, run
 from csd3d.engine.optimise import descend, first_moments
+from csd3d.engine.step import scalar_kernel
 from csd3d.engine.transport import Correspondences, TransportKernel, along
 from csd3d.engine.types import Batch, Index, Latents
 from csd3d.media.detail import restore_mapped
@@ -122,7 +123,7 @@ def edit_views(
     )
     kernel = None
     if correspondences:
-        kernel = TransportKernel(_found_once(correspondences(prior.codec.factor), n), csd.bandwidth)
+        kernel = TransportKernel(_found_once(correspondences(prior.codec.factor), n), scalar_kernel(score, csd))
     particles = ViewParticles(z, s, csd)
     curves: list[StepInfo] = []
     on_move(0, csd.steps)

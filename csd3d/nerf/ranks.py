@@ -17,6 +17,7 @@ from torch import Tensor
 from csd3d.engine.regularisers import FeatureLoss, Features, FeatureSite
 from csd3d.engine.residuals import Score
 from csd3d.engine.schedule import Schedule
+from csd3d.engine.stein import Perceptual
 from csd3d.engine.types import Latents, Noised
 
 
@@ -65,7 +66,8 @@ def broadcast(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class SharedScore:
-    """A prior of which every rank holds a copy: each does its share of the particles; satisfies `Score`, `Features`."""
+    """A prior of which every rank holds a copy: each does its share of the particles. Satisfies `Score`, `Features`
+    and `Perceptual`."""
 
     score: Score
 
@@ -87,6 +89,11 @@ class SharedScore:
         score = self.score
         assert isinstance(score, Features)  # as the scores of all our priors are
         return map_sharded(len(x.z), lambda mine: score.feature_gradient(x.rows(mine), site, loss))
+
+    def perceptual_features(self, z: Latents) -> Float[Tensor, "n d"]:
+        """Features of clean latents; every rank evaluates all, as it differentiates them."""
+        assert isinstance(self.score, Perceptual)  # as the scores of all our priors are
+        return self.score.perceptual_features(z)
 
 
 def _device(own: torch.device) -> torch.device:

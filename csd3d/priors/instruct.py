@@ -158,6 +158,10 @@ class InstructScore:
             loss=loss,
         ).to(x.z_t)
 
+    def perceptual_features(self, z: Latents) -> Float[Tensor, "n d"]:
+        """Of the prior's codec, for kernels on perceptual distance."""
+        return self.prior.codec.perceptual_features(z).to(z)
+
     @torch.no_grad()
     def predict(
         self,

@@ -162,6 +162,10 @@ class TextToImageScore:
             loss=loss,
         ).to(x.z_t)
 
+    def perceptual_features(self, z: Latents) -> Float[Tensor, "n d"]:
+        """Of the prior's codec, for kernels on perceptual distance."""
+        return self.prior.codec.perceptual_features(z).to(z)
+
     def _require_source(self) -> Sentences:
         if self.source_prompt is None:
             raise ValueError(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from csd3d.engine.config import PAPER, CsdConfig
 from csd3d.engine.loop import Objective, run
-from csd3d.engine.stein import Kernel
+from csd3d.engine.stein import Kernel, RbfKernel
 from csd3d.engine.transport import Correspondences, TransportKernel
 from csd3d.priors.instruct import InstructPrior
 from csd3d.priors.prior import Guidance, Prompts
@@ -119,7 +119,7 @@ def collaboration(csd: CsdConfig, *, along: Coupled | None = None, frames_per_st
     @torch.no_grad()
     def edit(job: Job) -> Float[Tensor, "n 3 H W"]:
         s = job.prior.codec.encode(job.source)
-        kernel = TransportKernel(along(job), csd.bandwidth) if along else None
+        kernel = TransportKernel(along(job), RbfKernel(csd.bandwidth)) if along else None
         z = move(job, csd, s, kernel, draw="window" if along else "stratified", budget=frames_per_step)
         return decode(job.prior, z)
 

@@ -21,7 +21,7 @@ def validate(changes: dict[str, Any]) -> None:
     [
         ({"residual": "nosie"}, "residual: expected one of source, noise, got 'nosie'"),
         ({"coupling": "SVGD"}, "coupling: expected one of svgd, motion, depth, independent, got 'SVGD'"),
-        ({"kernel_on": "pixels"}, "kernel_on: expected one of noisy, clean, got 'pixels'"),
+        ({"kernel_on": "pixels"}, "kernel_on: expected one of noisy, clean, features, got 'pixels'"),
         ({"normalise": "sum"}, "normalise: expected one of row-sum, count, got 'sum'"),
         ({"weight": "none"}, "weight: expected one of variance, one, got 'none'"),
         ({"noise": "same"}, "noise: expected one of independent, shared, got 'same'"),

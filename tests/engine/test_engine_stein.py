@@ -8,7 +8,17 @@ import torch
 from engine_toys import latents
 from torch import Tensor
 
-from csd3d.engine import Index, Kernel, KernelSums, Latents, RbfKernel, couple, median_gamma, sq_distances
+from csd3d.engine import (
+    FeatureKernel,
+    Index,
+    Kernel,
+    KernelSums,
+    Latents,
+    RbfKernel,
+    couple,
+    median_gamma,
+    sq_distances,
+)
 from csd3d.engine.kernels import Bandwidth
 from csd3d.engine.stein import Normalise
 
@@ -173,3 +183,62 @@ def test_kernel_along_motion_averages_what_moves() -> None:
     x = latents(1, 2, torch.float64).expand_as(r)
     g = couple(ShiftKernel(1)(r, x, torch.arange(3)), normalise="row-sum", repulsion=1.0)
     torch.testing.assert_close(g, r)
+
+
+def bent(z: Tensor) -> Tensor:
+    """A feature map that is neither linear nor one to one, with fewer features than latents."""
+    return torch.cat([torch.sin(1.3 * z[:, :2]).flatten(1), (z[:, 2:] * z[:, :2]).mean((2, 3))], dim=1)
+
+
+@pytest.mark.parametrize("n", [2, 3, 6])
+@pytest.mark.parametrize("normalise", NORMALISE)
+def test_a_kernel_on_features_against_loops_and_finite_differences(n: int, normalise: Normalise) -> None:
+    r, x, h = latents(n, 1, torch.float64), latents(n, 2, torch.float64), 1e-5
+    gamma = median_gamma(sq_distances(bent(x)), "median")
+
+    def k(i: int, x_j: Tensor) -> float:
+        return float(torch.exp(-gamma * (bent(x_j) - bent(x[i : i + 1])).square().sum()))
+
+    expected = torch.zeros_like(r)
+    for i in range(n):
+        mass = 0.0
+        for j in range(n):
+            slope = torch.zeros_like(x[j])
+            for place in range(slope.numel()):
+                step = torch.zeros(slope.numel(), dtype=torch.float64)
+                step[place] = h
+                step = step.view(1, *slope.shape)
+                slope.view(-1)[place] = (k(i, x[j : j + 1] + step) - k(i, x[j : j + 1] - step)) / (2 * h)
+            expected[i] += k(i, x[j : j + 1]) * r[j] - 0.7 * slope
+            mass += k(i, x[j : j + 1])
+        expected[i] /= mass if normalise == "row-sum" else n
+    got = couple(FeatureKernel(bent)(r, x, torch.arange(n)), normalise=normalise, repulsion=0.7)
+    torch.testing.assert_close(got, expected, rtol=1e-7, atol=1e-8)
+    mute = couple(FeatureKernel(bent, repels=False)(r, x, torch.arange(n)), normalise=normalise, repulsion=0.0)
+    pull = couple(FeatureKernel(bent)(r, x, torch.arange(n)), normalise=normalise, repulsion=0.0)
+    assert torch.equal(mute, pull)
+
+
+def test_latents_as_their_own_features_are_the_plain_kernel() -> None:
+    r, x = latents(5, 1, torch.float64), latents(5, 2, torch.float64)
+    got = couple(FeatureKernel(lambda z: z.flatten(1))(r, x, torch.arange(5)), normalise="row-sum", repulsion=0.7)
+    torch.testing.assert_close(got, coupled(r, x, repulsion=0.7))
+
+
+@pytest.mark.parametrize("normalise", NORMALISE)
+def test_one_particle_with_features_is_independent_exactly(normalise: Normalise) -> None:
+    r, x = latents(1, 1), 50 * latents(1, 2)
+    assert torch.equal(couple(FeatureKernel(bent)(r, x, torch.arange(1)), normalise=normalise, repulsion=3.0), r)
+
+
+def test_what_features_do_not_see_does_not_repel() -> None:
+    r, x = latents(4, 1), latents(4, 2)
+    sums = FeatureKernel(lambda z: z[:, :1].flatten(1))(r, x, torch.arange(4))[0]
+    assert sums.repulsion[:, 0].any()
+    assert not sums.repulsion[:, 1:].any()
+
+
+def test_features_of_equal_particles_are_finite() -> None:
+    r, x = latents(3, 1), latents(1, 2).expand(3, -1, -1, -1)
+    got = couple(FeatureKernel(bent)(r, x, torch.arange(3)), normalise="row-sum", repulsion=1.0)
+    torch.testing.assert_close(got, r.mean(0, keepdim=True).expand_as(r))

@@ -236,6 +236,23 @@ def test_coupling_along_correspondences_takes_a_kernel(coupling: Literal["motion
     assert not torch.equal(along.g, csd_step(ToyScore(), x, CsdConfig()).g)
 
 
+def test_the_kernel_compares_features_of_clean_latents_where_the_prior_gives_them() -> None:
+    x, config = particles(3), CsdConfig(kernel_on="features", repulsion=0.5)
+    with pytest.raises(ValueError, match=r"^kernel_on: expected noisy or clean, as this prior gives no features, got"):
+        csd_step(ToyScore(), x, config)
+    with pytest.raises(ValueError, match=r"^kernel_on: "):
+        Objective(ToyScore(), config)
+    plain = csd_step(ToyScore(), x, replace(config, kernel_on="clean"))
+    torch.testing.assert_close(csd_step(FlatFeatures(), x, config).g, plain.g)
+
+
+class FlatFeatures(ToyScore):
+    """Latents are their own features."""
+
+    def perceptual_features(self, z: Latents) -> Tensor:
+        return z.flatten(1)
+
+
 def test_independent_particles_ignore_a_kernel() -> None:
     x, config = particles(3), CsdConfig(coupling="independent")
     assert torch.equal(csd_step(ToyScore(), x, config, kernel=RbfKernel()).g, csd_step(ToyScore(), x, config).g)

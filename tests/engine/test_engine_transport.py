@@ -82,7 +82,7 @@ def coupled(
     normalise: Normalise = "row-sum",
     repulsion: float = 0.7,
 ) -> Tensor:
-    sums = TransportKernel(where, bandwidth)(r, x, torch.arange(len(r)))  # pyright: ignore[reportArgumentType]
+    sums = TransportKernel(where, RbfKernel(bandwidth))(r, x, torch.arange(len(r)))  # pyright: ignore[reportArgumentType]
     return couple(sums, normalise=normalise, repulsion=repulsion)
 
 

@@ -69,3 +69,16 @@ def test_gradients_reach_the_picture_and_not_the_weights(prior: InstructPrior, r
 def test_sides_that_are_no_multiple_are_refused(prior: InstructPrior, size: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match=rf"multiples of 8 px, got {size[1]}x{size[0]}"):
         prior.codec.encode(torch.zeros(1, 3, *size))
+
+
+def test_perceptual_features_are_unit_columns_of_the_decoders_first_maps(prior: InstructPrior) -> None:
+    codec = prior.codec
+    z = torch.randn(3, 4, 4, 6, generator=torch.Generator().manual_seed(3), requires_grad=True)
+    f = codec.perceptual_features(z)
+    assert f.shape == (3, 8 * 4 * 6 + 8 * 8 * 12)  # the middle, and twice as large after the first block up
+    torch.testing.assert_close(f.square().sum(1), torch.full((3,), 2 * 4 * 6.0))
+    torch.testing.assert_close(with_chunks(codec, 1).perceptual_features(z), f, atol=1e-5, rtol=1e-5)
+    (slope,) = torch.autograd.grad(f[1, :50].sum(), z)
+    assert slope[1].any()
+    assert not slope[[0, 2]].any()
+    assert all(weight.grad is None for weight in codec._vae.parameters())

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from csd3d.priors.networks.chunks import Chunks
 
@@ -63,6 +64,29 @@ class VaeCodec:
             return (decoded.float().contiguous() / 2 + 0.5).clamp(0, 1)
 
         return self._chunks.map(some, len(z), row_bytes=self._row_bytes(height_px, width_px)).to(z.device)
+
+    def perceptual_features(self, z: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
+        """What the first layers of the decoder make of latents, in which equal steps are about equally visible.
+
+        Of every map, the middle block's and that of the first block that enlarges, channels are normalised to unit
+        length at each place, as in LPIPS (Zhang et al. 2018), and the squared distance of two rows is a sum over maps
+        of their mean over places, times h w. Float32, differentiable, on the device of `z`.
+        """
+        height, width = z.shape[-2:]
+
+        def some(rows: slice) -> Tensor:
+            x = self._inside(z[rows].float() / self.scaling)
+            if self._vae.post_quant_conv is not None:
+                x = self._vae.post_quant_conv(x)
+            decoder = self._vae.decoder
+            assert decoder.mid_block is not None
+            middle = decoder.mid_block(decoder.conv_in(x))
+            maps = (middle, decoder.up_blocks[0](middle))
+            units = [functional.normalize(m.float(), dim=1) * (height * width / m[0, 0].numel()) ** 0.5 for m in maps]
+            return torch.cat([unit.flatten(1) for unit in units], dim=1)
+
+        row_bytes = self._row_bytes(height * self.factor, width * self.factor)
+        return self._chunks.map(some, len(z), row_bytes=row_bytes).to(z.device)
 
     def _inside(self, x: Tensor) -> Tensor:
         x = x.to(self._chunks.device, self._vae.dtype)
