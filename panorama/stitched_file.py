@@ -1,10 +1,12 @@
 """A stitched panorama as a file that says what it shows: photo sphere fields for the part of the turn it covers."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from csd3d.media.pictures.profile import profile_from
 from csd3d.media.pictures.read import Picture, Tags, open_picture
 from csd3d.media.pictures.write import require_writable, write_picture
 from csd3d.media.place import require_place
@@ -20,7 +22,7 @@ def stitch_files(
     quality: int = 95,
     progress: RunProgress | None = None,
 ) -> Stitched:
-    """Stitch photos and write the panorama: 8 bits, with the colour profile of the first photo.
+    """Stitch photos and write the panorama: 8 bits, with the photos' colour profile, or sRGB where these differ.
 
     Raises:
         ValueError, FileNotFoundError: a photo that cannot be read, photos that do not match, a name that cannot be
@@ -29,7 +31,7 @@ def stitch_files(
     config = config or StitchConfig()
     require_writable(output, 1, 1)
     require_place(output, inputs=photos)
-    pictures = [open_picture(photo) for photo in photos]
+    pictures, converted = in_one_space([open_picture(photo) for photo in photos])
     with progress or RunProgress() as shown:
         made = stitch(pictures, config, progress=shown)
     height, width = made.pixels.shape[:2]
@@ -38,8 +40,34 @@ def stitch_files(
     lost = write_picture(
         output, made.pixels, alpha=made.alpha, tags=Tags(xmp=xmp, icc=pictures[made.used[0]].tags.icc), quality=quality
     )
-    notes = (*(note for picture in pictures for note in picture.notes), *given_up(pictures), *made.notes, *lost)
+    notes = (
+        *(note for picture in pictures for note in picture.notes),
+        *converted,
+        *given_up(pictures),
+        *made.notes,
+        *lost,
+    )
     return Stitched(made.pixels, made.alpha, made.turn, made.closed, made.used, notes)
+
+
+def in_one_space(pictures: Sequence[Picture]) -> tuple[list[Picture], list[str]]:
+    """Photos whose numbers mean the same colours: as they are, or in sRGB where their profiles differ; and notes."""
+    if len({picture.tags.icc for picture in pictures}) == 1:
+        return list(pictures), []
+    profiles = [profile_from(picture.tags.icc) for picture in pictures]
+    notes = []
+    if any(profile and not profile.is_srgb for profile in profiles):
+        notes.append("photos of different colour profiles are joined in sRGB")
+    if any(picture.tags.icc and not profile for picture, profile in zip(pictures, profiles, strict=True)):
+        notes.append("a colour profile that is no simple one is left out")
+    return [
+        replace(
+            picture,
+            pixels=picture.pixels if profile is None else profile.to_srgb(picture.pixels),
+            tags=replace(picture.tags, icc=b""),
+        )
+        for picture, profile in zip(pictures, profiles, strict=True)
+    ], notes
 
 
 def given_up(pictures: Sequence[Picture]) -> list[str]:

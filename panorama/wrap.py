@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 
 from csd3d.media.pictures.read import Picture
@@ -10,6 +11,9 @@ from csd3d.media.pictures.read import Picture
 Wrap = Literal["none", "cylinder", "sphere"]
 WrapChoice = Literal["auto", "none", "cylinder", "sphere"]
 
+_SHAPE_SLACK = 0.01
+_ALIKE = 0.6
+"""Halves whose difference is less than this share of what it is when one is turned show the same to two eyes."""
 SEAM_RATIO = 1.5
 """Edges match when the step over the seam is at most so many times the mean step between neighbouring columns."""
 
@@ -54,6 +58,27 @@ def seam_step(picture: Picture) -> float:
     return float(seam / inner) if float(inner) > 0 else (0.0 if float(seam) == 0 else float("inf"))
 
 
+def stereo_layout(picture: Picture) -> str | None:
+    """How the two eyes of a full sphere lie in one picture, by its shape and by how much its halves are alike."""
+    height, width = picture.height_px, picture.width_px
+    if abs(width - height) <= _SHAPE_SLACK * width:
+        halves, how = (
+            (picture.pixels[: height // 2], picture.pixels[height // 2 : 2 * (height // 2)]),
+            "one above the other",
+        )
+    elif abs(width - 4 * height) <= _SHAPE_SLACK * width:
+        halves, how = (
+            (picture.pixels[:, : width // 2], picture.pixels[:, width // 2 : 2 * (width // 2)]),
+            "side by side",
+        )
+    else:
+        return None
+    step = max(1, height // 256)
+    one, two = (half[::step, ::step].astype(np.float32) for half in halves)
+    apart = np.abs(one - np.roll(two, one.shape[1] // 4, axis=1)).mean()  # the same sphere, turned
+    return how if np.abs(one - two).mean() < _ALIKE * apart else None
+
+
 def _by_fields(picture: Picture, kind: str) -> Recognised:
     def number(name: str) -> float | None:
         text = picture.tags.gpano(name) or ""
@@ -68,6 +93,10 @@ def _by_fields(picture: Picture, kind: str) -> Recognised:
         return Recognised("none", f"its photo sphere fields say {kind}, less than a full turn: edited without wrapping")
     if kind == "cylindrical":
         return Recognised("cylinder", "its photo sphere fields say cylindrical, a full turn: the seam is closed")
+    if (how := stereo_layout(picture)) is not None:
+        return Recognised(
+            "none", f"it is a stereo pair, {how}: edited flat, as one picture; cut in two, each eye is a sphere"
+        )
     whole = full_height is None or height is None or height >= full_height - 1
     twice = abs(picture.width_px - 2 * picture.height_px) <= 0.01 * picture.width_px
     if whole and twice:

@@ -12,7 +12,7 @@ from torch import Tensor
 from csd3d.media.clip.formats import Encoding
 from csd3d.media.clip.output import open_output, square_size
 from csd3d.media.clip.sink import even_times, write_clip
-from csd3d.media.clip.source import Clip
+from csd3d.media.clip.source import Clip, chunk_frames
 from csd3d.media.detail import restore_mapped
 from csd3d.media.geometry import WorkingSize, from_working, resize, to_working
 from csd3d.media.masks import masked
@@ -27,7 +27,6 @@ PREVIEW_PX = 480
 """Shorter side of the report's players."""
 SHEET_FRAMES = 6
 """Columns of the contact sheet."""
-_CHUNK_PX = 4_000_000  # full-size pixels held at a time, a few copies of each: about half a GB
 
 Decode = Callable[[Float[Tensor, "n c h w"]], Float[Tensor, "n 3 H W"]]
 
@@ -39,11 +38,6 @@ class Samples:
     frames: list[int]
     source: list[Float[Tensor, "3 H W"]] = field(default_factory=list)
     edited: list[Float[Tensor, "3 H W"]] = field(default_factory=list)
-
-
-def chunk_frames(clip: Clip, most: int) -> int:
-    """How many full-size frames are held at a time."""
-    return max(1, min(most, _CHUNK_PX // (clip.info.width_px * clip.info.height_px)))
 
 
 class Pictures:

@@ -10,20 +10,13 @@ import tyro
 
 from csd3d.cli.editors import Form, read_request, run_and_say
 from csd3d.cli.parse import Flag, choose, read_dataclass
-from csd3d.media.clip.formats import Encoding
-from csd3d.media.clip.output import open_output
-from csd3d.media.clip.source import open_clip
-from csd3d.media.pictures.levels import from_levels, to_levels
-from csd3d.media.pictures.read import open_picture
-from csd3d.media.pictures.write import require_writable, write_picture
 from csd3d.media.place import require_place
 from csd3d.priors.defaults import default_config
 from csd3d.priors.store.resolve import Resolved, resolve
-from csd3d.runs.progress import RunProgress
-from csd3d.translate.apply import Trained, load_trained
+from csd3d.translate.apply import load_trained
 from csd3d.translate.config import TranslateConfig
-from csd3d.translate.job import SUFFIXES, TranslateEditor, with_residual
-from video.render import chunk_frames
+from csd3d.translate.files import translate_file
+from csd3d.translate.job import TranslateEditor, with_residual
 
 
 def _base(form: Form[TranslateConfig], values: Mapping[str, Any], only_help: bool) -> tuple[TranslateConfig, Resolved]:
@@ -117,30 +110,7 @@ def apply(argv: Sequence[str]) -> int:
     require_place(command.output, inputs=(command.source, command.network))
     trained = load_trained(command.network, device=command.device)
     trained.task(command.task)
-    picture = command.source.is_file() and command.source.suffix.lower() in SUFFIXES
-    notes = (apply_to_picture if picture else apply_to_clip)(trained, command.source, command.task, command.output)
-    for note in notes:
+    for note in translate_file(trained, command.source, command.task, command.output):
         print(f"note: {note}", file=sys.stderr)
     print(f"wrote  {command.output}")
     return 0
-
-
-def apply_to_picture(trained: Trained, source: Path, task: str, output: Path) -> list[str]:
-    """Translate one picture; depth, transparency and tags are kept. Returns what could not be kept."""
-    picture = open_picture(source)
-    require_writable(output, picture.height_px, picture.width_px)
-    rgb = from_levels(picture.pixels)[None]
-    levels = to_levels(trained(rgb, task)[0], 16 if picture.levels > 255 else 8)
-    return write_picture(output, levels, alpha=picture.alpha, tags=picture.tags)
-
-
-def apply_to_clip(trained: Trained, source: Path, task: str, output: Path) -> list[str]:
-    """Translate every frame of a clip; timing and sound are kept. Returns what could not be kept."""
-    notes: list[str] = []
-    with open_clip(source) as clip, RunProgress() as progress:
-        size = chunk_frames(clip, 16)
-        chunks = progress.track("translate", clip.chunks(size, exact=True), total=clip.info.frames, unit=size)
-        with open_output(output, clip.info, Encoding(), tags=clip.info.tags, notes=notes) as writer:
-            for _, rgb in chunks:
-                writer.write(trained(rgb, task))
-        return [*clip.notes, *notes]

@@ -8,6 +8,7 @@ import errno
 import glob
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 _PART = ".part-"
+_AT_WORK: set[Path] = set()
+"""Temporary files that this process is writing."""
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
@@ -33,15 +36,15 @@ def atomic_path(final: Path) -> Iterator[Path]:
     if final.is_dir():
         raise ValueError(f"output: expected a file name, got the folder {final}")
     final = final.resolve()  # a link stays one, and what it leads to is replaced
-    part = _part_of(final)
-    try:
-        with _naming(final, part):
-            yield part
-            _flush(part)
-            os.replace(part, final)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    with _part_of(final) as part:
+        try:
+            with _naming(final, part):
+                yield part
+                _flush(part)
+                os.replace(part, final)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
     _flush(final.parent)
 
 
@@ -59,23 +62,23 @@ def atomic_folder(final: Path, *, replaces: bool = False) -> Iterator[Path]:
     if not (replaces and final.is_dir()):
         require_new_folder(final)
     final = final.resolve()
-    part = _part_of(final)
-    part.mkdir()
-    try:
-        with _naming(final, part):
-            yield part
-            for path in (part, *part.rglob("*")):
-                _flush(path)
-        if replaces and final.is_dir():
-            old = _part_of(final)
-            os.replace(final, old)
-            os.replace(part, final)
-            shutil.rmtree(old)
-        else:
-            os.replace(part, final)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
+    with _part_of(final) as part:
+        part.mkdir()
+        try:
+            with _naming(final, part):
+                yield part
+                for path in (part, *part.rglob("*")):
+                    _flush(path)
+            if replaces and final.is_dir():
+                with _part_of(final) as old:
+                    os.replace(final, old)
+                    os.replace(part, final)
+                    shutil.rmtree(old)
+            else:
+                os.replace(part, final)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
     _flush(final.parent)
 
 
@@ -97,28 +100,55 @@ def require_new_folder(path: Path) -> None:
         raise ValueError(f"output: expected a new or empty folder, got {path}")
 
 
-def _part_of(final: Path) -> Path:
-    """The name beside `final`, whose folder is made, under which it is written."""
+@contextmanager
+def _part_of(final: Path) -> Iterator[Path]:
+    """The name beside `final`, whose folder is made, under which it is written; what killed processes left of writing
+    `final` goes first."""
+    remove_parts(final)
     missing = [folder for folder in final.parents if not folder.exists()]
     final.parent.mkdir(parents=True, exist_ok=True)
     for folder in missing:
         _flush(folder.parent)
-    return final.with_name(f".{final.stem}{_PART}{secrets.token_hex(4)}{final.suffix}")
+    part = final.with_name(f".{final.stem}{_PART}{os.getpid()}-{secrets.token_hex(4)}{final.suffix}")
+    _AT_WORK.add(part)
+    try:
+        yield part
+    finally:
+        _AT_WORK.discard(part)
 
 
 def remove_leftovers(folder: Path) -> list[Path]:
-    """Delete the temporary files that a killed process left in `folder` (not below it); returns what was deleted."""
-    left = sorted(p for p in folder.glob(f".*{_PART}*") if p.is_file())
+    """Delete the temporary files that killed processes left in `folder` (not below it); returns what was deleted."""
+    left = sorted(p for p in folder.glob(f".*{_PART}*") if p.is_file() and _is_abandoned(p))
     for path in left:
         path.unlink(missing_ok=True)
     return left
 
 
 def remove_parts(final: Path) -> None:
-    """Delete what a killed process left of writing `final`, be that a file or a folder."""
+    """Delete what killed processes left of writing `final`, be that a file or a folder."""
     final = final.resolve()
     for part in final.parent.glob(f".{glob.escape(final.stem)}{_PART}*{glob.escape(final.suffix)}"):
-        shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
+        if _is_abandoned(part):
+            shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink(missing_ok=True)
+
+
+def _is_abandoned(part: Path) -> bool:
+    """Whether no process is at work on a temporary file any more; its name has the process."""
+    found = re.search(rf"{re.escape(_PART)}(\d+)-", part.name)
+    if found is None:
+        return True
+    if (
+        process := int(found[1])
+    ) == os.getpid():  # numbers are given again: in a container each start may have the same
+        return part not in _AT_WORK
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:
+        pass
+    return False
 
 
 def write_bytes(final: Path, data: bytes) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 LONGEST_NAME = 255
 """Bytes of a file name."""
-_LONGEST_OUTPUT = 238  # less what a file is called by until it is whole
+_LONGEST_OUTPUT = 230  # less what a file is called by until it is whole
 
 
 def require_place(path: Path, *, inputs: Iterable[Path] = (), reserved: Iterable[Path] = ()) -> None:

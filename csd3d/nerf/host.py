@@ -30,7 +30,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from nerfstudio.viewer.viewer import Viewer
 from torch import Tensor
 
-from csd3d.media.atomic import atomic_path, write_bytes
+from csd3d.media.atomic import atomic_path, remove_leftovers, write_bytes
 from csd3d.nerf import viewer_page
 from csd3d.nerf.backends import require_device
 from csd3d.nerf.checkpoints import checkpoint_path, load_checkpoint, plain, random_state, restore_random_state
@@ -361,6 +361,9 @@ class CsdTrainer(Trainer):
         path = checkpoint_path(self.config)
         if path is None:
             return
+        if ranks()[0] == 0:
+            for folder in (path.parent, path.parent.with_name("edited_views")):
+                remove_leftovers(folder)  # of a run that was killed
         try:
             self._begin(load_checkpoint(path))
         except KeyError as error:

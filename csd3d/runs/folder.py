@@ -114,24 +114,27 @@ def claim_name(stem: str, prompt: str, *, base: Path = Path("runs")) -> Path:
         return path
 
 
-def start_run(path: Path, manifest: Manifest) -> RunFolder:
-    """Make the folder of a new run and write its manifest.
+@contextmanager
+def start_run(path: Path, manifest: Manifest) -> Iterator[RunFolder]:
+    """Make the folder of a new run and write its manifest; within the block no other process works in it.
 
     Raises:
-        ValueError: the folder already holds a run, or files of something else.
+        ValueError: the folder already holds a run, or files of something else, or another process is at work in it.
     """
     folder = RunFolder(path)
-    if folder.manifest.exists():
-        raise ValueError(
-            f"run-dir: {path} already holds a run; --resume goes on with it, another --run-dir starts anew"
-        )
-    if path.is_dir():
-        remove_leftovers(path)  # of a start that was killed before it had a manifest
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and not path.is_dir():
         raise ValueError(f"run-dir: expected a new or empty folder, got {path}")
     path.mkdir(parents=True, exist_ok=True)
-    manifest.write(folder.manifest)
-    return folder
+    with exclusive(path):  # first: of several starts at once, one begins and the others are refused
+        if folder.manifest.exists():
+            raise ValueError(
+                f"run-dir: {path} already holds a run; --resume goes on with it, another --run-dir starts anew"
+            )
+        remove_leftovers(path)  # of a start that was killed before it had a manifest
+        if any(path.iterdir()):
+            raise ValueError(f"run-dir: expected a new or empty folder, got {path}")
+        manifest.write(folder.manifest)
+        yield folder
 
 
 @contextmanager

@@ -22,7 +22,6 @@ from torch import Tensor
 from csd3d.engine.loop import Objective, Particles, Stateful, run
 from csd3d.engine.residuals import Score
 from csd3d.engine.stein import Kernel
-from csd3d.media.atomic import remove_parts
 from csd3d.media.sheet import save_picture
 from csd3d.metrics.change import change_note, change_of
 from csd3d.priors.prior import Prior
@@ -263,11 +262,8 @@ def open_session(
         if resumed is not None:
             stack.enter_context(exclusive(path))
             folder, manifest = reopen_run(path, resumed, manifest, free_on_resume=free_on_resume)
-            for result in results:
-                remove_parts(result)
         else:
-            folder = start_run(path, manifest)
-            stack.enter_context(exclusive(path))
+            folder = stack.enter_context(start_run(path, manifest))
         stack.enter_context(progress)
         stop = stack.enter_context(stoppable())
         session = Session(folder, manifest, results, progress, stop, ExitStack())

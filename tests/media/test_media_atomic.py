@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,10 +80,24 @@ def test_json_refuses_nan_and_keeps_the_old(tmp_path):
 def test_leftovers_of_a_killed_process_are_removed(tmp_path):
     with atomic_path(tmp_path / "keep.txt") as part:
         part.write_text("x")
-        left = part.with_name(part.name.replace("keep", "dead"))
+        left = part.with_name(part.name.replace("keep", "dead"))  # of this process's number, which another had before
         left.write_text("half")
-    assert remove_leftovers(tmp_path) == [left]
+        assert remove_leftovers(tmp_path) == [left], "what is being written stays"
     assert [p.name for p in tmp_path.iterdir()] == ["keep.txt"]
+
+
+def test_writing_removes_what_a_killed_process_left_of_it(tmp_path):
+    killed = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    gone, alive = int(killed.stdout), os.getppid()
+    names = [f".a.part-{gone}-0a.txt", ".a.part-0123abcd.txt", f".a.part-{alive}-0a.txt", f".b.part-{gone}-0a.txt"]
+    for name in names:
+        (tmp_path / name).write_text("half")
+    write_text(tmp_path / "a.txt", "whole")
+    assert {p.name for p in tmp_path.iterdir()} == {"a.txt", *names[2:]}, "not what is another's, or still written"
+    (tmp_path / f".frames.part-{gone}-0a").mkdir()
+    with atomic_folder(tmp_path / "frames"):
+        pass
+    assert {p.name for p in tmp_path.iterdir()} == {"a.txt", "frames", *names[2:]}
 
 
 def test_a_folder_appears_whole_and_flushed(tmp_path, monkeypatch):

@@ -204,3 +204,13 @@ def test_a_spherical_clip_is_said(make_clip):
         + struct.pack(">I", sizes[1] + len(box)) + data[trak + 4 : trak + sizes[1]] + box + data[trak + sizes[1] :]
     )  # fmt: skip
     assert any("spherical" in note for note in probe(path).notes)
+
+
+@pytest.mark.parametrize("kind", [b"dvcC", b"dvvC"])
+def test_dolby_vision_is_said_once(make_clip, kind):
+    path, _ = make_clip(frames=2)
+    assert probe(path).notes == ()
+    with path.open("ab") as file:  # in a sample description in life; FFmpeg passes over it anywhere
+        file.write((32).to_bytes(4, "big") + kind + b"\1\0\x0a\x2d" + bytes(20))
+    (note,) = probe(path).notes
+    assert "Dolby Vision" in note

@@ -15,8 +15,9 @@ from csd3d.cli.main import main
 from csd3d.media.pictures.read import Picture, Tags, open_picture
 from csd3d.runs.progress import RunProgress
 from panorama.stitch import StitchConfig, largest_rectangle, stitch
-from panorama.stitched_file import given_up, panorama_fields
+from panorama.stitched_file import given_up, in_one_space, panorama_fields
 from panorama.views import View, view_of
+from tests.media.test_media_pictures_profile import P3, SRGB, SRGB_CURVE, profile
 
 
 def texture(seed, height=640):
@@ -220,3 +221,24 @@ def test_it_is_said_what_the_photos_have_and_the_panorama_has_not():
     assert [note.split()[-1] for note in given_up([deep])] == ["8", "out"]
     assert "EXIF" in given_up([tagged])[0]
     assert not given_up([Picture(Path("c.png"), np.zeros((4, 4, 3), np.uint8))])
+
+
+def test_photos_of_different_colours_are_joined_in_srgb():
+    """(32, 192, 64) in Display P3 is (0, 195, 32) in sRGB."""
+    p3, srgb = profile(P3, SRGB_CURVE), profile(SRGB, SRGB_CURVE)
+    green = np.full((8, 8, 3), (32, 192, 64), np.uint8)
+    photos = [Picture(Path("a.jpg"), green, tags=Tags(icc=icc)) for icc in (b"", p3, srgb, b"tables")]
+    joined, notes = in_one_space(photos)
+    assert [tuple(photo.pixels[0, 0]) for photo in joined] == [
+        (32, 192, 64),
+        (0, 195, 32),
+        (32, 192, 64),
+        (32, 192, 64),
+    ]
+    assert {photo.tags.icc for photo in joined} == {b""}
+    assert notes == [
+        "photos of different colour profiles are joined in sRGB", "a colour profile that is no simple one is left out"
+    ]  # fmt: skip
+    same, notes = in_one_space(photos[1:2] * 2)
+    assert (same[0].tags.icc, notes) == (p3, [])
+    assert np.array_equal(same[0].pixels, green)

@@ -72,3 +72,18 @@ def test_real_panoramas(real_data):
     }
     assert {name: recognise(open_picture(folder / name), "auto").wrap for name in expected} == expected
     assert torch.get_num_threads() >= 1
+
+
+@pytest.mark.parametrize("stack", [np.vstack, np.hstack], ids=["one above the other", "side by side"])
+def test_two_eyes_in_one_picture_are_no_sphere(stack):
+    left = scenery(64, 128, wraps=True)
+    right = np.roll(left, 2, axis=1)  # seen from beside
+    both = stack([left, right])
+    packet = (
+        gpano_packet(sphere_camera(64)).replace('"128"', f'"{both.shape[1]}"').replace('"64"', f'"{both.shape[0]}"')
+    )
+    found = recognise(picture(both, packet), "auto")
+    assert found.wrap == "none"
+    assert "a stereo pair" in found.reason
+    other = stack([left, scenery(64, 128, seed=3, wraps=True)])
+    assert "stereo" not in recognise(picture(other, packet), "auto").reason

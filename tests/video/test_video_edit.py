@@ -321,7 +321,7 @@ def test_frames_are_held_a_chunk_at_a_time_and_read_twice_in_all(make_clip, tmp_
 
 
 def test_large_frames_take_smaller_chunks(make_clip):
-    from video.render import chunk_frames
+    from csd3d.media.clip.source import chunk_frames
 
     path, _ = make_clip(frames=3)
     with open_clip(path) as clip:

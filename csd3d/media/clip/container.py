@@ -5,6 +5,7 @@ its clock in between. In the formats where that is known to happen, packets are 
 begins where the first ends, as ffmpeg does.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
@@ -37,6 +38,8 @@ _LISTS = (
 )
 """Kinds that name other files, whose content no one would know of, or draw any text as a picture."""
 _LIST_HEADS = (b"ffconcat", b"#EXTM3U", b"<?xml", b"<MPD")
+_DOLBY_VISION = re.compile(rb"\0\0\0[\x18-\x30]dv[cvw]C[\1-\3]|\x41\xe7\x84dv[cvw]C", re.DOTALL)
+_HEAD_BYTES = 1 << 23
 _CLOCK_MAY_JUMP = 0x0200  # AVFMT_TS_DISCONT
 _BACK_S, _AHEAD_S = Fraction(1, 10), 10
 """A clock that goes back by more than the one, or ahead by more than the other, was set anew."""
@@ -66,6 +69,14 @@ def open_container(path: Path) -> Iterator[InputContainer]:
         raise ValueError(f"clip: expected a readable video, got {path} ({reason})") from error
     with container:
         yield container
+
+
+def is_dolby_vision(path: Path) -> bool:
+    """Whether a file says that its video is Dolby Vision: a configuration box of MP4, or a mapping of Matroska."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+        file.seek(max(len(head), path.stat().st_size - _HEAD_BYTES))  # where a camera writes it
+        return any(_DOLBY_VISION.search(part) is not None for part in (head, file.read()))
 
 
 @cache

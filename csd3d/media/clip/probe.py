@@ -16,7 +16,14 @@ from av.error import FFmpegError
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from csd3d.media.clip.container import Damage, decoded_frames, open_container, open_video, video_streams
+from csd3d.media.clip.container import (
+    Damage,
+    decoded_frames,
+    is_dolby_vision,
+    open_container,
+    open_video,
+    video_streams,
+)
 from csd3d.media.clip.shown import ColourTags, orientation_of, side_data, tags_of
 from csd3d.media.clip.times import FOLDER_FPS, TIMES, at_rate, read_times, timing_of
 from csd3d.media.pictures.levels import read_header
@@ -25,6 +32,10 @@ from csd3d.media.place import require_utf8
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 """Suffixes taken from a folder of frames."""
+DOLBY_CODECS = ("hevc", "h264", "av1", "libdav1d")
+DOLBY_VISION = (
+    "the clip is Dolby Vision: its picture is edited without what it says of brightness and colour, which is left out"
+)
 NO_ALPHA = "transparency is left out"
 
 _NOT_TAGS = ("major_brand", "minor_version", "compatible_brands", "encoder", "duration")
@@ -169,6 +180,8 @@ def _probe_stream(path: Path, container: InputContainer, stream: VideoStream, ma
     if orientation is None:
         notes.append("the angle at which it is to be shown is not applied")
     notes += _looks(stream, first, interlaced=interlaced)
+    if stream.codec_context.name in DOLBY_CODECS and (is_dolby_vision(path) or side_data(first, "DOVI_METADATA")):
+        notes.append(DOLBY_VISION)
     aspect = stream.sample_aspect_ratio or Fraction(1)
     width, height = first.width, first.height
     if orientation is not None and orientation >= 5:

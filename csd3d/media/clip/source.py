@@ -26,6 +26,7 @@ from csd3d.media.pictures.levels import from_levels, read_header, read_levels, t
 from csd3d.media.pictures.profile import profile_from
 
 Backend = Literal["pyav", "decord"]
+_CHUNK_PX = 4_000_000  # full-size pixels held at a time, a few copies of each: about half a GB
 _PROBES = 5
 _SAME_LEVELS = 0.5  # mean difference, of 255; of 8-bit clips there is none
 
@@ -103,6 +104,11 @@ class Clip:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def chunk_frames(clip: Clip, most: int) -> int:
+    """How many full-size frames are held at a time."""
+    return max(1, min(most, _CHUNK_PX // (clip.info.width_px * clip.info.height_px)))
 
 
 def open_clip(

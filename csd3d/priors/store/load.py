@@ -7,16 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import diffusers
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import CLIPTextModel, CLIPTokenizer
 
 from csd3d.engine.schedule import Schedule
 from csd3d.priors.networks.denoiser import Prediction
@@ -30,6 +25,12 @@ from csd3d.priors.store.resolve import (
     weights_variant,
 )
 from csd3d.priors.store.silence import quiet
+
+if TYPE_CHECKING:  # diffusers takes seconds to import
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
+    from transformers import CLIPTextModel, CLIPTokenizer
 
 _HALF = (torch.float16, torch.bfloat16)
 _VARIANTS = {
@@ -53,11 +54,11 @@ class Parts:
     """What a prior is made of, on its device, ready to use."""
 
     kind: Kind
-    vae: AutoencoderKL
-    text_encoder: CLIPTextModel
-    tokenizer: CLIPTokenizer
-    unet: UNet2DConditionModel
-    scheduler: SchedulerMixin
+    vae: "AutoencoderKL"
+    text_encoder: "CLIPTextModel"
+    tokenizer: "CLIPTokenizer"
+    unet: "UNet2DConditionModel"
+    scheduler: "SchedulerMixin"
     """As loaded; read, never stepped. Samplers make their own from its config."""
 
 
@@ -149,6 +150,10 @@ def load_parts(path: Path, *, device: torch.device, dtype: torch.dtype, kind: Ki
     Raises:
         ValueError: A part is missing, damaged, pickled, of another class, or does not fit the others.
     """
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
     kind = kind or check_directory(path)
     _check_settings(path)
     _check_shared_vae(path)
@@ -164,7 +169,7 @@ def load_parts(path: Path, *, device: torch.device, dtype: torch.dtype, kind: Ki
     return parts
 
 
-def read_schedule(scheduler: SchedulerMixin) -> tuple[Schedule, Prediction]:
+def read_schedule(scheduler: "SchedulerMixin") -> tuple[Schedule, Prediction]:
     """The noise schedule that a prior was trained with, and what its UNet predicts.
 
     Raises:
@@ -201,7 +206,10 @@ def _load_model(cls: type, folder: Path, device: torch.device, dtype: torch.dtyp
     return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
-def _load_scheduler(path: Path) -> SchedulerMixin:
+def _load_scheduler(path: Path) -> "SchedulerMixin":
+    import diffusers
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
     name = json.loads((path / "model_index.json").read_text(encoding="utf-8"))["scheduler"][1]
     cls = getattr(diffusers, name, None)
     if not isinstance(cls, type) or not issubclass(cls, SchedulerMixin):

@@ -3,9 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import diffusers.utils.logging as diffusers_logging
-import transformers.utils.logging as transformers_logging
-
 
 @contextmanager
 def quiet(*, hide_bars: bool = True) -> Iterator[None]:
@@ -13,6 +10,9 @@ def quiet(*, hide_bars: bool = True) -> Iterator[None]:
 
     Afterwards all is as before.
     """
+    import diffusers.utils.logging as diffusers_logging  # here: they take seconds, and help needs neither
+    import transformers.utils.logging as transformers_logging
+
     before = []
     for log in (diffusers_logging, transformers_logging):
         before.append((log, log.get_verbosity(), log.is_progress_bar_enabled()))

@@ -1,0 +1,49 @@
+"""A picture or a clip through a trained network, from file to file."""
+
+from pathlib import Path
+
+from csd3d.media.clip.formats import Encoding
+from csd3d.media.clip.output import open_output
+from csd3d.media.clip.source import chunk_frames, open_clip
+from csd3d.media.pictures.levels import from_levels, to_levels
+from csd3d.media.pictures.read import open_picture
+from csd3d.media.pictures.write import require_writable, write_picture
+from csd3d.runs.progress import RunProgress
+from csd3d.translate.apply import Trained
+from csd3d.translate.job import SUFFIXES
+
+_CHUNK = 16
+
+
+def translate_file(
+    trained: Trained, source: Path, task: str, output: Path, *, progress: RunProgress | None = None
+) -> list[str]:
+    """Translate a picture, a video file or a folder of frames. Returns what could not be kept, one line each.
+
+    Raises:
+        ValueError, FileNotFoundError: `source` cannot be read, or `output` not be written.
+    """
+    if source.is_file() and source.suffix.lower() in SUFFIXES:
+        return _translate_picture(trained, source, task, output)
+    return _translate_clip(trained, source, task, output, progress or RunProgress())
+
+
+def _translate_picture(trained: Trained, source: Path, task: str, output: Path) -> list[str]:
+    """Depth, transparency and tags stay."""
+    picture = open_picture(source)
+    require_writable(output, picture.height_px, picture.width_px)
+    rgb = from_levels(picture.pixels)[None]
+    levels = to_levels(trained(rgb, task)[0], 16 if picture.levels > 255 else 8)
+    return [*picture.notes, *write_picture(output, levels, alpha=picture.alpha, tags=picture.tags)]
+
+
+def _translate_clip(trained: Trained, source: Path, task: str, output: Path, progress: RunProgress) -> list[str]:
+    """Timing and sound stay."""
+    notes: list[str] = []
+    with open_clip(source) as clip, progress:
+        size = chunk_frames(clip, _CHUNK)
+        chunks = progress.track("translate", clip.chunks(size, exact=True), total=clip.info.frames, unit=size)
+        with open_output(output, clip.info, Encoding(), tags=clip.info.tags, notes=notes) as writer:
+            for _, rgb in chunks:
+                writer.write(trained(rgb, task))
+        return [*clip.notes, *notes]
