@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -259,7 +259,8 @@ class VideoEditor(Editor[VideoConfig]):
         tags = dict(self.clip.info.tags)
         tags |= provenance(tags.get("comment"), [*session.manifest.history, {"prompt": self.prompt}])
         chunks = render(
-            self.clip, pictures, output=session.results[0], replaces=self._replaces, media=session.folder.media,
+            self.clip, pictures, output=session.results[0], replaces=self._replaces,
+            before=partial(session.announce, session.results[0]), media=session.folder.media,
             encoding=encoding_of(self.config), tags=tags, most_frames=self.config.chunk_frames, notes=lost,
         )  # fmt: skip
         samples = Samples([])
@@ -381,8 +382,10 @@ def times_of(clip: Clip) -> list[float]:
 
 def _wrote(manifest: Manifest | None, target: Path) -> bool:
     """Whether the run of a manifest wrote the folder at `target`, which nobody changed since."""
-    sha256 = None if manifest is None else manifest.written.get(os.path.realpath(target))
-    return sha256 is not None and target.is_dir() and fingerprint(target)["sha256"] == sha256
+    if manifest is None or not target.is_dir():
+        return False
+    place = os.path.realpath(target)  # killed when a folder was about to appear, it may be there or not yet
+    return fingerprint(target)["sha256"] in (manifest.written.get(place), manifest.writing.get(place))
 
 
 def _stamps(clip: Clip) -> tuple[tuple[int, int], ...]:

@@ -102,6 +102,7 @@ def render(
     *,
     output: Path,
     replaces: bool,
+    before: Callable[[Path], None],
     media: Path,
     encoding: Encoding,
     tags: Mapping[str, str],
@@ -111,14 +112,16 @@ def render(
     """Write `output` and the two players of the report chunk by chunk, yielding after each.
 
     All three appear when the last chunk is written; if the consumer stops earlier, none does. The samples for the
-    contact sheet fill up on the way. A folder of frames that is there may be one that it `replaces`.
+    contact sheet fill up on the way. `replaces` and `before` are those of `open_output`.
     """
     info = clip.info
     preview = square_size(info.display_aspect, min(info.width_px, info.height_px, PREVIEW_PX))
     pts, base = even_times(info)
     samples = Samples(evenly(info.frames, SHEET_FRAMES))
     with ExitStack() as stack:
-        writer = stack.enter_context(open_output(output, info, encoding, tags=tags, notes=notes, replaces=replaces))
+        writer = stack.enter_context(
+            open_output(output, info, encoding, tags=tags, notes=notes, replaces=replaces, before=before)
+        )
         players = [
             stack.enter_context(
                 write_clip(

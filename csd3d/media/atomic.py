@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,12 +49,15 @@ def atomic_path(final: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(final: Path, *, replaces: bool = False) -> Iterator[Path]:
+def atomic_folder(
+    final: Path, *, replaces: bool = False, before: Callable[[Path], None] | None = None
+) -> Iterator[Path]:
     """Yield a new folder beside `final` that takes its name if the block succeeds and vanishes otherwise.
 
     Args:
         final: the folder.
         replaces: a folder that is there already is taken away once the new one is whole; one that a run wrote before.
+        before: called with the whole folder under its passing name, right before it takes its own.
 
     Raises:
         ValueError: `final` is there already and, unless it `replaces` that, is no empty folder.
@@ -69,6 +72,8 @@ def atomic_folder(final: Path, *, replaces: bool = False) -> Iterator[Path]:
                 yield part
                 for path in (part, *part.rglob("*")):
                     _flush(path)
+            if before is not None:
+                before(part)
             if replaces and final.is_dir():
                 with _part_of(final) as old:
                     os.replace(final, old)

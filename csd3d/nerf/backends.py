@@ -5,7 +5,7 @@ was before the edit.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -85,6 +85,13 @@ class EditedModel(Model):
         )
         return backend.rgb_loss(truth, render) * some.float().mean()
 
+    def training_state(self) -> dict[str, Any]:
+        """What training goes on with besides weights and optimisers: nothing, but for splats."""
+        return {}
+
+    def restore_training(self, state: Mapping[str, Any]) -> None:
+        """Return to a `training_state`; of a checkpoint that has none, begin anew."""
+
     def remember(self) -> None:
         """This is the scene before the edit, unless there is one already."""
         if self.before is None:
@@ -122,6 +129,15 @@ class EditedNgp(EditedModel, NGPModel):
 
 class EditedSplats(EditedModel, SplatfactoModel):
     """Splatfacto."""
+
+    def training_state(self) -> dict[str, Any]:
+        """Gradients and sizes summed up since splats were last split or removed, on which the next time depends."""
+        return dict(self.strategy_state)
+
+    def restore_training(self, state: Mapping[str, Any]) -> None:
+        """Return to them."""
+        on = self.gauss_params["means"].device
+        self.strategy_state |= {k: v.to(on) if isinstance(v, Tensor) else v for k, v in state.items()}
 
 
 @dataclass

@@ -382,6 +382,7 @@ class CsdTrainer(Trainer):
         self.optimizers.load_optimizers(state["optimizers"])
         self.optimizers.load_schedulers(state["schedulers"])
         self.grad_scaler.load_state_dict(state["scalers"])
+        self._edited.model.restore_training(edits.get("training", {}))
         self._resumed = {"random": edits["random"], "end": edits["end"]}
 
     @check_main_thread
@@ -394,7 +395,12 @@ class CsdTrainer(Trainer):
             "optimizers": {k: v.state_dict() for k, v in self.optimizers.optimizers.items()},
             "schedulers": {k: v.state_dict() for k, v in self.optimizers.schedulers.items()},
             "scalers": self.grad_scaler.state_dict(),
-            "csd3d": {**pipeline.edit_state(), "random": random_state(), "end": self._end},
+            "csd3d": {
+                **pipeline.edit_state(),
+                "random": random_state(),
+                "end": self._end,
+                "training": pipeline.model.training_state(),
+            },
         }
         self.checkpoint_dir.mkdir(parents=True, exist_ok=True)
         path = self.checkpoint_dir / f"step-{step:09d}.ckpt"

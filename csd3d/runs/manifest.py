@@ -57,6 +57,8 @@ class Manifest:
     """What was written, by role."""
     written: dict[str, str] = field(default_factory=dict)
     """SHA-256 of the results by absolute path, by which an edit of an edit finds its history."""
+    writing: dict[str, str] = field(default_factory=dict)
+    """The same of a folder that is about to appear, by which a run that is killed then knows it for its own."""
     numbers: dict[str, float | int | str] = field(default_factory=dict)
     """Measured results, if any were measured."""
     history: list[dict[str, Any]] = field(default_factory=list)

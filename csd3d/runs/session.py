@@ -206,6 +206,11 @@ class Session:
         save_picture(picture, self.folder.gradient)
         return replace(page, gradient=self.folder.gradient.name)
 
+    def announce(self, result: Path, folder: Path) -> None:
+        """Record that `folder`, whole under a passing name, is about to be the result."""
+        self.manifest.writing = {str(result.resolve()): fingerprint(folder)["sha256"]}
+        self.manifest.write(self.folder.manifest)
+
     def close(self, page: Report) -> None:
         """Write the report, `page` with settings, notes and numbers put in, and the last state of the manifest: that
         the run is finished, and what it has written."""
@@ -213,6 +218,7 @@ class Session:
         manifest.status = "finished"
         manifest.measure_memory()
         manifest.outputs |= {"report": str(folder.report.resolve()), "sheet": str(folder.sheet.resolve())}
+        manifest.writing = {}
         manifest.written |= {entry["path"]: entry["sha256"] for entry in map(fingerprint, self.results)}
         seconds = {f"{name} (s)": value for name, value in manifest.timing_s.items()}
         memory = {f"peak {kind} memory (MB)": round(value / 1e6) for kind, value in manifest.memory_bytes.items()}

@@ -413,3 +413,12 @@ def test_frames_and_times_of_real_clips_are_those_that_ffmpeg_shows(real_data, n
                 expected = torch.from_numpy(shown).permute(2, 0, 1)[None] / 255
                 for exact in (False, True):  # luma, since everybody interpolates chroma differently
                     assert psnr(luma(clip.read(i, i + 1, exact=exact)), luma(expected)) > 35
+
+
+def test_a_frame_that_is_a_link_to_nothing_is_not_passed_over(tmp_path):
+    (tmp_path / "frames").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "frames" / "1.png")
+    (tmp_path / "frames" / "2.png").symlink_to("gone.png")
+    for name in ("frames", "frames/*.png"):
+        with pytest.raises(ValueError, match=r"2\.png"):
+            open_clip(tmp_path / name)

@@ -3,9 +3,14 @@
 from fractions import Fraction
 from itertools import pairwise
 
+import av
+import numpy as np
 import pytest
+from PIL import Image
 
+from csd3d.media.clip.probe import probe
 from csd3d.media.clip.times import LONGEST_TICKS, Timing, exact_times, read_times, rising, timing_of
+from tests.media.test_media_clip_sink import rewrite
 
 MS = Fraction(1, 1000)
 
@@ -88,3 +93,31 @@ def test_long_gaps_fit_into_the_clock(gap_s):
     assert [float(t * base) for t in written] == pytest.approx(
         [t / 1e6 for t in pts], abs=1.0 if gap_s > 10**8 else 0.1
     )
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.png"])
+@pytest.mark.parametrize("shown_ms", [(100, 500, 2000), (100, 300, 250), (100, 100, 2000), (100, 100, 100)])
+def test_the_last_frame_of_an_animation_stays_as_long_as_it_did(tmp_path, name, shown_ms):
+    frames = [Image.fromarray(np.full((24, 32, 3), 60 * k, np.uint8)) for k in range(3)]
+    frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], duration=list(shown_ms))
+    rewrite(tmp_path / name, tmp_path / "out.gif")
+    with Image.open(tmp_path / "out.gif") as again:
+        found = []
+        for k in range(3):
+            again.seek(k)
+            found.append(again.info["duration"])
+    assert tuple(found) == shown_ms
+    rewrite(tmp_path / name, tmp_path / "out.mp4")
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        (stream,) = container.streams.video
+        assert stream.duration * stream.time_base == Fraction(sum(shown_ms), 1000)
+
+
+def test_times_that_begin_below_zero_lose_no_frame(tmp_path):
+    (tmp_path / "frames").mkdir()
+    for k in range(3):
+        Image.fromarray(np.full((24, 32, 3), 60 * k, np.uint8)).save(tmp_path / "frames" / f"{k}.png")
+    (tmp_path / "frames" / "timestamps.txt").write_text("-5\n20\n1000\n")
+    rewrite(tmp_path / "frames", tmp_path / "out.mp4")
+    info = probe(tmp_path / "out.mp4")
+    assert [round(info.time_s(k), 4) for k in range(info.frames)] == [0, 0.025, 1.005]

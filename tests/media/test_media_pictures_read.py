@@ -268,3 +268,9 @@ def test_several_pictures_in_a_file_are_refused_everywhere(tmp_path):
             read(path)
     with pytest.raises(ValueError, match="expected one picture, got 4 in one file"):
         open_clip(tmp_path / "frames")
+
+
+@pytest.mark.parametrize("icc", [b"junk" * 50, b"\0" * 16 + b"GRAY" + b"\0" * 120])
+def test_a_colour_profile_that_is_left_out_is_said(tmp_path, icc):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png", icc_profile=icc)
+    assert any("colour profile" in note for note in open_picture(tmp_path / "a.png").notes)

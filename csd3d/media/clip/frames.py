@@ -1,6 +1,6 @@
 """Clips as pictures: a folder of PNG frames with their times, and small animated GIF or WebP files to show around."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from itertools import pairwise
@@ -44,15 +44,21 @@ class FrameFolder:
 
 @contextmanager
 def write_folder(
-    folder: Path, times_s: Sequence[Fraction], *, depth: Depth = 8, replaces: bool = False
+    folder: Path,
+    times_s: Sequence[Fraction],
+    *,
+    depth: Depth = 8,
+    replaces: bool = False,
+    before: Callable[[Path], None] | None = None,
 ) -> Iterator[FrameFolder]:
-    """Write PNG frames and their times to a folder that appears whole or, if the block raises, not at all.
+    """Write PNG frames and their times to a folder that appears whole or, if the block raises, not at all; `replaces`
+    and `before` as of `atomic_folder`.
 
     Raises:
         ValueError: the folder exists and holds something, unless it `replaces` that; or fewer frames were written than
             there are times.
     """
-    with atomic_folder(folder, replaces=replaces) as part:
+    with atomic_folder(folder, replaces=replaces, before=before) as part:
         writer = FrameFolder(part, max(len(str(len(times_s) - 1)), 4), depth)
         yield writer
         if writer.frames != len(times_s):

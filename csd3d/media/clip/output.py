@@ -1,6 +1,6 @@
 """The output of an edit, whatever it is: a clip, a folder of PNG frames, or a small animation."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from fractions import Fraction
 from itertools import pairwise
@@ -21,6 +21,7 @@ def open_output(
     tags: Mapping[str, str],
     notes: list[str],
     replaces: bool = False,
+    before: Callable[[Path], None] | None = None,
 ) -> AbstractContextManager[Writer]:
     """A writer for the edited frames of the clip `info`, with all that goes with them as far as `path` can hold it.
 
@@ -31,12 +32,13 @@ def open_output(
         tags: title, comment, ... of the result.
         notes: receives a line for what could not be kept.
         replaces: a folder of frames may take the place of one that is there, which the same run wrote.
+        before: called with a folder of frames right before it takes its name, as of `atomic_folder`.
     """
     pts, base = even_times(info)
     times = [(t - pts[0]) * base for t in pts]
     notes += _lost(path, info, encoding)
     if is_folder(path):
-        return write_folder(path, times, depth=encoding.depth, replaces=replaces)
+        return write_folder(path, times, depth=encoding.depth, replaces=replaces, before=before)
     if path.suffix.lower() in ANIMATIONS:
         height, width = square_size(info.display_aspect, min(info.width_px, info.height_px, ANIMATION_PX))
         notes.append(f"{path.suffix} holds neither sound nor all pixels: {width}x{height} px")

@@ -32,6 +32,7 @@ from csd3d.media.place import require_utf8
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 """Suffixes taken from a folder of frames."""
+ANIMATED = ("gif", "apng", "webp")
 DOLBY_CODECS = ("hevc", "h264", "av1", "libdav1d")
 DOLBY_VISION = (
     "the clip is Dolby Vision: its picture is edited without what it says of brightness and colour, which is left out"
@@ -125,12 +126,12 @@ def probe(path: Path, *, max_frames: int | None = None, stream: int | None = Non
     """
     require_utf8(path.absolute(), "clip")
     if any(sign in path.name for sign in "*?[") and not path.exists():
-        return _probe_pictures(path, [p for p in path.parent.glob(path.name) if p.is_file()], max_frames)
+        return _probe_pictures(path, [p for p in path.parent.glob(path.name) if _may_be_file(p)], max_frames)
     if not path.exists():
         raise FileNotFoundError(f"clip: expected a video file or a folder of frames, got {path}, which does not exist")
     if path.is_dir():
         return _probe_pictures(
-            path, [p for p in path.iterdir() if p.suffix.lower() in PICTURES and p.is_file()], max_frames
+            path, [p for p in path.iterdir() if p.suffix.lower() in PICTURES and _may_be_file(p)], max_frames
         )
     if path.suffix.lower() in (".tif", ".tiff", ".webp"):
         _require_one_picture(path)
@@ -142,6 +143,11 @@ def probe(path: Path, *, max_frames: int | None = None, stream: int | None = Non
     return info
 
 
+def _may_be_file(path: Path) -> bool:
+    """Whether a path is a file, or a link that leads nowhere, which is no frame to pass over."""
+    return path.is_file() or (path.is_symlink() and not path.exists())
+
+
 def _require_one_picture(path: Path) -> None:
     """Raise ValueError for a file of several pictures, of which PyAV shows the first, or of 32 bits a channel."""
     try:
@@ -151,20 +157,22 @@ def _require_one_picture(path: Path) -> None:
 
 
 def _probe_stream(path: Path, container: InputContainer, stream: VideoStream, max_frames: int | None) -> ClipInfo:
-    damage, raw, first, notes, interlaced = Damage(), list[int | None](), None, list[str](), False
+    damage, raw, first, notes, interlaced, last = Damage(), list[int | None](), None, list[str](), False, None
     for frame in decoded_frames(container, stream, damage):
         first = first or frame
         if (frame.width, frame.height) != (first.width, first.height) and not any("size" in n for n in notes):
             notes.append(f"the picture size changes at frame {len(raw)}; all frames are scaled to the first one's")
         interlaced |= bool(frame.interlaced_frame)
         raw.append(frame.pts)
+        last = frame.duration
         if len(raw) == max_frames:
             break
     if first is None:
         raise ValueError(f"clip: expected at least one decodable frame, got none in {path}")
     start = _start(container, stream)
     rates = [r for r in (stream.average_rate, stream.guessed_rate, stream.base_rate) if r]
-    timing = timing_of(raw, stream.time_base, rates, start, notes)
+    is_animation = stream.codec_context.name in ANIMATED
+    timing = timing_of(raw, stream.time_base, rates, start, notes, last=last, uneven_end=is_animation)
     if len(raw) == max_frames:
         damage = Damage()
     elif stream.frames - damage.hidden > _held(container, raw) or _ends_early(path):

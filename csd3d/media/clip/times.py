@@ -42,7 +42,14 @@ def at_rate(count: int, fps: Fraction) -> Timing:
 
 
 def timing_of(
-    raw: Sequence[int | None], base: Fraction | None, rates: Sequence[Fraction], start: Fraction, notes: list[str]
+    raw: Sequence[int | None],
+    base: Fraction | None,
+    rates: Sequence[Fraction],
+    start: Fraction,
+    notes: list[str],
+    *,
+    last: int | None = None,
+    uneven_end: bool = False,
 ) -> Timing:
     """Times from what a decoder gave, in presentation order.
 
@@ -52,6 +59,8 @@ def timing_of(
         rates: frame rates that the file names, the most trusted first; empty where it names none.
         start: seconds that are taken off all times.
         notes: receives a line for what was assumed or mended.
+        last: for how many ticks the last frame is shown, of which the mean rate of varying times follows.
+        uneven_end: the last frame may stay longer than even ones before it, as in an animation.
     """
     if not rates:
         notes.append(f"the file names no frame rate; {FOLDER_FPS} is assumed")
@@ -68,7 +77,10 @@ def timing_of(
     offset = int(start / base)
     pts = tuple(t - offset for t in pts)
     rate = next((rate for rate in rates if is_even(pts, 1 / (rate * base))), None)
-    return Timing(pts, base, rate or rates[0], rate is not None)
+    if last and rate and uneven_end and not is_even((0, last * finer), 1 / (rate * base)):
+        rate = None
+    mean = len(pts) / ((pts[-1] - pts[0] + last * finer) * base) if last else rates[0]
+    return Timing(pts, base, rate or mean, rate is not None)
 
 
 def rising(raw: Sequence[int | None]) -> list[int]:
@@ -144,6 +156,8 @@ def read_times(path: Path, count: int) -> Timing:
         pts = tuple(round(_milliseconds(line) / 1000 / MICROSECOND) for line in lines[:count])
     except ValueError as error:
         raise ValueError(f"clip: expected milliseconds, one a line, in {path} ({error})") from None
+    if pts and pts[0] < 0:  # of which a container would show nothing
+        pts = tuple(t - pts[0] for t in pts)
     if len(pts) < count or any(b <= a for a, b in itertools.pairwise(pts)):
         raise ValueError(f"clip: expected {count} rising times in {path}, as there are frames; remove it or mend it")
     if count == 1:

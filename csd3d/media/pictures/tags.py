@@ -94,6 +94,8 @@ def tags_of(image: Image.Image, upright_px: tuple[int, int], notes: list[str]) -
     if image.format == "MPO" and not any("gain map" in note or "motion" in note for note in notes):
         notes.append(f"{getattr(image, 'n_frames', 2) - 1} further pictures in the file are left out")
     exif, icc = _exif(image, upright_px, notes), profile_of(image)
+    if info.get("icc_profile") and not icc and image.mode not in ("CMYK", "LAB"):
+        notes.append("its colour profile is broken or of other colours than RGB, and is left out")
     iptc = iptc if is_jpeg and isinstance(iptc, bytes) else b""
     comment = comment if is_jpeg and isinstance(comment, bytes) else b""
     tags = Tags(exif, xmp, icc, iptc=iptc, comment=comment, text=_text(image), dpi=_dpi(dpi))

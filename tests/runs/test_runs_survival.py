@@ -1,0 +1,96 @@
+"""Whenever a run of any editor is killed, the next start goes on, to the same bytes, and leaves nothing lying about.
+
+`CSD3D_KILLS=200 pytest tests/runs/test_runs_survival.py` strikes more often than the twelve times of the full tests.
+"""
+
+import importlib.util
+import os
+import random
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.clips import encode, moving_picture
+from tests.forking import Forked, forking
+from tests.killable import KINDS, results
+from tests.panorama.panorama_toys import save, scenery
+from tests.priors.tiny import write_tiny_prior
+
+pytestmark = pytest.mark.slow
+KILLS = int(os.environ.get("CSD3D_KILLS", "12"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """What the runs read."""
+    folder = tmp_path_factory.mktemp("sources")
+    encode(folder / "clip.mp4", moving_picture(5, 16, 24, 0))
+    save(folder / "picture.png", scenery(40, 100))
+    (folder / "pictures").mkdir()
+    for k in range(3):
+        save(folder / "pictures" / f"{k}.png", scenery(32, 32, seed=k))
+    write_tiny_prior(folder / "t2i", kind="text-to-image", closed=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def forked():
+    with forking() as run:
+        yield run
+
+
+def contents(kind: str, run_dir: Path) -> dict[str, object]:
+    """Results by name, as bytes; a checkpoint of nerfstudio, whose archive has its own name in it, as text."""
+    found: dict[str, object] = {}
+    for path in results(kind, run_dir):
+        found[path.name] = path.read_bytes() if path.suffix != ".ckpt" else _plain(torch.load(path, weights_only=True))
+    return found
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, torch.Tensor):
+        return value.numpy().tobytes()
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items() if k != "end"}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def strike(forked: Forked, kind: str, source: Path, where: Path) -> None:
+    """Kill runs at deeds drawn at random, `KILLS` times in all, each resumed until it is done."""
+    code, deeds = forked(source, where / "whole", kind, everything=True)
+    assert code == 0
+    whole = contents(kind, where / "whole")
+    assert whole
+    rng, kills, run = random.Random(f"{kind} {KILLS}"), 0, 0
+    while True:
+        run_dir, fate = where / f"run{run}", {"at": rng.randint(1, deeds), "everything": True}
+        code, _ = forked(source, run_dir, kind, **(fate if kills < KILLS else {}))
+        if code == -signal.SIGKILL:
+            kills += 1
+            continue
+        assert code == 0
+        now = contents(kind, run_dir)
+        assert now.keys() == whole.keys()
+        assert [name for name in whole if now[name] != whole[name]] == []
+        assert [p for p in where.rglob("*") if ".part-" in p.name or p.name.startswith("now-")] == []
+        run += 1
+        if kills == KILLS:
+            return
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "ns-train"])
+def test_killed_anywhere_and_resumed_equals_never_killed(kind: str, folder: Path, tmp_path: Path, forked: Forked):
+    names = {"panorama": "picture.png", "image": "picture.png", "generate": "t2i", "translate": "t2i"}
+    strike(forked, kind, folder / names.get(kind, "clip.mp4"), tmp_path)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("nerfstudio") is None, reason="needs nerfstudio")
+def test_a_scene_killed_anywhere_and_resumed_equals_one_never_killed(tmp_path: Path):
+    from tests.nerf.tiny import write_small_scene
+
+    write_small_scene(tmp_path / "scene")
+    prior = write_tiny_prior(tmp_path / "instruct")
+    with forking("ns-train") as forked:
+        strike(forked, "ns-train", prior, tmp_path)
