@@ -36,7 +36,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "csd3d.translate": BELOW_EDITORS,
     "video": BELOW_EDITORS,
     "panorama": BELOW_EDITORS,
-    "csd3d.cli": BELOW_EDITORS | {"video", "panorama", "csd3d.translate"},
+    "csd3d.ui": BELOW_EDITORS,
+    "csd3d.cli": BELOW_EDITORS | {"video", "panorama", "csd3d.translate", "csd3d.ui"},
 }
 """Rooms that a room may enter besides itself. What is not listed (the doctor, scripts) may enter all of them."""
 
@@ -44,6 +45,7 @@ ONLY_IN = {
     "diffusers": {"csd3d.priors"},
     "transformers": {"csd3d.priors"},
     "nerfstudio": {"csd3d.nerf"},
+    "gradio": {"csd3d.ui"},
     "tyro": {"csd3d.cli", "csd3d.nerf"},
 }
 """Libraries that belong to one room. Scripts, which train the priors, are no room."""

@@ -22,6 +22,7 @@ from csd3d.doctor.findings import Finding, core_works
 
 EXTRAS = {
     "nerf": "the nerfstudio plugin",
+    "ui": "the page in a browser",
     "train": "training the built-in priors",
     "dev": "format, lint, types, tests",
 }

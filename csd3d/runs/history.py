@@ -4,6 +4,7 @@ A run's manifest holds the hash of what it wrote. A file with that hash is the r
 edit of it continues the run's history. Where the run is not found, the comment in the file still names the sentences.
 """
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -88,6 +89,15 @@ def _texts(value: object) -> list[str]:
     if isinstance(value, Mapping):
         return [f"{task}={caption}" for task, caption in value.items()]
     return [str(text) for text in value] if isinstance(value, Sequence) else []
+
+
+def repeat_command(run_dir: Path, manifest: Manifest) -> str:
+    """The command line that does once more what a run did; empty where that takes more than a source and a sentence."""
+    if "prompt" not in manifest.config:
+        return ""
+    words = ["csd3d", manifest.command, *(entry["path"] for entry in manifest.inputs[:1])]
+    words += ["--prompt", prompt] if (prompt := manifest.config["prompt"]) is not None else []
+    return shlex.join([*words, "--preset", str(run_dir / "manifest.json")])
 
 
 def provenance(comment: str | None, history: Sequence[Mapping[str, Any]]) -> dict[str, str]:

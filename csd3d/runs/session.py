@@ -8,7 +8,6 @@
 A run is stopped and resumed any number of times; each of its sessions is one process at work.
 """
 
-import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from csd3d.priors.prior import Prior
 from csd3d.priors.prompts.photographs import prior_note
 from csd3d.runs.config import RunConfig
 from csd3d.runs.folder import RunFolder, exclusive, load_sources, reopen_run, save_sources, start_run
+from csd3d.runs.history import repeat_command
 from csd3d.runs.interrupt import RunInterrupted, StopRequest, resume_command, stoppable
 from csd3d.runs.live import LivePage, Look
 from csd3d.runs.log import Show, StepLog
@@ -223,21 +223,13 @@ class Session:
         seconds = {f"{name} (s)": value for name, value in manifest.timing_s.items()}
         memory = {f"peak {kind} memory (MB)": round(value / 1e6) for kind, value in manifest.memory_bytes.items()}
         page = replace(
-            page, command=self._repeat(), sheet="" if page.panels else folder.sheet.name,  # which panels show already
+            page, command=repeat_command(folder.path, manifest),
+            sheet="" if page.panels else folder.sheet.name,  # which panels show already
             numbers=manifest.numbers, settings=manifest.config, notes=manifest.notes,
             environment={**seconds, **memory, "versions": manifest.versions, "machine": manifest.machine},
         )  # fmt: skip
         write_report(folder.report, page)
         manifest.write(folder.manifest)
-
-    def _repeat(self) -> str:
-        """The command that does the same again; none where a run takes more than a source and a sentence."""
-        manifest = self.manifest
-        if "prompt" not in manifest.config:
-            return ""
-        words = ["csd3d", manifest.command, *(entry["path"] for entry in manifest.inputs[:1])]
-        words += ["--prompt", prompt] if (prompt := manifest.config["prompt"]) is not None else []
-        return shlex.join([*words, "--preset", str(self.folder.manifest)])
 
 
 @contextmanager

@@ -1,0 +1,65 @@
+"""What a person has filled in, as the words of the command line that does it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from csd3d.media.clip.formats import CONTAINERS
+from csd3d.media.pictures.levels import read_header
+
+Editor = Literal["video", "panorama", "image"]
+EDITORS: tuple[Editor, ...] = ("video", "panorama", "image")
+WIDE = 1.9
+"""Pictures wider than so many times their height are panoramas."""
+_CLIPS = frozenset((*CONTAINERS, ".avi", ".gif"))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The fields of the page; None where a field was left alone, which then has the command's own default."""
+
+    source: Path
+    prompt: str
+    editor: Editor | None = None
+    """None: by what the source is."""
+    prior: str | None = None
+    strength: float | None = None
+    steps: int | None = None
+    seed: int | None = None
+    mask: str | None = None
+    """A picture file, or what else the command's `--mask` takes."""
+
+
+def editor_for(source: Path) -> Editor:
+    """What edits a file: clips by their name, pictures by their shape.
+
+    Raises:
+        ValueError: it is no clip by its name, and no picture that can be read.
+    """
+    if source.suffix.lower() in _CLIPS:
+        return "video"
+    try:
+        header = read_header(source)
+    except OSError as error:
+        raise ValueError(f"source: expected a clip or a picture, got {source.name} ({error})") from error
+    return "panorama" if header.width_px > WIDE * header.height_px else "image"
+
+
+def words_of(asked: Asked) -> list[str]:
+    """The words after `csd3d`. Values are joined to their flags, so that none can pass for a flag.
+
+    Raises:
+        ValueError: there is no sentence, or a picture cannot be read.
+    """
+    if not asked.prompt.strip():
+        raise ValueError("prompt: expected a sentence that says what to change, got none")
+    flags = {
+        "prompt": asked.prompt.strip(),
+        "prior": asked.prior,
+        "strength": asked.strength,
+        "steps": asked.steps,
+        "seed": asked.seed,
+        "mask": asked.mask,
+    }
+    given = [f"--{name}={value}" for name, value in flags.items() if value is not None]
+    return [asked.editor or editor_for(asked.source), str(asked.source), *given]

@@ -1,0 +1,76 @@
+"""What the page reads and writes: its folder, nothing else."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from csd3d.runs.manifest import Manifest
+from csd3d.ui.files import RunsFolder
+
+PLAIN = Manifest("image", {"prompt": "make it snowy"}, 0, status="finished")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunsFolder:
+    path = tmp_path / "runs"
+    (path / "a" / "media").mkdir(parents=True)
+    for name in ("report.html", "sheet.png", "media/x.mp4", "state.safetensors"):
+        (path / "a" / name).write_bytes(b"x")
+    (tmp_path / "secret.png").write_bytes(b"x")
+    (path / "a" / "link.png").symlink_to(tmp_path / "secret.png")
+    (path / "b").symlink_to(tmp_path)
+    replace(PLAIN, written={str(path / "a" / "sheet.png"): "0"}).write(path / "a" / "manifest.json")
+    return RunsFolder(path)
+
+
+@pytest.mark.parametrize("relative", ["report.html", "sheet.png", "media/x.mp4", "media/../sheet.png"])
+def test_what_a_report_shows_can_be_had(folder: RunsFolder, relative: str) -> None:
+    assert folder.file("a", relative).is_relative_to(folder.path / "a")
+
+
+@pytest.mark.parametrize(
+    ("name", "relative"),
+    [
+        ("a", "../../secret.png"),
+        ("a", "/etc/passwd"),
+        ("a", "link.png"),
+        ("a", "state.safetensors"),
+        ("a", "manifest.json"),
+        ("a", "none.png"),
+        ("b", "secret.png"),
+        ("..", "secret.png"),
+        ("a/../..", "secret.png"),
+        ("", "a/sheet.png"),
+        ("uploads", "x.png"),
+    ],
+)
+def test_nothing_else_can(folder: RunsFolder, name: str, relative: str) -> None:
+    with pytest.raises(ValueError, match="expected one of"):
+        folder.file(name, relative)
+
+
+def test_a_run_that_writes_elsewhere_is_shown_and_left_alone(folder: RunsFolder, tmp_path: Path) -> None:
+    assert folder.result("a") == folder.path / "a" / "sheet.png"
+    elsewhere = replace(PLAIN, written={str(tmp_path / "secret.png"): "0"})
+    elsewhere.write(folder.path / "a" / "manifest.json")
+    assert [run.name for run in folder.listed()] == ["a"]
+    assert folder.result("a") is None
+    with pytest.raises(ValueError, match="expected one that writes below"):
+        folder.manifest("a")
+
+
+def test_uploads_stay_under_a_name_of_their_own(folder: RunsFolder, tmp_path: Path) -> None:
+    odd = tmp_path / "a <b>; rm -rf ~ .PNG"
+    odd.write_bytes(b"one")
+    first = folder.take(odd)
+    assert (first.parent, first.suffix, first.read_bytes()) == (folder.uploads, ".png", b"one")
+    assert folder.take(odd) == first
+    odd.write_bytes(b"two")
+    assert folder.take(odd) != first
+    assert {path.name for path in folder.uploads.iterdir()} == {first.name, folder.take(odd).name}
+
+
+def test_runs_claim_folders_of_their_own(folder: RunsFolder) -> None:
+    source = folder.uploads / "photo.png"
+    assert folder.claim(source, "make it night") != folder.claim(source, "make it night")
