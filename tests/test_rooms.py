@@ -37,13 +37,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "video": BELOW_EDITORS,
     "panorama": BELOW_EDITORS,
     "csd3d.ui": BELOW_EDITORS,
-    "csd3d.cli": BELOW_EDITORS | {"video", "panorama", "csd3d.translate", "csd3d.ui"},
+    "csd3d.evaluate": BELOW_EDITORS | {"video"},
+    "csd3d.cli": BELOW_EDITORS | {"video", "panorama", "csd3d.translate", "csd3d.ui", "csd3d.evaluate"},
 }
 """Rooms that a room may enter besides itself. What is not listed (the doctor, scripts) may enter all of them."""
 
 ONLY_IN = {
     "diffusers": {"csd3d.priors"},
-    "transformers": {"csd3d.priors"},
+    "transformers": {"csd3d.priors", "csd3d.evaluate"},  # the networks of metrics are no priors, and need no diffusers
     "nerfstudio": {"csd3d.nerf"},
     "gradio": {"csd3d.ui"},
     "tyro": {"csd3d.cli", "csd3d.nerf"},

@@ -1,5 +1,7 @@
 """Many edits, one after another: a failed one is reported and the others go on; finished ones are not repeated."""
 
+import hashlib
+import re
 import sys
 import time
 import traceback
@@ -13,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from csd3d.media.clip.formats import CONTAINERS
 from csd3d.media.clip.probe import probe
 from csd3d.priors.prior import Prior
 from csd3d.runs.interrupt import RunInterrupted
@@ -152,3 +155,9 @@ def _print_table(outcomes: Sequence[tuple[Request[VideoConfig], Outcome]]) -> No
         cells = (request.source, request.prompt, outcome.status, f"{outcome.seconds:.1f}", outcome.text)
         table.add_row(*(Text(str(cell)) for cell in cells))
     Console(width=max(200, Console().width) if not sys.stdout.isatty() else None).print(table)
+
+
+def default_name(clip: Path, prompt: str) -> str:
+    """A file name for an edit."""
+    slug = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40] or hashlib.sha256(prompt.encode()).hexdigest()[:8]
+    return f"{clip.stem.strip('*?') or 'clip'}-{slug}{clip.suffix if clip.suffix.lower() in CONTAINERS else '.mp4'}"

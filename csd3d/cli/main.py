@@ -42,6 +42,7 @@ COMMANDS: Mapping[str, Entry] = {
         "csd3d.cli.world", "Write sample clips, scenes, panoramas and photos whose edits are known exactly."
     ),
     "ui": Entry("csd3d.cli.ui", "Edit in a browser: drop a file, type a sentence, look."),
+    "evaluate": Entry("csd3d.cli.evaluate", "Measure results against their source, several in one table."),
     "runs": Entry("csd3d.cli.runs", "List and show runs, and take a result back."),
     "priors": Entry("csd3d.cli.priors", "List the diffusion priors that can be used, and what each one knows."),
     "doctor": Entry("csd3d.cli.doctor", "Say what is installed and usable here, and what to do about what is not."),

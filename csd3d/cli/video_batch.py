@@ -9,8 +9,6 @@
 """
 
 import csv
-import hashlib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +23,7 @@ from csd3d.cli.video_form import FORM
 from csd3d.media.clip.formats import CONTAINERS
 from csd3d.media.place import at_home
 from csd3d.runs.job import Request
-from video.batch import edit_all
+from video.batch import default_name, edit_all
 from video.config import VideoConfig
 
 PATHS = ("clip", "mask", "preset", "output")
@@ -142,12 +140,6 @@ def _clips(pattern: Path) -> list[Path]:
         return [pattern]
     found = sorted(p for p in pattern.parent.glob(pattern.name) if p.suffix.lower() in (*CONTAINERS, ".avi", ".gif"))
     return found or [pattern]
-
-
-def default_name(clip: Path, prompt: str) -> str:
-    """A file name for an edit."""
-    slug = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40] or hashlib.sha256(prompt.encode()).hexdigest()[:8]
-    return f"{clip.stem.strip('*?') or 'clip'}-{slug}{clip.suffix if clip.suffix.lower() in CONTAINERS else '.mp4'}"
 
 
 def convert(flag: Flag, text: str) -> Any:

@@ -29,3 +29,14 @@ def background_change(
     read beside the codec's own reconstruction of the truth.
     """
     return masked_mean((output - source).abs().mean(1), untouched(source, truth, same=same))
+
+
+def change_outside(
+    output: Float[Tensor, "n 3 H W"], source: Float[Tensor, "n 3 H W"], mask: Float[Tensor, "n 1 H W"]
+) -> Float[Tensor, " n"]:
+    """Mean of |output - source| over the channels of the pixels that a mask leaves alone (0), for each picture.
+
+    In [0, 1] units, lower is better; NaN where the mask leaves none. Where the mask is grey a pixel may change and does
+    not count.
+    """
+    return masked_mean((output - source).abs().mean(1), mask[:, 0] <= 0)

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import torch
+
 
 @dataclass(frozen=True)
 class Mean:
@@ -51,6 +53,22 @@ def wilson_interval(right: int, n: int) -> tuple[float, float]:
     centre = share + z * z / (2 * n)
     spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return max(0.0, (centre - spread) / (1 + z * z / n)), min(1.0, (centre + spread) / (1 + z * z / n))
+
+
+def bootstrap_interval(values: Sequence[float], *, resamples: int = 2000) -> tuple[float, float]:
+    """95 % interval of the mean of those values that are finite: percentiles of the means of resamples (Efron 1979).
+
+    The same values give the same interval. (NaN, NaN) for fewer than two. It takes the values for independent, which
+    neighbouring frames are not: the interval over frames of one clip is too narrow, that over clips is right.
+    """
+    finite = torch.tensor([v for v in values if math.isfinite(v)], dtype=torch.float64)
+    if len(finite) < 2:
+        return math.nan, math.nan
+    rng = torch.Generator().manual_seed(0)
+    means = torch.stack(
+        [finite[torch.randint(len(finite), (len(finite),), generator=rng)].mean() for _ in range(resamples)]
+    )
+    return float(torch.quantile(means, 0.025)), float(torch.quantile(means, 0.975))
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]], *, digits: int = 2) -> str:

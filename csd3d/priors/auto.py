@@ -7,7 +7,8 @@ import torch
 from csd3d.priors.instruct import InstructPrior
 from csd3d.priors.latent_diffusion import LatentDiffusion
 from csd3d.priors.prior import Prior
-from csd3d.priors.store.load import locate, pick_device, pick_dtype
+from csd3d.priors.store.device import pick_device, pick_dtype
+from csd3d.priors.store.load import locate
 from csd3d.priors.store.resolve import Kind, Resolved, resolve
 from csd3d.priors.text_to_image import TextToImagePrior
 

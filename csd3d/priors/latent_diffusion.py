@@ -23,7 +23,8 @@ from csd3d.priors.prior import Prior, Prompts
 from csd3d.priors.prompts.sentences import Sentences, encode_sentences
 from csd3d.priors.prompts.vocabulary import Vocabulary
 from csd3d.priors.prompts.words import Words, read_known
-from csd3d.priors.store.load import load_parts, locate, pick_device, pick_dtype, read_schedule
+from csd3d.priors.store.device import pick_device, pick_dtype
+from csd3d.priors.store.load import load_parts, locate, read_schedule
 from csd3d.priors.store.resolve import Resolved, require_kind, resolve
 
 if TYPE_CHECKING:

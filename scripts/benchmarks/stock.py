@@ -10,7 +10,8 @@ from torch import Tensor
 
 from csd3d.priors.networks.chunks import Chunks
 from csd3d.priors.networks.codec import VaeCodec
-from csd3d.priors.store.load import fetch, pick_device, pick_dtype
+from csd3d.priors.store.device import pick_device, pick_dtype
+from csd3d.priors.store.load import fetch
 from csd3d.priors.store.resolve import check_directory, resolve, weights_variant
 from csd3d.priors.store.silence import quiet
 

@@ -13,7 +13,8 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchE
 from safetensors.torch import load_file, save_file
 
 from csd3d.priors.instruct import InstructPrior
-from csd3d.priors.store.load import fetch, load_parts, pick_device, pick_dtype, read_schedule
+from csd3d.priors.store.device import pick_device, pick_dtype
+from csd3d.priors.store.load import fetch, load_parts, read_schedule
 from csd3d.priors.store.resolve import Resolved
 from tests.priors.tiny import write_tiny_prior
 

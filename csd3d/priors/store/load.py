@@ -32,7 +32,6 @@ if TYPE_CHECKING:  # diffusers takes seconds to import
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
     from transformers import CLIPTextModel, CLIPTokenizer
 
-_HALF = (torch.float16, torch.bfloat16)
 _VARIANTS = {
     torch.float32: (None, "fp16", "bf16"),
     torch.float16: ("fp16", None, "bf16"),
@@ -60,36 +59,6 @@ class Parts:
     unet: "UNet2DConditionModel"
     scheduler: "SchedulerMixin"
     """As loaded; read, never stepped. Samplers make their own from its config."""
-
-
-def pick_device(device: str | torch.device | None) -> torch.device:
-    """The device asked for; None: CUDA when there is one, else the CPU. Raises ValueError when it cannot be used."""
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        raise ValueError(f"device: expected 'cpu', 'cuda' or 'cuda:N', got {str(device)!r}") from None
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        found = f"{torch.cuda.device_count()} of them" if torch.cuda.is_available() else "none"
-        raise ValueError(f"device {str(device)!r}: expected a CUDA device that is there, found {found}")
-    try:
-        torch.zeros(1, device=chosen).cpu()
-    except (RuntimeError, AssertionError, ImportError, AttributeError) as error:  # each kind of device has its own
-        reason = f"{_first_line(error)}; 'cpu' always works"
-        raise ValueError(f"device {str(device)!r}: expected one that this torch can compute on: {reason}") from None
-    return chosen
-
-
-def pick_dtype(dtype: torch.dtype | None, device: torch.device) -> torch.dtype:
-    """The precision asked for; None: float16 on CUDA, float32 elsewhere. Raises ValueError for one that will not do."""
-    if dtype is None:
-        return torch.float16 if device.type == "cuda" else torch.float32
-    if dtype not in (torch.float32, *_HALF):
-        raise ValueError(f"dtype: expected float32, float16 or bfloat16, got {dtype}")
-    if dtype == torch.float16 and device.type == "cpu":
-        raise ValueError("dtype: expected float32 or bfloat16 on a CPU, got float16")
-    return dtype
 
 
 def fetch(resolved: Resolved, *, revision: str | None, offline: bool, half: bool = False) -> Path:
