@@ -5,13 +5,13 @@ from typing import Any
 
 from csd3d.engine.config import PAPER
 from csd3d.engine.validate import require, require_choice, require_int, require_number
-from csd3d.runs.config import RunConfig
+from csd3d.runs.config import EditConfig
 from panorama.windows import Draw
 from panorama.wrap import WrapChoice
 
 
 @dataclass(frozen=True)
-class PanoramaConfig(RunConfig):
+class PanoramaConfig(EditConfig):
     """How a picture is edited. `csd.steps` counts the moves of the whole picture, however many windows it has."""
 
     size: int | None = None

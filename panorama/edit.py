@@ -185,7 +185,7 @@ class PanoramaEditor(Editor[PanoramaConfig]):
         if not len(self._windows):
             raise ValueError("mask: expected something white, got a mask that leaves nothing to edit")
         prompts = Prompts(tuple(self.sentences), config.source_prompt, self._windows.prompt, config.negative_prompt)
-        self.score = prior.score_under(config.engine, prompts)
+        self.score = prior.score_under(config.engine, prompts, config.attending)
 
     def place(self, run_dir: Path) -> tuple[Path, Sequence[Path]]:
         """A picture, in the format of the source if no name says otherwise."""

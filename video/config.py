@@ -6,7 +6,7 @@ from typing import Literal
 
 from csd3d.engine.validate import require, require_choice, require_int, require_number
 from csd3d.media.clip.formats import Codec, Depth
-from csd3d.runs.config import RunConfig
+from csd3d.runs.config import EditConfig
 
 Draw = Literal["stratified", "window"]
 ANCHORS = 4
@@ -14,7 +14,7 @@ ANCHORS = 4
 
 
 @dataclass(frozen=True)
-class VideoConfig(RunConfig):
+class VideoConfig(EditConfig):
     """How a clip is edited. `csd.steps` counts the moves of every frame, however long the clip."""
 
     size: int | None = None

@@ -366,7 +366,7 @@ def score_of(prior: Prior, plan: Plan, config: VideoConfig) -> Score:
     )  # frames of no sentence take part in no step
     target = plan.sentences if several else plan.sentences[0]
     prompts = Prompts(target, config.source_prompt, assign, config.negative_prompt)
-    return prior.score_under(config.engine, prompts)
+    return prior.score_under(config.engine, prompts, config.attending)
 
 
 def encoding_of(config: VideoConfig) -> Encoding:

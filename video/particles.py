@@ -162,7 +162,8 @@ class FrameParticles:
         self._moving = self._epochs.batch(rng)
         index = self._batching.coupled(self._moving, len(self.z))
         z, s = (x[index].to(self._device) for x in (self.z, self.s))
-        return Batch(z, s, index.to(self._device), self._epochs.t)
+        still = (~torch.isin(index, self._moving)).nonzero().flatten()
+        return Batch(z, s, index.to(self._device), self._epochs.t, still.to(self._device) if len(still) else None)
 
     def move(self, index: Index, g: Latents, *, lr: float) -> None:
         """A step of the optimiser, with moments and step count of each frame's own; anchors stay."""

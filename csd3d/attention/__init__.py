@@ -2,22 +2,28 @@
 
 In reading order:
 
-    sites      where: the attentions and residual blocks of a UNet, by name, kind, place and level
-    rows       what a row of a call is: role, branch, particle, the tokens that it reads, how noisy it is
-    control    what may be changed there: q, k, v, the logits, the probabilities, what leaves
-    bank       what rows leave behind for others, written by key
-    words      which tokens a word has become, and which token of one sentence is which of another
-    maps       attention maps, read
-    score      a prior whose attention is controlled, as the engine sees it
+    sites         where: the attentions and residual blocks of a UNet, by name, kind, place and level
+    rows          what a row of a call is: role, branch, particle, the tokens that it reads, how noisy it is
+    control       what may be changed there: q, k, v, the logits, the probabilities, what leaves
+    bank          what rows leave behind for others, written by key
+    words         which tokens a word has become, and which token of one sentence is which of another
+    maps          attention maps, read
+    score         a prior whose attention can be controlled, as the engine sees it
+    compositions  published methods: Prompt-to-Prompt, Plug-and-Play, MasaCtrl, re-weighting, fusion of keys and values
+    attended      a prior under control: particles share attention, targets look at their sources
+    presets       what settings ask for
 
 `csd3d.priors.networks.sites` puts controls into a UNet.
 """
 
+from csd3d.attention.attended import AttendedScore as AttendedScore
 from csd3d.attention.bank import Bank as Bank
+from csd3d.attention.compositions import Composition as Composition
 from csd3d.attention.control import Control as Control
 from csd3d.attention.maps import Maps as Maps
 from csd3d.attention.maps import read_maps as read_maps
 from csd3d.attention.maps import refine as refine
+from csd3d.attention.presets import Attention as Attention
 from csd3d.attention.rows import Role as Role
 from csd3d.attention.rows import Rows as Rows
 from csd3d.attention.score import Controllable as Controllable

@@ -1,6 +1,6 @@
 """What rows leave behind for rows of other calls."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 from jaxtyping import Shaped
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from csd3d.attention.rows import Role, Rows
 from csd3d.attention.sites import Site
+from csd3d.attention.words import Tokens
 
 
 class Bank:
@@ -16,11 +17,18 @@ class Bank:
 
     def __init__(self) -> None:
         self._kept: dict[tuple[str, Role, str, int], tuple[Tensor, ...]] = {}
+        self._tokens: dict[tuple[Role, str, int], Tokens] = {}
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._kept.clear()
+        self._tokens.clear()
 
     def write(self, site: Site, rows: Rows, *values: Shaped[Tensor, "b ..."]) -> None:
         """Keep one entry of every value for each row."""
         for i, (branch, particle) in enumerate(zip(rows.branch, rows.particle, strict=True)):
             self._kept[site.name, rows.role, branch, particle] = tuple(value[i] for value in values)
+            self._tokens[rows.role, branch, particle] = rows.tokens[i]
 
     def read(
         self, site: Site, role: Role, branches: Iterable[str], particles: Iterable[int]
@@ -40,6 +48,6 @@ class Bank:
             rows.append(found)
         return tuple(torch.stack(parts) for parts in zip(*rows, strict=True))
 
-    def rows(self, site: Site) -> Sequence[tuple[Role, str, int]]:
-        """Role, branch and particle of all that was left at a site, sorted."""
-        return sorted(key[1:] for key in self._kept if key[0] == site.name)
+    def tokens(self, role: Role, branch: str, particle: int) -> Tokens:
+        """The sentence that a row read which has left something."""
+        return self._tokens[role, branch, particle]

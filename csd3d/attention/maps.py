@@ -65,7 +65,7 @@ def read_maps(score: Controllable, x: Noised, role: Role = "target", *, sites: S
     """
     if sites is None:
         size_lat = (x.z_t.shape[-2], x.z_t.shape[-1])
-        small = [site for site in score.sites if site.kind in ("self", "cross") and _places(site, size_lat) <= 32 * 32]
+        small = [site for site in score.sites if site.kind in ("self", "cross") and site.places(size_lat) <= 32 * 32]
         sites = tuple(small)
     maps = Maps(sites)
     with score.controlled([maps.control]):
@@ -77,8 +77,3 @@ def refine(A: Float[Tensor, "n l a b"], S: Float[Tensor, "n p p"]) -> Float[Tens
     """S A: what a place looks at is also what the places like it look at. Both of the same level."""
     refined = S @ A.flatten(2).transpose(1, 2)
     return refined.transpose(1, 2).reshape(A.shape)
-
-
-def _places(site: Site, size_lat: tuple[int, int]) -> int:
-    height, width = site.size(size_lat)
-    return height * width

@@ -33,6 +33,11 @@ class Site:
             height, width = -(-height // 2), -(-width // 2)
         return height, width
 
+    def places(self, size_lat: tuple[int, int]) -> int:
+        """How many there are in its maps."""
+        height, width = self.size(size_lat)
+        return height * width
+
 
 def choose(
     sites: Iterable[Site],

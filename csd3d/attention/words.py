@@ -30,12 +30,9 @@ class Tokens:
         """Number of the token after the last word."""
         return 1 + sum(len(word.tokens) for word in self.words)
 
-    def find(self, phrase: str) -> tuple[int, ...]:
-        """Tokens of a word, or of words that follow each other, wherever they stand; upper case counts as lower.
-
-        Raises:
-            ValueError: they are not in the sentence.
-        """
+    def places(self, phrase: str) -> tuple[int, ...]:
+        """Tokens of a word, or of words that follow each other, wherever they stand; none if they are not there. Upper
+        case counts as lower."""
         wanted, found = "".join(phrase.lower().split()), set[int]()
         for start in range(len(self.words)):
             spelt = ""
@@ -45,10 +42,14 @@ class Tokens:
                     found.update(token for word in self.words[start : stop + 1] for token in word.tokens)
                 if len(spelt) >= len(wanted):
                     break
-        if not found:
+        return tuple(sorted(found))
+
+    def find(self, phrase: str) -> tuple[int, ...]:
+        """The same. Raises ValueError if they are not in the sentence."""
+        if not (found := self.places(phrase)):
             named = " ".join(word.text for word in self.words) or "no words"
             raise ValueError(f"word: expected one of the prompt ({named}), got {phrase!r}")
-        return tuple(sorted(found))
+        return found
 
 
 def align(old: Tokens, new: Tokens) -> tuple[Float[Tensor, "l_old l_new"], Bool[Tensor, " l_new"]]:

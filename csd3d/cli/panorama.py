@@ -63,7 +63,7 @@ IMAGE = Form(
     base=edit_base,
     paper=_paper,
     extra=(PREVIEW,),
-    without=("window", "stride", "windows_per_step", "draw", "smooth", "wrap", "settle_every"),
+    without=("share", "window", "stride", "windows_per_step", "draw", "smooth", "wrap", "settle_every"),
 )
 
 

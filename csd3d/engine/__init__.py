@@ -48,6 +48,7 @@ from csd3d.engine.regularisers import PatchNce as PatchNce
 from csd3d.engine.regularisers import Regulariser as Regulariser
 from csd3d.engine.regularisers import patch_nce as patch_nce
 from csd3d.engine.residuals import Score as Score
+from csd3d.engine.residuals import StepScore as StepScore
 from csd3d.engine.schedule import Schedule as Schedule
 from csd3d.engine.stein import FeatureKernel as FeatureKernel
 from csd3d.engine.stein import FeatureMap as FeatureMap

@@ -35,6 +35,18 @@ class Score(Protocol):
         ...
 
 
+@runtime_checkable
+class StepScore(Score, Protocol):
+    """A score that prepares a step: what its particles may look at besides themselves, such as anchors."""
+
+    def for_step(self, x: Noised) -> Score:
+        """What predicts in the step whose particles are `x`.
+
+        Again a particle's prediction depends on that particle, and on what was prepared.
+        """
+        ...
+
+
 def noise_baseline(score: Score, x: Noised) -> Latents:
     """r = eps(z_t | target) - e. Never calls `score.source`."""
     return score.target(x) - x.e

@@ -59,7 +59,7 @@ class Schedule:
     def noised(self, batch: Batch, t: int, e: Latents) -> Noised:
         """Particles and their sources at noise level `t`, both with the noise `e`."""
         z_t, s_t = (self.add_noise(x, e, t) for x in (batch.z, batch.s))
-        return Noised(batch.z, batch.s, batch.index, e, t, z_t, s_t)
+        return Noised(batch.z, batch.s, batch.index, e, t, z_t, s_t, batch.anchors)
 
     def weight(self, t: int) -> float:
         """w(t) = 1 - ab_t, the variance of the noise at `t`: how much the gradient of a step at `t` counts."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.regularisers import Features, PatchNce, Regulariser
-from csd3d.engine.residuals import Score, noise_baseline, source_baseline
+from csd3d.engine.residuals import Score, StepScore, noise_baseline, source_baseline
 from csd3d.engine.stein import FeatureKernel, Kernel, Perceptual, RbfKernel, couple
 from csd3d.engine.types import Latents, Noised, numbers
 
@@ -53,7 +53,8 @@ def csd_step(
         ValueError: a coupling along correspondences without a `kernel` that knows them, particles that the bandwidth
             cannot serve, or a score without the features that are needed.
     """
-    r = (noise_baseline if config.residual == "noise" else source_baseline)(score, x)
+    predicts = score.for_step(x) if isinstance(score, StepScore) else score
+    r = (noise_baseline if config.residual == "noise" else source_baseline)(predicts, x)
     if (kernel := coupling_kernel(score, config, kernel)) is None:
         g, weights = r, None
     else:

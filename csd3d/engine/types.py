@@ -35,6 +35,8 @@ class Batch:
     """Which particles of the whole set they are."""
     t: int | None = None
     """Timestep of the step, where all batches of an epoch share one; None: drawn for this step."""
+    anchors: Int[Tensor, " k"] | None = None
+    """Places in the batch of particles that are not moved. None: all are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +50,8 @@ class Noised:
     t: int
     z_t: Latents
     s_t: Latents
+    anchors: Int[Tensor, " k"] | None = None
+    """As in `Batch`."""
 
     @classmethod
     def from_noisy(cls, x_t: Latents, t: int, s: Latents, index: Index) -> "Noised":
@@ -59,6 +63,6 @@ class Noised:
         return cls(nan, s, index, nan, t, x_t, x_t)
 
     def rows(self, places: Sequence[int] | slice) -> "Noised":
-        """Some of the particles, by their places in this batch."""
+        """Some of the particles, by their places in this batch; none of them is an anchor any more."""
         z, s, index, e, z_t, s_t = (x[places] for x in (self.z, self.s, self.index, self.e, self.z_t, self.s_t))
         return Noised(z, s, index, e, self.t, z_t, s_t)

@@ -57,7 +57,7 @@ class CurrentEdit:
     def require(self, prompt: str, source_prompt: str | None) -> None:
         """Raises `ValueError` for what the prior cannot serve, by its words, by its kind or by its training."""
         csd = self.csd()
-        require_timesteps(self.prior.score_under(csd, Prompts(prompt, source_prompt)), csd)
+        require_timesteps(self.prior.score_under(csd, Prompts(prompt, source_prompt), self.settings.attending), csd)
 
     def refusal_of(self, prompt: str, source_prompt: str | None) -> str:
         """Why sentences cannot be edited by, in one line; empty if they can."""

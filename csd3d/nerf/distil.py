@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from csd3d.attention.presets import Attention
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.loop import draw_noise, draw_timestep
 from csd3d.engine.step import csd_step, require_finite, surrogate_loss
@@ -34,6 +35,7 @@ def distil_loss(
     step: int,
     size_px: int,
     source_prompt: str | None = None,
+    attention: Attention | None = None,
     inside: Bool[Tensor, "m 1 _h _w"] | None = None,
 ) -> Float[Tensor, ""]:
     """The surrogate loss of one step.
@@ -49,6 +51,7 @@ def distil_loss(
         step: for messages.
         size_px: shorter side at which the prior works.
         source_prompt: the caption of the sources, for text-to-image priors.
+        attention: how the prior's is controlled; None = as it is.
         inside: where the field may change: no gradient arrives elsewhere. None = everywhere.
 
     Raises:
@@ -58,7 +61,7 @@ def distil_loss(
     """
     height, width = sources.shape[-2:]
     size = working_size(Fraction(width, height), size_px, prior.codec.factor)
-    score = SharedScore(prior.score_under(csd, Prompts(prompt, source_prompt)))
+    score = SharedScore(prior.score_under(csd, Prompts(prompt, source_prompt), attention))
     if inside is not None:
         renders = torch.where(inside.to(renders.device), renders, renders.detach())
     seen = to_working(renders, size)

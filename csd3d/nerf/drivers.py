@@ -134,6 +134,7 @@ class Update(_Parts):
             current.csd(),
             rng=self.rng,
             source_prompt=current.source_prompt,
+            attention=settings.attending,
             size_px=current.size_px,
             strength=current.strength,
             detail=settings.detail,
@@ -243,5 +244,6 @@ class Distil(_Parts):
                 step=step,
                 size_px=prior_px,
                 source_prompt=current.source_prompt,
+                attention=settings.attending,
                 inside=torch.stack(masks) if masks else None,
             ).to(self.scene.model.device)

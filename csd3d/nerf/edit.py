@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from csd3d.attention.presets import Attention
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.loop import Objective, StepInfo, run
 from csd3d.engine.optimise import descend, first_moments
@@ -81,6 +82,7 @@ def edit_views(
     *,
     rng: torch.Generator,
     source_prompt: str | None = None,
+    attention: Attention | None = None,
     size_px: int | None = None,
     strength: float = 1.0,
     detail: float = 1.0,
@@ -98,6 +100,7 @@ def edit_views(
         csd: settings of the engine; `steps` is the number of moves of this call.
         rng: on the CPU.
         source_prompt: the caption of the photographs, for text-to-image priors.
+        attention: how the prior's is controlled; None = as it is.
         size_px: shorter side at which the prior works; None = what it was trained at.
         strength: share of the edit that is kept: 0 gives the photographs back, 1 the whole edit.
         detail: share of the photographs' lost detail that is put back (`csd3d.media.detail`).
@@ -115,7 +118,7 @@ def edit_views(
     """
     photographs = photographs.cpu()
     size = view_size(photographs, prior, size_px)
-    score = prior.score_under(csd, Prompts(prompt, source_prompt))
+    score = prior.score_under(csd, Prompts(prompt, source_prompt), attention)
     n = len(photographs)
     s, z = (
         map_sharded(n, lambda i, rgb=rgb: prior.codec.encode(to_working(rgb[i].cpu(), size).to(prior.device)))

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from csd3d.engine.regularisers import FeatureLoss, Features, FeatureSite
-from csd3d.engine.residuals import Score
+from csd3d.engine.residuals import Score, StepScore
 from csd3d.engine.schedule import Schedule
 from csd3d.engine.stein import Perceptual
 from csd3d.engine.types import Latents, Noised
@@ -66,8 +66,8 @@ def broadcast(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class SharedScore:
-    """A prior of which every rank holds a copy: each does its share of the particles. Satisfies `Score`, `Features`
-    and `Perceptual`."""
+    """A prior of which every rank holds a copy: each does its share of the particles. Satisfies `StepScore`,
+    `Features` and `Perceptual`."""
 
     score: Score
 
@@ -75,6 +75,10 @@ class SharedScore:
     def schedule(self) -> Schedule:
         """The prior's."""
         return self.score.schedule
+
+    def for_step(self, x: Noised) -> Score:
+        """The score of one step: every rank prepares it for itself, from all particles."""
+        return SharedScore(self.score.for_step(x)) if isinstance(self.score, StepScore) else self
 
     def target(self, x: Noised) -> Latents:
         """Noise in the edited latents, of all particles."""

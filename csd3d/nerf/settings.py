@@ -11,6 +11,7 @@ import tyro
 from nerfstudio.models.splatfacto import SplatfactoModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 
+from csd3d.attention.presets import Attention, Sharing
 from csd3d.engine.config import METHODS, PAPER, CsdConfig, Method, method_changes
 from csd3d.engine.validate import require, require_int, require_number
 from csd3d.priors.defaults import default_config, default_prior
@@ -79,6 +80,12 @@ class EditSettings(VanillaPipelineConfig):
     pixel by pixel (`svgd`), the same with the published kernel, normalisation and learning rate (`paper`, needs 3
     views), or each for itself (`independent`). None: `depth` for csd-edit and csd, `svgd` where the driver is `distil`,
     which does not know `depth`; else `independent`."""
+    share: Sharing = "none"
+    """Who sees whom inside the network: `anchors` = in every self-attention all views of a step look at the same few of
+    them too, which makes them agree."""
+    attention: tuple[str, ...] = ()
+    """Methods that change attention, each NAME or NAME:key=value,...: `reweight:word=snow,scale=1.5`, `p2p`, `pnp`,
+    `masactrl`, `kv-fusion`."""
     strength: float = 1.0
     """Strength of the edit, 0 to 1: 0 gives the photographs back, 1 the whole edit."""
     detail: float = 1.0
@@ -113,6 +120,7 @@ class EditSettings(VanillaPipelineConfig):
             require(self, "coupling", self.coupling != "depth", "svgd, paper or independent with driver distil")
             for name in ("strength", "detail"):
                 require(self, name, getattr(self, name) == 1, "1 with driver distil, which replaces no picture")
+        Attention.of(self.share, self.attention)  # refuses what cannot be read
         engine = self.engine(builtin=True)
         views = "views_per_edit" if self.driver == "update" else "distil_views"
         if engine.coupling == "svgd" and engine.bandwidth == "paper":
@@ -121,6 +129,11 @@ class EditSettings(VanillaPipelineConfig):
         prior = resolve(self.prior_name)
         self.require_kind(prior.kind)
         return prior
+
+    @property
+    def attending(self) -> Attention:
+        """How the attention of the prior is controlled. Raises `ValueError` for methods that cannot be read."""
+        return Attention.of(self.share, self.attention)
 
     @property
     def asked_prompt(self) -> str | None:

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from csd3d.attention.presets import Attention
 from csd3d.engine.config import CsdConfig, Method
 from csd3d.engine.residuals import Score
 from csd3d.engine.schedule import Schedule
@@ -131,10 +132,12 @@ class Prior(ABC):
     def require(self, csd: CsdConfig, prompts: Prompts) -> None:
         """Raises ValueError if the prior cannot serve these settings of the engine with these prompts."""
 
-    def score_under(self, csd: CsdConfig, prompts: Prompts) -> Score:
-        """`score` with the guidance of `csd`, for a run by its settings. Raises what `require` and `score` do."""
+    def score_under(self, csd: CsdConfig, prompts: Prompts, attention: Attention | None = None) -> Score:
+        """`score` with the guidance of `csd` and maybe with its attention controlled, for a run by its settings. Raises
+        what `require`, `score` and `Attention.over` do."""
         self.require(csd, prompts)
-        return self.score(prompts, Guidance.of(csd))
+        score = self.score(prompts, Guidance.of(csd))
+        return score if attention is None else attention.over(score)
 
 
 def require_no_source(prompts: Prompts) -> None:

@@ -6,8 +6,9 @@ setting out means.
 
 from dataclasses import dataclass
 
+from csd3d.attention.presets import Attention, Sharing
 from csd3d.engine.config import CsdConfig
-from csd3d.engine.validate import require_int
+from csd3d.engine.validate import require_choice, require_int
 
 
 @dataclass(frozen=True)
@@ -39,3 +40,25 @@ class RunConfig:
         """Settings of the engine, once a run has completed its config (`csd3d.runs.job.run_job`)."""
         assert self.csd is not None
         return self.csd
+
+
+@dataclass(frozen=True)
+class EditConfig(RunConfig):
+    """Settings of runs that edit several particles of one source."""
+
+    share: Sharing = "none"
+    """Who sees whom inside the network: `anchors` = in every self-attention all particles of a step look at the same
+    few of them too, which makes them agree."""
+    attention: tuple[str, ...] = ()
+    """A method that changes attention, NAME or NAME:key=value,...: `reweight:word=snow,scale=1.5`, `p2p`, `pnp`,
+    `masactrl`, `kv-fusion`. As often as there are methods."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_choice(self, "share")
+        Attention.of(self.share, self.attention)  # refuses what cannot be read
+
+    @property
+    def attending(self) -> Attention:
+        """Both, read."""
+        return Attention.of(self.share, self.attention)

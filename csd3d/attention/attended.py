@@ -1,0 +1,183 @@
+"""A prior whose attention is controlled: particles share attention, targets look at their sources.
+
+Sharing is extended attention: in every self-attention each particle looks at the places of a few anchors too, in the
+same branch at the same noise level,
+
+    softmax(q_i [k_i; k_a; k_b; ...]^T / sqrt(d)) [v_i; v_a; v_b; ...]
+
+Two passes keep predictions independent of each other: the anchors are predicted first, each for itself, and leave their
+keys and values; then every particle, anchors among them, depends on itself and on what was left. So results do not
+depend on how a step is split into calls or over processes, each of which predicts the anchors for itself.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from csd3d.attention.bank import Bank
+from csd3d.attention.compositions import Composition, KvFusion, PromptToPrompt, keeping
+from csd3d.attention.control import Control, Qkv
+from csd3d.attention.rows import Role, Rows
+from csd3d.attention.score import Controllable
+from csd3d.attention.sites import Site, choose
+from csd3d.engine.regularisers import FeatureLoss, Features, FeatureSite
+from csd3d.engine.residuals import Score
+from csd3d.engine.schedule import Schedule
+from csd3d.engine.stein import Perceptual
+from csd3d.engine.types import Latents, Noised, numbers
+
+ANCHORS = 4
+"""Of a step, where its particles do not name their own."""
+BANKED = 8
+"""Particles whose sources leave something at a time: bounds memory, changes no result."""
+
+
+@dataclass(frozen=True)
+class AttendedScore:
+    """A `Score` under control; satisfies `StepScore`.
+
+    Where `score` does it satisfies `Features` and `Perceptual`, of the prior as it is.
+    """
+
+    score: Controllable
+    compositions: tuple[Composition, ...] = ()
+    """One after another."""
+    shares: bool = False
+    """Whether all particles of a step look at its anchors."""
+
+    def __post_init__(self) -> None:
+        for composition in self.compositions:
+            composition.require(self.score)
+        longer = any(isinstance(composition, KvFusion) for composition in self.compositions)
+        if longer and any(isinstance(c, PromptToPrompt) and c.self_until > 0 for c in self.compositions):
+            raise ValueError("attention: expected p2p with self-until=0 beside kv-fusion, which adds keys, got more")
+
+    @property
+    def schedule(self) -> Schedule:
+        """The prior's."""
+        return self.score.schedule
+
+    def for_step(self, x: Noised) -> Score:
+        """The score of one step, of particles that are all of `x` or some of them."""
+        return _StepScore(self, x)
+
+    def target(self, x: Noised) -> Latents:
+        """Of a step that is `x`."""
+        return self.for_step(x).target(x)
+
+    def source(self, x: Noised) -> Latents:
+        """Of a step that is `x`."""
+        return self.for_step(x).source(x)
+
+    def feature_gradient(self, x: Noised, site: FeatureSite, loss: FeatureLoss) -> Latents:
+        """That of the prior as it is."""
+        assert isinstance(self.score, Features)  # as the scores of all our priors are
+        return self.score.feature_gradient(x, site, loss)
+
+    def perceptual_features(self, z: Latents) -> Float[Tensor, "n d"]:
+        """Those of the prior."""
+        assert isinstance(self.score, Perceptual)  # as the scores of all our priors are
+        return self.score.perceptual_features(z)
+
+
+@dataclass
+class _StepScore:
+    """What is predicted in one step, with what anchors and sources have left in it."""
+
+    own: AttendedScore
+    x: Noised
+    _bank: Bank = field(default_factory=Bank)
+    _left: set[Role] = field(default_factory=set[Role])
+    _sources: tuple[list[int], Latents] | None = None
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.own.schedule
+
+    def target(self, x: Noised) -> Latents:
+        predicted, sources = self._predict(x, self._sharing("target"), lambda: self._sharing("source"))
+        self._sources = None if sources is None else (numbers(x.index), sources)
+        return predicted
+
+    def source(self, x: Noised) -> Latents:
+        if self._sources is not None and self._sources[0] == numbers(x.index):
+            return self._sources[1]
+        with self.own.score.controlled(self._sharing("source")):
+            return self.own.score.source(x)
+
+    def _predict(
+        self, x: Noised, last: Sequence[Control], last_of_sources: Callable[[], Sequence[Control]]
+    ) -> tuple[Latents, Latents | None]:
+        """Predictions for targets and, if these look at them, for their sources, a few particles at a time.
+
+        `last` acts last on targets; `last_of_sources`, which is asked for if there is need, on sources.
+        """
+        score, size_lat = self.own.score, (x.z.shape[-2], x.z.shape[-1])
+        banks = [(composition, Bank()) for composition in self.own.compositions]  # one each: they leave other things
+        leave = [control for composition, bank in banks for control in composition.leave(score, bank, size_lat)]
+        take = [control for composition, bank in banks for control in composition.take(score, bank, size_lat)]
+        if not leave:
+            with score.controlled([*take, *last]):
+                return score.target(x), None
+        shared = last_of_sources()
+        targets: list[Tensor] = []
+        sources: list[Tensor] = []
+        for start in range(0, len(x.z), BANKED):
+            some = x.rows(slice(start, start + BANKED))
+            with score.controlled([*leave, *shared]):
+                sources.append(score.source(some))
+            with score.controlled([*take, *last]):
+                targets.append(score.target(some))
+            for _, bank in banks:
+                bank.clear()
+        return torch.cat(targets), torch.cat(sources)
+
+    def _sharing(self, role: Role) -> list[Control]:
+        """The control by which rows of a role look at the anchors, which leave their keys and values first."""
+        places = numbers(anchors_of(self.x)) if self.own.shares else []
+        if not places:
+            return []
+        score, anchors = self.own.score, self.x.rows(places)
+        sites = choose(score.sites, kind="self")
+        if role not in self._left:
+            keep = Control(sites, qkv=keeping(self._bank))
+            if role == "target":
+                self._predict(anchors, [keep], lambda: [])
+            else:
+                with score.controlled([keep]):
+                    score.source(anchors)
+            self._left.add(role)
+        return [Control(sites, qkv=beside(self._bank, sorted(numbers(anchors.index))))]
+
+
+def beside(bank: Bank, anchors: Sequence[int]) -> Qkv:
+    """Keys and values of anchors, of a row's own role and branch, after its own."""
+
+    def qkv(site: Site, rows: Rows, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        branches = sorted(set(rows.branch))
+        of_branch = torch.tensor([branches.index(branch) for branch in rows.branch], device=k.device)
+
+        def longer(own: Tensor, which: int) -> Tensor:
+            theirs = [bank.read(site, rows.role, [branch] * len(anchors), anchors)[which] for branch in branches]
+            joined = torch.stack([part.transpose(0, 1).flatten(1, 2) for part in theirs])  # branch heads places d
+            return torch.cat([own, joined[of_branch]], 2)
+
+        return q, longer(k, 0), longer(v, 1)
+
+    return qkv
+
+
+def anchors_of(x: Noised) -> Int[Tensor, " k"]:
+    """Places of the anchors of a step: those that its particles name, else `ANCHORS` spread evenly over their numbers;
+    none for a single particle, which looks at itself anyway."""
+    if x.anchors is not None:
+        return x.anchors
+    n = len(x.index)
+    if n == 1:
+        return x.index[:0].long()
+    count = min(ANCHORS, n)
+    order = x.index.argsort()
+    return order[[round(k * (n - 1) / (count - 1)) for k in range(count)]]
