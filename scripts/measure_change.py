@@ -40,7 +40,7 @@ def main() -> None:
     """Print the table."""
     for kind, changes in measure(tyro.cli(Command)).items():
         peaks, shares = (torch.tensor([getattr(c, name) for c in changes]) for name in ("peak", "share"))
-        low, high = float(peaks.quantile(0.01)), float(shares.quantile(0.99))
+        low, high = float(peaks.quantile(0.01)), float(shares.quantile(0.95))
         middle = float(shares.median())
         print(f'    "{kind}": Usual({low:.2f}, {high:.2f}),  # {len(changes)} edits, median share {middle:.2f}')
 

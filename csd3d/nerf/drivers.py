@@ -152,7 +152,7 @@ class Update(_Parts):
     def _moved(self, what: str, timer: "MoveTimer", done: int, total: int) -> None:
         """Show how far a batch is; a long one says so on the console too."""
         left = timer.left(done, total)
-        self.on_progress(f"{what}, move {done} of {total}" + (f", {words(left)}" if done else ""))
+        self.on_progress(f"{what}, move {done} of {total}" + (f", {words(left)}" if left else ""))
         if left is not None and left >= LONG_S and not timer.announced and ranks()[0] == 0:
             timer.announced = True
             CONSOLE.log(f"this batch: {words(left)}")

@@ -137,6 +137,7 @@ class FolderEditor(Editor[FolderConfig]):
         session.results[0].parent.mkdir(parents=True, exist_ok=True)
         for path, pixels in zip(session.results, to_levels(rgb), strict=True):
             write_picture(path, pixels)
+        session.note_change(self.prior, self.sentences, self._rgb, rgb)
         save_picture(contact_sheet({"source": self._rgb, self.prompt: rgb}), session.folder.sheet)
         page = Report(self.prompt, self.folder.name)
         return session.with_gradient(page, self._log, self._show, self.prior.decode)
