@@ -32,6 +32,8 @@ from csd3d.media.sheet import contact_sheet, evenly, save_picture
 
 SHOWN = 4
 """Frames of a clip on a sheet."""
+LEAST_SPHERE_PX = 192
+"""Working size that a sphere needs."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def main() -> int:
     for trial in trials(walk):
         if walk.only and trial.name not in walk.only:
             continue
-        outcomes.append(attempt(trial, walk.out))
+        outcomes.append(attempt(trial, walk))
         done = outcomes[-1]
         print(f"{trial.name:<16} {'fine' if done.code == 0 else f'exit code {done.code}':<14} {done.seconds:6.1f} s")
         write_text(walk.out / "index.html", page(outcomes, walk.out))
@@ -128,7 +130,8 @@ def trials(walk: Walk) -> Iterator[Trial]:
         yield Trial("image-mask", words, (photo, mask), (out / "masked.jpg",))
     for wide in files(data / "panoramas", SUFFIXES):
         target = out / f"{wide.stem}-night.jpg"
-        words = ("panorama", str(wide), "--prompt", "make it night", *quick, "--output", str(target))
+        enough = ("--steps", str(walk.steps), "--size", str(max(walk.size, LEAST_SPHERE_PX)))
+        words = ("panorama", str(wide), "--prompt", "make it night", *enough, "--output", str(target))
         if open_picture(wide).width_px <= 2100:  # larger ones take minutes
             yield Trial(f"panorama-{wide.stem}", words, (wide,), (target,))
     for folder in folders(data / "stitching")[:1]:
@@ -140,7 +143,17 @@ def trials(walk: Walk) -> Iterator[Trial]:
             (out / "wide.jpg",),
         )
     drawn = tuple(out / f"drawn-{k}.png" for k in (1, 2))
-    words = ("generate", "--prompt", "a red ball and a blue cube on grass", "--n", "2", "--steps", str(3 * walk.steps))
+    words = (
+        "generate",
+        "--prompt",
+        "a red ball and a blue cube on grass",
+        "--n",
+        "2",
+        "--method",
+        "ddim",
+        "--steps",
+        "30",
+    )
     yield Trial("generate", (*words, "--output", str(out / "drawn.png")), (), drawn)
     if pictures := files(data / "photos", SUFFIXES):
         learn = (
@@ -183,11 +196,10 @@ def scene_trial(walk: Walk, scene: Path) -> Trial:
         "--max-num-iterations", str(2 * walk.scene_steps), "--pipeline.scene-steps", str(walk.scene_steps),
         "--pipeline.edit-steps", str(walk.steps), "--pipeline.size", str(walk.size),
     )  # fmt: skip
-    before = tuple(files(scene / "images", SUFFIXES)[:SHOWN])
-    return Trial("scene", words, before, (place / "edited_views" / "sheet.png",), ("-c", code))
+    return Trial("scene", words, (), (place / "edited_views" / "sheet.png",), ("-c", code))
 
 
-def attempt(trial: Trial, out: Path) -> Outcome:
+def attempt(trial: Trial, walk: Walk) -> Outcome:
     """Run it, and draw its sheet if it did what it should."""
     since = time.monotonic()
     done = subprocess.run([sys.executable, *trial.program, *trial.words], capture_output=True, text=True, check=False)
@@ -195,26 +207,21 @@ def attempt(trial: Trial, out: Path) -> Outcome:
     if code == 0 and (missing := [path for path in trial.after if not path.exists()]):
         code, text = 1, f"{text}\nexpected {missing[0]} to be written"
     if code == 0 and trial.after:
-        rows = {label: shown(paths) for label, paths in (("before", trial.before), ("after", trial.after)) if paths}
-        sheet = out / "sheets" / f"{trial.name}.png"
-        save_picture(
-            contact_sheet({f"{k} {i}": row for k, several in rows.items() for i, row in several.items()}), sheet
-        )
+        rows = {f"before: {path.name}": shown(path, walk.frames) for path in trial.before}
+        rows |= {f"after: {path.name}": shown(path, walk.frames) for path in trial.after}
+        alone = all(len(row) == 1 for row in rows.values())
+        sheet = walk.out / "sheets" / f"{trial.name}.png"
+        save_picture(contact_sheet(rows, cell_px=640 if alone else 224), sheet)
     return Outcome(trial, code, seconds, text, sheet)
 
 
-def shown(paths: Sequence[Path]) -> dict[str, Float[Tensor, "n 3 H W"]]:
-    """A row for each file: frames of a clip spread evenly, or a picture."""
-    rows: dict[str, Tensor] = {}
-    for path in paths:
-        if path.is_dir() or path.suffix.lower() in CONTAINERS:
-            with open_clip(path) as clip:
-                rows[path.name] = torch.cat([clip.read(i, i + 1) for i in evenly(clip.info.frames, SHOWN)])
-        else:
-            picture = open_picture(path)
-            every = torch.arange(picture.height_px), torch.arange(picture.width_px)
-            rows[path.name] = picture.rgb(*every)[None]
-    return rows
+def shown(path: Path, frames: int) -> Float[Tensor, "n 3 H W"]:
+    """A picture, or some of the first `frames` of a clip, spread evenly."""
+    if path.is_dir() or path.suffix.lower() in CONTAINERS:
+        with open_clip(path, max_frames=frames) as clip:
+            return torch.cat([clip.read(i, i + 1) for i in evenly(clip.info.frames, SHOWN)])
+    picture = open_picture(path)
+    return picture.rgb(torch.arange(picture.height_px), torch.arange(picture.width_px))[None]
 
 
 def circle(photo: Path, path: Path) -> Path:

@@ -1,6 +1,7 @@
 """Contact sheets: labelled rows of pictures, for comparison."""
 
 from collections.abc import Mapping, Sequence
+from math import ceil
 from pathlib import Path
 
 from jaxtyping import Float
@@ -44,11 +45,12 @@ def contact_sheet(
     cell_w = max(picture.width for pictures in fitted.values() for picture in pictures)
     heights = [pictures[0].height for pictures in fitted.values()]
     head = _HEADER if columns else 0
-    width = 2 * _MARGIN + across * cell_w + (across - 1) * _GAP
+    label_font, small_font = ImageFont.load_default(14), ImageFont.load_default(12)
+    longest = max(ceil(label_font.getlength(label)) for label in fitted)
+    width = 2 * _MARGIN + max(across * cell_w + (across - 1) * _GAP, longest)
     height = 2 * _MARGIN + head + sum(heights) + len(heights) * (_CAPTION + _GAP)
     sheet = Image.new("RGB", (width, height), _PAPER)
     draw = ImageDraw.Draw(sheet)
-    label_font, small_font = ImageFont.load_default(14), ImageFont.load_default(12)
     for i, caption in enumerate(columns[:across]):
         draw.text((_MARGIN + i * (cell_w + _GAP), _MARGIN), caption, _FAINT, font=small_font)
     top = _MARGIN + head
