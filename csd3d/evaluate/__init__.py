@@ -5,7 +5,7 @@
     cases        what is compared with what: by hand, from runs; layouts: from a benchmark's folders
     spreadsheet  a sheet as rows
     towers/      the networks that learned metrics look through; each is optional and none is fetched unasked
-    gauges       one metric or a few, fed chunk by chunk
+    meters       one metric or a few, fed chunk by chunk
     measure      one pass over a source and all of its results
     table        one row a method: markdown, CSV, JSON
 

@@ -1,6 +1,6 @@
 """An evaluation from cases to the table."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from csd3d.evaluate.cases import Case
 from csd3d.evaluate.config import EvaluateConfig
@@ -35,8 +35,13 @@ def evaluate(
     towers, more = load_towers(config)
     noted = [*notes, *more]
     found: list[Measured] = []
-    for case in progress.track("measuring", cases, total=len(cases)):
-        some, more = measure(case, towers.gauges, config)
+    several = len(cases) > 1
+
+    def watch(chunks: Sequence[range]) -> Iterable[range]:
+        return chunks if several else progress.track("measuring", chunks, total=len(chunks))
+
+    for case in progress.track("measuring", cases, total=len(cases)) if several else cases:
+        some, more = measure(case, towers.meters, config, watch=watch)
         found += some
         noted += [note for note in more if note not in noted]
     return tabulate(found, towers.over_all(found), noted)

@@ -1,6 +1,6 @@
 """One pass over a source and all of its results, chunk by chunk."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -12,15 +12,17 @@ from torch import Tensor
 from csd3d.evaluate.cases import Case
 from csd3d.evaluate.config import EvaluateConfig
 from csd3d.evaluate.frames import Frames, Mask, measured_size, require_same_shape
-from csd3d.evaluate.gauges import LEAD, Chunk, Gauge, Scores
+from csd3d.evaluate.meters import LEAD, Chunk, Meter, Scores
 from csd3d.media.geometry import resize
 from csd3d.metrics.embeddings import edit_quality
 from video.motion import FLOW_PX, both_ways, flow_at, grey_levels
 
 SOURCE = "source"
 """What the unedited source is called among the methods."""
-Gauges = Callable[[Case], Sequence[Gauge]]
-"""New gauges for a result of a case."""
+Meters = Callable[[Case], Sequence[Meter]]
+"""New meters for a result of a case."""
+Watch = Callable[[Sequence[range]], Iterable[range]]
+"""Is handed the chunks of a case and yields them, for a progress bar."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,12 @@ class Measured:
     method: str
     frames: int
     scores: Scores
-    gauges: Sequence[Gauge] = field(default=(), repr=False)
+    meters: Sequence[Meter] = field(default=(), repr=False)
     """Those that keep something for what is measured over many results together."""
 
 
 def measure(
-    case: Case, gauges: Gauges, config: EvaluateConfig, *, tick: Callable[[int], None] = lambda frames: None
+    case: Case, meters: Meters, config: EvaluateConfig, *, watch: Watch = lambda chunks: chunks
 ) -> tuple[list[Measured], list[str]]:
     """Measure all results of a case, and its source as if it were one; notes say what was left out.
 
@@ -57,27 +59,26 @@ def measure(
         for index in (0,) if one_size else range(count):
             for result in results.values():
                 require_same_shape(source, result, index)
-        working = {m: [*gauges(case)] for m in (SOURCE, *results)}
+        working = {m: [*meters(case)] for m in (SOURCE, *results)}
         tails: dict[str, Tensor] = {}
-        for numbers in _chunks(count, config.chunk_frames if one_size else 1):
+        for numbers in watch(_chunks(count, config.chunk_frames if one_size else 1)):
             size = measured_size(*source.size(numbers.start), config.size)
             new = {m: torch.stack([f.read(i, size) for i in numbers]) for m, f in ((SOURCE, source), *results.items())}
             here = {m: torch.cat([tails[m], frames]) if m in tails else frames for m, frames in new.items()}
             tails = {m: frames[-LEAD:] for m, frames in here.items()} if ordered else {}
             chunk = _chunk(here[SOURCE], len(numbers), ordered=ordered, mask=mask, numbers=numbers)
             for method, some in working.items():
-                for gauge in some:
-                    gauge.add(chunk, here[method])
-            tick(len(numbers))
+                for meter in some:
+                    meter.add(chunk, here[method])
     found = [
         Measured(case.name, m, count, _scores(some), [g for g in some if g.for_all]) for m, some in working.items()
     ]
     return found, notes
 
 
-def _scores(gauges: Sequence[Gauge]) -> Scores:
-    """What all gauges found, and what follows from that."""
-    found = {name: values for gauge in gauges for name, values in gauge.scores().items()}
+def _scores(meters: Sequence[Meter]) -> Scores:
+    """What all meters found, and what follows from that."""
+    found = {name: values for meter in meters for name, values in meter.scores().items()}
     if found.get("WarpSSIM") and "CLIP-T" in found:
         found["Q_edit"] = [edit_quality(found["WarpSSIM"], found["CLIP-T"])]
     return found
@@ -93,9 +94,8 @@ def _common(source: Frames, results: Mapping[str, Frames]) -> tuple[int, list[st
     return min(len(f) for f in (source, *results.values())), notes
 
 
-def _chunks(count: int, size: int) -> Iterator[range]:
-    for start in range(0, count, size):
-        yield range(start, min(start + size, count))
+def _chunks(count: int, size: int) -> list[range]:
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 def _chunk(frames: Float[Tensor, "n 3 H W"], new: int, *, ordered: bool, mask: Mask | None, numbers: range) -> Chunk:

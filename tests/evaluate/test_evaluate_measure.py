@@ -10,8 +10,8 @@ from PIL import Image
 from csd3d.evaluate.cases import Case
 from csd3d.evaluate.config import EvaluateConfig
 from csd3d.evaluate.frames import Frames, measured_size
-from csd3d.evaluate.gauges import LearnedFeatures, Pixels
 from csd3d.evaluate.measure import flows, measure
+from csd3d.evaluate.meters import LearnedFeatures, Pixels
 from csd3d.metrics import flicker, structure_distance, warp_error
 from tests.clips import moving_picture
 
@@ -37,8 +37,8 @@ def just_pixels(case):
     return [Pixels()]
 
 
-def scores_of(case, config=EvaluateConfig(), gauges=just_pixels):  # noqa: B008 - frozen
-    found, notes = measure(case, gauges, config)
+def scores_of(case, config=EvaluateConfig(), meters=just_pixels):  # noqa: B008 - frozen
+    found, notes = measure(case, meters, config)
     return {m.method: m.scores for m in found}, notes
 
 
@@ -163,8 +163,8 @@ def test_learned_features_of_equal_frames_are_equal_and_asked_of_the_source_once
         return places, rgb.mean((2, 3)) + 0.1
 
     source = write_frames(tmp_path / "a", clip)
-    gauges = lambda case: [LearnedFeatures(look, ordered=True)]  # noqa: E731
-    found, _ = scores_of(Case("x", source, {"b": source, "c": source}), EvaluateConfig(chunk_frames=4), gauges)
+    meters = lambda case: [LearnedFeatures(look, ordered=True)]  # noqa: E731
+    found, _ = scores_of(Case("x", source, {"b": source, "c": source}), EvaluateConfig(chunk_frames=4), meters)
     assert found["b"]["feature content"] == pytest.approx([1] * 7)
     assert found["b"]["feature structure"] == pytest.approx([0] * 7, abs=1e-9)
     assert len(found["b"]["feature consistency"]) == 6

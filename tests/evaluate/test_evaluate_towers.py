@@ -12,8 +12,8 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
 from csd3d.evaluate.cases import Case
 from csd3d.evaluate.config import EvaluateConfig
-from csd3d.evaluate.gauges import Chunk
 from csd3d.evaluate.measure import Measured, measure
+from csd3d.evaluate.meters import Chunk
 from csd3d.evaluate.table import tabulate
 from csd3d.evaluate.towers.clip import load_clip
 from csd3d.evaluate.towers.dino import load_dino
@@ -184,9 +184,9 @@ def test_all_metrics_of_a_clip(clip_folder, dino_folder, alex_file, tmp_path, mo
     case = Case("x", source, {"same": source, "dark": write_frames(tmp_path / "b", 0.5 * rgb)}, "a red cat", "a cat")
     config = EvaluateConfig(clip=str(clip_folder), dino=str(dino_folder), lpips=alex_file)
     towers, notes = load_towers(config)
-    assert notes[1:] == [f"CLIP is {clip_folder}", f"DINO is {dino_folder}"]
+    assert notes[1:] == [f"CLIP is {clip_folder}", f"DINO is {dino_folder}", "LPIPS is that of alexnet.pth"]
     towers = replace(towers, inception=InceptionTower(Means(), CPU))
-    found, _ = measure(case, towers.gauges, config)
+    found, _ = measure(case, towers.meters, config)
     table = tabulate(found, towers.over_all(found), notes)
     same, dark = table.rows["same"], table.rows["dark"]
     assert set(dark) == set(table.metrics) == {
@@ -215,10 +215,10 @@ def test_the_fid_is_over_all_results_of_a_method_and_against_a_reference():
     assert towers.inception is not None
     found = []
     for case, level in (("a", 0.2), ("b", 0.6)):
-        gauge = towers.gauges(Case(case, Path("unused")))[-1]
+        meter = towers.meters(Case(case, Path("unused")))[-1]
         rgb = torch.full((2, 3, 8, 8), level)
-        gauge.add(Chunk(rgb, 0), rgb)
-        found.append(Measured(case, "mine", 2, {}, [gauge]))
+        meter.add(Chunk(rgb, 0), rgb)
+        found.append(Measured(case, "mine", 2, {}, [meter]))
     assert towers.over_all(found)["mine"]["FID"] == pytest.approx(0, abs=1e-9)
     reference = torch.full((4, 3), 0.4) + 0.2 * torch.tensor([[1.0], [1], [-1], [-1]]) + 0.1
     shifted = Towers(towers.config, inception=towers.inception, reference=reference).over_all(found)

@@ -1,4 +1,4 @@
-"""The networks that an evaluation asks for, and the gauges that look through them."""
+"""The networks that an evaluation asks for, and the meters that look through them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from torch import Tensor
 from csd3d.evaluate.cases import Case
 from csd3d.evaluate.config import EvaluateConfig
 from csd3d.evaluate.frames import Frames, measured_size
-from csd3d.evaluate.gauges import ByClip, ByDino, ByLpips, ForFid, Gauge, LearnedFeatures, Pixels
 from csd3d.evaluate.measure import Measured
+from csd3d.evaluate.meters import ByClip, ByDino, ByLpips, ForFid, LearnedFeatures, Meter, Pixels
 from csd3d.evaluate.towers.efficientnet import FeatureTower, load_features
 from csd3d.evaluate.towers.inception import InceptionTower, load_inception
 from csd3d.evaluate.towers.lpips import LpipsTower, load_lpips
@@ -39,10 +39,10 @@ class Towers:
     reference: Float[Tensor, "n d"] | None = None
     """Inception's features of the pictures that the FID compares with; None: those of the sources."""
 
-    def gauges(self, case: Case) -> Sequence[Gauge]:
+    def meters(self, case: Case) -> Sequence[Meter]:
         """New ones, for one result of a case."""
         ordered = self.config.ordered
-        found: list[Gauge] = [Pixels()]
+        found: list[Meter] = [Pixels()]
         if self.features is not None:
             found.append(LearnedFeatures(self.features, ordered=ordered))
         if self.clip is not None:
@@ -60,7 +60,7 @@ class Towers:
         """What is measured over all results of a method together."""
         kept: dict[str, list[ForFid]] = {}
         for one in measured:
-            kept.setdefault(one.method, []).extend(g for g in one.gauges if isinstance(g, ForFid))
+            kept.setdefault(one.method, []).extend(g for g in one.meters if isinstance(g, ForFid))
         found: dict[str, dict[str, float]] = {}
         for method, some in kept.items():
             if some:
@@ -91,6 +91,8 @@ def load_towers(config: EvaluateConfig) -> tuple[Towers, list[str]]:
 
         dino = load_dino(config.dino, device, fetch=config.fetch)
         notes.append(f"DINO is {config.dino}")
+    if config.lpips is not None:
+        notes.append(f"LPIPS is that of {config.lpips.name}")
     inception = None if config.fid is None else load_inception(config.fid, device)
     towers = Towers(
         config,

@@ -1,4 +1,4 @@
-"""Gauges: one or a few metrics of one result, fed chunk by chunk with frames of it and of its source.
+"""Meters: one or a few metrics of one result, fed chunk by chunk with frames of it and of its source.
 
 What is found goes by the names of `csd3d.evaluate.definitions`, one number a frame or a pair of neighbours.
 """
@@ -67,7 +67,7 @@ class Chunk:
         return 0 if self.flow is None else len(self.flow)
 
 
-class Gauge(ABC):
+class Meter(ABC):
     """Measures one result."""
 
     for_all = False
@@ -82,14 +82,14 @@ class Gauge(ABC):
         """What was found, by metric."""
 
 
-class Pixels(Gauge):
+class Pixels(Meter):
     """What needs no network: change, background, structure, warp error, WarpSSIM, flicker."""
 
     def __init__(self) -> None:
         self._found: dict[str, list[float]] = defaultdict(list)
 
     def add(self, chunk: Chunk, result: Float[Tensor, "n 3 H W"]) -> None:
-        """See `Gauge`."""
+        """See `Meter`."""
         new, put = result[chunk.lead :], self._put
         put("change", (new - chunk.new).abs().mean((1, 2, 3)))
         put("structure", structure_distance(new, chunk.new))
@@ -108,11 +108,11 @@ class Pixels(Gauge):
         self._found[name] += values.tolist()
 
     def scores(self) -> Scores:
-        """See `Gauge`."""
+        """See `Meter`."""
         return self._found
 
 
-class Embedded(Gauge):
+class Embedded(Meter):
     """What is found in embeddings of whole frames: `pooled` keeps one a frame of source and result."""
 
     def __init__(self, embed: Callable[[Tensor], Tensor], *, ordered: bool) -> None:
@@ -121,7 +121,7 @@ class Embedded(Gauge):
         self._sources: list[Tensor] = []
 
     def add(self, chunk: Chunk, result: Float[Tensor, "n 3 H W"]) -> None:
-        """See `Gauge`."""
+        """See `Meter`."""
         self._frames.append(self.embed(result[chunk.lead :]))
         self._sources.append(chunk.of_source(self.embed))
 
@@ -136,7 +136,7 @@ class Embedded(Gauge):
         return torch.cat(self._sources)
 
 
-class LearnedFeatures(Gauge):
+class LearnedFeatures(Meter):
     """Consistency, content and structure by features of an ImageNet classifier."""
 
     def __init__(self, look: Callable[[Tensor], tuple[Tensor, Tensor]], *, ordered: bool) -> None:
@@ -147,7 +147,7 @@ class LearnedFeatures(Gauge):
         self._whole: list[Tensor] = []
 
     def add(self, chunk: Chunk, result: Float[Tensor, "n 3 H W"]) -> None:
-        """See `Gauge`."""
+        """See `Meter`."""
         places, whole = self._look(result[chunk.lead :])
         source_places, source_whole = chunk.of_source(self._look)
         self._structure += self_similarity_distance(places, source_places).tolist()
@@ -155,7 +155,7 @@ class LearnedFeatures(Gauge):
         self._whole.append(whole)
 
     def scores(self) -> Scores:
-        """See `Gauge`."""
+        """See `Meter`."""
         found = {"feature content": self._content, "feature structure": self._structure}
         if self._ordered:
             found["feature consistency"] = consecutive_similarity(torch.cat(self._whole)).tolist()
@@ -172,7 +172,7 @@ class ByClip(Embedded):
         self.text, self.source_text = text, source_text
 
     def scores(self) -> Scores:
-        """See `Gauge`."""
+        """See `Meter`."""
         frames, sources = self.frames, self.sources
         found: dict[str, Tensor] = {}
         if self.text is not None:
@@ -187,7 +187,7 @@ class ByClip(Embedded):
         return {name: values.tolist() for name, values in found.items()}
 
 
-class ByDino(Gauge):
+class ByDino(Meter):
     """Structure distance by DINO's keys."""
 
     def __init__(self, keys: Callable[[Tensor], Tensor]) -> None:
@@ -195,16 +195,16 @@ class ByDino(Gauge):
         self._found: list[float] = []
 
     def add(self, chunk: Chunk, result: Float[Tensor, "n 3 H W"]) -> None:
-        """See `Gauge`."""
+        """See `Meter`."""
         keys = self._keys(result[chunk.lead :])
         self._found += self_similarity_distance(keys, chunk.of_source(self._keys)).tolist()
 
     def scores(self) -> Scores:
-        """See `Gauge`."""
+        """See `Meter`."""
         return {"DINO structure": self._found}
 
 
-class ByLpips(Gauge):
+class ByLpips(Meter):
     """Perceptual distance to the source, and between neighbours."""
 
     def __init__(self, distance: Callable[[Tensor, Tensor], Tensor]) -> None:
@@ -213,14 +213,14 @@ class ByLpips(Gauge):
         self._neighbours: list[float] = []
 
     def add(self, chunk: Chunk, result: Float[Tensor, "n 3 H W"]) -> None:
-        """See `Gauge`."""
+        """See `Meter`."""
         self._to_source += self._distance(result[chunk.lead :], chunk.new).tolist()
         if chunk.pairs:
             first, second = result[-chunk.pairs - 1 : -1], result[-chunk.pairs :]
             self._neighbours += self._distance(first, second).tolist()
 
     def scores(self) -> Scores:
-        """See `Gauge`."""
+        """See `Meter`."""
         return {"LPIPS": self._to_source} | ({"LPIPS neighbours": self._neighbours} if self._neighbours else {})
 
 
