@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_SPAN = re.compile(r"(?:^|[,;])\s*(\d+(?:\.\d+)?)\s*s?\s*-\s*(\d+(?:\.\d+)?)?\s*s\s*:")
+_SPAN = re.compile(r"(?:^|[,;])\s*(\d+(?:\.\d+)?)\s*(?:s\s*)?-\s*(?:(\d+(?:\.\d+)?)\s*)?s\s*:")
 UNEDITED = -1
 """The sentence of frames outside all times of a prompt."""
 

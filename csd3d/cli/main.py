@@ -89,7 +89,7 @@ def _guarded(name: str, args: list[str], *, debug: bool) -> int:
     """Run one command; an error that a person can act on becomes one line on stderr and its exit code."""
     try:
         code = importlib.import_module(COMMANDS[name].module).main(args)
-        sys.stdout.flush()
+        print(end="", flush=True)  # unlike sys.stdout.flush, of no effect where it is closed: csd3d runs list >&-
         return code
     except KeyboardInterrupt as stop:  # a run that saved its state says where, and which signal stopped it
         if debug:

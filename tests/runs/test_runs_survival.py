@@ -1,12 +1,14 @@
-"""Whenever a run of any editor is killed, the next start goes on, to the same bytes, and leaves nothing lying about.
+"""Whenever a run of any editor is killed, or its disk is full, the next start goes on to the same bytes.
 
 `CSD3D_KILLS=200 pytest tests/runs/test_runs_survival.py` strikes more often than the twelve times of the full tests.
 """
 
+import errno
 import importlib.util
 import os
 import random
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -57,17 +59,19 @@ def _plain(value: object) -> object:
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
-def strike(forked: Forked, kind: str, source: Path, where: Path) -> None:
-    """Kill runs at deeds drawn at random, `KILLS` times in all, each resumed until it is done."""
+def strike(forked: Forked, kind: str, source: Path, where: Path, hows: Sequence[str] = ("kill",)) -> None:
+    """Kill runs at deeds drawn at random, or take their disk away (`hows`, one after the other), `KILLS` times in all,
+    each resumed until it is done."""
     code, deeds = forked(source, where / "whole", kind, everything=True)
     assert code == 0
     whole = contents(kind, where / "whole")
     assert whole
     rng, kills, run = random.Random(f"{kind} {KILLS}"), 0, 0
     while True:
-        run_dir, fate = where / f"run{run}", {"at": rng.randint(1, deeds), "everything": True}
+        how = hows[kills % len(hows)]
+        run_dir, fate = where / f"run{run}", {"how": how, "at": rng.randint(1, deeds), "everything": True}
         code, _ = forked(source, run_dir, kind, **(fate if kills < KILLS else {}))
-        if code == -signal.SIGKILL:
+        if code == {"kill": -signal.SIGKILL, "full": errno.ENOSPC}[how] and kills < KILLS:
             kills += 1
             continue
         assert code == 0
@@ -83,7 +87,7 @@ def strike(forked: Forked, kind: str, source: Path, where: Path) -> None:
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "ns-train"])
 def test_killed_anywhere_and_resumed_equals_never_killed(kind: str, folder: Path, tmp_path: Path, forked: Forked):
     names = {"panorama": "picture.png", "image": "picture.png", "generate": "t2i", "translate": "t2i"}
-    strike(forked, kind, folder / names.get(kind, "clip.mp4"), tmp_path)
+    strike(forked, kind, folder / names.get(kind, "clip.mp4"), tmp_path, ("kill", "full", "kill"))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("nerfstudio") is None, reason="needs nerfstudio")
