@@ -1,4 +1,4 @@
-"""The nerfstudio plugin: scenes are edited with `ns-train csd-edit`. The only room that imports nerfstudio.
+"""The nerfstudio plugin: `ns-train csd-edit` edits scenes, `csd-3d` makes them. The only room that imports nerfstudio.
 
 methods       what `ns-train` lists; imports neither diffusers nor a prior
 configs       the methods
@@ -19,5 +19,6 @@ ranks         several processes, one coupled step
 host          what touches nerfstudio's trainer and data managers
 transforms    what a scene's data must be
 checkpoints   reading them safely
+text3d        scenes from a sentence: `ns-train csd-3d`
 backends      what touches nerfstudio's models; ngp: the pipeline where the number of rays varies
 """

@@ -161,18 +161,19 @@ class CsdSplatModelConfig(SplatfactoModelConfig):
     _target: type = field(default_factory=lambda: EditedSplats)
 
 
-def require_device(config: TrainerConfig) -> None:
-    """Raises `ValueError` for a method that this machine cannot run, before anything is compiled."""
+def require_device(config: TrainerConfig, *, on_cpu: str) -> None:
+    """Raises `ValueError` for a method that this machine cannot run, before anything is compiled; `on_cpu` is one
+    that it can."""
     asked, backend = config.machine.device_type, config.pipeline.model
     needs_cuda = isinstance(backend, InstantNGPModelConfig | SplatfactoModelConfig)
     if needs_cuda and asked != "cuda":
         raise ValueError(
             f"{config.method_name}: expected --machine.device-type cuda, which its backend needs, got {asked}; "
-            "csd-edit-cpu runs on a CPU"
+            f"{on_cpu} runs on a CPU"
         )
     if asked == "cuda" and not torch.cuda.is_available():
         raise ValueError(
-            f"{config.method_name}: expected an NVIDIA GPU that torch can use, found none; csd-edit-cpu runs on a CPU"
+            f"{config.method_name}: expected an NVIDIA GPU that torch can use, found none; {on_cpu} runs on a CPU"
         )
 
 

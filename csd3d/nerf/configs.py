@@ -1,4 +1,4 @@
-"""The methods: scenes of nerfacto, instant-ngp and splatfacto edited from one sentence, and nerfacto on a CPU."""
+"""The methods: scenes of nerfacto, instant-ngp and splatfacto edited from one sentence, and scenes made from one."""
 
 import importlib.util
 from collections.abc import Mapping
@@ -18,6 +18,10 @@ from csd3d.nerf.backends import CsdNerfactoModelConfig, CsdNgpModelConfig, CsdSp
 from csd3d.nerf.host import CsdDataManagerConfig, CsdFullImageDataManagerConfig, CsdTrainerConfig
 from csd3d.nerf.ngp import CsdNgpPipelineConfig
 from csd3d.nerf.pipeline import CsdEditPipelineConfig
+from csd3d.nerf.text3d.data import OrbitDataManagerConfig
+from csd3d.nerf.text3d.model import ThingModelConfig
+from csd3d.nerf.text3d.pipeline import Text3dPipelineConfig
+from csd3d.nerf.text3d.trainer import Text3dTrainerConfig
 
 HAS_TCNN = importlib.util.find_spec("tinycudann") is not None
 
@@ -114,6 +118,24 @@ def method(
     return MethodSpecification(config, description=description)
 
 
+def from_sentence(name: str, description: str, model: ThingModelConfig, /, **changes: Any) -> MethodSpecification:
+    """A method that makes a scene from a sentence: `pipeline` among `changes` are settings of the pipeline, `lr` the
+    learning rate of the field, `cameras` where cameras are; the others are those of the trainer."""
+    cameras = OrbitDataManagerConfig(**changes.pop("cameras", {}))
+    pipeline = Text3dPipelineConfig(datamanager=cameras, model=model, **changes.pop("pipeline", {}))
+    adam = AdamOptimizerConfig(lr=changes.pop("lr"), eps=1e-15)
+    usual: dict[str, Any] = {
+        "logging": LoggingConfig(steps_per_log=50),
+        "steps_per_eval_batch": 0,
+        "steps_per_eval_image": 0,
+        "steps_per_eval_all_images": 0,
+        "vis": "viewer",
+    }
+    optimizers = {"fields": {"optimizer": adam, "scheduler": None}}
+    config = Text3dTrainerConfig(method_name=name, pipeline=pipeline, optimizers=optimizers, **(usual | changes))
+    return MethodSpecification(config, description=description)
+
+
 csd_edit = method(
     "csd-edit",
     "Edit a nerfacto scene from one sentence: views change together by collaborative score distillation.",
@@ -162,4 +184,28 @@ csd_edit_splat = method(
     steps_per_eval_image=100,
     steps_per_eval_all_images=1000,
     mixed_precision=False,
+)
+csd_3d = from_sentence(
+    "csd-3d",
+    "A scene from a sentence, without photographs: renders move together by collaborative score distillation.",
+    ThingModelConfig(implementation="tcnn" if HAS_TCNN else "torch", eval_num_rays_per_chunk=1 << 14),
+    pipeline={"opacity": 0.01, "entropy": 0.001},
+    lr=1e-2,
+    steps_per_save=1000,
+    max_num_iterations=10_000,
+    mixed_precision=True,
+    viewer=ViewerConfig(num_rays_per_chunk=1 << 14),
+)
+csd_3d_cpu = from_sentence(
+    "csd-3d-cpu",
+    "csd-3d on two CPU cores, for what the built-in prior knows.",
+    ThingModelConfig(encoding="grid", coarse_samples=32, fine_samples=24, background="learned"),
+    pipeline={"render_px": (48, 64), "anneal_steps": 1500, "opacity": 0.05},
+    cameras={"radius": (2.2, 2.2), "elevation": (3.0, 25.0), "fov": (46.0, 54.0), "eval_px": 96},
+    lr=2e-2,
+    machine=MachineConfig(device_type="cpu"),
+    steps_per_save=500,
+    max_num_iterations=1_500,
+    mixed_precision=False,
+    viewer=ViewerConfig(),
 )

@@ -2,11 +2,14 @@
 
     z = encode(render)      g = csd_step(z, s)      loss = <z, g> / number of elements of z, g held fixed
 
+Where a scene is made from nothing, there is no source, and s = z.
+
 The derivative of the loss by z is g, up to that number. g goes through the encoder to the render first and is divided
 then, as in half precision it would vanish otherwise; autograd carries it on to whatever drew the render. Of several
 processes each has the loss of its own renders, whose mean is that of all.
 """
 
+from collections.abc import Sequence
 from fractions import Fraction
 
 import torch
@@ -25,33 +28,33 @@ from csd3d.priors.prior import Prior, Prompts
 
 def distil_loss(
     renders: Float[Tensor, "m 3 _h _w"],
-    sources: Float[Tensor, "m 3 _H _W"],
+    sources: Float[Tensor, "m 3 _H _W"] | None,
     count: int,
     prior: Prior,
-    prompt: str,
+    prompts: Prompts,
     csd: CsdConfig,
     *,
     rng: torch.Generator,
     step: int,
     size_px: int,
-    source_prompt: str | None = None,
     attention: Attention | None = None,
+    sentence: Sequence[int] | None = None,
     inside: Bool[Tensor, "m 1 _h _w"] | None = None,
 ) -> Float[Tensor, ""]:
     """The surrogate loss of one step.
 
     Args:
         renders: what the field shows, in [0, 1], with the graph to it. Of several processes each brings its share.
-        sources: what the cameras saw of the same, in [0, 1], at any size of the same aspect.
+        sources: what the cameras saw of the same, in [0, 1], at any size of the same aspect; None: there are none.
         count: particles of all processes together, equally many of each.
         prior: of either kind.
-        prompt: the sentence, or the caption of the result.
+        prompts: the sentence or sentences, and the caption of the sources for text-to-image priors.
         csd: settings of the engine.
         rng: on the CPU, in the same state in every process.
         step: for messages.
         size_px: shorter side at which the prior works.
-        source_prompt: the caption of the sources, for text-to-image priors.
         attention: how the prior's is controlled; None = as it is.
+        sentence: which of several sentences each particle of all processes has; None: there is one.
         inside: where the field may change: no gradient arrives elsewhere. None = everywhere.
 
     Raises:
@@ -59,19 +62,21 @@ def distil_loss(
         ValueError: what is asked for is nothing that the prior can serve.
         FloatingPointError: a gradient is not finite.
     """
-    height, width = sources.shape[-2:]
+    height, width = (renders if sources is None else sources).shape[-2:]
     size = working_size(Fraction(width, height), size_px, prior.codec.factor)
-    score = SharedScore(prior.score_under(csd, Prompts(prompt, source_prompt), attention))
+    score = SharedScore(prior.score_under(csd, prompts, attention))
     if inside is not None:
         renders = torch.where(inside.to(renders.device), renders, renders.detach())
     seen = to_working(renders, size)
     x = seen.detach().requires_grad_()
     mine = prior.codec.encode(x.to(prior.device))
-    with torch.no_grad():
-        s = gather(prior.codec.encode(to_working(sources, size).to(prior.device)), count)
-    z = gather(mine, count)
+    z = s = gather(mine, count)
+    if sources is not None:
+        with torch.no_grad():
+            s = gather(prior.codec.encode(to_working(sources, size).to(prior.device)), count)
+    index = torch.arange(count) if sentence is None else torch.tensor(sentence)
     t, e = draw_timestep(rng, csd), draw_noise(z, rng, csd)
-    particles = score.schedule.noised(Batch(z, s, torch.arange(count, device=z.device)), t, e)
+    particles = score.schedule.noised(Batch(z, s, index.to(z.device)), t, e)
     result = csd_step(score, particles, csd)
     require_finite(result, particles, step=step)
     (g,) = torch.autograd.grad(mine, x, result.g[local_indices(count)])

@@ -30,6 +30,7 @@ from csd3d.nerf.ranks import local_indices, ranks
 from csd3d.nerf.scene import Scene
 from csd3d.nerf.schedule import EditSchedule
 from csd3d.nerf.views import correspond
+from csd3d.priors.prior import Prompts
 from csd3d.runs.progress import LONG_S, Eta, words
 
 Step = tuple[Any, dict[str, Tensor], dict[str, Any]]
@@ -238,12 +239,11 @@ class Distil(_Parts):
                 torch.stack([source for _, source, _ in seen]),
                 len(views),
                 current.prior,
-                current.prompt,
+                Prompts(current.prompt, current.source_prompt),
                 current.csd(),
                 rng=self.rng,
                 step=step,
                 size_px=prior_px,
-                source_prompt=current.source_prompt,
                 attention=settings.attending,
                 inside=torch.stack(masks) if masks else None,
             ).to(self.scene.model.device)

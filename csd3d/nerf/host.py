@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import torch
 import yaml
@@ -221,10 +221,18 @@ class CsdTrainerConfig(TrainerConfig):
     def save_config(self) -> None:
         """Nothing yet: `CsdTrainer.setup` writes config.yml, so that a start that is refused leaves nothing."""
 
+    def refuse(self) -> None:
+        """Raises `ValueError` or `FileNotFoundError` for what can be refused before anything is made."""
+        require_device(self, on_cpu="csd-edit-cpu")
+        require_data(self)
+        require_steps(self)
+
 
 class CsdTrainer(Trainer):
     """Starts from nothing, from a checkpoint of the plain method, or from one of its own, which it resumes exactly."""
 
+    program: ClassVar[str] = "csd-edit"
+    """What messages begin with."""
     _resumed: dict[str, Any] | None = None
     _step_shown_at = 0.0
     _end = 0
@@ -236,15 +244,14 @@ class CsdTrainer(Trainer):
     def setup(self, test_mode: str = "val") -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """As the stock trainer's; mistakes end in one line. What is not refused has its config.yml from then on."""
         asked = yaml.dump(self.config)  # before setting up completes it
-        with mistakes_in_one_line():
-            require_device(self.config)
-            require_data(self.config)
-            require_steps(self.config)
+        with mistakes_in_one_line(self.program):
+            assert isinstance(self.config, CsdTrainerConfig)
+            self.config.refuse()
             with folder_unless_refused(self.base_dir):  # which the viewer wants to be there
                 # nerfstudio lists the modes as literals
                 super().setup(test_mode)  # pyright: ignore[reportArgumentType]
         if isinstance(self.viewer_state, Viewer):
-            viewer_page.set_up(self.viewer_state, self._edited.scene.cameras, on_cpu=self.device == "cpu")
+            viewer_page.set_up(self.viewer_state, self._edited.shown_cameras, on_cpu=self.device == "cpu")
             self._edited.between_moves = self._let_the_viewer_render
             self._edited.show_status(self._start_step)
         if ranks()[0] == 0:
@@ -268,9 +275,12 @@ class CsdTrainer(Trainer):
         self._end, self._last_step = self._start_step + self.config.max_num_iterations, self._start_step - 1
         writer.GLOBAL_BUFFER["max_iter"] = self._end  # of which the log tells the share that is done
         if ranks()[0] == 0:
-            self._edited.history.publish_in(self.base_dir / "edited_views")
+            self._edited.publish_in(self.base_dir)
         alone = self.world_size == 1  # several processes would not stop after the same step
-        with mistakes_in_one_line(), stoppable() if alone else nullcontext(StopRequest()) as self._stop_request:
+        with (
+            mistakes_in_one_line(self.program),
+            stoppable() if alone else nullcontext(StopRequest()) as self._stop_request,
+        ):
             try:
                 super().train()
             except KeyboardInterrupt:
@@ -280,7 +290,7 @@ class CsdTrainer(Trainer):
 
     def _end_stopped(self, how: str) -> NoReturn:
         """End the program, whose user asked for it."""
-        print(f"csd-edit: stopped {how} {self.checkpoint_dir}", file=sys.stderr)
+        print(f"{self.program}: stopped {how} {self.checkpoint_dir}", file=sys.stderr)
         sys.exit(128 + (self._stop_request.signum or signal.SIGINT))
 
     @property
@@ -348,14 +358,18 @@ class CsdTrainer(Trainer):
         """Wait for Ctrl-C, while the scene can be looked at; the page says so, and how to go on."""
         if isinstance(self.viewer_state, Viewer):
             viewer_page.finish(self.viewer_state, self.step)
-            self._edited.show_end(
-                f"**Finished at step {self.step}.** Look around; Ctrl-C in the terminal ends. Edited views are in "
-                f"{self.base_dir / 'edited_views'}; to edit further, start again with --load-dir {self.checkpoint_dir}"
-            )
+            self._edited.show_end(self.end_text())
         if self.viewer_state is not None:
             CONSOLE.print("Use ctrl+c to quit", justify="center")
             while not self._stop_request:
                 time.sleep(0.05)
+
+    def end_text(self) -> str:
+        """What the viewer shows when training has ended."""
+        return (
+            f"**Finished at step {self.step}.** Look around; Ctrl-C in the terminal ends. Edited views are in "
+            f"{self.base_dir / 'edited_views'}; to edit further, start again with --load-dir {self.checkpoint_dir}"
+        )
 
     def _load_checkpoint(self) -> None:
         path = checkpoint_path(self.config)
@@ -406,7 +420,7 @@ class CsdTrainer(Trainer):
         path = self.checkpoint_dir / f"step-{step:09d}.ckpt"
         with atomic_path(path) as part:
             torch.save(plain(state), part)
-        pipeline.driver.publish()
+        pipeline.publish()
         if self.config.save_only_latest_checkpoint:
             for other in self.checkpoint_dir.glob("*.ckpt"):
                 if other != path:

@@ -7,9 +7,11 @@ outside the module and never reaches a checkpoint.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.markup import escape
@@ -190,6 +192,19 @@ class CsdEditPipeline(VanillaPipeline):
 
     between_moves: Callable[[], None] = staticmethod(lambda: None)
     """Called during an edit, when the field is not in use; the trainer lets the viewer render then."""
+
+    @property
+    def shown_cameras(self) -> Cameras:
+        """As one of which the viewer looks first."""
+        return self.scene.cameras
+
+    def publish_in(self, folder: Path) -> None:
+        """From now on edited views are in `folder`/edited_views."""
+        self.history.publish_in(folder / "edited_views")
+
+    def publish(self) -> None:
+        """Bring pictures of the edit up to date, when a checkpoint is written."""
+        self.driver.publish()
 
     # --- going on from a checkpoint -----------------------------------------------------------------------------------
 

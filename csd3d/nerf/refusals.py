@@ -10,8 +10,8 @@ from csd3d.user_errors import DEBUG_VARIABLE, explain
 
 
 @contextmanager
-def mistakes_in_one_line() -> Iterator[None]:
-    """What the `csd3d` command says in one line instead of a traceback, with its exit code."""
+def mistakes_in_one_line(program: str = "csd-edit") -> Iterator[None]:
+    """What the `csd3d` command says in one line instead of a traceback, with its exit code; `program` begins it."""
     try:
         yield
     except Exception as error:
@@ -19,7 +19,7 @@ def mistakes_in_one_line() -> Iterator[None]:
         if explained is None:
             raise
         message, code = explained
-        print(f"csd-edit: {message}", file=sys.stderr)
+        print(f"{program}: {message}", file=sys.stderr)
         sys.exit(code)
 
 

@@ -3,6 +3,7 @@
 Those of the engine are flags too, made from `CsdConfig`, where alone they are declared, explained and checked.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Literal, Optional, TypeVar, get_type_hints
@@ -26,10 +27,10 @@ ENGINE_SETTINGS = tuple(field.name for field in fields(CsdConfig) if field.name 
 T = TypeVar("T")
 
 
-def with_engine_settings(kind: type[T]) -> type[T]:
-    """Give a class that becomes a dataclass the `ENGINE_SETTINGS` as fields, None unless given, with their help."""
+def with_engine_settings(kind: type[T], names: Sequence[str] = ENGINE_SETTINGS) -> type[T]:
+    """Give a class that becomes a dataclass settings of the engine as fields, None unless given, with their help."""
     types, docs = get_type_hints(CsdConfig), field_help(CsdConfig)
-    for name in ENGINE_SETTINGS:
+    for name in names:
         flag = tyro.conf.arg(help=docs[name], help_behavior_hint="(default: what suits the prior and the method)")
         # a hint held in a variable
         kind.__annotations__[name] = Annotated[Optional[types[name]], flag]  # noqa: UP045

@@ -17,6 +17,7 @@ from csd3d.engine.types import Batch
 from csd3d.nerf.distil import distil_loss
 from csd3d.nerf.viewer import Undo
 from csd3d.nerf.views import square
+from csd3d.priors.prior import Prompts
 from tests.nerf.tiny import PX, ToyEditor, config_for, trainer_for, write_small_scene
 
 pytestmark = pytest.mark.slow
@@ -36,7 +37,16 @@ def test_the_derivative_by_a_render_is_the_gradient_of_its_latent_through_the_en
     inside = torch.ones(3, 1, PX, PX, dtype=torch.bool)
     inside[:, :, :8] = False
     loss = distil_loss(
-        renders, sources, 3, toy, "", CSD, rng=torch.Generator().manual_seed(1), step=0, size_px=PX, inside=inside
+        renders,
+        sources,
+        3,
+        toy,
+        Prompts(""),
+        CSD,
+        rng=torch.Generator().manual_seed(1),
+        step=0,
+        size_px=PX,
+        inside=inside,
     )
     loss.backward()
     rng = torch.Generator().manual_seed(1)
@@ -63,7 +73,9 @@ def test_what_goes_through_the_encoder_is_not_divided_yet(monkeypatch: pytest.Mo
     monkeypatch.setattr(toy.codec, "encode", watched)
     renders = torch.rand(3, 3, PX, PX).requires_grad_()
     sources = torch.rand(3, 3, PX, PX)
-    distil_loss(renders, sources, 3, toy, "", CSD, rng=torch.Generator().manual_seed(1), step=0, size_px=PX).backward()
+    distil_loss(
+        renders, sources, 3, toy, Prompts(""), CSD, rng=torch.Generator().manual_seed(1), step=0, size_px=PX
+    ).backward()
     rng = torch.Generator().manual_seed(1)
     z, s = encode(renders.detach()), encode(sources)
     t, e = draw_timestep(rng, CSD), draw_noise(z, rng, CSD)

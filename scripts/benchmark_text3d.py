@@ -1,0 +1,207 @@
+"""Compare ways of making a scene from a sentence: is what it names there, from all sides?
+
+    python scripts/benchmark_text3d.py --work WORK [--out FOLDER] [--rows csd sds] [--quick]
+
+Every scene is made by the method `csd-3d-cpu`, with the same cameras, seeds and number of renders in every row. Then it
+is looked at from azimuths once around, and the network of `scripts/evaluate_t2i.py` (trained on WORK/shards, kept in
+WORK/reader.safetensors) reads what is there. Writes text3d.md, text3d.json and a contact sheet for each sentence. What
+is done is kept in FOLDER/work: a run that was stopped goes on where it was.
+"""
+
+import contextlib
+import copy
+import gc
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from csd3d.media.atomic import atomic_path, write_json, write_text
+from csd3d.media.sheet import contact_sheet, save_picture
+from csd3d.metrics import aggregate, jsonable, markdown_table
+from csd3d.nerf import configs
+from csd3d.nerf.text3d.turntable import look_around
+from csd3d.runs.progress import RunProgress
+from csd3d.world.edits import describe
+from csd3d.world.scene import Scene, Thing
+from scripts.benchmarks.composition import Reader, content_of, judge, train_reader
+from scripts.benchmarks.entry import run_script
+from scripts.benchmarks.kept import selected, work_folder
+
+SCENES = (
+    Scene((Thing("ball", (0.0, 0.0), colour="red"),), ground="grass"),
+    Scene((Thing("cube", (0.0, 0.0), colour="blue"),), ground="sand"),
+    Scene((Thing("snowman", (0.0, 0.0)),), ground="ice"),
+    Scene((Thing("mushroom", (0.0, 0.0)),), ground="grass"),
+    Scene((Thing("cone", (0.0, 0.0), colour="yellow"),), ground="stone"),
+    Scene((Thing("tree", (0.0, 0.0)),), ground="sand"),
+)
+"""What sentences name; the sentence is the caption of the scene."""
+ROWS: Mapping[str, Mapping[str, Any]] = {
+    "csd": {"method": "csd"},
+    "sds": {"method": "sds"},
+    "csd, kernel on features": {"method": "csd", "kernel_on": "features"},
+}
+"""Settings of the pipeline that differ."""
+MEASURES = ("found", "right", "exact", "seconds")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Compare ways of making a scene from a sentence."""
+
+    work: Path = Path("work")
+    """Folder of `train_builtin.py`: its pictures train the network that reads pictures."""
+    out: Path = Path("outputs/benchmark_text3d")
+    """Folder for the results, and for what was done so far."""
+    scenes: int = 6
+    """How many sentences."""
+    seeds: int = 1
+    """Scenes for each sentence and row."""
+    steps: int = 1_500
+    """Training steps of each."""
+    render_px: tuple[int, ...] = (48, 64)
+    """Sides of renders in training, each for an equal share of the steps."""
+    views: int = 4
+    """Renders of a step."""
+    azimuths: int = 12
+    """Views that are judged, once around."""
+    eval_px: int = 96
+    """Their side."""
+    reader_steps: int = 8000
+    """How long the reading network is trained."""
+    rows: tuple[str, ...] = ()
+    """Only these; none = all."""
+    quick: bool = False
+    """One sentence, few steps."""
+
+    def __post_init__(self) -> None:
+        for name in ("scenes", "seeds", "steps", "views", "azimuths", "reader_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+        if self.scenes > len(SCENES):
+            raise ValueError(f"scenes: expected at most {len(SCENES)}, got {self.scenes}")
+
+    def effective(self) -> "Settings":
+        """With `quick` spelled out."""
+        few = replace(self, scenes=1, seeds=1, steps=min(self.steps, 3), render_px=(16,), views=2, azimuths=3)
+        return replace(few, eval_px=32, reader_steps=min(self.reader_steps, 5)) if self.quick else self
+
+
+def make(caption: str, seed: int, changes: Mapping[str, Any], settings: Settings, folder: Path) -> dict[str, Tensor]:
+    """Views of a scene that was made, in [0, 1], and the seconds it took."""
+    config: Any = copy.deepcopy(configs.csd_3d_cpu.config)
+    config.output_dir, config.timestamp, config.vis = folder, "run", "tensorboard"
+    config.max_num_iterations, config.machine.seed = settings.steps, seed
+    pipeline = config.pipeline
+    pipeline.prompt, pipeline.seed = caption, seed
+    pipeline.anneal_steps, pipeline.views_per_step = settings.steps, settings.views
+    pipeline.render_px, pipeline.datamanager.eval_px = settings.render_px, settings.eval_px
+    for name, value in changes.items():
+        setattr(pipeline, name, value)
+    torch.manual_seed(seed)
+    began = time.process_time()
+    trainer = config.setup(local_rank=0, world_size=1)
+    trainer.setup()
+    trainer.train()
+    seconds = time.process_time() - began
+    made = trainer.pipeline
+    rgb = look_around(made.model, made.datamanager.orbit, settings.azimuths, settings.eval_px)
+    del trainer, made
+    gc.collect()  # nerfstudio's objects hold each other
+    return {"rgb": rgb, "seconds": torch.tensor(seconds)}
+
+
+def verdict(reader: Reader, rgb: Float[Tensor, "n 3 H W"], scene: Scene) -> dict[str, float]:
+    """Shares of views in which the things are found, look as named, and nothing else is there."""
+    judged = judge(reader.read(rgb), content_of([scene] * len(rgb)))
+    found = (judged.found | ~judged.asked).all(1)
+    return {name: float(v.float().mean()) for name, v in
+            (("found", found), ("right", judged.all_right), ("exact", judged.exact))}  # fmt: skip
+
+
+def benchmark(settings: Settings, progress: RunProgress) -> Path:
+    """Measure everything and write it; returns the folder.
+
+    Raises ValueError or FileNotFoundError for settings or a folder that cannot be used.
+    """
+    quick, settings = settings.quick, settings.effective()
+    rows = selected(ROWS, settings.rows)
+    reader = train_reader(settings.work / "shards", settings.work / "reader.safetensors", steps=settings.reader_steps)
+    shared = ("steps", "render_px", "views", "azimuths", "eval_px")
+    work = work_folder(settings.out / "work", {name: getattr(settings, name) for name in shared}, "builtin:t2i")
+    records: list[dict[str, Any]] = []
+    for scene in progress.track("sentences", SCENES[: settings.scenes], total=settings.scenes):
+        caption, shown = describe(scene), dict[str, Tensor]()
+        for seed in range(settings.seeds):
+            for row, changes in rows.items():
+                name = "-".join(f"{caption} {seed} {row}".replace(",", "").split())
+                path = work / f"{name}.safetensors"
+                if not path.is_file():
+                    with quiet(work / "nerfstudio.log"):
+                        made = make(caption, seed, changes, settings, work / "runs" / name)
+                    with atomic_path(path) as part:
+                        save_file({k: v.contiguous() for k, v in made.items()}, part)
+                made = load_file(path)
+                about = {"row": row, "caption": caption, "seed": seed, "seconds": float(made["seconds"])}
+                records.append(about | verdict(reader, made["rgb"], scene))
+                progress.say(f"{caption}, seed {seed}, {row}: right in {100 * records[-1]['right']:.0f} % of views")
+                shown[f"{row}, seed {seed}"] = made["rgb"]
+        columns = [f"{360 * i // settings.azimuths} deg" for i in range(settings.azimuths)]
+        sheet = settings.out / "sheets" / f"{'-'.join(caption.split())}.png"
+        save_picture(contact_sheet(shown, columns=columns, cell_px=settings.eval_px), sheet)
+        about = asdict(settings) | {"work": None, "out": None, "quick": quick, "torch": torch.__version__}
+        write_json(settings.out / "text3d.json", jsonable({"settings": about, "records": records}))
+        write_text(settings.out / "text3d.md", to_markdown(records, settings))
+    return settings.out
+
+
+def to_markdown(records: list[dict[str, Any]], settings: Settings) -> str:
+    """The tables: by row, and by sentence."""
+    header = ["% of views", "scenes", "things found", "as named", "and no others", "processor s a scene"]
+    rows = [
+        [row, found["right"].n, *(f"{100 * found[m].value:.0f}" for m in MEASURES[:3]), f"{found['seconds'].value:.0f}"]
+        for row, found in aggregate(records, "row", MEASURES).items()
+    ]
+    names = list(dict.fromkeys(r["row"] for r in records))
+    by_sentence = []
+    for caption in dict.fromkeys(r["caption"] for r in records):
+        shares = aggregate([r for r in records if r["caption"] == caption], "row", MEASURES)
+        by_sentence.append(
+            [caption, *(f"{100 * shares[n]['right'].value:.0f}" if n in shares else None for n in names)]
+        )
+    return (
+        "# A scene from a sentence\n\n"
+        f"`csd-3d-cpu` with `builtin:t2i`, {settings.steps} steps of {settings.views} renders of "
+        f"{' and '.join(map(str, settings.render_px))} px, {settings.seeds} seed(s); {settings.azimuths} azimuths, "
+        "judged by the network of `scripts/evaluate_t2i.py`.\n\n"
+        f"{markdown_table(header, rows)}\n## Things as named, % of views, by sentence\n\n"
+        f"{markdown_table(['', *names], by_sentence)}"
+    )
+
+
+@contextlib.contextmanager
+def quiet(log: Path) -> Iterator[None]:
+    """What nerfstudio prints goes to a file, and the warnings it provokes nowhere."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def main(settings: Settings) -> int:
+    """Compare; 2 and one line when settings cannot be used."""
+    return run_script(lambda progress: f"{benchmark(settings, progress)}/text3d.md, text3d.json, sheets/")
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Settings)))

@@ -1,0 +1,58 @@
+"""The benchmark of scenes from a sentence, from end to end in a few steps. Needs nerfstudio."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("nerfstudio", reason="the nerf extra is not installed")
+
+from safetensors.torch import save_file
+
+from csd3d.runs.progress import RunProgress
+from csd3d.world.edits import describe
+from scripts import benchmark_text3d
+from scripts.benchmark_text3d import ROWS, SCENES, Settings, verdict
+from scripts.benchmarks.composition import Content, Reader, content_of
+
+pytestmark = pytest.mark.slow
+
+
+class Knowing(Reader):
+    """A network that sees a red ball on grass in every other picture."""
+
+    def read(self, rgb: torch.Tensor) -> Content:
+        wanted, other = content_of([SCENES[0]]), content_of([SCENES[1]])
+        rows = [wanted if i % 2 == 0 else other for i in range(len(rgb))]
+        return Content(*(torch.cat([getattr(r, n) for r in rows]) for n in ("present", "look", "ground", "time")))
+
+
+def test_a_verdict_is_the_share_of_views() -> None:
+    assert describe(SCENES[0]) == "a red ball on grass"
+    shares = verdict(Knowing(), torch.zeros(4, 3, 8, 8), SCENES[0])
+    assert shares == {"found": 0.5, "right": 0.5, "exact": 0.5}
+
+
+def test_from_end_to_end_and_again_from_what_was_kept(tmp_path: Path) -> None:
+    save_file(Reader().state_dict(), tmp_path / "reader.safetensors")
+    settings = Settings(work=tmp_path, out=tmp_path / "out", quick=True)
+    with RunProgress(quiet=True) as progress:
+        benchmark_text3d.benchmark(settings, progress)
+        first = (tmp_path / "out" / "text3d.json").read_text()
+        benchmark_text3d.benchmark(settings, progress)
+    assert (tmp_path / "out" / "text3d.json").read_text() == first  # seconds too: nothing was made again
+    found = json.loads(first)
+    assert [r["row"] for r in found["records"]] == list(ROWS)
+    assert all(0 <= r["right"] <= r["found"] <= 1 for r in found["records"])
+    assert "| a red ball on grass |" in (tmp_path / "out" / "text3d.md").read_text()
+    assert (tmp_path / "out" / "sheets" / "a-red-ball-on-grass.png").is_file()
+
+
+def test_mistakes_in_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert benchmark_text3d.main(Settings(work=tmp_path, rows=("best",))) == 2
+    assert "rows: expected names among csd, sds" in capsys.readouterr().err
+    assert benchmark_text3d.main(Settings(work=tmp_path)) == 2
+    assert "expected shards of pictures" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="scenes: expected at most 6"):
+        Settings(scenes=7)
