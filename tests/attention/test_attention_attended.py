@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from tests.priors.tiny import write_tiny_prior
 
 T = 900
 """Near enough to noise for all that acts on the noisiest timesteps only; for what acts later see MasaCtrl."""
-CLOSE: dict[str, float] = {"atol": 1e-3, "rtol": 1e-3}
+assert_same = partial(torch.testing.assert_close, atol=1e-3, rtol=1e-3)
 """Guidance and sharp attentions amplify the rounding of single precision; what controls do is larger than `DOES`."""
 DOES = 5e-3
 CAPTIONS = Prompts("make the ball red snow", "paint the ball red")
@@ -90,21 +91,21 @@ def test_pieces_order_and_company_change_nothing(
     plain = controllable(prior)
     if compositions or shares:
         assert (target - plain.target(x)).abs().max() > DOES, "it does something"
-    torch.testing.assert_close(source, score.for_step(x).source(x), **CLOSE)
+    assert_same(source, score.for_step(x).source(x))
     if not shares:
-        torch.testing.assert_close(source, plain.source(x), **CLOSE)
+        assert_same(source, plain.source(x))
     else:
         assert (source - plain.source(x)).abs().max() > DOES
     for chunks in prior.chunks:
         chunks.max_rows = 2
-    torch.testing.assert_close(score.for_step(x).target(x), target, **CLOSE)
+    assert_same(score.for_step(x).target(x), target)
     for chunks in prior.chunks:
         chunks.max_rows = None
     again = score.for_step(x)
-    torch.testing.assert_close(torch.cat([again.target(x.rows([i])) for i in range(5)]), target, **CLOSE)
-    torch.testing.assert_close(torch.cat([again.source(x.rows([i])) for i in range(5)]), source, **CLOSE)
+    assert_same(torch.cat([again.target(x.rows([i])) for i in range(5)]), target)
+    assert_same(torch.cat([again.source(x.rows([i])) for i in range(5)]), source)
     order = [3, 0, 4, 1, 2]
-    torch.testing.assert_close(score.target(x.rows(order)), target[order], **CLOSE)
+    assert_same(score.target(x.rows(order)), target[order])
 
 
 def test_anchors_are_the_same_in_any_order_and_those_that_are_named() -> None:
@@ -125,7 +126,7 @@ def test_sharing_with_ones_own_likeness_changes_nothing(t2i: TextToImagePrior) -
     alike = replace(x, z=x.z[:1].expand_as(x.z), z_t=x.z_t[:1].expand_as(x.z))
     score = controllable(t2i)
     shared = AttendedScore(score, shares=True).target(alike)
-    torch.testing.assert_close(shared, score.target(alike), **CLOSE)
+    assert_same(shared, score.target(alike))
 
 
 @pytest.mark.parametrize("kind", ["t2i", "instruct"])
@@ -140,14 +141,14 @@ def test_looking_at_a_source_that_is_oneself_changes_nothing(
     prompts = Prompts("make it night", "make it night") if kind == "t2i" else Prompts("")
     x, score = step(same=True), prior.score(prompts, Guidance(7.5, 1.5))
     got = AttendedScore(score, (composition,)).for_step(x)
-    torch.testing.assert_close(got.target(x), score.target(x), **CLOSE)
+    assert_same(got.target(x), score.target(x))
     torch.testing.assert_close(got.target(x) - got.source(x), torch.zeros_like(x.z), atol=1e-4, rtol=0)
 
 
 def test_prompt_to_prompt_with_the_same_sentence_and_place_changes_nothing(t2i: TextToImagePrior) -> None:
     x, score = step(same=True), controllable(t2i, Prompts("make it night", "make it night"))
     got = AttendedScore(score, (PromptToPrompt(1.0, 1.0),)).target(x)
-    torch.testing.assert_close(got, score.target(x), **CLOSE)
+    assert_same(got, score.target(x))
 
 
 def test_a_weight_of_one_changes_no_bit(t2i: TextToImagePrior) -> None:
