@@ -106,7 +106,7 @@ def require_same_shape(source: Frames, result: Frames, index: int = 0) -> None:
 
 
 class Mask:
-    """Where the edit may change pixels, for the frames of a source. A context manager."""
+    """Where the edit may change pixels, for the frames of a source."""
 
     def __init__(self, path: Path, source: Frames) -> None:
         """Open it. Raises as `csd3d.media.masks` does."""
