@@ -118,11 +118,11 @@ class WindowParticles:
         index = self._epochs.batch(rng)
         some = self._windows.select(index)
         z, s = (some.gather(x).to(self._device) for x in (self.z, self.s))
-        return Batch(z, s, index.to(self._device))
+        return Batch(z, s, index)
 
     def move(self, index: Index, g: Latents, *, lr: float) -> None:
         """Collect the windows' directions; at the end of the epoch, move the canvas along their average."""
-        some = self._windows.select(index.cpu())
+        some = self._windows.select(index)
         some.scatter_add(self._gradient, g.cpu())
         if self._cover is not None:
             some.scatter_add(self._cover, torch.ones_like(g[:, :1]).cpu())

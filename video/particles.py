@@ -163,11 +163,10 @@ class FrameParticles:
         index = self._batching.coupled(self._moving, len(self.z))
         z, s = (x[index].to(self._device) for x in (self.z, self.s))
         still = (~torch.isin(index, self._moving)).nonzero().flatten()
-        return Batch(z, s, index.to(self._device), self._epochs.t, still.to(self._device) if len(still) else None)
+        return Batch(z, s, index, self._epochs.t, still.to(self._device) if len(still) else None)
 
     def move(self, index: Index, g: Latents, *, lr: float) -> None:
         """A step of the optimiser, with moments and step count of each frame's own; anchors stay."""
-        index = index.cpu()
         moving = torch.isin(index, self._moving)
         index, g = index[moving], g.cpu()[moving]
         self.z[index], moments = descend(self.z[index], g, self._moments(index), lr=lr)

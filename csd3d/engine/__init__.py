@@ -57,8 +57,10 @@ from csd3d.engine.stein import KernelSums as KernelSums
 from csd3d.engine.stein import Perceptual as Perceptual
 from csd3d.engine.stein import RbfKernel as RbfKernel
 from csd3d.engine.stein import couple as couple
+from csd3d.engine.step import Measured as Measured
 from csd3d.engine.step import StepResult as StepResult
 from csd3d.engine.step import csd_step as csd_step
+from csd3d.engine.step import measured as measured
 from csd3d.engine.step import require_finite as require_finite
 from csd3d.engine.step import scalar_kernel as scalar_kernel
 from csd3d.engine.step import surrogate_loss as surrogate_loss

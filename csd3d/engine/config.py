@@ -16,9 +16,11 @@ Coupling = Literal["svgd", "motion", "depth", "independent"]
 KernelOn = Literal["noisy", "clean", "features"]
 Weight = Literal["variance", "one"]
 Noise = Literal["independent", "shared"]
+Timesteps = Literal["random", "descending"]
 Optimizer = Literal["sgd", "adam"]
 RegulariserName = Literal["none", "patch-nce"]
 Method = Literal["csd-edit", "csd", "dds", "cds", "sds"]
+Effort = Literal["quick", "normal", "careful"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,9 @@ class CsdConfig:
     """Weight w(t) of a step: the `variance` of its noise, 1 - alpha_bar (SDS, CSD), or `one` (DDS, CDS)."""
     noise: Noise = "independent"
     """Every particle of a step gets noise of its own (`independent`), or all get the same (`shared`)."""
+    timesteps: Timesteps = "random"
+    """Each timestep is drawn from the whole range (`random`, as published), or one from each of `steps` equal parts of
+    it, from the noisiest down (`descending`): coarse changes come first, and fewer steps are enough."""
     steps: int = 200
     """Optimisation steps; in a run, moves of every particle, or steps of the ordinary sampler."""
     lr: float = 0.5
@@ -82,7 +87,7 @@ class CsdConfig:
 
     def __post_init__(self) -> None:
         require_choice(self, "residual", "coupling", "kernel_on", "normalise", "regulariser", "nce_layers", "weight")
-        require_choice(self, "noise", "optimizer")
+        require_choice(self, "noise", "timesteps", "optimizer")
         require_int(self, 0, None, "steps")
         require_int(self, 1, None, "lr_decay_every")
         require_int(self, 2, None, "nce_patches")

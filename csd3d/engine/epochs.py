@@ -22,10 +22,11 @@ class Epochs:
     """Batches of one epoch after another."""
 
     def __init__(self, partition: Partition, *, shared_t: CsdConfig | None = None) -> None:
-        """With `shared_t`, all batches of an epoch share one timestep of these settings' range."""
+        """With `shared_t`, all batches of an epoch share one timestep of these settings, whose `steps` count epochs."""
         self._partition, self._shared_t = partition, shared_t
         self._queue: list[Tensor] = []
         self._t = 0
+        self._number = -1
 
     @property
     def exhausted(self) -> bool:
@@ -41,15 +42,18 @@ class Epochs:
         """The particles of the next step; a new epoch begins where the last one is exhausted."""
         if self.exhausted:
             self._queue = self._partition(rng)
+            self._number += 1
             if self._shared_t is not None:
-                self._t = draw_timestep(rng, self._shared_t)
+                self._t = draw_timestep(rng, self._shared_t, move=self._number)
         return self._queue.pop(0)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The batches that are left and, if they share one, their timestep."""
+        """The batches that are left and, if they share one, their timestep; where timesteps descend, the epoch too."""
         queue = torch.cat(self._queue) if self._queue else torch.zeros(0, dtype=torch.int64)
         sizes = torch.tensor([len(batch) for batch in self._queue], dtype=torch.int64)
         shared = {} if self._shared_t is None else {"t": torch.tensor(self._t)}
+        if self._counts:
+            shared["epoch"] = torch.tensor(self._number)
         return {"queue": queue, "queue_sizes": sizes, **shared}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -57,3 +61,9 @@ class Epochs:
         self._queue = list(torch.split(state["queue"], numbers(state["queue_sizes"])))
         if self._shared_t is not None:
             self._t = int(state["t"])
+        if self._counts:
+            self._number = int(state["epoch"])
+
+    @property
+    def _counts(self) -> bool:
+        return self._shared_t is not None and self._shared_t.timesteps == "descending"

@@ -31,24 +31,29 @@ def sq_distances(x: Float[Tensor, "n *d"]) -> Float[Tensor, "n n"]:
     return torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist").square()
 
 
-def median_gamma(d2: Float[Tensor, "n n"], mode: BandwidthRule, *, floor: float = 0.0) -> float:
-    """gamma = log(n + 1) / median; for an even count the median is the lower of the two in the middle.
+def median_gamma(
+    d2: Float[Tensor, "n n"], mode: BandwidthRule, *, floor: float | Float[Tensor, ""] = 0.0
+) -> Float[Tensor, ""]:
+    """gamma = log(n + 1) / median; for an even count the median is the lower of the two in the middle. 0 where that is
+    0. It stays on the device: nothing waits for it.
 
-    "median" is over the n (n - 1) / 2 distinct pairs, not below `floor`; gamma is 0 where there is no distance at all.
-    "paper" is over all n^2 entries, the zero diagonal among them, as in the published code. There gamma is infinite
-    and the kernel NaN for n <= 2, or if most particles are equal: here that raises `ValueError`.
+    "median" is over the n (n - 1) / 2 distinct pairs, not below `floor`. "paper" is over all n^2 entries, the zero
+    diagonal among them, as in the published code. There the median is 0, gamma infinite and
+    the kernel NaN if most particles are equal, and always for n <= 2: that raises `ValueError`.
     """
     n = d2.shape[0]
     if mode == "paper":
-        median = float(d2.median())
-        if median == 0:
+        if n <= 2:
             raise ValueError(f"bandwidth: 'paper' expected 3 or more different particles, got {n}; use 'median'")
+        median = d2.flatten().median()
+    elif n == 1:
+        return torch.zeros((), dtype=d2.dtype, device=d2.device)
     else:
         i, j = torch.triu_indices(n, n, 1, device=d2.device)
-        median = max(float(d2[i, j].median()), floor) if n > 1 else 0.0
-    return math.log(n + 1) / median if median > 0 else 0.0
+        median = d2[i, j].median().clamp_min(floor)
+    return torch.where(median > 0, math.log(n + 1) / median, torch.zeros_like(median))
 
 
-def rbf(d2: Float[Tensor, "n n"], gamma: float) -> Float[Tensor, "n n"]:
+def rbf(d2: Float[Tensor, "n n"], gamma: float | Float[Tensor, ""]) -> Float[Tensor, "n n"]:
     """k_ij = exp(-gamma d2_ij), in [0, 1], one on the diagonal."""
     return torch.exp(-gamma * d2)

@@ -10,17 +10,16 @@ the CPU bit for bit.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.regularisers import Regulariser
 from csd3d.engine.residuals import Score
 from csd3d.engine.stein import Kernel
-from csd3d.engine.step import StepResult, coupling_kernel, csd_step, named_regularisers, require_finite
+from csd3d.engine.step import StepResult, coupling_kernel, csd_step, measured, named_regularisers, require_finite
 from csd3d.engine.types import Batch, Index, Latents, numbers
 
 
@@ -116,17 +115,17 @@ def run(
     score, config = objective.score, objective.config
     for step in range(start, config.steps):
         batch = particles.draw(rng)
-        t = draw_timestep(rng, config) if batch.t is None else batch.t
+        t = draw_timestep(rng, config, move=step) if batch.t is None else batch.t
         x = score.schedule.noised(batch, t, draw_noise(batch.z, rng, config))
         result = csd_step(score, x, config, kernel=objective.kernel, regularisers=objective.regularisers)
-        require_finite(result, x, step=step)
+        found = measured(result)
+        require_finite(found, x, step=step)
         if watch is not None:
             watch(batch, result)
         lr = lr_at(step, config)
         particles.move(batch.index, result.g, lr=lr)
-        yield StepInfo(
-            step, t, lr, tuple(numbers(batch.index)), rms(result.g), rms(result.r), off_diagonal_mean(result.weights)
-        )
+        mean = None if isnan(found.kernel_mean) else found.kernel_mean
+        yield StepInfo(step, t, lr, tuple(numbers(batch.index)), found.gradient_rms, found.residual_rms, mean)
 
 
 def require_timesteps(score: Score, config: CsdConfig) -> None:
@@ -136,9 +135,14 @@ def require_timesteps(score: Score, config: CsdConfig) -> None:
         raise ValueError(f"t_max: expected at most {T}, the number of timesteps of this prior, got {config.t_max}")
 
 
-def draw_timestep(rng: torch.Generator, config: CsdConfig) -> int:
-    """t, uniform in [t_min, t_max), one for all particles."""
-    return int(torch.randint(config.t_min, config.t_max, (), generator=rng))
+def draw_timestep(rng: torch.Generator, config: CsdConfig, *, move: int | None = None) -> int:
+    """t in [t_min, t_max), one for all particles; uniform, or in the part of the range that falls to move number `move`
+    of `config.steps` (from 0; later ones get the last part) if timesteps descend. None: uniform in any case."""
+    t = torch.randint(config.t_min, config.t_max, (), generator=rng)
+    if config.timesteps == "random" or move is None:
+        return int(t)
+    part = max(config.steps - 1 - move, 0)
+    return config.t_min + (part * (config.t_max - config.t_min) + int(t) - config.t_min) // max(config.steps, 1)
 
 
 def draw_noise(z: Latents, rng: torch.Generator, config: CsdConfig) -> Latents:
@@ -153,15 +157,3 @@ def draw_noise(z: Latents, rng: torch.Generator, config: CsdConfig) -> Latents:
 def lr_at(step: int, config: CsdConfig) -> float:
     """Learning rate of a step: lr times lr_decay for every `lr_decay_every` steps that are over."""
     return config.lr * config.lr_decay ** (step // config.lr_decay_every)
-
-
-def rms(x: Latents) -> float:
-    """Root mean square over all elements."""
-    return float(x.square().mean().sqrt())
-
-
-def off_diagonal_mean(K: Float[Tensor, "n n"] | None) -> float | None:
-    """Mean of the entries off the diagonal; none where there are none."""
-    if K is None or (n := K.shape[0]) < 2:
-        return None
-    return float((K.sum() - K.diagonal().sum()) / (n * (n - 1)))

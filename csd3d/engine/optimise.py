@@ -57,4 +57,4 @@ def descend(z: Latents, g: Latents, moments: Moments | None, *, lr: float) -> tu
 
 
 def _per_row(values: Sequence[float], like: Latents) -> Float[Tensor, "n 1 1 1"]:
-    return torch.tensor(values, dtype=torch.float64).to(like).view(-1, 1, 1, 1)
+    return torch.tensor(values, dtype=torch.float64).to(like.device, like.dtype, non_blocking=True).view(-1, 1, 1, 1)

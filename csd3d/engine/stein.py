@@ -119,10 +119,10 @@ class FeatureKernel:
         """One band."""
         with torch.no_grad():
             f = self.features(x)
-        gamma, k = _gaussian(f, self.bandwidth, sq_norm=float(f.square().sum(1).mean()))
+        gamma, k = _gaussian(f, self.bandwidth, sq_norm=f.square().sum(1).mean())
         K = k.to(r)
         repulsion = torch.zeros_like(x)
-        if self.repels and len(x) > 1 and gamma > 0:
+        if self.repels and len(x) > 1 and self.bandwidth != 0:
             for j in range(len(x)):
                 repulsion += -2 * gamma * self._pulled_back(x[j : j + 1], K[:, j : j + 1] * (f[j] - f))
         return (KernelSums(mix(K, r), repulsion, K.sum(1).view(-1, 1, 1, 1), K),)
@@ -136,7 +136,9 @@ class FeatureKernel:
         return torch.cat(rows)
 
 
-def _gaussian(x: Float[Tensor, "n *d"], bandwidth: Bandwidth, *, sq_norm: float) -> tuple[float, Float[Tensor, "n n"]]:
+def _gaussian(
+    x: Float[Tensor, "n *d"], bandwidth: Bandwidth, *, sq_norm: float | Float[Tensor, ""]
+) -> tuple[float | Float[Tensor, ""], Float[Tensor, "n n"]]:
     """gamma and exp(-gamma |x_i - x_j|^2); `sq_norm` is what |x_i|^2 is about, of which differences below `SAME_RMS`
     count as none."""
     d2 = sq_distances(x)

@@ -112,13 +112,45 @@ def surrogate_loss(z: Latents, g: Latents) -> Float[Tensor, ""]:
     return (z * g.detach()).sum()
 
 
-def require_finite(result: StepResult, x: Noised, *, step: int) -> None:
+@dataclass(frozen=True)
+class Measured:
+    """Numbers of a step, off its device."""
+
+    gradient_rms: float
+    """Root mean square of g."""
+    residual_rms: float
+    """Root mean square of the residuals before coupling."""
+    kernel_mean: float
+    """Mean weight between different particles; NaN where there are none."""
+    wrong: tuple[tuple[str, list[int]], ...]
+    """`residual` and `gradient`, with the places of particles in the step where they hold NaN or infinity."""
+
+
+def measured(result: StepResult) -> Measured:
+    """The numbers of a step, fetched from its device at once: the only time that a step is waited for."""
+    r, g, n = result.r, result.g, len(result.g)
+    nothing = torch.full((), torch.nan, device=g.device)
+    kernel_mean = nothing if result.weights is None or n < 2 else off_diagonal_mean(result.weights)
+    means = [g.square().mean().sqrt(), r.square().mean().sqrt(), kernel_mean]
+    wrong = [~x.isfinite().flatten(1).all(1) for x in (r, g)]
+    numbers = torch.cat([torch.stack([m.float() for m in means]), *(w.float() for w in wrong)])
+    gradient, residual, kernel, *flags = (float(value) for value in numbers.cpu())
+    named = zip(("residual", "gradient"), (flags[:n], flags[n:]), strict=True)
+    return Measured(gradient, residual, kernel, tuple((name, [i for i in range(n) if own[i]]) for name, own in named))
+
+
+def off_diagonal_mean(K: Float[Tensor, "n n"]) -> Float[Tensor, ""]:
+    """Mean of the entries off the diagonal, of two particles or more."""
+    n = K.shape[0]
+    return (K.sum() - K.diagonal().sum()) / (n * (n - 1))
+
+
+def require_finite(found: Measured, x: Noised, *, step: int) -> None:
     """Raises `FloatingPointError` naming step, timestep and particles if a residual or g holds NaN or infinity.
 
     Residuals are checked first: through the coupling one bad particle makes every g bad, but only its own residual.
     """
-    for name, values in (("residual", result.r), ("gradient", result.g)):
-        bad = ~values.isfinite().flatten(1).all(1)
-        if bool(bad.any()):
-            ids = numbers(x.index[bad.to(x.index.device)])
+    for name, places in found.wrong:
+        if places:
+            ids = [numbers(x.index)[place] for place in places]
             raise FloatingPointError(f"{name} is not finite at step {step}, timestep {x.t}, for particles {ids}")

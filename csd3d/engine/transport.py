@@ -92,8 +92,9 @@ def along(i: int, f: Latents, correspondences: Correspondences, index: Index) ->
 
     f_i itself is not moved and v_ii = 1; nothing is visible outside of the picture.
     """
-    position, v = (value.to(f) for value in correspondences(i, index))
-    inside = ((position >= 0) & (position <= position.new_tensor([f.shape[-1], f.shape[-2]]))).all(-1)
+    position, v = (value.to(f.device, f.dtype, non_blocking=True) for value in correspondences(i, index))
+    x, y = position.unbind(-1)
+    inside = (x >= 0) & (x <= f.shape[-1]) & (y >= 0) & (y <= f.shape[-2])
     v = torch.where(inside, v, torch.zeros_like(v))
     moved = transport(f, torch.where(inside[..., None], position, torch.zeros_like(position)))
     v[i], moved[i] = 1, f[i]
@@ -109,11 +110,12 @@ def blur(f: Latents) -> Latents:
 def _gaussian(size: int, *, like: Tensor) -> Float[Tensor, "size size"]:
     """The blur of one axis, a symmetric matrix whose rows sum to 1: pixels beyond the border are those before it,
     mirrored."""
-    reach = torch.arange(-math.ceil(3 * BLUR_LAT), math.ceil(3 * BLUR_LAT) + 1)
+    reach = torch.arange(-math.ceil(3 * BLUR_LAT), math.ceil(3 * BLUR_LAT) + 1, device=like.device)
     weights = torch.softmax(-(reach.double() ** 2) / (2 * BLUR_LAT**2), 0)
-    at = (torch.arange(size)[:, None] + reach) % (2 * size)
+    at = (torch.arange(size, device=like.device)[:, None] + reach) % (2 * size)
     at = torch.minimum(at, 2 * size - 1 - at)
-    return torch.zeros(size, size).double().scatter_add_(1, at, weights.expand(size, -1).contiguous()).to(like)
+    zeros = torch.zeros(size, size, dtype=torch.float64, device=like.device)
+    return zeros.scatter_add_(1, at, weights.expand(size, -1).contiguous()).to(like)
 
 
 def transport(f: Latents, position: Float[Tensor, "n h w 2"]) -> Latents:

@@ -32,7 +32,7 @@ class Batch:
     z: Latents
     s: Latents
     index: Index
-    """Which particles of the whole set they are."""
+    """Which particles of the whole set they are. On the CPU, wherever the latents are."""
     t: int | None = None
     """Timestep of the step, where all batches of an epoch share one; None: drawn for this step."""
     anchors: Int[Tensor, " k"] | None = None

@@ -19,7 +19,7 @@ from torch import Tensor
 from csd3d.attention.presets import Attention
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.loop import draw_noise, draw_timestep
-from csd3d.engine.step import csd_step, require_finite, surrogate_loss
+from csd3d.engine.step import csd_step, measured, require_finite, surrogate_loss
 from csd3d.engine.types import Batch
 from csd3d.media.geometry import to_working, working_size
 from csd3d.nerf.ranks import SharedScore, gather, local_indices
@@ -76,8 +76,8 @@ def distil_loss(
             s = gather(prior.codec.encode(to_working(sources, size).to(prior.device)), count)
     index = torch.arange(count) if sentence is None else torch.tensor(sentence)
     t, e = draw_timestep(rng, csd), draw_noise(z, rng, csd)
-    particles = score.schedule.noised(Batch(z, s, index.to(z.device)), t, e)
+    particles = score.schedule.noised(Batch(z, s, index), t, e)
     result = csd_step(score, particles, csd)
-    require_finite(result, particles, step=step)
+    require_finite(measured(result), particles, step=step)
     (g,) = torch.autograd.grad(mine, x, result.g[local_indices(count)])
     return surrogate_loss(seen, g) / mine.numel()

@@ -52,7 +52,7 @@ class ViewParticles:
 
     def draw(self, rng: torch.Generator) -> Batch:
         """All of them."""
-        return Batch(self.z, self.s, torch.arange(len(self.z), device=self.z.device))
+        return Batch(self.z, self.s, torch.arange(len(self.z)))
 
     def move(self, index: Index, g: Latents, *, lr: float) -> None:
         """All of them."""

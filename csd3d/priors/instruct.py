@@ -30,7 +30,7 @@ from csd3d.engine.regularisers import FeatureLoss, FeatureSite
 from csd3d.engine.schedule import Schedule
 from csd3d.engine.types import Index, Latents, Noised, numbers
 from csd3d.priors.latent_diffusion import LatentDiffusion
-from csd3d.priors.networks.denoiser import MakeRowsOf, to_epsilon
+from csd3d.priors.networks.denoiser import MakeRowsOf, ready, to_epsilon
 from csd3d.priors.networks.sampler import Sampler
 from csd3d.priors.prior import Guidance, Prompts, require_no_source
 from csd3d.priors.prompts.sentences import Sentences
@@ -85,7 +85,7 @@ class InstructPrior(LatentDiffusion):
         """
         score = self.score(prompts, guidance)
         s = self.codec.encode(rgb).to(self.device)
-        index = torch.arange(len(s), device=self.device)
+        index = torch.arange(len(s))
 
         def predict(z_in: Tensor, t: Tensor) -> Tensor:
             return score.predict(instruct_coefficients(guidance.text, guidance.image), z_in, t, s, index)
@@ -143,7 +143,7 @@ class InstructScore:
         """Gradient of a loss between features of particles (branch IT) and of their sources (branch I0)."""
         device = self.prior.device
         condition = x.s.to(device) / self.prior.codec.scaling
-        sentence = self.sentences.rows(x.index).to(device)
+        sentence = ready(self.sentences.rows(x.index), device)
 
         def rows_of(number: Int64[Tensor, " n"]) -> MakeRowsOf:
             return lambda z, i: (torch.cat([z, condition[i]], dim=1), self.sentences.text[number[i]])
@@ -177,11 +177,11 @@ class InstructScore:
         device = self.prior.device
         z_in, n = z_in.to(device), len(z_in)
         condition = s.to(device) / self.prior.codec.scaling  # the editor was trained on unscaled source latents
-        sentence = self.sentences.rows(index).to(device)
-        said_by, particles = sentence.tolist(), numbers(index)
+        read = self.sentences.rows(index)
+        sentence, said_by, particles = ready(read, device), numbers(read), numbers(index)
 
         def branches(names: Sequence[InstructBranch]) -> Sequence[Tensor]:
-            sees, reads = (torch.tensor([name in some for name in names], device=device) for some in (SEEING, READING))
+            sees, reads = (ready([name in some for name in names], device) for some in (SEEING, READING))
 
             def rows(r: Int64[Tensor, " r"]) -> tuple[Tensor, Tensor]:
                 branch, i = r // n, r % n

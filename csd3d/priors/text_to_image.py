@@ -30,7 +30,7 @@ from csd3d.engine.regularisers import FeatureLoss, FeatureSite
 from csd3d.engine.schedule import Schedule
 from csd3d.engine.types import Index, Latents, Noised, numbers
 from csd3d.priors.latent_diffusion import LatentDiffusion
-from csd3d.priors.networks.denoiser import MakeRowsOf, to_epsilon
+from csd3d.priors.networks.denoiser import MakeRowsOf, ready, to_epsilon
 from csd3d.priors.networks.sampler import Sampler
 from csd3d.priors.prior import Guidance, Prompts
 from csd3d.priors.prompts.sentences import Sentences
@@ -86,7 +86,7 @@ class TextToImagePrior(LatentDiffusion):
             ValueError, UnknownPrompt: As `score` does.
         """
         score = self.score(prompts, guidance)
-        index = torch.arange(count, device=self.device)
+        index = torch.arange(count)
 
         def predict(z_in: Tensor, t: Tensor) -> Tensor:
             return score.predict(score.prompt, z_in, t, index)
@@ -149,7 +149,7 @@ class TextToImageScore:
         target, source = self.prompt, self._require_source()
 
         def rows_of(caption: Sentences) -> MakeRowsOf:
-            sentence = caption.rows(x.index).to(device)
+            sentence = ready(caption.rows(x.index), device)
             return lambda z, i: (z, caption.text[sentence[i]])
 
         return self.prior.denoiser.feature_gradient(
@@ -180,11 +180,11 @@ class TextToImageScore:
         """The guided output of the UNet (epsilon or v), on the prior's device."""
         device = self.prior.device
         z_in, n = z_in.to(device), len(z_in)
-        sentence = caption.rows(index).to(device)
-        said_by, particles = sentence.tolist(), numbers(index)
+        read = caption.rows(index)
+        sentence, said_by, particles = ready(read, device), numbers(read), numbers(index)
 
         def branches(names: Sequence[TextBranch]) -> Sequence[Tensor]:
-            reads = torch.tensor([name == "text" for name in names], device=device)
+            reads = ready([name == "text" for name in names], device)
 
             def rows(r: Int64[Tensor, " r"]) -> tuple[Tensor, Tensor]:
                 branch, i = r // n, r % n

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from csd3d.engine.loop import draw_noise, draw_timestep
-from csd3d.engine.step import csd_step, require_finite, surrogate_loss
+from csd3d.engine.step import csd_step, measured, require_finite, surrogate_loss
 from csd3d.engine.types import Batch
 from csd3d.priors.prior import Guidance, Prompts
 from csd3d.priors.text_to_image import TextToImagePrior
@@ -73,7 +73,7 @@ class Trainer:
         z = self.network(s, task.to(device))
         x = score.schedule.noised(Batch(z.detach(), s, torch.arange(len(s), device=device)), t, e)
         result = csd_step(score, x, config.engine)
-        require_finite(result, x, step=number)
+        require_finite(measured(result), x, step=number)
         weight = config.identity_at(number)
         loss = surrogate_loss(z, result.g) / z.numel() + weight * (z - s).square().mean()
         self._optimizer.zero_grad()

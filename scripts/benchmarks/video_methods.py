@@ -150,7 +150,7 @@ def move(
     config = replace(
         csd, steps=csd.steps * batching.steps(len(s)), lr_decay_every=csd.lr_decay_every * batching.steps(len(s))
     )
-    particles = FrameParticles(s, config, batching=batching, device=job.prior.device)
+    particles = FrameParticles(s, csd, batching=batching, device=job.prior.device)
     score = job.prior.score(Prompts(job.sentence), Guidance.of(csd))
     for _ in run(particles, Objective(score, config, kernel), rng=job.rng()):
         pass

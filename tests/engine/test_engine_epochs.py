@@ -47,8 +47,18 @@ def test_a_shared_timestep_is_drawn_once_an_epoch_after_the_partition() -> None:
     assert torch.equal(rng.get_state(), other.get_state())
 
 
+def test_shared_timesteps_descend_from_epoch_to_epoch() -> None:
+    config = CsdConfig(timesteps="descending", steps=5, t_min=0, t_max=500)
+    epochs, rng = Epochs(thirds, shared_t=config), torch.Generator().manual_seed(3)
+    for number in range(5):
+        for _ in range(3):
+            epochs.batch(rng)
+            assert epochs.t is not None
+            assert 400 - 100 * number <= epochs.t < 500 - 100 * number
+
+
 @pytest.mark.parametrize("taken", [0, 1, 3, 4])
-@pytest.mark.parametrize("shared", [None, CsdConfig()])
+@pytest.mark.parametrize("shared", [None, CsdConfig(), CsdConfig(timesteps="descending", steps=4)])
 def test_state_goes_on_within_an_epoch(taken: int, shared: CsdConfig | None) -> None:
     first, rng = Epochs(thirds, shared_t=shared), torch.Generator().manual_seed(0)
     for _ in range(taken):

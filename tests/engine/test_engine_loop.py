@@ -1,7 +1,6 @@
 """The loop: lazy, reproducible, resumable bit for bit, and safe for the particles it moves."""
 
 import copy
-import math
 from dataclasses import replace
 from itertools import islice
 
@@ -26,7 +25,8 @@ from csd3d.engine import (
     lr_at,
     run,
 )
-from csd3d.engine.loop import draw_timestep, off_diagonal_mean, rms
+from csd3d.engine.loop import draw_timestep
+from csd3d.engine.step import measured
 
 CONFIG = CsdConfig(steps=12, lr=0.3, lr_decay_every=4)
 
@@ -47,7 +47,7 @@ def test_whoever_watches_sees_each_step_before_it_is_applied() -> None:
     particles, seen = FreeLatents(latents(6), CONFIG, per_step=4), []
     infos = run(
         particles, Objective(ToyScore(), CONFIG), rng=generator(0),
-        watch=lambda batch, result: seen.append((batch.index, rms(result.g), particles.z.clone())),
+        watch=lambda batch, result: seen.append((batch.index, measured(result).gradient_rms, particles.z.clone())),
     )  # fmt: skip
     before = particles.z.clone()
     for step, info in enumerate(infos):
@@ -70,11 +70,8 @@ def test_first_step_by_hand() -> None:
     result = csd_step(ToyScore(), noised(s, s, index, t=t, e=e), CONFIG)
     torch.testing.assert_close(particles.z, s - 0.3 * result.g)
     assert result.weights is not None
-    expected = StepInfo(
-        0, t, 0.3, (0, 1, 2), rms(result.g), rms(result.r), float(result.weights[~torch.eye(3).bool()].mean())
-    )
-    assert info == replace(expected, kernel_mean=info.kernel_mean)
-    assert info.kernel_mean == pytest.approx(expected.kernel_mean)
+    found = measured(result)
+    assert info == StepInfo(0, t, 0.3, (0, 1, 2), found.gradient_rms, found.residual_rms, found.kernel_mean)
 
 
 def test_every_step_is_reported_once() -> None:
@@ -190,6 +187,28 @@ def test_timesteps_cover_their_range_evenly() -> None:
     assert (drawn.bincount()[3:] / 2000 - 0.25).abs().max() < 0.05
 
 
+@pytest.mark.parametrize("steps", [1, 4, 7, 300])
+def test_descending_timesteps_fall_through_their_parts(steps: int) -> None:
+    rng, config = generator(), CsdConfig(t_min=20, t_max=120, steps=steps, timesteps="descending")
+    width = 100 / steps
+    for _ in range(50):
+        drawn = [draw_timestep(rng, config, move=move) for move in range(steps)]
+        for move, t in enumerate(drawn):
+            low = 20 + 100 - width * (move + 1)
+            assert int(low) <= t < low + width + 1
+            assert 20 <= t < 120
+    last = {draw_timestep(rng, config, move=steps + more) for more in range(50)}
+    assert max(last) < 20 + width + 1
+    assert max(draw_timestep(rng, config) for _ in range(200)) > 100, "no move: the whole range"
+
+
+def test_descending_runs_begin_with_the_most_noise() -> None:
+    config = replace(CONFIG, timesteps="descending")
+    times = [info.t for info in finished(config)[1]]
+    assert times == sorted(times, reverse=True)
+    assert times[0] > times[-1]
+
+
 def test_learning_rate_decays_in_stairs() -> None:
     config = CsdConfig(lr=2.0, lr_decay=0.9, lr_decay_every=20)
     assert lr_at(0, config) == lr_at(19, config) == 2.0
@@ -197,12 +216,3 @@ def test_learning_rate_decays_in_stairs() -> None:
     assert lr_at(199, config) == pytest.approx(2 * 0.9**9)
     assert lr_at(500, CsdConfig(lr_decay=1.0, lr=0.1)) == 0.1
     assert [info.lr for info in finished(CONFIG)[1]] == [lr_at(step, CONFIG) for step in range(12)]
-
-
-def test_statistics_against_loops() -> None:
-    K = torch.tensor([[1.0, 0.2, 0.4], [0.2, 1.0, 0.6], [0.4, 0.6, 1.0]])
-    assert off_diagonal_mean(K) == pytest.approx(0.4)
-    assert off_diagonal_mean(K[:1, :1]) is None
-    assert off_diagonal_mean(None) is None
-    x = latents(2)
-    assert rms(x) == pytest.approx(math.sqrt(sum(v * v for v in x.flatten().tolist()) / x.numel()))

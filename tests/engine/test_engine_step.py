@@ -21,6 +21,7 @@ from csd3d.engine import (
     RbfKernel,
     StepResult,
     csd_step,
+    measured,
     require_finite,
     surrogate_loss,
 )
@@ -129,7 +130,7 @@ def test_finite_and_detached(n: int, method: str) -> None:
     assert result.g.isfinite().all()
     assert not result.g.requires_grad
     assert (result.weights is None) == (METHODS[method].coupling == "independent")
-    require_finite(result, particles(n), step=0)
+    require_finite(measured(result), particles(n), step=0)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -214,14 +215,14 @@ def test_guard_names_step_timestep_and_the_culprit_alone(method: str) -> None:
     with pytest.raises(
         FloatingPointError, match=r"residual is not finite at step 41, timestep 350, for particles \[12\]"
     ):
-        require_finite(result, x, step=41)
+        require_finite(measured(result), x, step=41)
 
 
 def test_guard_sees_a_broken_regulariser() -> None:
     x = particles(3)
     result = csd_step(ToyScore(), x, CsdConfig(), regularisers=[lambda x: x.z / 0])
     with pytest.raises(FloatingPointError, match=r"gradient is not finite at step 0, .* for particles \[0, 1, 2\]"):
-        require_finite(result, x, step=0)
+        require_finite(measured(result), x, step=0)
 
 
 @pytest.mark.parametrize("coupling", ["motion", "depth"])
@@ -275,4 +276,22 @@ def test_cuda_agrees_with_the_cpu(n: int, method: str) -> None:
     there = csd_step(ToyScore(), x, METHODS[method])
     assert there.g.is_cuda
     torch.testing.assert_close(there.g.cpu(), here.g, rtol=1e-4, atol=1e-5)
-    require_finite(there, x, step=0)
+    require_finite(measured(there), x, step=0)
+
+
+def test_numbers_of_a_step_against_loops() -> None:
+    K = torch.tensor([[1.0, 0.2, 0.4], [0.2, 1.0, 0.6], [0.4, 0.6, 1.0]])
+    g, r = latents(3, 1), latents(3, 2)
+    found = measured(StepResult(g, r, K))
+    assert found.kernel_mean == pytest.approx(0.4)
+    for x, rms in ((g, found.gradient_rms), (r, found.residual_rms)):
+        assert rms == pytest.approx(math.sqrt(sum(v * v for v in x.flatten().tolist()) / x.numel()))
+    assert found.wrong == (("residual", []), ("gradient", []))
+    assert math.isnan(measured(StepResult(g, r, None)).kernel_mean)
+    assert math.isnan(measured(StepResult(g[:1], r[:1], K[:1, :1])).kernel_mean)
+
+
+def test_what_is_not_finite_is_named() -> None:
+    g, r = latents(3, 1), latents(3, 2)
+    g[1, 0, 0, 0], g[2, 1, 2, 1], r[0, 0, 0, 0] = torch.nan, torch.inf, -torch.inf
+    assert measured(StepResult(g, r, None)).wrong == (("residual", [0]), ("gradient", [1, 2]))

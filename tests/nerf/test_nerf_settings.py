@@ -33,6 +33,7 @@ OTHERS: dict[str, tuple[str, object]] = {
     "nce_temperature": ("0.1", 0.1),
     "weight": ("one", "one"),
     "noise": ("shared", "shared"),
+    "timesteps": ("descending", "descending"),
     "lr": ("0.3", 0.3),
     "lr_decay": ("0.8", 0.8),
     "lr_decay_every": ("7", 7),
@@ -75,7 +76,7 @@ def test_help_of_the_engine_is_told_at_the_flags(capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"t_min": 700}, "t_min: expected 0 or more and below t_max = 500, got 700"),
+        ({"t_min": 950}, "t_min: expected 0 or more and below t_max = 900, got 950"),
         ({"lr_decay": 0.0}, r"lr_decay: expected a number in \(0, 1\], got 0.0"),
         ({"bandwidth": "paper", "views_per_edit": 2}, "views_per_edit: expected 3 or more with bandwidth paper, got 2"),
     ],

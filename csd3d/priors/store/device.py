@@ -31,7 +31,7 @@ def pick_dtype(dtype: torch.dtype | None, device: torch.device) -> torch.dtype:
     if dtype is None:
         return torch.float16 if device.type == "cuda" else torch.float32
     if dtype not in (torch.float32, *HALF):
-        raise ValueError(f"dtype: expected float32, float16 or bfloat16, got {dtype}")
+        raise ValueError(f"precision: expected float32, float16 or bfloat16, got {dtype}")
     if dtype == torch.float16 and device.type == "cpu":
-        raise ValueError("dtype: expected float32 or bfloat16 on a CPU, got float16")
+        raise ValueError("precision: expected float32 or bfloat16 on a CPU, got float16")
     return dtype

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from csd3d.engine.schedule import Schedule
-from csd3d.priors.networks.denoiser import Prediction
+from csd3d.priors.networks.denoiser import Prediction, layout
 from csd3d.priors.store.resolve import (
     VAE_SHA256,
     Kind,
@@ -129,7 +129,7 @@ def load_parts(path: Path, *, device: torch.device, dtype: torch.dtype, kind: Ki
     with quiet():
         vae = _load_model(AutoencoderKL, part_folder(path, "vae"), device, dtype)
         text_encoder = _load_model(CLIPTextModel, path / "text_encoder", device, dtype)
-        unet = _load_model(UNet2DConditionModel, path / "unet", device, dtype)
+        unet = _load_model(UNet2DConditionModel, path / "unet", device, dtype).to(memory_format=layout(device))
         with _readable(path, "tokenizer"):
             tokenizer = CLIPTokenizer.from_pretrained(str(path / "tokenizer"), local_files_only=True)
         scheduler = _load_scheduler(path)
