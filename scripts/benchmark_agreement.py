@@ -59,8 +59,8 @@ class Settings:
     """Image guidance for sampling."""
     sampling_steps: int = 20
     """Steps of the sampler."""
-    csd: CsdConfig = field(default_factory=lambda: replace(BUILTIN, steps=80, lr_decay_every=16))
-    """Settings of csd-edit: those of the editor, with four fifths of its steps."""
+    csd: CsdConfig = field(default_factory=lambda: BUILTIN)
+    """Settings of csd-edit: those of the editor."""
     rows: tuple[str, ...] = ()
     """Only these ways of editing; none = all."""
     device: str | None = None

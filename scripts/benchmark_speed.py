@@ -86,7 +86,7 @@ def cases(settings: Settings) -> Iterator[tuple[Material, list[Edit]]]:
 def records_of(prior: InstructPrior, way: Way, name: str, found: Material, edits: Sequence[Edit], seed: int) -> Records:
     """What a setting makes of a clip: as it leaves it, and (`_written`) as the video editor writes it."""
     source, sentences = found.source, [edit.wordings[0] for edit in edits]
-    job = Job(prior, source, "", seed, found.clip)
+    job = Job(prior, source, sentences[0], seed, found.clip)
     lost = reconstruct(prior.codec, source)
     records: Records = []
     for edit, left in zip(edits, way.edit(job, sentences), strict=True):

@@ -38,6 +38,7 @@ from scripts.benchmarks.entry import run_script
 from scripts.benchmarks.kept import selected, work_folder
 from scripts.benchmarks.video_methods import Job, Method, estimated_motion, standard, timed
 from scripts.benchmarks.video_tables import CODEC, TRUTH, UNEDITED, Detail, jsonable, measure, to_json, to_markdown
+from video.plan import plan_frames, spans_of
 from video.steady import SteadyFrames
 
 SHEET_FRAMES = 6
@@ -69,8 +70,8 @@ class Settings:
     """Image guidance for sampling."""
     sampling_steps: int = 20
     """Steps of the sampler."""
-    csd: CsdConfig = field(default_factory=lambda: replace(BUILTIN, steps=80, lr_decay_every=16))
-    """Settings of csd-edit: those of the editor, with four fifths of its steps."""
+    csd: CsdConfig = field(default_factory=lambda: BUILTIN)
+    """Settings of csd-edit: those of the editor."""
     keys: int = 4
     """Key frames of the quick mode."""
     judged: int = 6
@@ -196,7 +197,8 @@ def reconstruct(codec: VaeCodec, clip: Float[Tensor, "n 3 H W"]) -> Float[Tensor
 def steadied(job: Job, edited: Float[Tensor, "n 3 H W"], lost: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 H W"]:
     """As the editor writes a clip: edited and unedited decoded frames averaged along motion, then detail put back."""
     both = torch.cat([edited, lost], 1)
-    average = SteadyFrames(lambda frames: both[frames.start : frames.stop], estimated_motion(job), len(both))
+    plan = plan_frames(spans_of(job.sentence), range(len(both)))
+    average = SteadyFrames(lambda particles: both[particles], plan, estimated_motion(job))
     calm = torch.cat([average(range(k, min(k + 16, len(both)))) for k in range(0, len(both), 16)])
     return restore_mapped(job.source, calm[:, :3], calm[:, 3:])
 

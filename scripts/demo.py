@@ -39,7 +39,7 @@ class Demo:
     seed: int = 8
     """Which sample clip."""
     frames: int = 24
-    steps: int = 60
+    steps: int = BUILTIN.steps
     height_px: int = 256
     width_px: int = 448
 

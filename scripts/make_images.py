@@ -5,7 +5,6 @@ python scripts/make_images.py docs/images/edits.jpg
 
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,7 +24,7 @@ from panorama import PanoramaConfig, edit_panorama
 from video import VideoConfig, edit_video
 
 SENTENCES = ("make it snowy", "make it sunset")
-CSD = replace(BUILTIN, steps=60)
+CSD = BUILTIN
 COLUMNS, CELL_PX = 5, 190
 
 

@@ -61,7 +61,7 @@ class OnlyToys:
         self.loaded = []
         """Names of the priors that were loaded."""
 
-    def load(self, found, *, device=None):
+    def load(self, found, *, device=None, precision="auto"):
         self.loaded.append(found.name)
         return self.prior or ToyPrior(name=found.name)
 

@@ -41,16 +41,17 @@ class LastPrior:
     """Priors, each loaded when it is first asked for; only the last one is held."""
 
     def __init__(self) -> None:
-        self._key: tuple[str, str | None] | None = None
+        self._key: tuple[str | None, ...] = ()
         self._prior: Prior | None = None
 
     def get(self, request: Request[VideoConfig]) -> Prior:
         """The prior of an edit."""
         config = request.config
-        if self._prior is None or self._key != (config.prior, config.device):
+        key = (config.prior, config.device, config.precision)
+        if self._prior is None or self._key != key:
             self._prior = None
             self._prior = load_for(request)
-            self._key = (config.prior, config.device)
+            self._key = key
         return self._prior
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from csd3d.cli.parse import HELP, Flag, Group, flags_of, put, read_flags, read_some, settings_flags
-from csd3d.engine.config import METHODS, PAPER, Method, method_changes
+from csd3d.engine.config import METHODS, PAPER, Effort, Method, method_changes
 from csd3d.media.clip.probe import PICTURES
 from csd3d.priors.defaults import default_config
 from csd3d.priors.lookup import resolve_for
@@ -21,7 +21,7 @@ from csd3d.runs.job import Editor, Request, resume_request, run_job
 from csd3d.runs.settings import load_preset, override
 
 C = TypeVar("C", bound=RunConfig)
-DECIDING = ("prompt", "preset", "run_dir", "resume", "prior", "device", "method")
+DECIDING = ("prompt", "preset", "run_dir", "resume", "prior", "device", "method", "effort")
 """Flags on which depends what the others begin with."""
 
 
@@ -44,11 +44,14 @@ class RunFlags:
 
 @dataclass(frozen=True)
 class MethodFlag:
-    """How an editor of sources lets one choose a method."""
+    """How an editor of sources lets one choose a method, and what it may cost."""
 
     method: Method | None = None
     """How particles are moved: `csd-edit` for instruction editors, the others for text-to-image priors, which take
     captions: of the result, and in --source-prompt of the source (not needed by sds and csd). None: csd-edit."""
+    effort: Effort | None = None
+    """How many steps an edit may take, and of what length: `quick`, `normal` or `careful`, where the last cost half and
+    twice as much as `normal` with the built-in editor. Flags given beside it win. None: normal."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +173,8 @@ def _put(form: Form[C], request: Request[C], given: Mapping[str, Any]) -> Reques
 def _base(form: Form[C], values: Mapping[str, Any], *, only_help: bool) -> Request[C]:
     """The request before any setting is put on top."""
     if values["resume"] and not only_help:
+        if values.get("effort") is not None:
+            raise ValueError(f"effort: expected none with --resume, which goes on as it began, got {values['effort']}")
         request = resume_request(form.editor, values["run_dir"])
         config, method = request.config, values.get("method")
         if form.has_method and method is not None:
@@ -188,7 +193,7 @@ def edit_base(form: Form[C], values: Mapping[str, Any], only_help: bool) -> tupl
     """What suits the prior and the method of an editor of sources."""
     method, name = values["method"], values["prior"]
     found = resolve(name or "builtin") if only_help else resolve_for(method, name, device=values["device"])
-    csd = default_config(method, builtin=found.builtin, kind=found.kind)
+    csd = default_config(method, builtin=found.builtin, kind=found.kind, effort=values["effort"])
     return replace(form.editor.settings(), prior=found.name, csd=csd), found
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from csd3d.priors.defaults import Precision
 from csd3d.priors.instruct import InstructPrior
 from csd3d.priors.latent_diffusion import LatentDiffusion
 from csd3d.priors.prior import Prior
@@ -27,8 +28,11 @@ def find_prior(name: str | Path | Resolved, *, device: str | torch.device | None
     return locate(found, half=pick_dtype(None, pick_device(device)) != torch.float32)
 
 
-def load_prior(name: str | Path | Resolved, *, device: str | torch.device | None = None) -> Prior:
+def load_prior(
+    name: str | Path | Resolved, *, device: str | torch.device | None = None, precision: Precision = "auto"
+) -> Prior:
     """Load a prior of either kind, by its name or as `find_prior` found it. Raises what `LatentDiffusion.load` does."""
     found = find_prior(name, device=device)
     assert found.kind is not None
-    return _CLASSES[found.kind].load(found, device=device)
+    dtype = None if precision == "auto" else getattr(torch, precision)
+    return _CLASSES[found.kind].load(found, device=device, dtype=dtype)

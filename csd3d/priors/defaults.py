@@ -2,14 +2,24 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Literal
 
-from csd3d.engine.config import METHODS, PAPER, CsdConfig, Method
+from csd3d.engine.config import METHODS, PAPER, CsdConfig, Effort, Method
 from csd3d.priors.store.resolve import Kind
 
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+"""In which a prior computes: `auto` is float16 on CUDA and float32 elsewhere."""
 USUAL_PX = 512
 """Side in px of the pictures that a prior was trained on, where its files do not say."""
-BUILTIN = replace(METHODS["csd-edit"], steps=100, lr=0.5, lr_decay=0.75, s_text=1.5, s_image=1.5)
-"""What suits the small built-in editor: it follows text at lower guidance than the big ones."""
+BUILTIN = replace(
+    METHODS["csd-edit"], steps=20, lr=1.5, lr_decay=1.0, timesteps="descending", t_max=900, s_text=1.0, s_image=1.0
+)
+"""What suits the small built-in editor, by `scripts/benchmarks/tables/speed.md`: it needs no guidance."""
+_BUILTIN_EFFORTS: Mapping[Effort, CsdConfig] = {
+    "quick": replace(BUILTIN, steps=10, lr=2.25),
+    "normal": BUILTIN,
+    "careful": replace(BUILTIN, steps=40, lr=0.75),
+}
 BUILTIN_CAPTION_GUIDANCE = 3.0
 """Text guidance of the published text-to-image methods on the small built-in model."""
 
@@ -19,18 +29,30 @@ def default_prior(method: Method | None) -> str:
     return "builtin" if method in (None, "csd-edit") else "builtin:t2i"
 
 
-def default_config(method: Method | None = None, *, builtin: bool, kind: Kind | None = "instruct") -> CsdConfig:
-    """Engine settings for editing with a prior, a small built-in or a big one, by a named method (None: `csd-edit`).
+def default_config(
+    method: Method | None = None, *, builtin: bool, kind: Kind | None = "instruct", effort: Effort | None = None
+) -> CsdConfig:
+    """Engine settings for editing with a prior, a small built-in or a big one, by a named method (None: `csd-edit`),
+    at an effort (None: normal).
 
+    Efforts of the built-in editor are measured. Elsewhere `quick` is a quarter of the usual steps, each four times
+    as long, and `careful` twice as many, each half as long.
     `dds` and `cds` are as published; `sds`, `csd`, and `csd-edit` on a text-to-image prior start from the same learning
     rate and timesteps. Under `csd-edit` a prior whose `kind` is not known yet (None) counts as an instruction editor.
     """
-    method = method or "csd-edit"
+    method, effort = method or "csd-edit", effort or "normal"
     if method == "csd-edit" and kind != "text-to-image":
-        return BUILTIN if builtin else METHODS["csd-edit"]
+        return _BUILTIN_EFFORTS[effort] if builtin else _at(effort, METHODS["csd-edit"])
     delta = PAPER["cds" if METHODS[method].regulariser == "patch-nce" else "dds"]
     config = replace(delta, residual=METHODS[method].residual, coupling=METHODS[method].coupling)
-    return replace(config, s_text=BUILTIN_CAPTION_GUIDANCE) if builtin else config
+    return _at(effort, replace(config, s_text=BUILTIN_CAPTION_GUIDANCE) if builtin else config)
+
+
+def _at(effort: Effort, usual: CsdConfig) -> CsdConfig:
+    """The same way in fewer, longer steps, or in more and shorter ones."""
+    share = {"quick": 0.25, "normal": 1.0, "careful": 2.0}[effort]
+    every = max(1, round(usual.lr_decay_every * share))
+    return replace(usual, steps=round(usual.steps * share), lr=usual.lr / share, lr_decay_every=every)
 
 
 def generation_config(method: str, *, builtin: bool) -> CsdConfig:

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from csd3d.attention.presets import Attention
-from csd3d.engine.config import CsdConfig, Method
+from csd3d.engine.config import CsdConfig, Effort, Method
 from csd3d.engine.residuals import Score
 from csd3d.engine.schedule import Schedule
 from csd3d.priors.defaults import default_config
@@ -103,9 +103,9 @@ class Prior(ABC):
         """What happened so far that a person should know, one sentence each."""
         return []
 
-    def defaults(self, method: Method | None = None) -> CsdConfig:
-        """Engine settings that suit it, by a named method (None: `csd-edit`)."""
-        return default_config(method, builtin=self.builtin, kind=self.kind)
+    def defaults(self, method: Method | None = None, effort: Effort | None = None) -> CsdConfig:
+        """Engine settings that suit it, by a named method (None: `csd-edit`), at an effort (None: normal)."""
+        return default_config(method, builtin=self.builtin, kind=self.kind, effort=effort)
 
     def encode(self, rgb: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
         """Latents of pictures in [0, 1], on the CPU wherever the prior computes."""

@@ -268,7 +268,7 @@ def load_for(request: Request[Any], sentences: Sequence[str] = (), *, kind: Kind
     require_known(found, [*sentences, config.negative_prompt])
     from csd3d.priors.auto import load_prior  # slow to import: mistakes are reported before
 
-    return load_prior(found, device=device)
+    return load_prior(found, device=device, precision=config.precision)
 
 
 def _require_places(job: Editor[Any], run_dir: Path) -> tuple[Path, Sequence[Path]]:

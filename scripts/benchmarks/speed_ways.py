@@ -134,32 +134,40 @@ class _Known:
 
 
 def at(steps: int, lr: float, *, s_text: float = 1.0, s_image: float = 1.0, **more: object) -> CsdConfig:
-    """Settings with that many moves, over which the learning rate falls in five plateaus, and that guidance."""
+    """Settings with that many moves and that guidance; the learning rate falls in five plateaus."""
     every = max(1, steps // 5)
     csd = replace(METHODS["csd-edit"], steps=steps, lr=lr, lr_decay=0.75, lr_decay_every=every)
     return replace(csd, s_text=s_text, s_image=s_image, **more)  # pyright: ignore[reportArgumentType]
 
 
+def down(steps: int, lr: float, *, guidance: float = 1.0, **more: object) -> Way:
+    """Timesteps descend from 900, at a constant learning rate and equal guidance scales."""
+    scales = {"s_text": guidance, "s_image": guidance}
+    return Way(at(steps, lr, **{"t_max": 900, "lr_decay": 1.0, **scales, **more}), order="descending")
+
+
 WAYS: Mapping[str, Way] = {
-    "100 moves, lr 0.5, guidance 1.5 / 1.5": Way(at(100, 0.5, s_text=1.5, s_image=1.5)),
+    "100 moves, lr 0.5, guidance 1.5 / 1.5 (the default before)": Way(at(100, 0.5, s_text=1.5, s_image=1.5)),
     "20 moves, lr 2, guidance 1.5 / 1.5": Way(at(20, 2.0, s_text=1.5, s_image=1.5)),
-    "40 moves, lr 1": Way(at(40, 1.0)),
+    "20 moves, lr 2, guidance 1.2 / 1.2": Way(at(20, 2.0, s_text=1.2, s_image=1.2)),
     "20 moves, lr 2": Way(at(20, 2.0)),
-    "15 moves, lr 2.5": Way(at(15, 2.5)),
-    "10 moves, lr 3": Way(at(10, 3.0)),
-    "5 moves, lr 4": Way(at(5, 4.0)),
     "20 moves, lr 3": Way(at(20, 3.0)),
-    "20 moves, guidance 1.2 / 1.2": Way(at(20, 2.0, s_text=1.2, s_image=1.2)),
-    "20 moves, t below 700": Way(at(20, 2.0, t_max=700)),
-    "20 moves, t in 200 to 700": Way(at(20, 2.0, t_min=200, t_max=700)),
-    "20 moves, stratified t": Way(at(20, 2.0), order="stratified"),
-    "20 moves, stratified t below 700": Way(at(20, 2.0, t_max=700), order="stratified"),
-    "10 moves, stratified t": Way(at(10, 3.0), order="stratified"),
-    "20 moves, descending t": Way(at(20, 2.0), order="descending"),
-    "20 moves, mean of the last half": Way(at(20, 2.0), averaged=0.5),
-    "20 moves, source bank of 8": Way(at(20, 2.0), bank=8),
-    "20 moves, independent": Way(at(20, 2.0, coupling="independent")),
-    "20 moves, Adam 0.1": Way(at(20, 0.1, optimizer="adam")),
-    "20 moves, 2 key frames": Way(at(20, 2.0), keys=2),
+    "10 moves, lr 3": Way(at(10, 3.0)),
+    "20 moves, lr 2, t below 700": Way(at(20, 2.0, t_max=700)),
+    "20 moves, lr 2, t in 200 to 700": Way(at(20, 2.0, t_min=200, t_max=700)),
+    "20 moves, lr 2, stratified t": Way(at(20, 2.0), order="stratified"),
+    "10 moves, lr 3, stratified t": Way(at(10, 3.0), order="stratified"),
+    "20 moves, lr 2, descending t": Way(at(20, 2.0), order="descending"),
+    "20 moves, lr 2, descending from 900": down(20, 2.0, lr_decay=0.75),
+    "5 moves, lr 3, constant, descending from 900": down(5, 3.0),
+    "10 moves, lr 2.25, constant, descending from 900 (quick)": down(10, 2.25),
+    "20 moves, lr 1.5, constant, descending from 900 (normal)": down(20, 1.5),
+    "40 moves, lr 0.75, constant, descending from 900 (careful)": down(40, 0.75),
+    "20 moves, lr 1.5, constant, descending from 900, guidance 1.5 / 1.5": down(20, 1.5, guidance=1.5),
+    "normal, mean of the last half": replace(down(20, 1.5), averaged=0.5),
+    "normal, source bank of 8": replace(down(20, 1.5), bank=8),
+    "normal, independent": down(20, 1.5, coupling="independent"),
+    "normal, Adam 0.1": down(20, 0.1, optimizer="adam"),
+    "normal, 2 key frames": replace(down(20, 1.5), keys=2),
 }
-"""By name; guidance is 1 / 1, t random below 500 and every frame moved where nothing else is said."""
+"""By name. Unless said: guidance 1 / 1, t random below 500, a learning rate that falls, and all frames are moved."""

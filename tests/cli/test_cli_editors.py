@@ -66,6 +66,31 @@ def test_default_settings_depend_on_the_prior(monkeypatch):
         assert config_of("--prior", "a/b").csd == default_config(builtin=False, kind=kind)
 
 
+@pytest.mark.parametrize("effort", ["quick", "normal", "careful"])
+def test_effort_sets_steps_and_flags_win(effort):
+    assert config_of("--effort", effort).csd == default_config(builtin=True, effort=effort)
+    assert config_of("--effort", effort, "--lr", "0.25").csd == replace(
+        default_config(builtin=True, effort=effort), lr=0.25
+    )
+    captions = default_config("dds", builtin=True, effort=effort)
+    words = ("--method", "dds", "--prior", "builtin:t2i", "--source-prompt", "a red cube")
+    assert config_of(*words, "--effort", effort).csd == captions
+
+
+def test_effort_is_the_product_of_steps_and_length():
+    for builtin in (True, False):
+        quick, normal, careful = (default_config(builtin=builtin, effort=e) for e in ("quick", "normal", "careful"))
+        assert quick.steps < normal.steps < careful.steps
+        assert quick.lr > normal.lr > careful.lr
+    assert default_config(builtin=False) == METHODS["csd-edit"], "big priors keep the published way"
+    assert default_config("dds", builtin=False) == PAPER["dds"]
+
+
+def test_a_resumed_run_keeps_its_effort(tmp_path):
+    with pytest.raises(ValueError, match="effort: expected none with --resume"):
+        config_of("--resume", "--run-dir", str(tmp_path), "--effort", "quick")
+
+
 def test_flags_go_before_the_preset_and_the_preset_before_the_prior(tmp_path):
     preset = tmp_path / "p.json"
     preset.write_text(json.dumps({"detail": 0.5, "csd": {"lr": 2, "steps": 7}}))

@@ -4,6 +4,7 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from csd3d.priors import auto, latent_diffusion
@@ -73,3 +74,11 @@ def test_settings_fetch_only_where_the_kind_decides(t2i: Path, monkeypatch: pyte
     assert found.kind == "text-to-image"
     load_prior(found, device="cpu")
     assert counted.calls == (2, 1, 1)
+
+
+def test_precision_reaches_the_networks(tiny: Path) -> None:
+    prior = load_prior(tiny, device="cpu", precision="bfloat16")
+    assert isinstance(prior, InstructPrior)
+    assert prior.dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="precision: expected float32 or bfloat16 on a CPU, got float16"):
+        load_prior(tiny, device="cpu", precision="float16")
