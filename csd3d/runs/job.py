@@ -241,11 +241,14 @@ def resume_request(editor: type[Editor[C]], run_dir: str | Path | None) -> Reque
         raise ValueError(f"resume: expected a run of {expected}, got one of {manifest.command} in {run_dir}")
     config = read_settings(editor.settings(), manifest)
     manifest = replace(manifest, config=with_absent(manifest.config, type(config)))
+    prompt = manifest.config.get("prompt")
+    if not isinstance(prompt, str | None):
+        raise ValueError(f"resume: expected a sentence in the manifest of {run_dir}, got {prompt!r:.60}")
     source = manifest.inputs[0]["path"] if manifest.inputs else None
     output = manifest.outputs.get(editor.role)
     return Request(
         source=None if source is None else Path(source),
-        prompt=manifest.config.get("prompt"),
+        prompt=prompt,
         output=None if output is None else Path(output),
         config=config,
         run_dir=run_dir,

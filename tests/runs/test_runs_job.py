@@ -135,6 +135,19 @@ def test_a_run_of_before_a_setting_is_resumed(make_clip, tmp_path):
     assert Manifest.read(path).config == Manifest.read(whole.run_dir / "manifest.json").config
 
 
+@pytest.mark.parametrize("prompt", [3, {"a": 1}, ["make it red"]])
+def test_a_sentence_that_is_none_is_one_line(make_clip, tmp_path, prompt):
+    clip, _ = make_clip(frames=2)
+    options = {"run_dir": tmp_path / "run", "prior": ToyPrior(), "progress": RunProgress(quiet=True)}
+    edit_video(clip, "make it red", config=VideoConfig(csd=CsdConfig(steps=1, t_min=400, t_max=600)), **options)
+    path = tmp_path / "run" / "manifest.json"
+    value = json.loads(path.read_text())
+    value["config"]["prompt"] = prompt
+    path.write_text(json.dumps(value))
+    with pytest.raises(ValueError, match="expected a sentence in the manifest"):
+        edit_video(None, None, resume=True, **options)
+
+
 def test_a_home_folder_is_put_in_after_a_sign_too(tmp_path, monkeypatch, only_toys):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
