@@ -208,7 +208,7 @@ class PanoramaEditor(Editor[PanoramaConfig]):
             assert canvas is not None
             return canvas
 
-        self._s = session.sources(encode)
+        self._s = session.sources(encode, again=self.prior.looks_at_pictures)
 
     def move(self, session: Session) -> None:
         """The optimisation, from the last saved state to the end."""
@@ -317,7 +317,10 @@ def make_surface(
         ValueError: a size or wrap that the picture cannot have.
     """
     factor = prior.codec.factor
-    window_lat = config.window or max(1, prior.native_px // factor)
+    unit_lat = prior.multiple_px // factor
+    window_lat = config.window or max(1, prior.native_px // prior.multiple_px) * unit_lat
+    if window_lat % unit_lat:
+        raise ValueError(f"window: expected a multiple of {unit_lat} latents for {prior.name}, got {window_lat}")
     if wrap == "sphere":
         size_px = config.size or 2 * window_lat * factor
         return make_sphere(
@@ -325,7 +328,7 @@ def make_surface(
         )
     return make_plane(
         picture.height_px, picture.width_px,
-        size_px=config.size or window_lat * factor, factor=factor,
+        size_px=config.size or window_lat * factor, factor=factor, unit_lat=unit_lat,
         window_lat=window_lat, stride_lat=config.stride or max(1, window_lat // 2),
         wraps=wrap == "cylinder", smooth=config.smooth, single=single,
     )  # fmt: skip

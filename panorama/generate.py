@@ -26,8 +26,8 @@ from csd3d.media.pictures.levels import to_levels
 from csd3d.media.pictures.write import require_writable, write_picture
 from csd3d.media.sheet import contact_sheet, save_picture
 from csd3d.priors.defaults import generation_config
+from csd3d.priors.families.table import Kind
 from csd3d.priors.prior import Guidance, Prior, Prompts
-from csd3d.priors.store.resolve import Kind
 from csd3d.priors.text_to_image import TextToImagePrior
 from csd3d.runs.config import RunConfig
 from csd3d.runs.job import Editor, Request, Result, make_request, run_job
@@ -176,7 +176,8 @@ class GenerateEditor(Editor[GenerateConfig]):
     def prepare(self, prior: Prior, config: GenerateConfig) -> None:
         """Lay out the windows; refuse what the prior cannot serve."""
         if not isinstance(prior, TextToImagePrior):
-            raise ValueError(f"prior {prior.name!r}: expected a text-to-image model, got an instruction editor")
+            got = "an instruction editor" if prior.kind == "instruct" else "one unlike Stable Diffusion 1 and 2"
+            raise ValueError(f"prior {prior.name!r}: expected a text-to-image model, got {got}")
         self.prior, self.config = prior, config
         self._size_lat = _size_lat(config, prior)
         _require_memory(config.n * prior.codec.channels * math.prod(self._size_lat))

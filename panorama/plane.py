@@ -233,6 +233,7 @@ def make_plane(
     wraps: bool = False,
     smooth: bool = True,
     single: bool = False,
+    unit_lat: int = 1,
 ) -> Plane:
     """The plane for a picture whose shorter side becomes `size_px`.
 
@@ -245,6 +246,7 @@ def make_plane(
         wraps: the picture is a cylinder, its left and right border being neighbours.
         smooth: windows fade towards their ends.
         single: one window, all of the canvas.
+        unit_lat: sides of the canvas are multiples of this many latents.
 
     Raises:
         ValueError: a size below `factor`, or windows that leave gaps.
@@ -254,17 +256,17 @@ def make_plane(
     if stride_lat > window_lat:
         raise ValueError(f"stride: expected at most the window's {window_lat} latents, got {stride_lat}")
     short, long = sorted((height_px, width_px))
-    scale = size_px / short
+    scale, unit_px = size_px / short, unit_lat * factor
     if scale > 1:
         scale = max(1.0, min(scale, MOST_ENLARGED * size_px / long))
     axes = []
     for side, turns in ((height_px, False), (width_px, wraps)):
         content = max(round(side * scale), 1)
         if turns:
-            content = max(round(side * scale / factor), 1) * factor
+            content = max(round(side * scale / unit_px), 1) * unit_px
             axes.append(Axis(side, content, 0, content, True))
             continue
-        padded = max(-(-content // factor), -(-size_px // factor)) * factor
+        padded = max(-(-content // unit_px), -(-size_px // unit_px)) * unit_px
         axes.append(Axis(side, content, (padded - content) // 2, padded, False))
     windows = []
     for axis in axes:

@@ -166,6 +166,13 @@ def test_extras_and_priors() -> None:
     assert broken.detail == "no weights"
 
 
+def test_families_say_what_they_lack() -> None:
+    assert checks.check_families({"SDXL": [], "DreamLite": []}).level == "ok"
+    found = checks.check_families({"SDXL": [], "DreamLite": ["torchvision"]})
+    assert found.level == "absent"
+    assert found.detail == ('1 of 2 can be loaded; DreamLite needs torchvision: pip install "csd3d[families]"')
+
+
 def test_a_section_that_breaks_is_a_finding() -> None:
     def section():
         yield Finding("devices", "CPU", "ok", "")

@@ -206,7 +206,7 @@ class VideoEditor(Editor[VideoConfig]):
     @cached_property
     def _size(self) -> WorkingSize:
         short = self.config.size or self.prior.native_px
-        return working_size(self.clip.info.display_aspect, short, self.prior.codec.factor)
+        return working_size(self.clip.info.display_aspect, short, self.prior.multiple_px)
 
     def encode(self, session: Session) -> None:
         """Latents of the particles' sources and, for motion, the frames in grey; the files appear when whole."""
@@ -218,6 +218,8 @@ class VideoEditor(Editor[VideoConfig]):
             shots = self._shots(session)
             self._plan = plan_keys(self._plan.sentences[0], key_frames(shots, self.config.keyframes))
             session.note(f"{len(self._plan.frames)} key frames are edited, the others follow their motion")
+        if self.prior.looks_at_pictures:  # it has to see them in every session
+            sources_path(folder).unlink(missing_ok=True)
         sources = {sources_path(folder): (len(self._plan.frames), self._latents)}
         self._scan(session, sources | greys)
 

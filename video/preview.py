@@ -54,7 +54,7 @@ def preview_video(
         plan = plan_frames(spans_of(prompt), [times[i] for i in shown], strict=False)
         if note := prior_note(prior, plan.sentences):
             progress.say(f"note: {note}")
-        size = working_size(source.info.display_aspect, config.size or prior.native_px, prior.codec.factor)
+        size = working_size(source.info.display_aspect, config.size or prior.native_px, prior.multiple_px)
         rgb = torch.cat([to_working(source.read(i, i + 1), size) for i in shown])
         s = prior.encode(rgb)[list(plan.frames)]
         particles = FrameParticles(s, csd, batching=Batching(FRAMES, groups=plan.groups), device=prior.device)

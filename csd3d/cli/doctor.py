@@ -19,11 +19,13 @@ from csd3d import __version__
 from csd3d.cli.parse import read_dataclass
 from csd3d.doctor import checks, probes
 from csd3d.doctor.findings import Finding, core_works
+from csd3d.priors.families.table import FAMILIES
 
 EXTRAS = {
     "nerf": "the nerfstudio plugin",
     "ui": "the page in a browser",
     "train": "training the built-in priors",
+    "families": "big priors that look at pictures",
     "dev": "format, lint, types, tests",
 }
 
@@ -130,6 +132,13 @@ def examine_priors() -> Iterable[Finding]:
             yield checks.check_prior(name, describe(name).summary(), None)
         except (ValueError, OSError) as error:
             yield checks.check_prior(name, None, probes.last_line(error))
+    yield checks.check_families(
+        {
+            family.title: [name for name in family.needs if probes.version(name) is None]
+            + ([] if probes.diffusers_has(pipeline) else [f"a diffusers that has {pipeline}"])
+            for pipeline, family in FAMILIES.items()
+        }
+    )
 
 
 def examine_extras() -> Iterable[Finding]:

@@ -193,7 +193,7 @@ def edit_base(form: Form[C], values: Mapping[str, Any], only_help: bool) -> tupl
     """What suits the prior and the method of an editor of sources."""
     method, name = values["method"], values["prior"]
     found = resolve(name or "builtin") if only_help else resolve_for(method, name, device=values["device"])
-    csd = default_config(method, builtin=found.builtin, kind=found.kind, effort=values["effort"])
+    csd = default_config(method, builtin=found.builtin, kind=found.kind, effort=values["effort"], family=found.family)
     return replace(form.editor.settings(), prior=found.name, csd=csd), found
 
 

@@ -1,10 +1,11 @@
 """`csd3d priors`: which priors can be used here, and what each one knows. Reads names, sizes and JSON, no weights."""
 
 import json
+import re
 import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from csd3d.cli.parse import read_dataclass
+from csd3d.priors.families.table import Family
 from csd3d.priors.prompts.photographs import read_marks
 from csd3d.priors.prompts.vocabulary import Vocabulary
 from csd3d.priors.prompts.words import Words, read_known
@@ -22,6 +24,7 @@ from csd3d.priors.store.resolve import (
     builtin_directory,
     check_directory,
     part_folder,
+    parts_of,
     read_json,
     resolve,
 )
@@ -31,7 +34,8 @@ OTHER_BUILTIN = ("builtin:t2i",)
 
 BIG_PRIOR = (
     "Any Stable Diffusion 1.x/2.x or InstructPix2Pix model in diffusers layout serves as well: --prior DIRECTORY, or "
-    "--prior OWNER/NAME from the Hugging Face hub (the reference: timbrooks/instruct-pix2pix, several GB, wants a GPU)."
+    "--prior OWNER/NAME from the Hugging Face hub (timbrooks/instruct-pix2pix: several GB, wants a GPU). "
+    "So do FLUX.2 klein, Kontext, Qwen-Image-Edit, SDXL, SD3 and others: docs/priors.md lists the families."
 )
 
 
@@ -79,6 +83,22 @@ class Described:
     path: Path
     size_bytes: int
     vocabulary: Vocabulary | Words | None
+    family: Family | None = None
+    licence: str | None = None
+    """As the model card states it."""
+    weights_bytes: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Of every part that has weights, in the files that are read."""
+
+    @property
+    def about(self) -> list[str]:
+        """Family, licence and memory, a line each, as far as files tell them."""
+        lines = [] if self.family is None else [f"family: {self.family.title}, rows {' '.join(self.family.branches)}"]
+        lines += [] if self.licence is None else [f"licence by its card: {self.licence}"]
+        if self.family is not None and self.weights_bytes:
+            parts = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in self.weights_bytes.items())
+            total = sum(self.weights_bytes.values()) / 1e9
+            lines.append(f"memory for weights: {total:.1f} GB ({parts}) as stored; a step's activations come on top")
+        return lines
 
     def summary(self) -> str:
         """Kind, size and how much it knows, in one line."""
@@ -126,7 +146,31 @@ def describe(name: str) -> Described:
         kind = check_directory(path)
     vocabulary = read_known(path)
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    return Described(name, str(kind), path, size, vocabulary)
+    family = replace(found, path=path, kind=kind).family
+    return Described(name, str(kind), path, size, vocabulary, family, licence_of(path), weights_of(path))
+
+
+def licence_of(path: Path) -> str | None:
+    """What the head of the model card in `path` calls its licence, None where it says nothing."""
+    card = path / "README.md"
+    if not card.is_file():
+        return None
+    head = re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+    named = dict(re.findall(r"^(license(?:_name)?):[ \t]*(\S.*)$", head[1], re.MULTILINE) if head else [])
+    return named.get("license_name") or named.get("license")
+
+
+def weights_of(path: Path) -> dict[str, int]:
+    """Bytes of the safetensors of every part in `path`; where a part has several variants, of the smallest."""
+    found: dict[str, int] = {}
+    for part in parts_of(path):
+        sizes: dict[str | None, int] = {}
+        for file in part_folder(path, part).glob("*.safetensors"):
+            variant = next((v for v in ("fp16", "bf16") if f".{v}" in file.name), None)
+            sizes[variant] = sizes.get(variant, 0) + file.stat().st_size
+        if sizes:
+            found[part] = min(sizes.values())
+    return found
 
 
 def export(name: str, directory: Path) -> Path:
@@ -186,6 +230,8 @@ def show(prior: Described, console: Console) -> None:
     card = prior.path / "README.md"
     if card.is_file():
         console.print(f"    model card: {escape(str(card))}")
+    for line in prior.about:
+        console.print(f"    {escape(line)}")
     if prior.vocabulary is None:
         return
     if isinstance(prior.vocabulary, Words):

@@ -1,6 +1,6 @@
 """The checks of `csd3d doctor`: facts in, a finding out. Nothing here imports, runs or reads anything."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from packaging.requirements import Requirement
@@ -224,6 +224,16 @@ def check_compiler(*, nerfstudio: bool, compiler: str | None) -> Finding:
         )
     remedy = "before the nerf extra: apt install build-essential (or any C and C++ compiler)"
     return Finding("extras", "compiler", "absent", "none; installing the nerf extra needs one", remedy)
+
+
+def check_families(lacking: Mapping[str, Sequence[str]]) -> Finding:
+    """Families of big priors, each with what it lacks here. None of them is needed by the core."""
+    missing = {title: list(lacks) for title, lacks in lacking.items() if lacks}
+    usable = f"{len(lacking) - len(missing)} of {len(lacking)} can be loaded"
+    if not missing:
+        return Finding("priors", "families", "ok", usable)
+    lines = "; ".join(f"{title} needs {', '.join(lacks)}" for title, lacks in missing.items())
+    return Finding("priors", "families", "absent", f'{usable}; {lines}: pip install "csd3d[families]"')
 
 
 def check_prior(name: str, detail: str | None, error: str | None) -> Finding:

@@ -173,6 +173,14 @@ def decord_frames() -> int:
         return len(decord.VideoReader(str(path)).get_batch(range(CLIP_FRAMES)).asnumpy())
 
 
+def diffusers_has(pipeline: str) -> bool:
+    """Whether the installed diffusers has a pipeline of this name. Reads its list of names, not the pipeline."""
+    try:
+        return pipeline in dir(importlib.import_module("diffusers"))
+    except Exception:
+        return False
+
+
 def bundled_ffmpeg() -> str | None:
     """The ffmpeg program that imageio-ffmpeg brought, if it is installed."""
     try:

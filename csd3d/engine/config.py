@@ -80,6 +80,9 @@ class CsdConfig:
     """First timestep that may be drawn, of the prior's training schedule (usually of 1000)."""
     t_max: int = 500
     """Timesteps are drawn below this one."""
+    shift: float = 1.0
+    """Noise levels as for pictures so many times as wide: sigma / alpha of the timestep that was drawn, times `shift`
+    (2 for 1024 px where settings are for 512); 1 = as drawn."""
     s_text: float = 7.5
     """Guidance scale of the text; 1 = none."""
     s_image: float = 1.5
@@ -96,6 +99,8 @@ class CsdConfig:
         require_number(self, None, None, "nce_temperature")
         require_number(self, 0, None, "repulsion", "nce_weight")
         require(self, "lr", self.lr > 0, "a number above 0")
+        require_number(self, None, None, "shift")
+        require(self, "shift", self.shift > 0, "a number above 0")
         require(self, "lr_decay", 0 < self.lr_decay <= 1, "a number in (0, 1]")
         require(self, "nce_temperature", self.nce_temperature > 0, "a number above 0")
         require(self, "nce_patch_sizes", _are_sizes(self.nce_patch_sizes), "whole numbers of 1 or more")

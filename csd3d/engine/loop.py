@@ -86,7 +86,7 @@ class StepInfo:
     step: int
     """Number of the step, from 0."""
     t: int
-    """Timestep that was drawn."""
+    """Timestep of the step, as `shift` left it."""
     lr: float
     """Learning rate of the step."""
     index: tuple[int, ...]
@@ -116,6 +116,7 @@ def run(
     for step in range(start, config.steps):
         batch = particles.draw(rng)
         t = draw_timestep(rng, config, move=step) if batch.t is None else batch.t
+        t = score.schedule.shifted(t, config.shift)
         x = score.schedule.noised(batch, t, draw_noise(batch.z, rng, config))
         result = csd_step(score, x, config, kernel=objective.kernel, regularisers=objective.regularisers)
         found = measured(result)

@@ -9,6 +9,7 @@ e    standard normal noise     ab_t  cumulative product of the schedule's alphas
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import log
 
 import torch
 from jaxtyping import Float32
@@ -49,6 +50,18 @@ class Schedule:
         if not 0 <= t < self.num_timesteps:
             raise ValueError(f"t: expected a timestep in [0, {self.num_timesteps}), got {t}")
         return float(self.alphas_cumprod[t])
+
+    def shifted(self, t: int, shift: float) -> int:
+        """The timestep whose noise, sqrt((1 - ab) / ab), is nearest in proportion to `shift` times that of `t`.
+
+        A picture `shift` times as wide keeps as much of what it shows under so much more noise (Hoogeboom et al. 2023;
+        Esser et al. 2024, section 5.3.2).
+        """
+        if shift == 1:
+            return t
+        ab = self.alphas_cumprod.double()
+        log_noise = ((1 - ab) / ab).log() / 2
+        return int((log_noise - log_noise[t] - log(shift)).abs().argmin())
 
     def add_noise(self, z: Latents, e: Latents, t: int) -> Latents:
         """z_t = sqrt(ab_t) z + sqrt(1 - ab_t) e: the clean latents `z` at noise level `t`, the same for all."""

@@ -52,7 +52,7 @@ class CurrentEdit:
 
     def csd(self) -> CsdConfig:
         """Settings of the engine for one batch of views."""
-        return self._with_scales(self.settings.engine(builtin=self.prior.builtin))
+        return self._with_scales(self.settings.engine(builtin=self.prior.builtin, family=self._resolved.family))
 
     def require(self, prompt: str, source_prompt: str | None) -> None:
         """Raises `ValueError` for what the prior cannot serve, by its words, by its kind or by its training."""
@@ -77,11 +77,14 @@ class CurrentEdit:
     @property
     def needs_source_prompt(self) -> bool:
         """Whether a caption of the scene is needed too."""
-        return self.takes_captions and self.settings.engine(builtin=self._resolved.builtin).residual == "source"
+        return (
+            self.takes_captions
+            and self.settings.engine(builtin=self._resolved.builtin, family=self._resolved.family).residual == "source"
+        )
 
     def scales_in_use(self) -> dict[Scale, float]:
         """The scales that mean something to the prior and the driver, with their values; loads no prior."""
-        csd = self._with_scales(self.settings.engine(builtin=self._resolved.builtin))
+        csd = self._with_scales(self.settings.engine(builtin=self._resolved.builtin, family=self._resolved.family))
         scales: dict[Scale, float] = {"s_text": csd.s_text}
         if not self.takes_captions:
             scales["s_image"] = csd.s_image

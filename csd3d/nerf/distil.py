@@ -63,7 +63,7 @@ def distil_loss(
         FloatingPointError: a gradient is not finite.
     """
     height, width = (renders if sources is None else sources).shape[-2:]
-    size = working_size(Fraction(width, height), size_px, prior.codec.factor)
+    size = working_size(Fraction(width, height), size_px, prior.multiple_px)
     score = SharedScore(prior.score_under(csd, prompts, attention))
     if inside is not None:
         renders = torch.where(inside.to(renders.device), renders, renders.detach())
@@ -75,7 +75,8 @@ def distil_loss(
         with torch.no_grad():
             s = gather(prior.codec.encode(to_working(sources, size).to(prior.device)), count)
     index = torch.arange(count) if sentence is None else torch.tensor(sentence)
-    t, e = draw_timestep(rng, csd), draw_noise(z, rng, csd)
+    t = score.schedule.shifted(draw_timestep(rng, csd), csd.shift)
+    e = draw_noise(z, rng, csd)
     particles = score.schedule.noised(Batch(z, s, index), t, e)
     result = csd_step(score, particles, csd)
     require_finite(measured(result), particles, step=step)

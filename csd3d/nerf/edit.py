@@ -146,7 +146,7 @@ def edit_views(
 def view_size(photographs: Float[Tensor, "n 3 H W"], prior: Prior, size_px: int | None) -> WorkingSize:
     """The size at which the prior works on these views."""
     height, width = photographs.shape[-2:]
-    return working_size(Fraction(width, height), size_px or prior.native_px, prior.codec.factor)
+    return working_size(Fraction(width, height), size_px or prior.native_px, prior.multiple_px)
 
 
 def _found_once(correspondences: Correspondences, n: int) -> Correspondences:

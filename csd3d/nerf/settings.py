@@ -16,7 +16,8 @@ from csd3d.attention.presets import Attention, Sharing
 from csd3d.engine.config import METHODS, PAPER, CsdConfig, Method, method_changes
 from csd3d.engine.validate import require, require_int, require_number
 from csd3d.priors.defaults import default_config, default_prior
-from csd3d.priors.store.resolve import Kind, Resolved, resolve
+from csd3d.priors.families.table import Family, Kind
+from csd3d.priors.store.resolve import Resolved, resolve
 from csd3d.runs.settings import field_help
 
 PAPER_VIEWS = 3
@@ -160,10 +161,10 @@ class EditSettings(VanillaPipelineConfig):
                 "which is for instruction editors"
             )
 
-    def engine(self, *, builtin: bool) -> CsdConfig:
+    def engine(self, *, builtin: bool, family: Family | None = None) -> CsdConfig:
         """Settings of the engine for one batch of views; those that are not given suit the prior: the small built-in
-        one, or a big one. Raises `ValueError` or `TypeError` for values that the engine refuses."""
-        suited = default_config(self.method, builtin=builtin)
+        one, or a big one, by its family. Raises `ValueError` or `TypeError` for values that the engine refuses."""
+        suited = default_config(self.method, builtin=builtin, family=family)
         named = method_changes(self.method or "csd-edit")
         if self.coupling == "paper":
             suited = replace(PAPER["csd-edit-video"], s_text=suited.s_text, s_image=suited.s_image)

@@ -5,12 +5,13 @@ from pathlib import Path
 import torch
 
 from csd3d.priors.defaults import Precision
+from csd3d.priors.families.table import Kind
 from csd3d.priors.instruct import InstructPrior
 from csd3d.priors.latent_diffusion import LatentDiffusion
 from csd3d.priors.prior import Prior
 from csd3d.priors.store.device import pick_device, pick_dtype
 from csd3d.priors.store.load import locate
-from csd3d.priors.store.resolve import Kind, Resolved, resolve
+from csd3d.priors.store.resolve import Resolved, loader_of, resolve
 from csd3d.priors.text_to_image import TextToImagePrior
 
 _CLASSES: dict[Kind, type[LatentDiffusion]] = {cls.kind: cls for cls in (InstructPrior, TextToImagePrior)}
@@ -31,8 +32,14 @@ def find_prior(name: str | Path | Resolved, *, device: str | torch.device | None
 def load_prior(
     name: str | Path | Resolved, *, device: str | torch.device | None = None, precision: Precision = "auto"
 ) -> Prior:
-    """Load a prior of either kind, by its name or as `find_prior` found it. Raises what `LatentDiffusion.load` does."""
+    """Load any prior, by its name or as `find_prior` found it. Raises what `LatentDiffusion.load` and `load_family`
+    do."""
     found = find_prior(name, device=device)
+    assert found.path is not None
     assert found.kind is not None
     dtype = None if precision == "auto" else getattr(torch, precision)
+    if loader_of(found.path) == "family":
+        from csd3d.priors.families.load import load_family
+
+        return load_family(found, device=device, dtype=dtype)
     return _CLASSES[found.kind].load(found, device=device, dtype=dtype)

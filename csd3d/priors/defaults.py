@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Literal
 
 from csd3d.engine.config import METHODS, PAPER, CsdConfig, Effort, Method
-from csd3d.priors.store.resolve import Kind
+from csd3d.priors.families.table import Family, Kind
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 """In which a prior computes: `auto` is float16 on CUDA and float32 elsewhere."""
@@ -30,7 +30,12 @@ def default_prior(method: Method | None) -> str:
 
 
 def default_config(
-    method: Method | None = None, *, builtin: bool, kind: Kind | None = "instruct", effort: Effort | None = None
+    method: Method | None = None,
+    *,
+    builtin: bool,
+    kind: Kind | None = "instruct",
+    effort: Effort | None = None,
+    family: Family | None = None,
 ) -> CsdConfig:
     """Engine settings for editing with a prior, a small built-in or a big one, by a named method (None: `csd-edit`),
     at an effort (None: normal).
@@ -39,7 +44,11 @@ def default_config(
     as long, and `careful` twice as many, each half as long.
     `dds` and `cds` are as published; `sds`, `csd`, and `csd-edit` on a text-to-image prior start from the same learning
     rate and timesteps. Under `csd-edit` a prior whose `kind` is not known yet (None) counts as an instruction editor.
+    Guidance scales are those of the prior's `family`, if it is of one.
     """
+    if family is not None:
+        config = default_config(method, builtin=builtin, kind=family.kind, effort=effort)
+        return replace(config, s_text=family.s_text, s_image=family.s_image)
     method, effort = method or "csd-edit", effort or "normal"
     if method == "csd-edit" and kind != "text-to-image":
         return _BUILTIN_EFFORTS[effort] if builtin else _at(effort, METHODS["csd-edit"])

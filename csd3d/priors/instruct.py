@@ -29,12 +29,12 @@ from csd3d.engine.guidance import InstructBranch, guided, instruct_coefficients,
 from csd3d.engine.regularisers import FeatureLoss, FeatureSite
 from csd3d.engine.schedule import Schedule
 from csd3d.engine.types import Index, Latents, Noised, numbers
+from csd3d.priors.families.table import Kind
 from csd3d.priors.latent_diffusion import LatentDiffusion
 from csd3d.priors.networks.denoiser import MakeRowsOf, ready, to_epsilon
 from csd3d.priors.networks.sampler import Sampler
 from csd3d.priors.prior import Guidance, Prompts, require_no_source
 from csd3d.priors.prompts.sentences import Sentences
-from csd3d.priors.store.resolve import Kind
 
 SEEING: frozenset[InstructBranch] = frozenset({"I0", "IT"})
 """Branches that are given the source image."""

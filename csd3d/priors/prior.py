@@ -20,7 +20,7 @@ from csd3d.engine.config import CsdConfig, Effort, Method
 from csd3d.engine.residuals import Score
 from csd3d.engine.schedule import Schedule
 from csd3d.priors.defaults import default_config
-from csd3d.priors.store.resolve import Kind
+from csd3d.priors.families.table import Kind
 
 
 @runtime_checkable
@@ -99,6 +99,16 @@ class Prior(ABC):
     """Side in px of the pictures it was trained on."""
 
     @property
+    def multiple_px(self) -> int:
+        """Sides of the pictures that it takes are multiples of this many px."""
+        return self.codec.factor
+
+    @property
+    def looks_at_pictures(self) -> bool:
+        """Whether it reads more of a source than its latents: the pictures that it encoded last."""
+        return False
+
+    @property
     def notes(self) -> list[str]:
         """What happened so far that a person should know, one sentence each."""
         return []
@@ -144,3 +154,12 @@ def require_no_source(prompts: Prompts) -> None:
     """Raises ValueError for a source prompt, which no instruction editor takes."""
     if prompts.source is not None:
         raise ValueError("source-prompt: expected none, an instruction editor reads the source from its picture")
+
+
+def require_source_caption(name: str, csd: CsdConfig, prompts: Prompts) -> None:
+    """Raises ValueError where a method compares with a caption of the source and there is none."""
+    if prompts.source is None and (csd.residual == "source" or csd.regulariser != "none"):
+        raise ValueError(
+            f"source-prompt: expected what the source shows, with which {name} compares the result, got none; "
+            "only sds and csd can do without"
+        )

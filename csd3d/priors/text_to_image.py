@@ -29,12 +29,12 @@ from csd3d.engine.guidance import TextBranch, guided, text_coefficients
 from csd3d.engine.regularisers import FeatureLoss, FeatureSite
 from csd3d.engine.schedule import Schedule
 from csd3d.engine.types import Index, Latents, Noised, numbers
+from csd3d.priors.families.table import Kind
 from csd3d.priors.latent_diffusion import LatentDiffusion
 from csd3d.priors.networks.denoiser import MakeRowsOf, ready, to_epsilon
 from csd3d.priors.networks.sampler import Sampler
-from csd3d.priors.prior import Guidance, Prompts
+from csd3d.priors.prior import Guidance, Prompts, require_source_caption
 from csd3d.priors.prompts.sentences import Sentences
-from csd3d.priors.store.resolve import Kind
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,11 +46,7 @@ class TextToImagePrior(LatentDiffusion):
     def require(self, csd: CsdConfig, prompts: Prompts) -> None:
         """Raises ValueError for layers that the UNet has not, and where a caption of the source is wanted."""
         super().require(csd, prompts)
-        if prompts.source is None and (csd.residual == "source" or csd.regulariser != "none"):
-            raise ValueError(
-                f"source-prompt: expected what the source shows, with which {self.name} compares the result, got none; "
-                "only sds and csd can do without"
-            )
+        require_source_caption(self.name, csd, prompts)
 
     def score(self, prompts: Prompts, guidance: Guidance) -> "TextToImageScore":
         """The engine's Score for a caption of the result and, for the source baseline, one of the source.

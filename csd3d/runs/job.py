@@ -16,10 +16,11 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from csd3d.engine.config import CsdConfig
 from csd3d.media.place import at_home, require_place
+from csd3d.priors.families.table import Kind
 from csd3d.priors.prior import Prior
 from csd3d.priors.prompts.words import require_known
 from csd3d.priors.store.fingerprint import prior_entry
-from csd3d.priors.store.resolve import Kind, Resolved, require_kind, resolve
+from csd3d.priors.store.resolve import Resolved, require_kind, resolve
 from csd3d.runs.config import RunConfig
 from csd3d.runs.folder import RunFolder, claim_name, free_name
 from csd3d.runs.history import find_run

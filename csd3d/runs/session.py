@@ -182,9 +182,12 @@ class Session:
         self.manifest.write(self.folder.manifest)
         return log
 
-    def sources(self, encode: Callable[[], Float[Tensor, "n c h w"]]) -> Float[Tensor, "n c h w"]:
-        """Latents of the sources: those that an earlier session saved, or those that `encode` makes."""
-        s = load_sources(self.folder)
+    def sources(
+        self, encode: Callable[[], Float[Tensor, "n c h w"]], *, again: bool = False
+    ) -> Float[Tensor, "n c h w"]:
+        """Latents of the sources: those that an earlier session saved, or those that `encode` makes. `again`: make them
+        anyway, for a prior that has to see the pictures in every session."""
+        s = None if again else load_sources(self.folder)
         if s is None:
             with self.manifest.timed("encode"):
                 s = encode()

@@ -14,8 +14,8 @@ from csd3d.engine.config import CsdConfig
 from csd3d.media.geometry import read_square
 from csd3d.media.json_file import load_json
 from csd3d.media.sheet import contact_sheet, save_picture
+from csd3d.priors.families.table import Kind
 from csd3d.priors.prior import Prior
-from csd3d.priors.store.resolve import Kind
 from csd3d.priors.text_to_image import TextToImagePrior
 from csd3d.runs.checkpoint import as_saved, load_checkpoint, save_checkpoint
 from csd3d.runs.curves import Curve
@@ -173,7 +173,8 @@ class TranslateEditor(Editor[TranslateConfig]):
     def prepare(self, prior: Prior, config: TranslateConfig) -> None:
         """Make the untrained network; refuse what the prior cannot serve."""
         if not isinstance(prior, TextToImagePrior):
-            raise ValueError(f"prior {prior.name!r}: expected a text-to-image model, got an instruction editor")
+            got = "an instruction editor" if prior.kind == "instruct" else "one unlike Stable Diffusion 1 and 2"
+            raise ValueError(f"prior {prior.name!r}: expected a text-to-image model, got {got}")
         self.prior, self.config = prior, config
         self._size = config.size or prior.native_px
         if self._size % prior.codec.factor:

@@ -66,7 +66,8 @@ class Trainer:
         own: list[str] = [self._captions[int(i)] for i in rows]
         wanted = [config.caption(names[k], caption) for k, caption in zip(task.tolist(), own, strict=True)]
         s = self._sources[rows].to(device)
-        t, e = draw_timestep(rng, config.engine), draw_noise(s, rng, config.engine)
+        t = self._prior.schedule.shifted(draw_timestep(rng, config.engine), config.engine.shift)
+        e = draw_noise(s, rng, config.engine)
         s_text = config.guidance_at(number)
         score = self._prior.score(Prompts(wanted, own), Guidance(s_text))
 

@@ -56,3 +56,14 @@ def test_timestep_outside_is_refused(t: int) -> None:
 def test_impossible_schedules_are_refused(values: list[float]) -> None:
     with pytest.raises(ValueError, match="alphas_cumprod: expected values"):
         Schedule(torch.tensor(values))
+
+
+def test_a_shift_multiplies_the_noise() -> None:
+    schedule = Schedule.scaled_linear()
+    assert [schedule.shifted(t, 1.0) for t in (0, 20, 999)] == [0, 20, 999]
+    for t in (20, 200, 500):
+        there = schedule.shifted(t, 2.0)
+        ratio = [((1 - schedule.alpha_bar(k)) / schedule.alpha_bar(k)) ** 0.5 for k in (t, there)]
+        assert ratio[1] / ratio[0] == pytest.approx(2, rel=0.03)
+    assert schedule.shifted(990, 4.0) == 999
+    assert schedule.shifted(schedule.shifted(300, 2.0), 0.5) == 300

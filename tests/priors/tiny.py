@@ -9,7 +9,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from csd3d.priors.store.resolve import Kind
+from csd3d.priors.families.table import Kind
 from csd3d.priors.store.save import make_tokenizer, save_prior
 
 VOCABULARY = {

@@ -10,7 +10,8 @@ from csd3d.engine.config import CsdConfig
 from csd3d.engine.validate import require, require_choice, require_int, require_number
 from csd3d.nerf.settings import with_engine_settings
 from csd3d.priors.defaults import generation_config
-from csd3d.priors.store.resolve import Kind, Resolved, resolve
+from csd3d.priors.families.table import Kind
+from csd3d.priors.store.resolve import Resolved, resolve
 
 ENGINE_SETTINGS = ("kernel_on", "bandwidth", "normalise", "repulsion", "weight", "noise", "t_min", "t_max", "s_text")
 """The engine's settings that mean something where the field's optimiser makes the moves and there is no source."""

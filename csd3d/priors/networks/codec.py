@@ -60,7 +60,7 @@ class VaeCodec:
             x = self._inside(z[rows].float() / self.scaling)
             # diffusers types its outputs as tuples
             decoded = self._vae.decode(x).sample  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
-            _require_finite(decoded, rows)
+            require_finite(decoded, rows)
             return (decoded.float().contiguous() / 2 + 0.5).clamp(0, 1)
 
         return self._chunks.map(some, len(z), row_bytes=self._row_bytes(height_px, width_px)).to(z.device)
@@ -97,7 +97,7 @@ class VaeCodec:
         return MAPS_ALIVE * first_width * height_px * width_px * self._vae.dtype.itemsize
 
 
-def _require_finite(decoded: Float[Tensor, "m 3 H W"], rows: slice) -> None:
+def require_finite(decoded: Float[Tensor, "m 3 H W"], rows: slice) -> None:
     """Raises `FloatingPointError` that says which of the pictures `rows` are not finite, if some are not."""
     finite = decoded.isfinite().flatten(1).all(1)
     if not finite.all():

@@ -5,7 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from csd3d.priors.prior import Prior
-from csd3d.priors.store.resolve import PARTS
+from csd3d.priors.store.resolve import parts_of
 
 _PIECE_BYTES = 1 << 20
 REMEMBERED = 256
@@ -23,7 +23,8 @@ def prior_entry(prior: Prior) -> dict[str, str | bool]:
 
 def prior_files(path: Path) -> list[Path]:
     """The files that a prior's pictures depend on, in order; not what is written about it, or lies beside its parts."""
-    parts = (file for part in PARTS for file in (path / part).glob("**/*"))
+    names = parts_of(path)
+    parts = (file for part in names for file in (path / part).glob("**/*"))
     own = {path / "model_index.json", path / "vocabulary.json", *parts}
     return sorted(p for p in own if p.suffix in (".json", ".safetensors", ".txt") and p.is_file())
 

@@ -14,10 +14,10 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from csd3d.engine.schedule import Schedule
+from csd3d.priors.families.table import Kind
 from csd3d.priors.networks.denoiser import Prediction, layout
 from csd3d.priors.store.resolve import (
     VAE_SHA256,
-    Kind,
     Resolved,
     check_directory,
     part_folder,
@@ -97,7 +97,7 @@ def fetch(resolved: Resolved, *, revision: str | None, offline: bool, half: bool
             problem = problem or error
     where = "the hub's cache on this machine (offline)" if offline else "the hub"
     raise FileNotFoundError(
-        f"prior {resolved.name!r}: cannot be had from {where}: {_first_line(problem)}. Check the name and the network, "
+        f"prior {resolved.name!r}: cannot be had from {where}: {first_line(problem)}. Check the name and the network, "
         "or give a directory; the small prior that comes along is called 'builtin'"
     )
 
@@ -160,7 +160,7 @@ def read_schedule(scheduler: "SchedulerMixin") -> tuple[Schedule, Prediction]:
 def _load_model(cls: type, folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
     variant = weights_variant(folder, _VARIANTS[dtype])
     for file in sorted(folder.glob("*.safetensors")):
-        _check_whole(file)
+        check_whole(file)
     with _readable(folder.parent, folder.name):
         model, report = cls.from_pretrained(
             str(folder), variant=variant, use_safetensors=True, local_files_only=True, output_loading_info=True
@@ -213,7 +213,7 @@ def vae_checksum(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _check_whole(file: Path) -> None:
+def check_whole(file: Path) -> None:
     """Raise ValueError when a safetensors file is cut short or is something else."""
     try:
         with safe_open(str(file), framework="pt"):
@@ -221,7 +221,7 @@ def _check_whole(file: Path) -> None:
     except (SafetensorError, OSError) as error:
         start = file.read_bytes()[:40] if file.stat().st_size < 1024 else b""
         hint = " (it is a git-lfs pointer; git lfs pull fetches the real file)" if start.startswith(b"version") else ""
-        raise ValueError(f"{file}: not a complete safetensors file{hint}: {_first_line(error)}") from None
+        raise ValueError(f"{file}: not a complete safetensors file{hint}: {first_line(error)}") from None
 
 
 def _check_fit(parts: Parts, path: Path) -> None:
@@ -255,10 +255,10 @@ def _readable(path: Path, part: str) -> Iterator[None]:
     except MemoryError:
         raise
     except Exception as error:  # tokenizers raise no narrower kind, the others a dozen
-        raise ValueError(f"prior {path}: its {part}/ cannot be read: {_first_line(error)}") from error
+        raise ValueError(f"prior {path}: its {part}/ cannot be read: {first_line(error)}") from error
 
 
-def _first_line(error: Exception | None) -> str:
+def first_line(error: Exception | None) -> str:
     """What a library says is wrong, without what it advises its programmers to do."""
     lines = _ADVICE.sub("", str(error).strip()).splitlines()
     return lines[0].strip().rstrip(".") if lines else type(error).__name__

@@ -1,7 +1,7 @@
 """Where a prior lies: "builtin", a directory, or a hub id. Looks at names and files only; loads and fetches nothing."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,15 +9,19 @@ from typing import Literal
 import csd3d
 from csd3d.media.json_file import load_json
 from csd3d.media.place import at_home
+from csd3d.priors.families.table import FAMILIES, Family, Kind
 
-Kind = Literal["instruct", "text-to-image"]
 CALLED: dict[Kind, str] = {"instruct": "an instruction editor", "text-to-image": "a text-to-image model"}
 """Kinds in words."""
+Loader = Literal["latent-diffusion", "family"]
+"""How a prior is loaded: part by part, in the shapes of Stable Diffusion 1.x and 2.x (`csd3d.priors.latent_diffusion`),
+or as a whole pipeline that is recorded and replayed (`csd3d.priors.families`)."""
 
 PIPELINES: dict[str, Kind] = {
     "StableDiffusionInstructPix2PixPipeline": "instruct",
     "StableDiffusionPipeline": "text-to-image",
 }
+"""Pipelines that are loaded part by part. Those of the families are in `FAMILIES`."""
 _BUILTIN: dict[str, tuple[str, Kind]] = {
     "builtin": ("instruct", "instruct"),
     "builtin:instruct": ("instruct", "instruct"),
@@ -27,6 +31,7 @@ VAE_OF, VAE_SHA256 = "_vae_of", "_vae_sha256"
 """Keys of model_index.json, see `part_folder`. Diffusers leaves keys with an underscore alone."""
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_STEMS = {"vae": "diffusion_pytorch_model", "unet": "diffusion_pytorch_model", "transformer": "diffusion_pytorch_model"}
 _WEIGHTS = {
     "vae": "diffusion_pytorch_model",
     "unet": "diffusion_pytorch_model",
@@ -55,6 +60,13 @@ class Resolved:
     """What it is; None for a hub id, whose files are not known yet."""
     builtin: bool
     """It is one of the small priors that come with this package."""
+
+    @property
+    def family(self) -> Family | None:
+        """Its row of the table, if it is loaded as a whole pipeline; None for a hub id that is still to be fetched."""
+        if self.path is None or self.builtin or not (self.path / "model_index.json").is_file():
+            return None
+        return FAMILIES.get(pipeline_of(self.path))
 
 
 def require_kind(found: Resolved, kind: Kind) -> None:
@@ -117,12 +129,57 @@ def check_directory(path: Path) -> Kind:
         ValueError: Not a diffusers directory, a pipeline or part of another class, or weights not in safetensors form.
     """
     index = read_json(path / "model_index.json", "not a prior: expected a diffusers directory with model_index.json")
-    pipeline = index.get("_class_name")
-    if not isinstance(pipeline, str) or pipeline not in PIPELINES:
-        raise ValueError(f"prior {path}: expected a pipeline of class {' or '.join(PIPELINES)}, got {pipeline!r}")
-    for part, expected in PARTS.items():
-        _check_part(path, part, expected, index.get(part))
-    return PIPELINES[pipeline]
+    named = index.get("_class_name")
+    pipeline = named if isinstance(named, str) else ""
+    if pipeline in PIPELINES:
+        for part, expected in PARTS.items():
+            _check_part(path, part, expected, index.get(part))
+        return PIPELINES[pipeline]
+    if pipeline in FAMILIES:
+        for part, class_name in named_parts(index).items():
+            _check_family_part(path, part, class_name)
+        return FAMILIES[pipeline].kind
+    expected = " or ".join(PIPELINES)
+    raise ValueError(
+        f"prior {path}: expected a pipeline of class {expected}, or of a family in docs/priors.md, got {named!r}"
+    )
+
+
+def loader_of(path: Path) -> Loader:
+    """How the prior in `path`, a directory that was checked, is loaded."""
+    return "latent-diffusion" if pipeline_of(path) in PIPELINES else "family"
+
+
+def pipeline_of(path: Path) -> str:
+    """Name of the diffusers class that the prior in `path` belongs to. Raises ValueError where there is none."""
+    return str(read_json(path / "model_index.json", "not a prior").get("_class_name"))
+
+
+def parts_of(path: Path) -> Collection[str]:
+    """Folders that the prior in `path` consists of: the five of Stable Diffusion, or those that a family names."""
+    if not (path / "model_index.json").is_file() or pipeline_of(path) not in FAMILIES:
+        return PARTS
+    return named_parts(read_json(path / "model_index.json", "not a prior"))
+
+
+def named_parts(index: Mapping[str, object]) -> dict[str, str]:
+    """Folders that a model_index.json names, each with the class of what is in it."""
+    pairs = {k: v for k, v in index.items() if isinstance(v, list) and len(v) == 2 and not k.startswith("_")}
+    return {k: v[1] for k, v in pairs.items() if isinstance(v[1], str)}
+
+
+def _check_family_part(path: Path, part: str, class_name: str) -> None:
+    """Raise ValueError unless a part's folder is there, and its weights, if it has any, are safetensors."""
+    folder = path / part
+    if not folder.is_dir():
+        raise ValueError(f"prior {path}: its folder {part}/ is missing")
+    weightless = ("Tokenizer", "TokenizerFast", "Scheduler", "Processor", "ImageProcessor", "FeatureExtractor")
+    if class_name.endswith(weightless):
+        return
+    for index in sorted(folder.glob("*.safetensors.index*.json")):
+        _check_index(index)
+    if not any(folder.glob("*.safetensors")):
+        raise ValueError(f"prior {path}: {_why_no_weights(folder, _STEMS.get(part, 'model'))}")
 
 
 def _check_part(path: Path, part: str, expected: str, entry: object) -> None:

@@ -22,10 +22,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from csd3d.priors.families.table import Kind
 from csd3d.priors.prompts.vocabulary import FILE_NAME, Vocabulary
 from csd3d.priors.prompts.words import Words
 from csd3d.priors.store.load import vae_checksum
-from csd3d.priors.store.resolve import PARTS, PIPELINES, VAE_OF, VAE_SHA256, Kind
+from csd3d.priors.store.resolve import PARTS, PIPELINES, VAE_OF, VAE_SHA256
 from csd3d.priors.store.silence import quiet
 
 BOS, EOS, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"

@@ -1,0 +1,300 @@
+"""A diffusers pipeline as a prior, and the score that the engine drives.
+
+Guidance is that of the engine's other scores, over the branches that a family has:
+
+    00 I0 IT   InstructPix2Pix, eq. 3        I0 IT   the same without a scale of the picture
+    00 IT      text-to-image                 IT      no guidance (distilled)
+
+The source prediction of an editor carries no text; a distilled one reads the empty sentence.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from csd3d.engine.config import CsdConfig, Effort, Method
+from csd3d.engine.guidance import guided, instruct_coefficients, instruct_source_coefficients
+from csd3d.engine.schedule import Schedule
+from csd3d.engine.types import Latents, Noised
+from csd3d.priors.defaults import default_config
+from csd3d.priors.families.check import Learnt, fill
+from csd3d.priors.families.codec import FamilyCodec
+from csd3d.priors.families.conditions import Conditions
+from csd3d.priors.families.levels import Level, Levels
+from csd3d.priors.families.record import Arguments, network_of
+from csd3d.priors.families.replay import replay, signature, tokens, untokens
+from csd3d.priors.families.table import Branch, Family
+from csd3d.priors.networks.chunks import Chunks
+from csd3d.priors.networks.denoiser import MAPS_ALIVE
+from csd3d.priors.prior import Guidance, Prior, Prompts, require_no_source, require_source_caption
+from csd3d.priors.prompts.sentences import Texts, assign_texts
+
+TOKENS_ALIVE = 40
+"""Copies of all tokens that are alive at the peak of a call of a transformer."""
+
+
+@dataclass(frozen=True, eq=False)
+class FamilyPrior(Prior):
+    """A pipeline, loaded and checked: `FamilyEditor` or `FamilyTextToImage`. Make one with `load_family`."""
+
+    codec: FamilyCodec
+    """Between pictures and latents."""
+    family: Family
+    """Its row of the table."""
+    learnt: Learnt
+    """What the check found."""
+    levels: Levels
+    """Its noise levels."""
+    conditions: Conditions = field(repr=False)
+    """What was recorded."""
+    pipe: Any = field(repr=False)
+    """The diffusers pipeline; its classes have no common type that says what they hold."""
+    chunks: tuple[Chunks, ...] = field(repr=False)
+    """How calls of its networks are split."""
+    said: list[str] = field(default_factory=list[str], repr=False)
+    """Notes on settings that mean nothing here."""
+
+    @property
+    def is_distilled(self) -> bool:
+        """Whether it predicts in one branch only, without guidance."""
+        return self.learnt.branches == ("IT",)
+
+    @property
+    def has_null(self) -> bool:
+        """Whether it has a branch without the condition that guidance leads to."""
+        return "00" in self.learnt.branches or self.family.picture_optional
+
+    @property
+    def multiple_px(self) -> int:
+        """Sides of its pictures are multiples of this many px."""
+        return self.codec.multiple_px
+
+    @property
+    def looks_at_pictures(self) -> bool:
+        """Whether it reads more of a source than its latents."""
+        return self.learnt.looks
+
+    @property
+    def notes(self) -> list[str]:
+        """What happened so far that a person should know: settings without a meaning, chunks that were halved."""
+        return [*self.said, *(note for chunks in self.chunks for note in chunks.notes)]
+
+    def defaults(self, method: Method | None = None, effort: Effort | None = None) -> CsdConfig:
+        """Engine settings that suit it: those of the method at an effort, with the guidance of its family."""
+        return default_config(method, builtin=False, effort=effort, family=self.family)
+
+    def require(self, csd: CsdConfig, prompts: Prompts) -> None:
+        """Raises ValueError for features of layers, which no family gives, and for prompts that it does not take."""
+        if csd.regulariser != "none":
+            raise ValueError(
+                f"regulariser: expected none, {self.family.title} gives no features, got {csd.regulariser!r}"
+            )
+        if prompts.negative and not self.family.negative:
+            raise ValueError(
+                f"negative-prompt: expected none, which {self.family.title} takes, got {prompts.negative!r}"
+            )
+
+    def note_scales(self, guidance: Guidance) -> None:
+        """Note once which scales have no meaning here."""
+        for scale, used, why in (
+            ("s_text", not self.is_distilled or guidance.text == 1, "it is distilled and predicts without guidance"),
+            ("s_image", self._guides_by_picture or guidance.image == 1, "it cannot predict without the picture"),
+        ):
+            note = f"{self.family.title}: {scale} does nothing, {why}"
+            if not used and note not in self.said:
+                self.said.append(note)
+
+    @property
+    def _guides_by_picture(self) -> bool:
+        return self.kind != "instruct" or (self.has_null and not self.is_distilled)
+
+    @torch.no_grad()
+    def predict(
+        self,
+        branches: Sequence[Branch],
+        x_t: Latents,
+        level: Level,
+        s: Latents,
+        sentences: Sequence[str],
+        negative: str,
+    ) -> list[Latents]:
+        """What the network says in some branches, on the prior's device, float32, in its own parametrisation."""
+        z_in = tokens(level.scale * x_t.to(self.device).float(), self.family.layout)
+        s = s.to(self.device).float()
+        rows = [
+            [self.conditions.row(b, said, negative, z) for said, z in zip(sentences, s, strict=True)] for b in branches
+        ]
+        return [
+            untokens(self._say(branch, some, z_in, level, s), self.family.layout, x_t.shape)
+            for branch, some in zip(branches, rows, strict=True)
+        ]
+
+    def _say(self, branch: Branch, rows: Sequence[Arguments], z_in: Tensor, level: Level, s: Latents) -> Tensor:
+        """One branch: particles whose conditions have the same shapes share calls."""
+        place, groups = self.learnt.place, dict[Any, list[int]]()
+        for i, arguments in enumerate(rows):
+            groups.setdefault(signature(arguments), []).append(i)
+        out = torch.empty(z_in.shape, device=self.device)
+        for members in groups.values():
+
+            def some(piece: slice, members: list[int] = members) -> Tensor:
+                which = members[piece]
+                condition = fill(self.learnt.filled.get(branch), s[which], self.family, self.codec)
+                return replay(
+                    network_of(self.pipe), [rows[i] for i in which], place, z_in[which], time=level.time,
+                    condition=condition, device=self.device,
+                )  # fmt: skip
+
+            out[members] = self.chunks[0].map(some, len(members), row_bytes=self._row_bytes(z_in))
+        return out
+
+    def _row_bytes(self, z_in: Tensor) -> int:
+        """Estimated memory of a row of the network, its condition included."""
+        config = network_of(self.pipe).config
+        itemsize = next(network_of(self.pipe).parameters()).dtype.itemsize
+        if "block_out_channels" in config:
+            return 2 * MAPS_ALIVE * int(config["block_out_channels"][0]) * z_in[0, 0].numel() * itemsize
+        width = int(config.get("num_attention_heads", 24)) * int(config.get("attention_head_dim", 128))
+        return 2 * TOKENS_ALIVE * width * (z_in.shape[1] if z_in.ndim == 3 else z_in[0, 0].numel()) * itemsize
+
+
+@dataclass(frozen=True, eq=False)
+class FamilyEditor(FamilyPrior):
+    """An instruction editor."""
+
+    kind = "instruct"
+
+    def require(self, csd: CsdConfig, prompts: Prompts) -> None:
+        """Raises ValueError as every family does, and for a source prompt."""
+        super().require(csd, prompts)
+        require_no_source(prompts)
+
+    def score(self, prompts: Prompts, guidance: Guidance) -> "EditorScore":
+        """The engine's Score for instructions. Raises ValueError for a source prompt, or no sentence."""
+        require_no_source(prompts)
+        self.note_scales(guidance)
+        return EditorScore(self, assign_texts(prompts.target, prompts.assign), prompts.negative, guidance)
+
+
+@dataclass(frozen=True, eq=False)
+class FamilyTextToImage(FamilyPrior):
+    """A text-to-image model."""
+
+    kind = "text-to-image"
+
+    def require(self, csd: CsdConfig, prompts: Prompts) -> None:
+        """Raises ValueError as every family does, and where a caption of the source is wanted."""
+        super().require(csd, prompts)
+        require_source_caption(self.name, csd, prompts)
+
+    def score(self, prompts: Prompts, guidance: Guidance) -> "CaptionScore":
+        """The engine's Score for a caption of the result and, for the source baseline, one of the source."""
+        self.note_scales(guidance)
+        several = prompts.source is not None and not isinstance(prompts.source, str) and len(prompts.source) > 1
+        source = None
+        if prompts.source is not None:
+            source = assign_texts(prompts.source, prompts.assign if several else None, name="source_prompt")
+        return CaptionScore(self, assign_texts(prompts.target, prompts.assign), source, prompts.negative, guidance.text)
+
+
+@dataclass(frozen=True, eq=False)
+class EditorScore:
+    """The Score of an instruction editor. Make one with `FamilyEditor.score`."""
+
+    prior: FamilyEditor
+    texts: Texts
+    negative: str
+    guidance: Guidance
+
+    @property
+    def schedule(self) -> Schedule:
+        """The prior's."""
+        return self.prior.schedule
+
+    def target(self, x: Noised) -> Latents:
+        """Guided noise prediction for edited particles, given their sources and instructions. The empty instruction is
+        the source's prediction."""
+        sentences = self.texts.of(x.index)
+        asked = [bool(sentence.strip()) for sentence in sentences]
+        if self.prior.is_distilled or all(asked):
+            return self._epsilon(self._target_coefficients(), x.z_t, x, sentences)
+        out = torch.empty_like(x.z_t)
+        for is_asked in {*asked}:
+            places = [i for i, a in enumerate(asked) if a == is_asked]
+            some, said = x.rows(places), [sentences[i] for i in places]
+            coefficients = self._target_coefficients() if is_asked else self._source_coefficients()
+            out[places] = self._epsilon(coefficients, some.z_t, some, said)
+        return out
+
+    def source(self, x: Noised) -> Latents:
+        """The same for the noisy sources themselves, without the instruction."""
+        sentences = [""] * len(x.s) if self.prior.is_distilled else self.texts.of(x.index)
+        return self._epsilon(self._source_coefficients(), x.s_t, x, sentences)
+
+    @property
+    def _image(self) -> float:
+        return self.guidance.image if self.prior.has_null else 1.0
+
+    def _target_coefficients(self) -> Mapping[Branch, float]:
+        return {"IT": 1.0} if self.prior.is_distilled else instruct_coefficients(self.guidance.text, self._image)
+
+    def _source_coefficients(self) -> Mapping[Branch, float]:
+        return {"IT": 1.0} if self.prior.is_distilled else instruct_source_coefficients(self._image)
+
+    def _epsilon(
+        self, coefficients: Mapping[Branch, float], x_t: Latents, x: Noised, sentences: Sequence[str]
+    ) -> Latents:
+        return epsilon(self.prior, coefficients, x_t, x, sentences, self.negative)
+
+
+@dataclass(frozen=True, eq=False)
+class CaptionScore:
+    """The Score of a text-to-image model. Make one with `FamilyTextToImage.score`."""
+
+    prior: FamilyTextToImage
+    texts: Texts
+    source_texts: Texts | None
+    negative: str
+    s_text: float
+
+    @property
+    def schedule(self) -> Schedule:
+        """The prior's."""
+        return self.prior.schedule
+
+    def target(self, x: Noised) -> Latents:
+        """Guided noise prediction for edited particles under their captions."""
+        return self._epsilon(self.texts, x.z_t, x)
+
+    def source(self, x: Noised) -> Latents:
+        """The same for the noisy sources under the caption of the source. Raises ValueError if there is none."""
+        if self.source_texts is None:
+            raise ValueError(
+                "source_prompt: expected a caption of the source, with which the result is compared, got none"
+            )
+        return self._epsilon(self.source_texts, x.s_t, x)
+
+    def _epsilon(self, texts: Texts, x_t: Latents, x: Noised) -> Latents:
+        w = 1.0 if self.prior.is_distilled else self.s_text
+        return epsilon(self.prior, {"00": 1 - w, "IT": w}, x_t, x, texts.of(x.index), self.negative)
+
+
+def epsilon(
+    prior: FamilyPrior,
+    coefficients: Mapping[Branch, float],
+    x_t: Float[Tensor, "n c h w"],
+    x: Noised,
+    sentences: Sequence[str],
+    negative: str,
+) -> Float[Tensor, "n c h w"]:
+    """Guided noise prediction for `x_t`, particles or sources of `x`, in its precision and on its device.
+
+    As the coefficients of the branches add up to 1, what the guided output means is the guided meaning of outputs.
+    """
+    level = prior.levels.at(x.t)
+    out = guided(coefficients, lambda branches: prior.predict(branches, x_t, level, x.s, sentences, negative))
+    return level.epsilon(out, x_t.to(out)).to(x_t)

@@ -1,0 +1,104 @@
+"""What differs between diffusers' pipelines: one row for each class. Light: imports no diffusers, no torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+Kind = Literal["instruct", "text-to-image"]
+"""The task of a prior: it follows instructions about a picture, or makes pictures of captions."""
+Branch = Literal["00", "I0", "IT"]
+"""A condition of the network: IT = picture and sentence, I0 = picture, 00 = neither. Without pictures: IT and 00."""
+Layout = Literal["plain", "packed", "patched"]
+"""Latents as a pipeline's `latents`: plain [n c h w], packed [n hw/4 4c] or patched [n 4c h/2 w/2]."""
+Half = Literal["float16", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """A pipeline class as a prior. What is not said here is found by recording it."""
+
+    title: str
+    """What people call the models."""
+    kind: Kind
+    """Its task."""
+    branches: tuple[Branch, ...]
+    """Rows of its network in one step, in their order, over all calls. A distilled model stops after the first."""
+    s_text: float
+    """Default guidance scale of the text: what the pipeline itself takes, where that switches guidance on."""
+    s_image: float = 1.0
+    """Default guidance scale of the picture."""
+    text_scale: str | None = "guidance_scale"
+    """Argument with which guidance by text is switched on; None: there is none."""
+    image_scale: str | None = None
+    """The same for guidance by the picture."""
+    negative: bool = True
+    """Whether it takes `negative_prompt`."""
+    empty: str | None = None
+    """The negative prompt where there is none, for pipelines that want one before they guide; None: leave it out."""
+    layout: Layout = "plain"
+    """Of its latents."""
+    call: Mapping[str, object] = field(default_factory=dict[str, object])
+    """More arguments of its call, such as those that keep it from choosing a size."""
+    max_area: bool = False
+    """Whether its call takes the area of the picture, `max_area`."""
+    sized: bool = True
+    """Whether its call takes `height` and `width`."""
+    sized_by: str | None = None
+    """Function of its module that chooses a size of about 1 MP for the source: while it is recorded, that is ours."""
+    picture_optional: bool = False
+    """Whether an editor can be called without a picture, which makes the branch 00 that its guidance has not."""
+    renormed: bool = False
+    """Whether it scales a guided prediction to the norm of branch IT, token by token."""
+    half: Half = "bfloat16"
+    """Precision on CUDA."""
+    needs: tuple[str, ...] = ()
+    """Packages that it wants beside the core's."""
+
+
+def _editor(title: str, branches: str, **more: Any) -> Family:  # fields of a row
+    return Family(title, "instruct", tuple(branches.split()), **more)
+
+
+def _maker(title: str, **more: Any) -> Family:  # fields of a row
+    return Family(title, "text-to-image", **{"branches": ("00", "IT"), **more})
+
+
+_DUAL = {"image_scale": "image_guidance_scale", "s_image": 1.5}
+_TRUE_CFG = {"text_scale": "true_cfg_scale", "layout": "packed"}
+_QWEN = {**_TRUE_CFG, "s_text": 4.0, "empty": " ", "renormed": True}
+_QWEN_EDIT = {**_QWEN, "sized_by": "calculate_dimensions", "needs": ("torchvision",)}
+_UNBINNED = {"call": {"use_resolution_binning": False, "clean_caption": False}, "s_text": 4.5}
+
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        "StableDiffusionXLInstructPix2PixPipeline": _editor(
+            "SDXL InstructPix2Pix, CosXL-Edit", "IT I0 00", s_text=5.0, half="float16", **_DUAL
+        ),
+        "DreamLitePipeline": _editor("DreamLite", "00 I0 IT", s_text=3.5, needs=("torchvision",), **_DUAL),
+        "DreamLiteMobilePipeline": _editor(
+            "DreamLite Mobile", "IT", s_text=1.0, text_scale=None, negative=False, needs=("torchvision",)
+        ),
+        "Flux2KleinPipeline": _editor(
+            "FLUX.2 [klein]", "IT I0", s_text=4.0, negative=False, layout="patched", picture_optional=True
+        ),
+        "FluxKontextPipeline": _editor(
+            "FLUX.1 Kontext", "IT I0", s_text=2.5, empty="", picture_optional=True, max_area=True,
+            call={"_auto_resize": False}, **_TRUE_CFG,
+        ),
+        "QwenImageEditPipeline": _editor("Qwen-Image-Edit", "IT I0", **_QWEN_EDIT),
+        "QwenImageEditPlusPipeline": _editor("Qwen-Image-Edit-Plus (2509, 2511)", "IT I0", **_QWEN_EDIT),
+        "LongCatImageEditPipeline": _editor(
+            "LongCat-Image-Edit", "IT I0", s_text=4.5, layout="packed", sized=False, sized_by="calculate_dimensions",
+            needs=("torchvision",),
+        ),
+        "StableDiffusionXLPipeline": _maker("SDXL", s_text=5.0, half="float16"),
+        "StableDiffusion3Pipeline": _maker("Stable Diffusion 3, 3.5", s_text=7.0),
+        "FluxPipeline": _maker("FLUX.1", branches=("IT", "00"), s_text=2.5, empty="", **_TRUE_CFG),
+        "QwenImagePipeline": _maker("Qwen-Image", branches=("IT", "00"), **_QWEN),
+        "PixArtSigmaPipeline": _maker("PixArt-Sigma", **_UNBINNED),
+        "PixArtAlphaPipeline": _maker("PixArt-alpha", **_UNBINNED),
+        "SanaPipeline": _maker("Sana", **_UNBINNED),
+    }
+)  # fmt: skip
+"""Every class of pipeline that can be recorded, by its name in model_index.json."""
