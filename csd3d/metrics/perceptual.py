@@ -34,13 +34,16 @@ def self_similarity_distance(a: Float[Tensor, "n k d"], b: Float[Tensor, "n k d"
 
     Lower is better. With keys of the last layer of DINO ViT-B/8 this is the structure distance of Tumanyan et al. 2022
     (Splice), which Plug-and-Play, DDS and CDS report.
+
+    With rows u_i of length 1, |U U^T - V V^T|^2 = |U^T U|^2 + |V^T V|^2 - 2 |U^T V|^2: no matrix of k x k is made.
     """
+    u, v = (normalize(x.double(), dim=2, eps=1e-8) for x in (a, b))
 
-    def cosines(x: Float[Tensor, "n k d"]) -> Float[Tensor, "n k k"]:
-        unit = normalize(x, dim=2, eps=1e-8)
-        return unit @ unit.transpose(1, 2)
+    def overlap(x: Float[Tensor, "n k d"], y: Float[Tensor, "n k d"]) -> Float[Tensor, " n"]:
+        return (x.transpose(1, 2) @ y).square().sum((1, 2))
 
-    return (cosines(a) - cosines(b)).square().mean((1, 2))
+    apart = overlap(u, u) + overlap(v, v) - 2 * overlap(u, v)
+    return (apart / a.shape[1] ** 2).clamp_min(0).to(a.dtype)
 
 
 def frechet_distance(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> float:

@@ -5,6 +5,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from csd3d.metrics.perceptual import self_similarity_distance
+
 CELL_PX = 8
 ORIENTATIONS = 8
 FAINT = 0.02
@@ -22,11 +24,17 @@ def structure_distance(a: Float[Tensor, "n 3 H W"], b: Float[Tensor, "n 3 H W"])
 
     Sides are multiples of 8.
     """
-    return (self_similarity(a) - self_similarity(b)).square().mean((1, 2))
+    return self_similarity_distance(_cells(a), _cells(b))
 
 
 def self_similarity(rgb: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n k k"]:
     """Cosines between the descriptions of all pairs of cells, row by row. Raises ValueError for other sizes."""
+    unit = functional.normalize(_cells(rgb), dim=2)
+    return unit @ unit.transpose(1, 2)
+
+
+def _cells(rgb: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n k d"]:
+    """The descriptions of all cells, row by row."""
     if rgb.shape[-1] % CELL_PX or rgb.shape[-2] % CELL_PX:
         raise ValueError(f"rgb: expected sides that are multiples of {CELL_PX} px, got {tuple(rgb.shape[-2:])}")
     luma = (rgb * torch.tensor(_LUMA, device=rgb.device)[:, None, None]).sum(1, keepdim=True)
@@ -41,5 +49,4 @@ def self_similarity(rgb: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n k k"]:
     cells = torch.cat(
         [functional.avg_pool2d(bins, CELL_PX), torch.full_like(bins[:, :1, ::CELL_PX, ::CELL_PX], FAINT)], 1
     )
-    unit = functional.normalize(cells.flatten(2), dim=1)
-    return unit.transpose(1, 2) @ unit
+    return cells.flatten(2).transpose(1, 2)

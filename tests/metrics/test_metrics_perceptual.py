@@ -48,3 +48,11 @@ def test_frechet_is_that_of_the_matrices_also_where_features_outnumber_pictures(
     apart = (a.mean(0) - b.mean(0)).square().sum()
     expected = apart + torch.cov(a.T).trace() + torch.cov(b.T).trace() - 2 * root
     assert frechet_distance(a, b) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_self_similarity_is_that_of_the_matrices() -> None:
+    a, b = features(2, 6, 4), features(2, 6, 4, seed=1)
+    u, v = (x / x.norm(dim=2, keepdim=True) for x in (a, b))
+    expected = (u @ u.transpose(1, 2) - v @ v.transpose(1, 2)).square().mean((1, 2))
+    torch.testing.assert_close(self_similarity_distance(a, b), expected)
+    assert self_similarity_distance(a, a).tolist() == [0, 0]
