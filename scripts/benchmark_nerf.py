@@ -7,11 +7,9 @@ same sentence, seed and number of training steps; csd-edit gets no more UNet row
 is kept in FOLDER/work, row by row: a run that was stopped goes on where it was.
 """
 
-import contextlib
 import json
 import shutil
 import sys
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,7 +25,7 @@ from csd3d.media.sheet import contact_sheet, evenly, save_picture
 from csd3d.metrics import jsonable
 from csd3d.runs.progress import RunProgress
 from csd3d.world.export import write_scene
-from scripts.benchmarks.entry import run_script
+from scripts.benchmarks.entry import quiet, run_script
 from scripts.benchmarks.kept import selected, work_folder
 from scripts.benchmarks.nerf_methods import Edited, Plan, run, standard, train_scene, unedited
 from scripts.benchmarks.nerf_scenes import Judge, Place, place
@@ -233,15 +231,6 @@ def write_tables(
     }
     write_json(settings.out / "nerf.json", to_json(records, about))
     write_text(settings.out / "nerf.md", to_markdown(records, about))
-
-
-@contextlib.contextmanager
-def quiet(log: Path) -> Iterator[None]:
-    """What nerfstudio prints goes to a file, and the warnings it provokes nowhere."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def summary(record: Mapping[str, Any]) -> str:

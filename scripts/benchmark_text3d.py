@@ -8,13 +8,11 @@ WORK/reader.safetensors) reads what is there. Writes text3d.md, text3d.json and 
 is done is kept in FOLDER/work: a run that was stopped goes on where it was.
 """
 
-import contextlib
 import copy
 import gc
 import sys
 import time
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +32,7 @@ from csd3d.runs.progress import RunProgress
 from csd3d.world.edits import describe
 from csd3d.world.scene import Scene, Thing
 from scripts.benchmarks.composition import Reader, content_of, judge, train_reader
-from scripts.benchmarks.entry import run_script
+from scripts.benchmarks.entry import quiet, run_script
 from scripts.benchmarks.kept import selected, work_folder
 
 SCENES = (
@@ -187,15 +185,6 @@ def to_markdown(records: list[dict[str, Any]], settings: Settings) -> str:
         f"{markdown_table(header, rows)}\n## Things as named, % of views, by sentence\n\n"
         f"{markdown_table(['', *names], by_sentence)}"
     )
-
-
-@contextlib.contextmanager
-def quiet(log: Path) -> Iterator[None]:
-    """What nerfstudio prints goes to a file, and the warnings it provokes nowhere."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def main(settings: Settings) -> int:

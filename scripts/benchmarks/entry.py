@@ -1,7 +1,10 @@
-"""How every benchmark and evaluation ends: with a line about what was written, or about what was wrong."""
+"""How every benchmark and evaluation ends: with a line about what was written or wrong; and where it is quiet."""
 
+import contextlib
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from csd3d.runs.progress import RunProgress
 
@@ -18,3 +21,12 @@ def run_script(work: Callable[[RunProgress], str]) -> int:
         print(error, file=sys.stderr)
         return 2
     return 0
+
+
+@contextlib.contextmanager
+def quiet(log: Path) -> Iterator[None]:
+    """What nerfstudio prints goes to a file, and the warnings it provokes nowhere."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
