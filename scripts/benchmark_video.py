@@ -197,7 +197,7 @@ def reconstruct(codec: VaeCodec, clip: Float[Tensor, "n 3 H W"]) -> Float[Tensor
 def steadied(job: Job, edited: Float[Tensor, "n 3 H W"], lost: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 H W"]:
     """As the editor writes a clip: edited and unedited decoded frames averaged along motion, then detail put back."""
     both = torch.cat([edited, lost], 1)
-    plan = plan_frames(spans_of(job.sentence), range(len(both)))
+    plan = plan_frames(spans_of(job.sentence), [float(i) for i in range(len(both))])
     average = SteadyFrames(lambda particles: both[particles], plan, estimated_motion(job))
     calm = torch.cat([average(range(k, min(k + 16, len(both)))) for k in range(0, len(both), 16)])
     return restore_mapped(job.source, calm[:, :3], calm[:, 3:])
