@@ -39,7 +39,8 @@ class PanoramaConfig(EditConfig):
     strength: float = 1.0
     """How far the result goes from the source (0) to the edit (1)."""
     mask: str | None = None
-    """Picture file that says where to edit: white yes, black not at all, grey in part. None: everywhere."""
+    """Picture file that says where to edit: white yes, black not at all, grey in part. `auto`: where the prior finds
+    the edit, if that is not the whole picture. None: everywhere."""
     feather: float = 0.0
     """Pixels over which the edit fades in from the border of the mask, inwards."""
     prompt_at: tuple[str, ...] = ()

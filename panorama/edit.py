@@ -13,11 +13,13 @@ from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.loop import Objective, run
+from csd3d.media.masks import read_mask
 from csd3d.media.pictures.levels import from_levels
 from csd3d.media.pictures.read import Picture, open_picture
 from csd3d.media.pictures.write import require_writable, write_picture
 from csd3d.media.sheet import contact_sheet, save_picture
 from csd3d.priors.prior import Prior, Prompts
+from csd3d.runs.found_masks import AUTO, mask_file, score_for_masks
 from csd3d.runs.history import earlier_runs
 from csd3d.runs.job import Editor, Request, Result, make_request, run_job
 from csd3d.runs.manifest import fingerprint
@@ -25,8 +27,9 @@ from csd3d.runs.progress import RunProgress
 from csd3d.runs.report import Report
 from csd3d.runs.session import Session
 from panorama.config import PanoramaConfig
+from panorama.found_mask import find_mask, first_mask
 from panorama.plane import make_plane
-from panorama.regions import MaskFile, make_plan
+from panorama.regions import MaskFile, Plan, make_plan
 from panorama.render import composite
 from panorama.report import Facts, make_report, shrunk, write_media
 from panorama.sphere import make_sphere
@@ -110,11 +113,11 @@ class PanoramaEditor(Editor[PanoramaConfig]):
         self.picture, self.config, self._output = picture, request.config, request.output
         self._prompt = request.prompt if request.prompt and request.prompt.strip() else None
         self._recorded_prompt = request.prompt
+        self._found: MaskFile | None = None
         choice = self.config.wrap
         self._recognised = recognise(picture, "none" if self.single and choice == "auto" else choice)
-        mask = self.config.mask
         self._plan = make_plan(
-            self._prompt, self.config.prompt_at, self.config.prompt_mask, None if mask is None else Path(mask),
+            self._prompt, self.config.prompt_at, self.config.prompt_mask, mask_file(self.config.mask),
             height_px=picture.height_px, width_px=picture.width_px, wraps=self.wrap != "none",
             feather_px=self.config.feather,
         )  # fmt: skip
@@ -181,11 +184,21 @@ class PanoramaEditor(Editor[PanoramaConfig]):
         """Lay out the windows; refuse what the prior cannot serve."""
         self.prior, self.config = prior, config
         self._surface = make_surface(self.picture, self.wrap, config, prior, single=self.single)
-        self._windows = self._surface.windows(self._plan)
+        self._lay_out(self._plan)
+        if config.mask == AUTO:
+            score_for_masks(prior, self._prompts)  # refuses what it cannot find a mask for
+
+    def _lay_out(self, plan: Plan) -> None:
+        """Windows and score for a plan."""
+        self._plan, self._windows = plan, self._surface.windows(plan)
         if not len(self._windows):
             raise ValueError("mask: expected something white, got a mask that leaves nothing to edit")
-        prompts = Prompts(tuple(self.sentences), config.source_prompt, self._windows.prompt, config.negative_prompt)
-        self.score = prior.score_under(config.engine, prompts, config.attending)
+        self.score = self.prior.score_under(self.config.engine, self._prompts, self.config.attending)
+
+    @property
+    def _prompts(self) -> Prompts:
+        config = self.config
+        return Prompts(tuple(self.sentences), config.source_prompt, self._windows.prompt, config.negative_prompt)
 
     def place(self, run_dir: Path) -> tuple[Path, Sequence[Path]]:
         """A picture, in the format of the source if no name says otherwise."""
@@ -209,6 +222,24 @@ class PanoramaEditor(Editor[PanoramaConfig]):
             return canvas
 
         self._s = session.sources(encode, again=self.prior.looks_at_pictures)
+        if self.config.mask == AUTO:
+            self._find_mask(session)
+
+    def _find_mask(self, session: Session) -> None:
+        """Edit within the mask that the prior finds; everywhere where the whole picture is edited."""
+        config = self.config
+        path = find_mask(
+            session, self.prior, self._prompts, self._s, self._surface, self._windows,
+            seed=config.seed, batch=config.windows_per_step,
+        )  # fmt: skip
+        if path is not None:
+            self._edit_within(path, read_mask(path))
+
+    def _edit_within(self, path: Path, levels: Float[Tensor, "_h _w"]) -> None:
+        """Lay out the windows anew for a mask that was found."""
+        size, wraps = (self.picture.height_px, self.picture.width_px), self.wrap != "none"
+        self._found = MaskFile.of(path, levels, *size, feather_px=self.config.feather, wraps=wraps)
+        self._lay_out(replace(self._plan, mask=self._found))
 
     def move(self, session: Session) -> None:
         """The optimisation, from the last saved state to the end."""
@@ -234,6 +265,8 @@ class PanoramaEditor(Editor[PanoramaConfig]):
         shown = write_media(session.folder.media, picture.pixels, pixels)
         session.note_change(self.prior, self.sentences, shown[0][None], shown[1][None], self._shown(shown[0]))
         rows = {"source": shown[0][None], " · ".join(self.sentences): shown[1][None]}
+        if self._found is not None:
+            rows["mask"] = self._found.levels.expand(-1, 3, -1, -1)
         save_picture(contact_sheet(rows, cell_px=SHEET_PX), session.folder.sheet)
         facts = Facts(picture, self._plan, self.wrap, len(self._windows), make_panels(*shown, wrap=self.wrap))
         page = make_report(facts, session.manifest)
@@ -246,6 +279,13 @@ class PanoramaEditor(Editor[PanoramaConfig]):
         for _, part in progress.track("encode", parts, total=self._surface.parts):
             canvas = part
         assert canvas is not None
+        if self.config.mask == AUTO:
+            levels = first_mask(
+                self.prior, self._prompts, canvas, self._surface, self._windows,
+                seed=self.config.seed, batch=self.config.windows_per_step,
+            )  # fmt: skip
+            if levels is not None:
+                self._edit_within(self.picture.path, levels)
         particles, engine = self._particles_from(canvas), self.config.engine
         steps = engine.steps * particles.steps_per_epoch
         moves = run(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
+from torch.nn.functional import avg_pool2d, interpolate, pad
 
 from csd3d.media.pictures.read import Picture
 from panorama.regions import Plan
@@ -108,6 +108,18 @@ class Plane:
     def mask(self, plan: Plan) -> Float[Tensor, "k 1 h w"] | None:
         """Where latents may move."""
         return None if plan.base is not None and plan.mask is None else self._pooled(plan.strength)[None, None]
+
+    def fused(self, values: Float[Tensor, "k h w"]) -> Float[Tensor, "k h w"]:
+        """A single layer."""
+        return values
+
+    def unrolled(self, values: Float[Tensor, "k h w"]) -> Float[Tensor, "H W"]:
+        """Bilinear between latents, over the seam of a cylinder too; without the padding."""
+        sides = (1, 1) if self.x.wraps else (0, 0)
+        framed = pad(values[None], (*sides, 0, 0), mode="circular")
+        large = interpolate(framed, scale_factor=self.factor, mode="bilinear")[0, 0]
+        at_y, at_x = (slice(axis.before_px, axis.before_px + axis.content_px) for axis in (self.y, self.x))
+        return large[at_y, sides[0] * self.factor :][:, at_x]
 
     def settle(self, z: Float[Tensor, "k c h w"], encode: Encode, decode: Decode) -> Float[Tensor, "k c h w"]:
         """A single layer agrees with itself."""

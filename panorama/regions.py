@@ -83,7 +83,20 @@ class MaskFile:
 
         Raises as `read_mask` does, and ValueError for another aspect.
         """
-        mask = read_mask(path)
+        return cls.of(path, read_mask(path), height_px, width_px, feather_px=feather_px, wraps=wraps)
+
+    @classmethod
+    def of(
+        cls,
+        path: Path,
+        mask: Float[Tensor, "_h _w"],
+        height_px: int,
+        width_px: int,
+        *,
+        feather_px: float = 0.0,
+        wraps: bool = False,
+    ) -> "MaskFile":
+        """The same of levels that are known already."""
         height, width = mask.shape
         if abs(height * width_px - width * height_px) > max(height * width_px, width * height_px) * 0.02:
             raise ValueError(

@@ -13,7 +13,7 @@ differences to the decoded sources (see `csd3d.media.detail`).
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -79,6 +79,23 @@ class Sphere:
             return None
         return torch.stack([self._pooled(plan, view)[1][None] for view in self.views]).float()
 
+    def fused(self, values: Float[Tensor, "k h w"]) -> Float[Tensor, "k h w"]:
+        """What all views say where each of them looks."""
+        return agree(values[:, None], tuple(self._per_lat(view) for view in self.views))[:, 0]
+
+    def unrolled(self, values: Float[Tensor, "k h w"]) -> Float[Tensor, "H W"]:
+        """The weighted mean of all views, bilinear between latents."""
+        rows, columns = (torch.arange(n, dtype=torch.float64) + 0.5 for n in (self.size_px, 2 * self.size_px))
+        y, x = torch.meshgrid(rows / self.size_px, columns / (2 * self.size_px), indexing="ij")
+        directions, total, sums = sphere_directions(x, y), torch.zeros(y.shape), torch.zeros(y.shape)
+        for value, view in zip(values, map(self._per_lat, self.views), strict=True):
+            uv, front = view.project(directions)
+            weight = view.weight(uv, front).float()
+            here = weight > 0
+            sums[here] += weight[here] * sample_view(value[None], view, uv[here], mode="bilinear")[0]
+            total[here] += weight[here]
+        return sums / total
+
     @torch.no_grad()
     def settle(self, z: Float[Tensor, "k c h w"], encode: Encode, decode: Decode) -> Float[Tensor, "k c h w"]:
         """Latents of views that show what the others show."""
@@ -140,10 +157,13 @@ class Sphere:
         if layers and sum(x.numel() for x in layers.values()) * 4 > _CACHE_BYTES:
             layers.pop(next(iter(layers)))
 
+    def _per_lat(self, view: View) -> View:
+        """The view with its latents as pixels."""
+        return replace(view, side_px=view.side_px // self.factor)
+
     def _pooled(self, plan: Plan, view: View) -> tuple[Tensor, Tensor]:
         """Sentences [k h w] and strength [h w], averaged over the latents of a view."""
-        per_lat = View(view.yaw, view.pitch, view.fov, view.side_px // self.factor)
-        x, y = sphere_positions(per_lat.directions(_SAMPLES))
+        x, y = sphere_positions(self._per_lat(view).directions(_SAMPLES))
         x = x % 1.0
         shares, strength = plan.shares(x, y), plan.strength(x, y)
         return avg_pool2d(shares, _SAMPLES), avg_pool2d(strength[None], _SAMPLES)[0]

@@ -56,6 +56,14 @@ class Surface(Protocol):
         """Where the canvas may move, in [0, 1]; None: everywhere."""
         ...
 
+    def fused(self, values: Float[Tensor, "k h w"]) -> Float[Tensor, "k h w"]:
+        """Values at places of the canvas, where layers overlap averaged over all that show a place."""
+        ...
+
+    def unrolled(self, values: Float[Tensor, "k h w"]) -> Float[Tensor, "H W"]:
+        """Values at places of the canvas, laid over the picture, at the size in px at which the prior works."""
+        ...
+
     def settle(self, z: Float[Tensor, "k c h w"], encode: Encode, decode: Decode) -> Float[Tensor, "k c h w"]:
         """A canvas whose layers agree about what they all show."""
         ...

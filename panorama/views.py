@@ -13,6 +13,7 @@ pixel there: cos^3 of the angle to the axis (a pixel far from the axis is stretc
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -125,10 +126,16 @@ def view_of(picture: Float[Tensor, "c H W"], view: View, *, per_px: int = 2) -> 
     return torch.nn.functional.avg_pool2d(seen, per_px)[0]
 
 
-def sample_view(layer: Float[Tensor, "c h w"], view: View, uv: Float[Tensor, "*d 2"]) -> Float[Tensor, "c *d"]:
-    """Values of a view's own pixels at positions (u, v), bicubic; its border pixels repeat outside of it."""
+def sample_view(
+    layer: Float[Tensor, "c h w"],
+    view: View,
+    uv: Float[Tensor, "*d 2"],
+    *,
+    mode: Literal["bicubic", "bilinear"] = "bicubic",
+) -> Float[Tensor, "c *d"]:
+    """Values of a view's own pixels at positions (u, v); its border pixels repeat outside of it."""
     at = (2 * uv / view.side_px - 1).to(layer).reshape(1, 1, -1, 2)
-    found = grid_sample(layer[None], at, mode="bicubic", padding_mode="border", align_corners=False)
+    found = grid_sample(layer[None], at, mode=mode, padding_mode="border", align_corners=False)
     return found.reshape(len(layer), *uv.shape[:-1])
 
 

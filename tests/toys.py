@@ -21,6 +21,8 @@ Watch = Callable[[Tensor], object]
 GOALS: dict[str, Goal] = {
     "make it red": lambda s: torch.tensor([1.0, -1, -1, -1 / 3]).reshape(1, 4, 1, 1).expand_as(s),
     "make it dark": lambda s: 0.5 * s - 0.5,
+    "make the dark red": lambda s: torch.where(s[:, 3:] < 0, GOALS["make it red"](s), s),
+    "make it stay": lambda s: s,
 }
 
 
@@ -73,7 +75,7 @@ class ToyScore:
 
 
 class ToyPrior(Prior):
-    """Knows two sentences, "make it red" and "make it dark"; its windows are 4 latents."""
+    """Knows the sentences of `GOALS`; its windows are 4 latents."""
 
     kind = "instruct"
     codec: ToyCodec

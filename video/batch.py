@@ -18,6 +18,7 @@ from rich.text import Text
 from csd3d.media.clip.formats import CONTAINERS
 from csd3d.media.clip.probe import probe
 from csd3d.priors.prior import Prior
+from csd3d.runs.found_masks import AUTO, mask_file
 from csd3d.runs.interrupt import RunInterrupted
 from csd3d.runs.job import Request, load_for, resume_request, run_job
 from csd3d.runs.manifest import Manifest, differences, fingerprint
@@ -109,7 +110,7 @@ def find_run(request: Request[VideoConfig]) -> tuple[Path, Manifest | None]:
     """
     assert request.run_dir is not None
     assert request.source is not None
-    wanted, inputs, mask = _settings(request), list[str](), request.config.mask
+    wanted, inputs, mask = _settings(request), list[str](), mask_file(request.config.mask)
     for k in count(1):
         run_dir = request.run_dir if k == 1 else request.run_dir.with_name(f"{request.run_dir.name}-{k}")
         if not (run_dir / "manifest.json").exists():
@@ -117,9 +118,10 @@ def find_run(request: Request[VideoConfig]) -> tuple[Path, Manifest | None]:
         old = Manifest.read(run_dir / "manifest.json")
         old.config = with_absent(old.config, VideoConfig)
         if not inputs:
-            inputs = [_sha256(request.source, request.config.max_frames), *([_sha256(Path(mask))] if mask else [])]
+            inputs = [_sha256(request.source, request.config.max_frames), *([_sha256(mask)] if mask else [])]
         free = VideoEditor.free_on_resume
         same = not differences(old.config, wanted, ignore=free) and [i["sha256"] for i in old.inputs] == inputs
+        same = same and (old.config["mask"] == AUTO) == (wanted["mask"] == AUTO)  # which is no input
         if same and wanted["csd"]["steps"] >= old.config["csd"]["steps"]:
             return run_dir, old
     raise AssertionError

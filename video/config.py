@@ -38,7 +38,7 @@ class VideoConfig(EditConfig):
     """How far the result goes from the source (0) to the edit (1)."""
     mask: str | None = None
     """Edit only where this is white: a picture, or a folder, pattern or video with one for each frame. Black stays as
-    it is. None: everywhere."""
+    it is. `auto`: where the prior finds the edit, if that is not the whole picture. None: everywhere."""
     feather: float = 0.0
     """Pixels over which the edit fades in from the border of the mask, inwards."""
     detail: float = 1.0

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
-from csd3d.engine.residuals import Score
 from csd3d.engine.step import scalar_kernel
 from csd3d.engine.transport import TransportKernel
 from csd3d.media.clip.formats import CONTAINERS, Encoding, require_output, stream_of
@@ -20,7 +19,8 @@ from csd3d.media.clip.source import Clip, open_clip
 from csd3d.media.geometry import WorkingSize, resize, working_size
 from csd3d.media.masks import ClipMask
 from csd3d.media.sheet import contact_sheet, save_picture
-from csd3d.priors.prior import Prior, Prompts
+from csd3d.priors.prior import Prior
+from csd3d.runs.found_masks import AUTO, mask_file, score_for_masks
 from csd3d.runs.history import earlier_runs, provenance
 from csd3d.runs.job import Editor, Request, Result, make_request, run_job
 from csd3d.runs.manifest import Manifest, fingerprint
@@ -29,10 +29,11 @@ from csd3d.runs.report import Report
 from csd3d.runs.rows import Rows, writing_rows
 from csd3d.runs.session import Session
 from video.config import VideoConfig
+from video.found_mask import find_mask
 from video.latents_store import LatentsStore, greys_path, sources_path
 from video.motion import ClipMotion, ParticleMotion, grey_px, greys_at
-from video.particles import Batching, FrameParticles, state_arrays
-from video.plan import Plan, plan_frames, plan_keys, spans_of
+from video.particles import FrameParticles, state_arrays
+from video.plan import Plan, batching_of, plan_frames, plan_keys, prompts_of, score_of, spans_of
 from video.propagate import key_frames
 from video.render import Pictures, Samples, chunk_frames, render, working_frames
 from video.report import make_report
@@ -125,8 +126,8 @@ class VideoEditor(Editor[VideoConfig]):
                 )
             )
             mask = None
-            if config.mask is not None:
-                place = Path(config.mask).resolve()
+            if (file := mask_file(config.mask)) is not None:
+                place = file.resolve()
                 config = replace(config, mask=str(place))  # a run is resumed from anywhere
                 mask = stack.enter_context(ClipMask(place, clip.info, feather_px=config.feather))
             editor = cls(clip, prompt, request.output, config, mask)
@@ -175,6 +176,8 @@ class VideoEditor(Editor[VideoConfig]):
         """Refuse what the prior cannot serve."""
         self.prior, self.config = prior, config
         self.score = score_of(prior, self._plan, config)
+        if config.mask == AUTO:
+            score_for_masks(prior, prompts_of(self._plan, config))  # refuses what it cannot find a mask for
 
     def place(self, run_dir: Path) -> tuple[Path, Sequence[Path]]:
         """A clip, a folder of frames, or an animation."""
@@ -230,6 +233,8 @@ class VideoEditor(Editor[VideoConfig]):
             rows = session.enter(closing(Rows(greys_path(session.folder))))
             self._motion = ClipMotion(rows, grey_px(self._size, self.prior.codec.factor), self._shots(session))
         self._store = session.enter(closing(LatentsStore(session.folder, state_arrays(csd))))
+        if config.mask == AUTO:
+            self._find_mask(session)
         kernel = None
         if csd.coupling == "motion":
             assert self._motion is not None
@@ -248,6 +253,17 @@ class VideoEditor(Editor[VideoConfig]):
             writes=WRITE_PER_ENCODE,
             look=self._look,
         )
+
+    def _find_mask(self, session: Session) -> None:
+        """Open the mask that the prior finds; none where the whole picture is edited."""
+        assert self._motion is not None
+        config, plan, info = self.config, self._plan, self.clip.info
+        if folder := find_mask(
+            session, self.prior, prompts_of(plan, config), self._store.sources, plan, self._motion,
+            size=self._size, info=info, seed=config.seed, batch=config.frames_per_step,
+            chunk=chunk_frames(self.clip, config.chunk_frames),
+        ):  # fmt: skip
+            self.mask = session.enter(ClipMask(folder, info, feather_px=config.feather))
 
     def write(self, session: Session) -> Report:
         """The clip, what the report plays, and the contact sheet."""
@@ -278,6 +294,8 @@ class VideoEditor(Editor[VideoConfig]):
         shown = [resize(self.mask(range(i, i + 1)), *source.shape[-2:]) for i in samples.frames] if self.mask else None
         session.note_change(self.prior, self.sentences, source, edited, None if shown is None else torch.cat(shown))
         rows = {"source": source, self.prompt: edited}
+        if self.config.mask == AUTO and shown is not None:
+            rows["mask"] = torch.cat(shown).clamp(0, 1).expand(-1, 3, -1, -1)
         save_picture(contact_sheet(rows, columns=times), session.folder.sheet)
         return session.with_gradient(
             make_report(self.clip, self.prompt, session.manifest), self._log, self._show, self.prior.decode
@@ -324,7 +342,8 @@ class VideoEditor(Editor[VideoConfig]):
 
     @property
     def _needs_motion(self) -> bool:
-        return self.config.engine.coupling == "motion" or self.config.steady or self.config.keyframes is not None
+        followed = self.config.engine.coupling == "motion" or self.config.mask == AUTO
+        return followed or self.config.steady or self.config.keyframes is not None
 
     def _shots(self, session: Session) -> list[int]:
         """To which shot each frame belongs."""
@@ -351,24 +370,6 @@ class VideoEditor(Editor[VideoConfig]):
         unit = chunk_frames(self.clip, self.config.chunk_frames)
         then = "the edit" if phase == "encode" else ""
         return session.progress.track(phase, chunks, total=self.clip.info.frames, unit=unit, then=then)
-
-
-def batching_of(config: VideoConfig, plan: Plan) -> Batching:
-    """How the particles of a clip are put into batches."""
-    budget = config.frames_per_step
-    draw = config.draw or ("window" if config.engine.coupling == "motion" else "stratified")
-    return Batching(budget, draw, min(config.anchors, budget // 2), plan.groups)
-
-
-def score_of(prior: Prior, plan: Plan, config: VideoConfig) -> Score:
-    """The prior under the sentences of a plan. Raises ValueError for what it cannot serve."""
-    several = len(plan.sentences) > 1
-    assign = (
-        torch.tensor(plan.prompt_index).clamp_min(0) if several else None
-    )  # frames of no sentence take part in no step
-    target = plan.sentences if several else plan.sentences[0]
-    prompts = Prompts(target, config.source_prompt, assign, config.negative_prompt)
-    return prior.score_under(config.engine, prompts, config.attending)
 
 
 def encoding_of(config: VideoConfig) -> Encoding:

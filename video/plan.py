@@ -10,6 +10,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
+from csd3d.engine.residuals import Score
+from csd3d.priors.prior import Prior, Prompts
+from video.config import VideoConfig
+from video.particles import Batching
+
 _SPAN = re.compile(r"(?:^|[,;])\s*(\d+(?:\.\d+)?)\s*(?:s\s*)?-\s*(?:(\d+(?:\.\d+)?)\s*)?s\s*:")
 UNEDITED = -1
 """The sentence of frames outside all times of a prompt."""
@@ -102,6 +109,28 @@ def plan_frames(spans: Sequence[Span], times_s: Sequence[float], *, fade_s: floa
 def plan_keys(sentence: str, keys: Sequence[int]) -> Plan:
     """Only the key frames, under one sentence."""
     return Plan((sentence,), tuple(keys), (0,) * len(keys), ())
+
+
+def batching_of(config: VideoConfig, plan: Plan) -> Batching:
+    """How the particles of a clip are put into batches."""
+    budget = config.frames_per_step
+    draw = config.draw or ("window" if config.engine.coupling == "motion" else "stratified")
+    return Batching(budget, draw, min(config.anchors, budget // 2), plan.groups)
+
+
+def score_of(prior: Prior, plan: Plan, config: VideoConfig) -> Score:
+    """The prior under the sentences of a plan. Raises ValueError for what it cannot serve."""
+    return prior.score_under(config.engine, prompts_of(plan, config), config.attending)
+
+
+def prompts_of(plan: Plan, config: VideoConfig) -> Prompts:
+    """The sentences of a plan's particles."""
+    several = len(plan.sentences) > 1
+    assign = (
+        torch.tensor(plan.prompt_index).clamp_min(0) if several else None
+    )  # frames of no sentence take part in no step
+    target = plan.sentences if several else plan.sentences[0]
+    return Prompts(target, config.source_prompt, assign, config.negative_prompt)
 
 
 def _weight(spans: Sequence[Span], k: int, time: float, fade_s: float) -> float:

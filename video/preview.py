@@ -14,12 +14,14 @@ from csd3d.media.place import require_place
 from csd3d.media.sheet import contact_sheet, evenly, save_picture
 from csd3d.priors.prior import Prior
 from csd3d.priors.prompts.photographs import prior_note
+from csd3d.runs.found_masks import AUTO, mask_file
 from csd3d.runs.preview import quick
 from csd3d.runs.progress import RunProgress
 from video.config import VideoConfig
-from video.edit import score_of, times_of
+from video.edit import times_of
+from video.found_mask import masks_of_frames
 from video.particles import Batching, FrameParticles
-from video.plan import plan_frames, spans_of
+from video.plan import plan_frames, prompts_of, score_of, spans_of
 from video.render import Pictures
 
 FRAMES = 4
@@ -45,8 +47,8 @@ def preview_video(
             open_clip(clip, max_frames=config.max_frames, fps=config.fps, stream=config.stream, strict=config.strict)
         )
         mask = None
-        if config.mask is not None:
-            mask = stack.enter_context(ClipMask(Path(config.mask), source.info, feather_px=config.feather))
+        if (file := mask_file(config.mask)) is not None:
+            mask = stack.enter_context(ClipMask(file, source.info, feather_px=config.feather))
         require_place(picture, inputs=(*source.info.inputs, *(mask.inputs if mask else ())))
         stack.enter_context(progress)
         times = times_of(source)
@@ -64,15 +66,19 @@ def preview_video(
             moves = run(particles, Objective(score_of(prior, plan, config), replace(csd, steps=steps)), rng=rng)
             for _ in progress.track("preview", moves, total=steps):
                 pass
+        seen = None
+        if mask is not None:
+            seen = resize(torch.cat([mask(range(i, i + 1)) for i in shown]), size.height_px, size.width_px)
+        elif config.mask == AUTO and plan.groups:
+            seen = masks_of_frames(prior, prompts_of(plan, config), s, plan, size, seed=config.seed)
         pictures = Pictures(
             particles.z, particles.s, prior.decode, size, plan,
             detail=config.detail, strength=config.strength,
         )  # fmt: skip
         small = from_working(rgb, size, size.height_px, size.width_px)
         edited = pictures(range(len(shown)), small)
-        if mask is not None:
-            seen = torch.cat([mask(range(i, i + 1)) for i in shown])
-            edited = masked(small, edited, resize(seen, size.height_px, size.width_px).clamp(0, 1))
+        if seen is not None:
+            edited = masked(small, edited, seen.clamp(0, 1))
     rows = {"source": small, prompt: edited}
     save_picture(contact_sheet(rows, columns=[f"{times[i]:.2f} s" for i in shown]), picture)
     return picture

@@ -8,6 +8,7 @@ In reading order:
     bank          what rows leave behind for others, written by key
     words         which tokens a word has become, and which token of one sentence is which of another
     maps          attention maps, read
+    masks         where an edit is, by the difference of predictions
     score         a prior whose attention can be controlled, as the engine sees it
     compositions  published methods: Prompt-to-Prompt, Plug-and-Play, MasaCtrl, re-weighting, fusion of keys and values
     attended      a prior under control: particles share attention, targets look at their sources

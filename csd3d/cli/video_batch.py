@@ -22,12 +22,15 @@ from csd3d.cli.parse import Flag, read_dataclass
 from csd3d.cli.video_form import FORM
 from csd3d.media.clip.formats import CONTAINERS
 from csd3d.media.place import at_home
+from csd3d.runs.found_masks import AUTO
 from csd3d.runs.job import Request
 from video.batch import default_name, edit_all
 from video.config import VideoConfig
 
 PATHS = ("clip", "mask", "preset", "output")
 """Columns that are paths, taken from the file's folder; an output, from --out."""
+WORDS = (("preset", "paper"), ("mask", AUTO))
+"""What is none, in the columns of paths."""
 OURS = ("run_dir", "resume", "preview")
 """Flags that a batch sets itself."""
 
@@ -118,7 +121,7 @@ def _requests(row: Mapping[str, Any], batch: Batch) -> Iterator[Request[VideoCon
         raise ValueError(f"expected a {missing[0]}, got none")
     folder = batch.jobs.parent
     for name in PATHS:
-        if name in values and values[name] != "paper" and name != "output":
+        if name in values and (name, values[name]) not in WORDS and name != "output":
             values[name] = type(values[name])(folder / at_home(Path(values[name])))
     if row.get("prior") and (beside := folder / values["prior"]).is_dir():
         values["prior"] = str(beside)

@@ -3,6 +3,7 @@
 manifest.json           settings, versions, hashes, notes, timing; rewritten at every phase
 sources.safetensors     latents of the sources, written once
 state.safetensors       particles, random state and the log of the steps; rewritten every few steps
+differences.npy, mask.png or mask/      what `--mask auto` found
 report.html, sheet.png, gradient.png, media/      for people
 """
 
@@ -47,6 +48,21 @@ class RunFolder:
         return self.path / "state.safetensors"
 
     @property
+    def differences(self) -> Path:
+        """How much a prior's predictions differ at every latent, where a mask is found (`csd3d.runs.found_masks`)."""
+        return self.path / "differences.npy"
+
+    @property
+    def mask(self) -> Path:
+        """The mask that was found for a picture."""
+        return self.path / "mask.png"
+
+    @property
+    def masks(self) -> Path:
+        """Folder of the masks that were found for the frames of a clip."""
+        return self.path / "mask"
+
+    @property
     def media(self) -> Path:
         """Folder of what the report shows."""
         return self.path / "media"
@@ -69,7 +85,8 @@ class RunFolder:
     @property
     def own_files(self) -> tuple[Path, ...]:
         """What no result may be called."""
-        return self.manifest, self.sources, self.state, self.media, self.sheet, self.gradient, self.report
+        found = self.differences, self.mask, self.masks
+        return self.manifest, self.sources, self.state, *found, self.media, self.sheet, self.gradient, self.report
 
     def save(self, particles: Stateful, rng: torch.Generator, log: StepLog) -> None:
         """Keep everything needed to go on after the steps of `log`, in one atomic file.

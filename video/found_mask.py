@@ -1,0 +1,135 @@
+"""The mask of a clip that its prior finds: where every sentence edits the frames, followed along their motion.
+
+The differences of a frame (`csd3d.attention.masks`) are averaged with those of its neighbours under the same sentence
+where they show the same points, so that a mask does not flicker. A frame under two sentences, at a cross-fade, may
+change where either edits it; one that is carried from key frames, where theirs lead.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from csd3d.attention.masks import Found, difference, found_in, fuse
+from csd3d.engine.types import Latents
+from csd3d.media.atomic import atomic_folder
+from csd3d.media.clip.probe import ClipInfo
+from csd3d.media.geometry import WorkingSize, from_working
+from csd3d.media.pictures.levels import to_levels
+from csd3d.priors.prior import Prior, Prompts
+from csd3d.runs.found_masks import differences, score_for_masks, tell, tell_share
+from csd3d.runs.session import Session
+from video.motion import ClipMotion, ParticleMotion
+from video.particles import LatentRows
+from video.plan import Plan
+from video.propagate import CarriedFrames
+
+REACH = 4
+"""Particles before and after one, in time, over which its differences are averaged."""
+
+FrameMasks = Callable[[range], Float[Tensor, "_n 1 h w"]]
+"""Masks of neighbouring frames at the size of latents, asked for in order of time."""
+
+
+def find_mask(
+    session: Session,
+    prior: Prior,
+    prompts: Prompts,
+    sources: LatentRows,
+    plan: Plan,
+    motion: ClipMotion,
+    *,
+    size: WorkingSize,
+    info: ClipInfo,
+    seed: int,
+    batch: int,
+    chunk: int,
+) -> Path | None:
+    """The folder of the masks that the run found, now or before; None: it edits the whole picture.
+
+    Args:
+        session: of the run.
+        prior: whose predictions are compared.
+        prompts: of the particles of `plan`.
+        sources: latents of the particles' sources.
+        plan: which frames are particles, under which sentences.
+        motion: of the clip.
+        size: at which the prior works.
+        info: of the clip.
+        seed: of the noise.
+        batch: most particles that the prior sees at a time.
+        chunk: most frames of the clip's size that are held at a time.
+    """
+    parts = torch.arange(len(plan.frames)).split(batch)
+    score, device = score_for_masks(prior, prompts), prior.device
+    d = differences(session, score, parts, lambda index: sources[index].to(device), seed=seed)
+    found, masks = find_masks(d, plan, motion)
+    if not tell(session, prior, found):
+        return None
+    folder = session.folder.masks
+    if not folder.exists():
+        chunks = [range(k, min(k + chunk, info.frames)) for k in range(0, info.frames, chunk)]
+        tracked = session.progress.track("mask files", chunks, total=info.frames, unit=chunk)
+        tell_share(session, write_masks(folder, frame_masks(masks, plan, motion), tracked, size, info), folder)
+    return folder
+
+
+def find_masks(
+    differences: Float[Tensor, "n h w"], plan: Plan, motion: ClipMotion | None
+) -> tuple[list[tuple[str, Found]], Float[Tensor, "n h w"]]:
+    """What each sentence of a plan edits, and the mask of every particle: 0 where no sentence holds.
+
+    Without `motion` nothing is averaged.
+    """
+    found, masks = list[tuple[str, Found]](), torch.zeros_like(differences)
+    for k, sentence in enumerate(plan.sentences):
+        members = torch.tensor([i for i, index in enumerate(plan.prompt_index) if index == k])
+        maps = differences[members]
+        if motion is not None:
+            where, n = ParticleMotion(motion, [plan.frames[i] for i in members.tolist()]), len(members)
+            maps = fuse(maps, where, [range(max(i - REACH, 0), min(i + REACH + 1, n)) for i in range(n)])
+        found.append((sentence, found_in(maps)))
+        masks[members] = found[-1][1].mask
+    return found, masks
+
+
+@torch.no_grad()
+def masks_of_frames(
+    prior: Prior, prompts: Prompts, s: Latents, plan: Plan, size: WorkingSize, *, seed: int
+) -> Float[Tensor, "_n 1 _H _W"] | None:
+    """Masks of all frames of a plan at working size, each found by itself; None: the whole pictures are edited."""
+    score, rng, index = score_for_masks(prior, prompts), torch.Generator().manual_seed(seed), torch.arange(len(s))
+    d = difference(score, s.to(prior.device), index.to(prior.device), rng=rng).cpu()
+    found, masks = find_masks(d, plan, None)
+    if all(edit.extent != "part" for _, edit in found):
+        return None
+    small = interpolate(frame_masks(masks, plan, None)(range(len(plan.blend_weights))), size.padded, mode="bilinear")
+    return from_working(small, size, size.height_px, size.width_px)
+
+
+def frame_masks(masks: Float[Tensor, "n h w"], plan: Plan, motion: ClipMotion | None) -> FrameMasks:
+    """Masks of all frames from those of the particles; along `motion` if those are key frames."""
+    if not plan.blend_weights:
+        assert motion is not None
+        return CarriedFrames(lambda frame: masks[plan.frames.index(frame)][None], motion, plan.frames)
+    return lambda frames: torch.stack([masks[[p for p, _ in plan.blend_weights[i]]].amax(0)[None] for i in frames])
+
+
+def write_masks(folder: Path, masks: FrameMasks, chunks: Iterator[range], size: WorkingSize, info: ClipInfo) -> float:
+    """Write a grey PNG for each frame, as `--mask` takes them; the folder appears whole or not at all.
+
+    Returns their mean level. A mask fades over a latent, so that its border is none in the picture.
+    """
+    total = 0.0
+    with atomic_folder(folder) as part:
+        for frames in chunks:
+            small = interpolate(masks(frames), size.padded, mode="bilinear")
+            grey = from_working(small, size, info.height_px, info.width_px).clamp(0, 1)
+            for i, levels in zip(frames, to_levels(grey), strict=True):
+                Image.fromarray(levels[..., 0]).save(part / f"{i:06}.png", compress_level=1)
+            total += float(grey.mean((1, 2, 3)).sum())
+    return total / info.frames
