@@ -51,7 +51,7 @@ def loops(r: Tensor, x: Tensor, gamma: float, normalise: Normalise, repulsion: f
 @pytest.mark.parametrize("normalise", NORMALISE)
 def test_against_loops_and_autograd(n: int, normalise: Normalise) -> None:
     r, x = latents(n, 1, torch.float64), latents(n, 2, torch.float64)
-    gamma = median_gamma(sq_distances(x), "median")
+    gamma = float(median_gamma(sq_distances(x), "median"))
     got = coupled(r, x, normalise=normalise, repulsion=0.7)
     torch.testing.assert_close(got, loops(r, x, gamma, normalise, 0.7), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(coupled(r.float(), x.float(), normalise=normalise, repulsion=0.7), got.float())
@@ -60,7 +60,7 @@ def test_against_loops_and_autograd(n: int, normalise: Normalise) -> None:
 @pytest.mark.parametrize("n", [3, 8])
 def test_published_rule(n: int) -> None:
     r, x = latents(n, 1, torch.float64), latents(n, 2, torch.float64)
-    gamma = median_gamma(sq_distances(x), "paper")
+    gamma = float(median_gamma(sq_distances(x), "paper"))
     got = coupled(r, x, bandwidth="paper", normalise="count")
     torch.testing.assert_close(got, loops(r, x, gamma, "count", 1.0), rtol=1e-12, atol=1e-12)
 

@@ -36,7 +36,7 @@ from csd3d.priors.instruct import InstructPrior, InstructScore
 from csd3d.priors.networks.chunks import Chunks
 from csd3d.priors.networks.denoiser import Denoiser
 from csd3d.priors.prior import Guidance
-from csd3d.priors.prompts.sentences import Sentences
+from csd3d.priors.prompts.sentences import Sentences, Texts
 from csd3d.priors.text_to_image import TextToImagePrior, TextToImageScore
 from tests.priors.tiny import write_tiny_prior
 
@@ -107,7 +107,7 @@ def score_of(
         unet.requires_grad_(False)
         text = torch.empty(1 + sentences, 77 if big else 16, config["cross_attention_dim"], dtype=dtype)
     there: Any = {"device": CUDA, "dtype": dtype, "denoiser": Denoiser(unet, chunks=Chunks(CUDA, 10**13))}
-    read = Sentences(text, (Tokens((), len(text[0])),) * len(text), None if sentences == 1 else torch.arange(N))
+    read = Sentences(text, (Tokens((), len(text[0])),) * len(text), Texts(("",) * sentences, None))
     if isinstance(prior, InstructPrior):
         return InstructScore(replace(prior, **there), read, guidance)
     return TextToImageScore(replace(prior, **there), read, read, guidance.text)
