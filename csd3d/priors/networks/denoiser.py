@@ -21,10 +21,11 @@ from csd3d.engine.regularisers import FeatureLoss, FeatureSite
 from csd3d.engine.schedule import Schedule
 from csd3d.priors.networks.chunks import Chunks
 from csd3d.priors.networks.features import as_map, feature_sites
-from csd3d.priors.networks.sites import Running, controlled, leaving, sites_of
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    from csd3d.priors.networks.sites import Running
 
 Prediction = Literal["epsilon", "v_prediction"]
 MakeRows = Callable[[Int64[Tensor, " r"]], tuple[Float[Tensor, "r i h w"], Float[Tensor, "r l d"]]]
@@ -69,6 +70,8 @@ class Denoiser:
     @property
     def sites(self) -> tuple[Site, ...]:
         """Where it can be controlled. Raises ValueError for a network of another kind."""
+        from csd3d.priors.networks.sites import sites_of  # imports diffusers: where a network is, it is there already
+
         return sites_of(self._unet)
 
     def copy_unet(self) -> nn.Module:
@@ -89,6 +92,8 @@ class Denoiser:
         if self._compiled or self._running is not None:
             what = "is compiled" if self._compiled else "is controlled already: give all controls at once"
             raise ValueError(f"attention: expected a prior whose UNet is free to be controlled, got one that {what}")
+        from csd3d.priors.networks.sites import controlled
+
         with controlled(self._unet, controls) as self._running:
             try:
                 yield
@@ -132,6 +137,8 @@ class Denoiser:
         Both latents are on the denoiser's device. One row a particle and side; only the target's is kept for the way
         back.
         """
+        from csd3d.priors.networks.sites import leaving
+
         sites = feature_sites(self.sites, layers)
         size_lat = (z_t.shape[-2], z_t.shape[-1])
         step = torch.full((), t, device=self.device)
