@@ -30,6 +30,7 @@ EVERY_S = 2
 PAINTED_PX = 640
 """Longest side of the picture that a mask is painted on."""
 BY_ITSELF = "by what the file is"
+EFFORTS = ("quick", "normal", "careful")
 EVERYWHERE, FOUND, PAINTED = "everywhere", "where it belongs", "where I paint"
 STANDING = ("interrupted", "failed", "undone")
 """How a run stands that can be gone on with."""
@@ -61,12 +62,8 @@ def build(folder: RunsFolder, jobs: Jobs, *, priors: Sequence[str], sentences: S
                     layers=False, elem_id="mask",
                     brush=gr.Brush(default_size=24, colors=["#ff3355"], color_mode="fixed"),
                 )  # fmt: skip
-                with gr.Accordion("Settings", open=False):
-                    editor = gr.Dropdown([BY_ITSELF, *EDITORS], value=BY_ITSELF, label="Editor")
-                    prior = gr.Dropdown(list(priors), value=priors[0], label="Prior")
-                    strength = gr.Slider(0, 1, value=1, step=0.05, label="Strength", elem_id="strength")
-                    steps = gr.Number(None, label="Steps", info="Empty: what suits the prior.", precision=0, minimum=1)
-                    seed = gr.Number(0, label="Seed", precision=0, minimum=0)
+                effort = gr.Radio(EFFORTS, value="normal", label="Effort", elem_id="effort")
+                editor, prior, strength, steps, seed = _settings(priors)
                 with gr.Row():
                     look = gr.Button("First look", elem_id="look", min_width=90)
                     begin = gr.Button("Edit", variant="primary", elem_id="begin", min_width=90)
@@ -88,7 +85,7 @@ def build(folder: RunsFolder, jobs: Jobs, *, priors: Sequence[str], sentences: S
         )
 
         view = [status, shown, stop, resume, chain, take_back, result, command]
-        fields = [source, prompt, where, mask, editor, prior, strength, steps, seed]
+        fields = [source, prompt, where, mask, effort, editor, prior, strength, steps, seed]
         look.click(doing.look, fields, glimpse, concurrency_limit=1)
         begin.click(doing.begin, fields, [chosen, remembered]).then(doing.view, chosen, view)
         source.change(doing.paint_on, [source, where], mask)
@@ -104,6 +101,17 @@ def build(folder: RunsFolder, jobs: Jobs, *, priors: Sequence[str], sentences: S
         timer.tick(doing.tick, [chosen, status], view, show_progress="hidden")
         timer.tick(doing.runs, None, gallery, show_progress="hidden")
     return page
+
+
+def _settings(priors: Sequence[str]) -> tuple[gr.Dropdown, gr.Dropdown, gr.Slider, gr.Number, gr.Number]:
+    """The settings that few need: editor, prior, strength, steps, seed."""
+    with gr.Accordion("Settings", open=False):
+        editor = gr.Dropdown([BY_ITSELF, *EDITORS], value=BY_ITSELF, label="Editor")
+        prior = gr.Dropdown(list(priors), value=priors[0], label="Prior")
+        strength = gr.Slider(0, 1, value=1, step=0.05, label="Strength", elem_id="strength")
+        steps = gr.Number(None, label="Steps", info="Empty: by the effort.", precision=0, minimum=1)
+        seed = gr.Number(0, label="Seed", precision=0, minimum=0)
+    return editor, prior, strength, steps, seed
 
 
 class _Doing:
@@ -132,15 +140,15 @@ class _Doing:
         return gr.Image(value=str(picture), visible=True)
 
     def _asked(
-        self, source: str | None, prompt: str | None, where: str, mask: dict[str, Any] | None, editor: str,
-        prior: str, strength: float, steps: float | None, seed: float | None,
+        self, source: str | None, prompt: str | None, where: str, mask: dict[str, Any] | None, effort: str,
+        editor: str, prior: str, strength: float, steps: float | None, seed: float | None,
     ) -> Asked:  # fmt: skip
         """What the fields say, the source where it stays."""
         if source is None:
             raise ValueError("expected a clip, a panorama or a photo, got none")
         chosen = EDITORS[EDITORS.index(editor)] if editor in EDITORS else editor_for(Path(source))
         return Asked(
-            self._folder.take(Path(source)), prompt or "", chosen, prior, None if strength == 1 else strength,
+            self._folder.take(Path(source)), prompt or "", chosen, prior, effort, None if strength == 1 else strength,
             None if steps is None else int(steps), None if not seed else int(seed), self._mask(where, mask),
         )  # fmt: skip
 

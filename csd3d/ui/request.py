@@ -23,6 +23,7 @@ class Asked:
     editor: Editor | None = None
     """None: by what the source is."""
     prior: str | None = None
+    effort: str | None = None
     strength: float | None = None
     steps: int | None = None
     seed: int | None = None
@@ -56,6 +57,7 @@ def words_of(asked: Asked) -> list[str]:
     flags = {
         "prompt": asked.prompt.strip(),
         "prior": asked.prior,
+        "effort": asked.effort,
         "strength": asked.strength,
         "steps": asked.steps,
         "seed": asked.seed,

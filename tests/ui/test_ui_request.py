@@ -30,7 +30,9 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
 
 
 def test_words_say_what_was_filled_in(tmp_path: Path) -> None:
-    asked = Asked(tmp_path / "a.png", " make it snowy ", "image", "builtin", 0.5, 3, 7, str(tmp_path / "m.png"))
+    asked = Asked(
+        tmp_path / "a.png", " make it snowy ", "image", "builtin", "quick", 0.5, 3, 7, str(tmp_path / "m.png")
+    )
     command, *words = words_of(asked)
     request, extras = read_request(IMAGE, words)
     config = request.config
