@@ -120,6 +120,8 @@ class EditSettings(VanillaPipelineConfig):
             whole_images = isinstance(self.model, SplatfactoModelConfig)
             require(self, "driver", not whole_images, "update for splats, whose training cannot render patches")
             require(self, "coupling", self.coupling != "depth", "svgd, paper or independent with driver distil")
+            ordered = getattr(self, "timesteps") == "descending"  # noqa: B009 - a field of `with_engine_settings`
+            require(self, "timesteps", not ordered, "random with driver distil, whose steps have no end")
             for name in ("strength", "detail"):
                 require(self, name, getattr(self, name) == 1, "1 with driver distil, which replaces no picture")
         Attention.of(self.share, self.attention)  # refuses what cannot be read
@@ -165,6 +167,8 @@ class EditSettings(VanillaPipelineConfig):
         """Settings of the engine for one batch of views; those that are not given suit the prior: the small built-in
         one, or a big one, by its family. Raises `ValueError` or `TypeError` for values that the engine refuses."""
         suited = default_config(self.method, builtin=builtin, family=family)
+        if self.driver == "distil" and suited.timesteps == "descending":  # whose steps have no end to descend to
+            suited = replace(suited, timesteps="random", t_max=METHODS["csd-edit"].t_max)
         named = method_changes(self.method or "csd-edit")
         if self.coupling == "paper":
             suited = replace(PAPER["csd-edit-video"], s_text=suited.s_text, s_image=suited.s_image)

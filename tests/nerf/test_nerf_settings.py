@@ -39,6 +39,7 @@ OTHERS: dict[str, tuple[str, object]] = {
     "lr_decay_every": ("7", 7),
     "optimizer": ("adam", "adam"),
     "t_min": ("30", 30),
+    "shift": ("2", 2.0),
     "t_max": ("600", 600),
     "s_text": ("9", 9.0),
     "s_image": ("1.25", 1.25),
@@ -53,6 +54,12 @@ def test_every_setting_of_the_engine_is_a_setting_of_the_edit() -> None:
     assert field_help(CsdConfig)["t_max"] == "Timesteps are drawn below this one."
     for builtin in (True, False):
         assert EditSettings(edit_steps=7).engine(builtin=builtin) == replace(default_config(builtin=builtin), steps=7)
+
+
+def test_distillation_which_has_no_last_step_draws_timesteps_at_random() -> None:
+    csd = EditSettings(driver="distil").engine(builtin=True)
+    assert (csd.timesteps, csd.t_max) == ("random", CsdConfig().t_max)
+    assert EditSettings(driver="distil", t_max=700).engine(builtin=True).t_max == 700  # pyright: ignore[reportCallIssue]
 
 
 def test_flags_of_the_engine_reach_the_engine() -> None:
@@ -78,6 +85,7 @@ def test_help_of_the_engine_is_told_at_the_flags(capsys: pytest.CaptureFixture[s
     [
         ({"t_min": 950}, "t_min: expected 0 or more and below t_max = 900, got 950"),
         ({"lr_decay": 0.0}, r"lr_decay: expected a number in \(0, 1\], got 0.0"),
+        ({"driver": "distil", "timesteps": "descending"}, "timesteps: expected random with driver distil"),
         ({"bandwidth": "paper", "views_per_edit": 2}, "views_per_edit: expected 3 or more with bandwidth paper, got 2"),
     ],
 )
