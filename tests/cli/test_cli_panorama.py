@@ -84,7 +84,7 @@ def test_a_run_is_found_by_the_name_that_the_list_prints(command, wide, tmp_path
     assert main(["runs"]) == 0
     listed = capsys.readouterr().out.splitlines()
     assert len({line.index("make it ") for line in listed}) == 1  # columns stand under each other
-    name = listed[0].split()[0]
+    name = next(line for line in listed if "make it red" in line).split()[0]
     assert name == "runs/wide-make-it-red"
     for run in (name, "wide-make-it-red"):
         assert main(["runs", "show", run]) == 0

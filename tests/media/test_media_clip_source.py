@@ -291,7 +291,7 @@ REAL_FACTS = {
     "clips_odd/made_one_frame.mp4": (480, 270, 1, Fraction(30000, 1001)),
     "clips_odd/made_rotated_portrait.mp4": (270, 480, 48, Fraction(24)),
     "clips_odd/made_truncated_faststart_55pct.mp4": (640, 360, 57, Fraction(30000, 1001)),
-    "clips_odd/made_vfr.mp4": (480, 270, 60, Fraction(600000, 41041)),
+    "clips_odd/made_vfr.mp4": (480, 270, 60, Fraction(450000, 31031)),  # 60 frames, the last one's time included
     "clips_odd/made_vp9.webm": (320, 180, 24, Fraction(30000, 1001)),
     "clips_odd/unordered.mov": (50, 50, 4, Fraction(32)),
     "clips_odd/video_180.mov": (568, 320, 3, Fraction(30)),

@@ -171,12 +171,13 @@ def _probe_stream(path: Path, container: InputContainer, stream: VideoStream, ma
         raise ValueError(f"clip: expected at least one decodable frame, got none in {path}")
     start = _start(container, stream)
     rates = [r for r in (stream.average_rate, stream.guessed_rate, stream.base_rate) if r]
-    is_animation = stream.codec_context.name in ANIMATED
-    timing = timing_of(raw, stream.time_base, rates, start, notes, last=last, uneven_end=is_animation)
     if len(raw) == max_frames:
         damage = Damage()
     elif stream.frames - damage.hidden > _held(container, raw) or _ends_early(path):
         damage.truncated = True
+    is_animation = stream.codec_context.name in ANIMATED
+    last = None if damage else last  # frames that are missing would count to the mean rate
+    timing = timing_of(raw, stream.time_base, rates, start, notes, last=last, uneven_end=is_animation)
     videos = video_streams(container)
     if len(videos) > 1:
         sizes = ", ".join(f"{k}: {s.width}x{s.height}" for k, s in enumerate(videos))

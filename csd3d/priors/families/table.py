@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 Kind = Literal["instruct", "text-to-image"]
 """The task of a prior: it follows instructions about a picture, or makes pictures of captions."""
@@ -57,7 +57,7 @@ class Family:
 
 
 def _editor(title: str, branches: str, **more: Any) -> Family:  # fields of a row
-    return Family(title, "instruct", tuple(branches.split()), **more)
+    return Family(title, "instruct", tuple(cast(Branch, name) for name in branches.split()), **more)
 
 
 def _maker(title: str, **more: Any) -> Family:  # fields of a row
