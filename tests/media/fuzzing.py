@@ -164,7 +164,14 @@ def main(corpus: Path, count: int, seed: int) -> None:
     rng, seen = random.Random(seed), Counter[str]()
     files = sorted(path for path in (*corpus.iterdir(), *corpus.glob(f"{PRIOR}/**/*")) if path.is_file())
     if any(file.parent != corpus for file in files):
-        import csd3d.priors.auto  # noqa: F401 - once, and not in every child
+        # once, and not in every child
+        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL  # noqa: F401
+        from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
+
+        import csd3d.priors.auto
+        import csd3d.priors.instruct
+        import csd3d.priors.networks.sites
+        import csd3d.priors.text_to_image  # noqa: F401
     for k in range(count):
         whole, place = files[k % len(files)], corpus / f"case-{k}"
         path = place / whole.relative_to(corpus)
