@@ -12,7 +12,7 @@ from csd3d.attention.masks import Found, found_in
 from csd3d.media.pictures.levels import from_levels, to_levels
 from csd3d.media.sheet import save_picture
 from csd3d.priors.prior import Prior, Prompts
-from csd3d.runs.found_masks import differences, each_difference, score_for_masks, tell, tell_share
+from csd3d.runs.found_masks import differences, each_difference, makes_mask, score_for_masks, tell, tell_share
 from csd3d.runs.session import Session
 from panorama.surface import Surface
 from panorama.windows import Windows
@@ -67,7 +67,7 @@ def first_mask(
     score, device, parts = score_for_masks(prior, prompts), prior.device, torch.arange(len(windows)).split(batch)
     d = torch.cat([*each_difference(score, parts, lambda i: windows.select(i).gather(s).to(device), seed=seed)])
     found, mask = find_masks(d, windows, surface, list(prompts.target), like=s)
-    return surface.unrolled(mask) if any(edit.extent == "part" for _, edit in found) else None
+    return surface.unrolled(mask) if makes_mask(found) else None
 
 
 def find_masks(

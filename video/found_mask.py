@@ -21,7 +21,7 @@ from csd3d.media.clip.probe import ClipInfo
 from csd3d.media.geometry import WorkingSize, from_working
 from csd3d.media.pictures.levels import to_levels
 from csd3d.priors.prior import Prior, Prompts
-from csd3d.runs.found_masks import differences, score_for_masks, tell, tell_share
+from csd3d.runs.found_masks import differences, makes_mask, score_for_masks, tell, tell_share
 from csd3d.runs.session import Session
 from video.motion import ClipMotion, ParticleMotion
 from video.particles import LatentRows
@@ -105,7 +105,7 @@ def masks_of_frames(
     score, rng, index = score_for_masks(prior, prompts), torch.Generator().manual_seed(seed), torch.arange(len(s))
     d = difference(score, s.to(prior.device), index.to(prior.device), rng=rng).cpu()
     found, masks = find_masks(d, plan, None)
-    if all(edit.extent != "part" for _, edit in found):
+    if not makes_mask(found):
         return None
     small = interpolate(frame_masks(masks, plan, None)(range(len(plan.blend_weights))), size.padded, mode="bilinear")
     return from_working(small, size, size.height_px, size.width_px)

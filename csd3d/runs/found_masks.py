@@ -84,6 +84,11 @@ def differences(
         rows.close()
 
 
+def makes_mask(found: Sequence[tuple[str, Found]]) -> bool:
+    """Whether some sentence edits a part of the picture; otherwise there is no mask."""
+    return any(edit.extent == "part" for _, edit in found)
+
+
 def tell(session: Session, prior: Prior, found: Sequence[tuple[str, Found]]) -> bool:
     """Note what was found under each sentence; whether it makes a mask: some sentence edits a part of the picture."""
     if not prior.builtin:
@@ -96,7 +101,7 @@ def tell(session: Session, prior: Prior, found: Sequence[tuple[str, Found]]) -> 
             )
         elif edit.extent == "nowhere":
             session.note(f"mask: none, as no place is found that {sentence!r} edits")
-    return any(edit.extent == "part" for _, edit in found)
+    return makes_mask(found)
 
 
 def tell_share(session: Session, share: float, place: Path) -> None:
