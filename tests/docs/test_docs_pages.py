@@ -13,6 +13,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import pytest
 
 from csd3d.cli.main import COMMANDS
 from tests.toys import resolve_toy
+from tests.warm import warm
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -38,15 +40,23 @@ def blocks(page: Path) -> list[tuple[str, str, str]]:
 TESTED = [page for page in PAGES if any(mark == "tested" for mark, _, _ in blocks(page))]
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[dict[str, str]]:
+    """Where the pages' commands run."""
+    with tempfile.TemporaryDirectory(prefix="csd3d-") as folder, warm(Path(folder)) as environment:
+        yield environment
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", TESTED, ids=lambda page: page.name)
-def test_blocks_run(page: Path, tmp_path: Path) -> None:
+def test_blocks_run(page: Path, tmp_path: Path, server: dict[str, str]) -> None:
     """One test a page, because later blocks need what earlier ones wrote."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     code = os.pathsep.join([str(ROOT), str(DOCS / "examples")])
-    env = {**os.environ, "PATH": path, "PYTHONPATH": code, "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    csd3d = f'csd3d() {{ "{sys.executable}" -m csd3d "$@"; }}; '  # of this checkout, whichever is installed
-    run = {"bash": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}
+    env = {**os.environ, "PATH": path, "PYTHONPATH": code, "HF_HUB_OFFLINE": "1", **server}
+    start = [sys.executable, "-S", server["CLIENT_PY"]]
+    csd3d = f'csd3d() {{ {shlex.join(start)} "$@"; }}; '  # of this checkout, whichever is installed
+    run = {"bash": ["bash", "-euo", "pipefail", "-c"], "python": [*start, "-c"]}
     for mark, language, block in blocks(page):
         if mark != "tested":
             continue

@@ -1,0 +1,122 @@
+"""Commands in forks of one process that has imported the model libraries, which takes each of them seconds alone.
+
+The server listens on a socket in a folder; `CLIENT`, a small Python program, hands it words, folder, environment and
+the three standard streams, and ends with the exit code that comes back. What a command does is what it does started
+alone: the fork runs `python -m csd3d WORDS` or `python -c CODE`, as `runpy` would.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+CLIENT = """
+import json, os, socket, sys
+with socket.socket(socket.AF_UNIX) as server:
+    server.connect(os.environ["WARM_SOCKET"])
+    words = json.dumps({"words": sys.argv[1:], "cwd": os.getcwd(), "env": dict(os.environ)}).encode()
+    socket.send_fds(server, [len(words).to_bytes(4, "big")], [0, 1, 2])
+    server.sendall(words)
+    code = server.recv(4)
+sys.exit(int.from_bytes(code, "big") if len(code) == 4 else 1)
+"""
+IMPORTED_S = 120
+
+
+@contextmanager
+def warm(folder: Path) -> Iterator[dict[str, str]]:
+    """A server while the block lasts; the environment in which `python -S client.py WORDS` reaches it.
+
+    `CLIENT_PY` in it names the client's file. `folder` should have a short path: that of a socket is bounded.
+    """
+    place, client = folder / "socket", folder / "client.py"
+    client.write_text(CLIENT)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    server = subprocess.Popen([sys.executable, "-m", "tests.warm", str(place)], env=environment, cwd=ROOT)
+    try:
+        until = time.monotonic() + IMPORTED_S
+        while not place.exists():
+            if server.poll() is not None or time.monotonic() > until:
+                raise RuntimeError("the process that imports the libraries has not come up")
+            time.sleep(0.05)
+        yield {"WARM_SOCKET": str(place), "CLIENT_PY": str(client)}
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _serve(place: str) -> None:
+    partial = f"{place}.part"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(partial)
+        server.listen()
+        os.rename(partial, place)
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # ended forks leave nothing behind
+        while True:
+            asked, _ = server.accept()
+            head, streams, _, _ = socket.recv_fds(asked, 4, 3)
+            request = json.loads(_received(asked, int.from_bytes(head, "big")))
+            if os.fork() == 0:
+                server.close()
+                _become(asked, request, streams)
+            for stream in (asked.detach(), *streams):
+                os.close(stream)
+
+
+def _received(asked: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        data += asked.recv(size - len(data))
+    return data
+
+
+def _become(asked: socket.socket, request: dict, streams: list[int]) -> None:
+    """What a fork does: the command, its exit code to who asked, the end of the process."""
+    code = 1
+    try:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for number, stream in enumerate(streams):
+            os.dup2(stream, number)
+            os.close(stream)
+        os.chdir(request["cwd"])
+        os.environ.clear()
+        os.environ.update(request["env"])
+        sys.path[:0] = [path for path in request["env"].get("PYTHONPATH", "").split(os.pathsep) if path]
+        code = _run(request["words"])
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        asked.sendall(code.to_bytes(4, "big"))
+        os._exit(code)
+
+
+def _run(words: list[str]) -> int:
+    if words[0] == "-c":
+        sys.argv = ["-c", *words[2:]]
+        exec(compile(words[1], "<string>", "exec"), {"__name__": "__main__"})
+        return 0
+    from csd3d.cli.main import main
+
+    sys.argv = ["csd3d", *words]
+    return main()
+
+
+if __name__ == "__main__":
+    import torch
+
+    import tests.priors.tiny  # noqa: F401  what loads a prior: diffusers and transformers
+
+    torch.set_num_threads(1)
+    _serve(sys.argv[1])
