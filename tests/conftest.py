@@ -61,7 +61,7 @@ class OnlyToys:
         self.loaded = []
         """Names of the priors that were loaded."""
 
-    def load(self, found, *, device=None, precision="auto"):
+    def load(self, found, *, device=None, precision="auto", how=None):
         self.loaded.append(found.name)
         return self.prior or ToyPrior(name=found.name)
 

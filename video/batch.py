@@ -17,6 +17,7 @@ from rich.text import Text
 
 from csd3d.media.clip.formats import CONTAINERS
 from csd3d.media.clip.probe import probe
+from csd3d.priors.loading import Loading
 from csd3d.priors.prior import Prior
 from csd3d.runs.found_masks import AUTO, mask_file
 from csd3d.runs.interrupt import RunInterrupted
@@ -42,13 +43,13 @@ class LastPrior:
     """Priors, each loaded when it is first asked for; only the last one is held."""
 
     def __init__(self) -> None:
-        self._key: tuple[str | None, ...] = ()
+        self._key: tuple[object, ...] = ()
         self._prior: Prior | None = None
 
     def get(self, request: Request[VideoConfig]) -> Prior:
         """The prior of an edit."""
         config = request.config
-        key = (config.prior, config.device, config.precision)
+        key = (config.prior, config.device, config.precision, Loading.of(config))
         if self._prior is None or self._key != key:
             self._prior = None
             self._prior = load_for(request)

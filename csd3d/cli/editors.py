@@ -5,7 +5,7 @@ setting is not given it has the value of the run that is resumed, else of the pr
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -14,6 +14,7 @@ from csd3d.cli.parse import HELP, Flag, Group, flags_of, put, read_flags, read_s
 from csd3d.engine.config import METHODS, PAPER, Effort, Method, method_changes
 from csd3d.media.clip.probe import PICTURES
 from csd3d.priors.defaults import default_config
+from csd3d.priors.loading import Loading
 from csd3d.priors.lookup import resolve_for
 from csd3d.priors.store.resolve import Resolved, resolve
 from csd3d.runs.config import RunConfig
@@ -23,6 +24,8 @@ from csd3d.runs.settings import load_preset, override
 C = TypeVar("C", bound=RunConfig)
 DECIDING = ("prompt", "preset", "run_dir", "resume", "prior", "device", "method", "effort")
 """Flags on which depends what the others begin with."""
+LOADING = tuple(field.name for field in fields(Loading))
+"""Flags that say how a prior is read."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +128,10 @@ def read_request(form: Form[C], argv: Sequence[str], *, prog: str | None = None)
     source = () if form.source is None else (form.source,)
     main = (*source, run["prompt"], run["output"], *first, run["run_dir"], run["resume"], *form.extra)
     more, further = (tuple(f for f in flags.values() if f not in first) for flags in (own, engine))
+    read, more = (tuple(f for f in more if (f.name in LOADING) == wanted) for wanted in (True, False))
     groups = (
         Group("main", "", main),
+        Group("reading", "How the prior is read.", read),
         Group(form.command, "Settings of this editor.", more),
         Group("engine", "Settings of the engine: how particles are moved.", further),
     )

@@ -11,6 +11,7 @@ from csd3d.engine.config import CsdConfig
 from csd3d.engine.loop import require_timesteps
 from csd3d.nerf.settings import EditSettings
 from csd3d.nerf.viewer import Scale
+from csd3d.priors.loading import Loading
 from csd3d.priors.prior import Prior, Prompts
 from csd3d.priors.store.resolve import Resolved
 
@@ -34,7 +35,8 @@ class CurrentEdit:
         """The prior, loaded when first used; it is no part of the module, so never in a checkpoint."""
         from csd3d.priors.auto import load_prior  # slow to import, and eval never needs it
 
-        prior = load_prior(self._resolved, device=self.settings.prior_device or self._device)
+        device = self.settings.prior_device or self._device
+        prior = load_prior(self._resolved, device=device, how=Loading.of(self.settings))
         self.settings.require_kind(prior.kind)
         return prior
 

@@ -17,6 +17,7 @@ from csd3d.engine.config import METHODS, PAPER, CsdConfig, Method, method_change
 from csd3d.engine.validate import require, require_int, require_number
 from csd3d.priors.defaults import default_config, default_prior
 from csd3d.priors.families.table import Family, Kind
+from csd3d.priors.loading import Loading
 from csd3d.priors.store.resolve import Resolved, resolve
 from csd3d.runs.settings import field_help
 
@@ -39,7 +40,17 @@ def with_engine_settings(kind: type[T], names: Sequence[str] = ENGINE_SETTINGS) 
     return kind
 
 
+def with_loading(kind: type[T]) -> type[T]:
+    """Give a class that becomes a dataclass the settings of how a prior is read, as in every command."""
+    types, docs = get_type_hints(Loading), field_help(Loading)
+    for field in fields(Loading):
+        kind.__annotations__[field.name] = Annotated[types[field.name], tyro.conf.arg(help=docs[field.name])]
+        setattr(kind, field.name, field.default)
+    return kind
+
+
 @dataclass
+@with_loading
 @with_engine_settings
 class EditSettings(VanillaPipelineConfig):
     """How a scene is edited. `pipeline.prompt` is the sentence."""
@@ -130,6 +141,7 @@ class EditSettings(VanillaPipelineConfig):
         if engine.coupling == "svgd" and engine.bandwidth == "paper":
             named = "coupling paper" if self.coupling == "paper" else "bandwidth paper"
             require(self, views, getattr(self, views) >= PAPER_VIEWS, f"{PAPER_VIEWS} or more with {named}")
+        Loading.of(self).check()
         prior = resolve(self.prior_name)
         self.require_kind(prior.kind)
         return prior

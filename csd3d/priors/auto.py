@@ -8,6 +8,7 @@ from csd3d.priors.defaults import Precision
 from csd3d.priors.families.table import Kind
 from csd3d.priors.instruct import InstructPrior
 from csd3d.priors.latent_diffusion import LatentDiffusion
+from csd3d.priors.loading import PLAIN, Loading
 from csd3d.priors.prior import Prior
 from csd3d.priors.store.device import pick_device, pick_dtype
 from csd3d.priors.store.load import locate
@@ -30,10 +31,15 @@ def find_prior(name: str | Path | Resolved, *, device: str | torch.device | None
 
 
 def load_prior(
-    name: str | Path | Resolved, *, device: str | torch.device | None = None, precision: Precision = "auto"
+    name: str | Path | Resolved,
+    *,
+    device: str | torch.device | None = None,
+    precision: Precision = "auto",
+    how: Loading = PLAIN,
 ) -> Prior:
-    """Load any prior, by its name or as `find_prior` found it. Raises what `LatentDiffusion.load` and `load_family`
-    do."""
+    """Load any prior, by its name or as `find_prior` found it, with what `how` puts into it. Raises what
+    `LatentDiffusion.load` and `load_family` do."""
+    how.check()
     found = find_prior(name, device=device)
     assert found.path is not None
     assert found.kind is not None
@@ -41,5 +47,5 @@ def load_prior(
     if loader_of(found.path) == "family":
         from csd3d.priors.families.load import load_family
 
-        return load_family(found, device=device, dtype=dtype)
-    return _CLASSES[found.kind].load(found, device=device, dtype=dtype)
+        return load_family(found, device=device, dtype=dtype, how=how)
+    return _CLASSES[found.kind].load(found, device=device, dtype=dtype, how=how)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from csd3d.engine.config import CsdConfig
 from csd3d.priors.defaults import native_px
+from csd3d.priors.loading import PLAIN, Loading
 from csd3d.priors.networks.chunks import Chunks
 from csd3d.priors.networks.codec import VaeCodec
 from csd3d.priors.networks.denoiser import Denoiser, Prediction
@@ -23,6 +24,7 @@ from csd3d.priors.prior import Prior, Prompts
 from csd3d.priors.prompts.sentences import Sentences, encode_sentences
 from csd3d.priors.prompts.vocabulary import Vocabulary
 from csd3d.priors.prompts.words import Words, read_known
+from csd3d.priors.store.additions import add_to
 from csd3d.priors.store.device import pick_device, pick_dtype
 from csd3d.priors.store.load import load_parts, locate, read_schedule
 from csd3d.priors.store.resolve import Resolved, require_kind, resolve
@@ -66,6 +68,7 @@ class LatentDiffusion(Prior):
         memory_gb: float | None = None,
         compiled: bool = False,
         checkpointing: bool = False,
+        how: Loading = PLAIN,
     ) -> P:
         """Load a prior.
 
@@ -79,6 +82,7 @@ class LatentDiffusion(Prior):
             memory_gb: For the activations of one UNet or codec call; None plans with what is free.
             compiled: Pass the UNet through torch.compile: slow to start, then faster.
             checkpointing: Where gradients go through the UNet (CDS), compute activations twice: slower, less memory.
+            how: What is put into it.
 
         Raises:
             FileNotFoundError: There is no such directory, or the hub id cannot be had.
@@ -92,6 +96,10 @@ class LatentDiffusion(Prior):
         assert found.kind is not None
         require_kind(found, cls.kind)
         parts = load_parts(found.path, device=chosen, dtype=precision, kind=found.kind)
+        vocabulary = read_known(found.path)
+        if vocabulary is not None and how.embedding:
+            raise ValueError(f"embedding: expected none, {found.name!r} knows a closed set of words")
+        said = add_to(parts.holder(), how, title=found.name) if how.lora or how.embedding else []
         schedule, prediction = read_schedule(parts.scheduler)
         unet_chunks, codec_chunks = (Chunks(chosen, _budget_bytes(memory_gb)) for _ in range(2))
         codec = VaeCodec(parts.vae, chunks=codec_chunks)
@@ -103,19 +111,21 @@ class LatentDiffusion(Prior):
             codec=codec,
             schedule=schedule,
             native_px=native_px(parts.unet.config, codec.factor),
-            vocabulary=read_known(found.path),
+            vocabulary=vocabulary,
             dtype=parts.unet.dtype,
             prediction=prediction,
             denoiser=Denoiser(parts.unet, chunks=unet_chunks, compiled=compiled, checkpointing=checkpointing),
             text=PromptEncoder(parts.tokenizer, parts.text_encoder),
             scheduler=parts.scheduler,
             chunks=(unet_chunks, codec_chunks),
+            how=how,
+            said=said,
         )
 
     @property
     def notes(self) -> list[str]:
-        """What happened so far that a person should know: prompts that were cut, chunks that were halved."""
-        return [*self.text.notes, *(note for chunks in self.chunks for note in chunks.notes)]
+        """What happened so far that a person should know: what was put in, prompts that were cut, chunks halved."""
+        return [*self.said, *self.text.notes, *(note for chunks in self.chunks for note in chunks.notes)]
 
     def require(self, csd: CsdConfig, prompts: Prompts) -> None:
         """Raises ValueError if a regulariser asks for features of layers that the UNet has not."""

@@ -7,7 +7,7 @@ score      the engine's view of a prior under both
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -21,6 +21,7 @@ from csd3d.engine.residuals import Score
 from csd3d.engine.schedule import Schedule
 from csd3d.priors.defaults import default_config
 from csd3d.priors.families.table import Kind
+from csd3d.priors.loading import PLAIN, Loading
 
 
 @runtime_checkable
@@ -97,6 +98,10 @@ class Prior(ABC):
     """What its network was trained with."""
     native_px: int
     """Side in px of the pictures it was trained on."""
+    how: Loading = field(default=PLAIN, kw_only=True)
+    """What was put into it when it was read."""
+    said: list[str] = field(default_factory=list[str], kw_only=True, repr=False)
+    """Notes on how it was read, and on settings that mean nothing here."""
 
     @property
     def multiple_px(self) -> int:
@@ -111,7 +116,7 @@ class Prior(ABC):
     @property
     def notes(self) -> list[str]:
         """What happened so far that a person should know, one sentence each."""
-        return []
+        return list(self.said)
 
     def defaults(self, method: Method | None = None, effort: Effort | None = None) -> CsdConfig:
         """Engine settings that suit it, by a named method (None: `csd-edit`), at an effort (None: normal)."""

@@ -10,10 +10,11 @@ from csd3d.attention.presets import Attention, Sharing
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.validate import require_choice, require_int
 from csd3d.priors.defaults import Precision
+from csd3d.priors.loading import Loading
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(Loading):
     """Settings of any run. Immutable; the manifest holds them in full."""
 
     csd: CsdConfig | None = None

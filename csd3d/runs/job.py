@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from csd3d.engine.config import CsdConfig
 from csd3d.media.place import at_home, require_place
 from csd3d.priors.families.table import Kind
+from csd3d.priors.loading import Loading
 from csd3d.priors.prior import Prior
 from csd3d.priors.prompts.words import require_known
 from csd3d.priors.store.fingerprint import prior_entry
@@ -264,6 +265,7 @@ def load_for(request: Request[Any], sentences: Sequence[str] = (), *, kind: Kind
     """
     config = request.config
     name, device = config.prior, config.device
+    config.check()
     found = request.found
     if found is None or found.name != name:
         found = resolve(name)
@@ -272,7 +274,7 @@ def load_for(request: Request[Any], sentences: Sequence[str] = (), *, kind: Kind
     require_known(found, [*sentences, config.negative_prompt])
     from csd3d.priors.auto import load_prior  # slow to import: mistakes are reported before
 
-    return load_prior(found, device=device, precision=config.precision)
+    return load_prior(found, device=device, precision=config.precision, how=Loading.of(config))
 
 
 def _require_places(job: Editor[Any], run_dir: Path) -> tuple[Path, Sequence[Path]]:

@@ -84,7 +84,7 @@ class Session:
 
     def note_prior(self, prior: Prior, sentences: Sequence[str], asked_device: str | None) -> None:
         """Say what a person should know of the prior under these sentences, and where it computes."""
-        self.note(*filter(None, [prior_note(prior, sentences)]))
+        self.note(*filter(None, [prior_note(prior, sentences)]), *prior.said)
         if asked_device is None and prior.device.type == "cpu":
             self.note("no CUDA device is in use: running on the CPU")
 

@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from csd3d.media.geometry import from_working, to_working, working_size
-from csd3d.priors.store.fingerprint import prior_fingerprint
+from csd3d.priors.loading import Loading
+from csd3d.priors.store.fingerprint import fingerprint_of
 from csd3d.priors.text_to_image import TextToImagePrior
 from csd3d.runs.checkpoint import as_saved, load_checkpoint, save_checkpoint
 from csd3d.translate.network import Translator, make_translator
@@ -53,7 +54,8 @@ def save_trained(path: Path, trained: Trained, captions: Sequence[str]) -> None:
     state = {k: v.half() for k, v in trained.network.state_dict().items()}
     record = {"kind": "translator", "tasks": list(trained.tasks), "captions": list(captions)}
     record |= {"prior": trained.prior.name, "size_px": trained.size_px}
-    record["fingerprint"] = prior_fingerprint(trained.prior.path)
+    record |= {"lora": list(trained.prior.how.lora), "embedding": list(trained.prior.how.embedding)}
+    record["fingerprint"] = fingerprint_of(trained.prior)
     save_checkpoint(path, state, record)
 
 
@@ -69,8 +71,9 @@ def load_trained(path: Path, *, prior: TextToImagePrior | None = None, device: s
         raise ValueError(f"network: expected one that csd3d translate train wrote, got {path}")
     with as_saved(path):
         name, captions, tasks, size = (record[key] for key in ("prior", "captions", "tasks", "size_px"))
-    prior = prior or TextToImagePrior.load(name, device=device)
-    if prior_fingerprint(prior.path) != record.get("fingerprint"):
+    how = Loading(*(tuple(record.get(key, ())) for key in ("lora", "embedding")))
+    prior = prior or TextToImagePrior.load(name, device=device, how=how)
+    if fingerprint_of(prior) != record.get("fingerprint"):
         raise ValueError(f"network: {path} was trained with another version of the prior {name!r}")
     with as_saved(path):
         network = make_translator(prior, captions).to(prior.device)

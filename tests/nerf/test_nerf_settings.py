@@ -1,6 +1,7 @@
 """Settings of a scene's edit: those of the engine are flags beside the others. Needs nerfstudio."""
 
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,9 @@ from nerfstudio.configs.method_configs import AnnotatedBaseConfigUnion
 from csd3d.engine.config import CsdConfig
 from csd3d.nerf.pipeline import CsdEditPipelineConfig
 from csd3d.nerf.settings import ENGINE_SETTINGS, EditSettings
+from csd3d.nerf.text3d.settings import Text3dSettings
 from csd3d.priors.defaults import default_config
+from csd3d.priors.loading import Loading
 from csd3d.runs.settings import field_help
 
 pytestmark = pytest.mark.slow
@@ -68,6 +71,16 @@ def test_flags_of_the_engine_reach_the_engine() -> None:
     csd = config.pipeline.engine(builtin=True)
     assert csd == CsdConfig(steps=5, **{name: meant for name, (_, meant) in OTHERS.items()})  # pyright: ignore[reportArgumentType]
     assert yaml.load(yaml.dump(config), Loader=yaml.Loader) == config
+
+
+def test_flags_say_how_the_prior_is_read(tmp_path: Path) -> None:
+    for method, edit in (("csd-edit-cpu", EditSettings()), ("csd-3d-cpu", Text3dSettings())):
+        words = ["--pipeline.lora", "a.safetensors:0.5", "--pipeline.embedding", "b.safetensors"]
+        config: Any = tyro.cli(AnnotatedBaseConfigUnion, args=[method, *words])
+        assert Loading.of(config.pipeline) == Loading(lora=("a.safetensors:0.5",), embedding=("b.safetensors",))
+        assert Loading.of(edit) == Loading()
+    with pytest.raises(FileNotFoundError, match="lora: there is no file"):
+        EditSettings(prompt="x", lora=(str(tmp_path / "none.safetensors"),)).check()  # pyright: ignore[reportCallIssue]
 
 
 def test_help_of_the_engine_is_told_at_the_flags(capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,6 +30,7 @@ from csd3d.nerf.text3d.settings import Text3dSettings
 from csd3d.nerf.text3d.turntable import write_turntable
 from csd3d.nerf.text3d.viewer import PromptControls
 from csd3d.nerf.viewer import ChangePrompt, SetScale
+from csd3d.priors.loading import Loading
 from csd3d.priors.prior import Prior, Prompts
 from csd3d.priors.prompts.vocabulary import UnknownPrompt
 from csd3d.priors.store.resolve import Resolved
@@ -89,7 +90,8 @@ class Text3dPipeline(VanillaPipeline):
         """The prior, loaded when first used."""
         from csd3d.priors.auto import load_prior  # slow to import, and eval never needs it
 
-        prior = load_prior(self._resolved, device=self.config.prior_device or str(self.device))
+        device = self.config.prior_device or str(self.device)
+        prior = load_prior(self._resolved, device=device, how=Loading.of(self.config))
         self.config.require_kind(prior.kind)
         return prior
 

@@ -8,9 +8,10 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.validate import require, require_choice, require_int, require_number
-from csd3d.nerf.settings import with_engine_settings
+from csd3d.nerf.settings import with_engine_settings, with_loading
 from csd3d.priors.defaults import generation_config
 from csd3d.priors.families.table import Kind
+from csd3d.priors.loading import Loading
 from csd3d.priors.store.resolve import Resolved, resolve
 
 ENGINE_SETTINGS = ("kernel_on", "bandwidth", "normalise", "repulsion", "weight", "noise", "t_min", "t_max", "s_text")
@@ -20,6 +21,7 @@ BIG_GUIDANCE, SMALL_GUIDANCE = 100.0, 15.0
 
 
 @dataclass
+@with_loading
 @partial(with_engine_settings, names=ENGINE_SETTINGS)
 class Text3dSettings(VanillaPipelineConfig):
     """How a scene is made. `pipeline.prompt` is the sentence."""
@@ -75,6 +77,7 @@ class Text3dSettings(VanillaPipelineConfig):
         require(self, "t_max_last", self.t_max_last > engine.t_min, f"above t_min = {engine.t_min}")
         few = engine.coupling == "svgd" and engine.bandwidth == "paper" and self.views_per_step < 3
         require(self, "views_per_step", not few, "3 or more with bandwidth paper")
+        Loading.of(self).check()
         prior = resolve(self.prior)
         self.require_kind(prior.kind)
         return prior

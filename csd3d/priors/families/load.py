@@ -1,6 +1,7 @@
 """Loading a pipeline of a family: from a directory of safetensors, checked before it is used."""
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from csd3d.priors.families.pictures import Pictures
 from csd3d.priors.families.prior import FamilyEditor, FamilyPrior, FamilyTextToImage
 from csd3d.priors.families.record import network_of
 from csd3d.priors.families.table import FAMILIES, Family
+from csd3d.priors.loading import PLAIN, Loading
 from csd3d.priors.networks.chunks import Chunks
+from csd3d.priors.store.additions import add_to
 from csd3d.priors.store.device import pick_device, pick_dtype
 from csd3d.priors.store.load import check_whole, first_line, locate
 from csd3d.priors.store.resolve import Resolved, pipeline_of, resolve
@@ -33,6 +36,7 @@ def load_family(
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     offline: bool = False,
+    how: Loading = PLAIN,
 ) -> FamilyPrior:
     """Load a prior of a family.
 
@@ -41,6 +45,7 @@ def load_family(
         device: None takes CUDA when there is one.
         dtype: Of the networks; None takes the family's own half precision on CUDA, float32 elsewhere.
         offline: Ask the hub's cache only.
+        how: What is put into it.
 
     Raises:
         FileNotFoundError: There is no such directory, or the hub id cannot be had.
@@ -54,7 +59,8 @@ def load_family(
     if dtype is None and chosen.type == "cuda":
         dtype = torch.bfloat16 if family.half == "bfloat16" else torch.float16
     pipe = read_pipeline(found.path, family, device=chosen, dtype=pick_dtype(dtype, chosen))
-    return make_prior(pipe, family, found, device=chosen)
+    said = add_to(pipe, how, title=family.title) if how.lora or how.embedding else []
+    return replace(make_prior(pipe, family, found, device=chosen), how=how, said=said)
 
 
 def read_pipeline(path: Path, family: Family, *, device: torch.device, dtype: torch.dtype) -> Any:

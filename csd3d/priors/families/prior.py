@@ -55,8 +55,6 @@ class FamilyPrior(Prior):
     """The diffusers pipeline; its classes have no common type that says what they hold."""
     chunks: tuple[Chunks, ...] = field(repr=False)
     """How calls of its networks are split."""
-    said: list[str] = field(default_factory=list[str], repr=False)
-    """Notes on settings that mean nothing here."""
 
     @property
     def is_distilled(self) -> bool:

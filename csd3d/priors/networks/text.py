@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -41,7 +41,11 @@ class PromptEncoder:
         if sentence not in self._known:
             self._note_if_cut(sentence)
             tokens = self._tokenizer(
-                sentence, padding="max_length", max_length=self.max_length, truncation=True, return_tensors="pt"
+                self._spelled(sentence),
+                padding="max_length",
+                max_length=self.max_length,
+                truncation=True,
+                return_tensors="pt",
             )
             device = self._encoder.device
             masked = getattr(self._encoder.config, "use_attention_mask", False)
@@ -53,9 +57,18 @@ class PromptEncoder:
         self._known.move_to_end(sentence)
         return self._known[sentence]
 
+    def _spelled(self, sentence: str) -> str:
+        """The sentence with a word that was added as several vectors written as so many tokens."""
+        from diffusers.loaders.textual_inversion import TextualInversionLoaderMixin  # slow to import
+
+        spell: Any = TextualInversionLoaderMixin().maybe_convert_prompt  # typed for older tokenizers
+        return spell(sentence, self._tokenizer)
+
     def tokens(self, sentence: str) -> Tokens:
         """Which tokens the words of a sentence become, as far as they are read."""
-        ids = self._tokenizer(sentence, truncation=True, max_length=self.max_length, verbose=False).input_ids
+        ids = self._tokenizer(
+            self._spelled(sentence), truncation=True, max_length=self.max_length, verbose=False
+        ).input_ids
         words: list[Word] = []
         pieces: list[str] = []
         for place, piece in enumerate(self._tokenizer.convert_ids_to_tokens(ids)[1:-1], start=1):
@@ -67,7 +80,7 @@ class PromptEncoder:
         return Tokens(tuple(words), self.max_length)
 
     def _note_if_cut(self, sentence: str) -> None:
-        length = len(self._tokenizer(sentence, truncation=False, verbose=False).input_ids)
+        length = len(self._tokenizer(self._spelled(sentence), truncation=False, verbose=False).input_ids)
         if length > self.max_length:
             self.notes.append(
                 f"the prompt {sentence!r} has {length} tokens and was cut to the {self.max_length} that the prior reads"

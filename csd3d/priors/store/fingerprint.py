@@ -1,9 +1,12 @@
 """Which prior a run used: its entry in a manifest, and the fingerprint that differs between two priors."""
 
 import hashlib
+import json
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
+from csd3d.priors.loading import Loading
 from csd3d.priors.prior import Prior
 from csd3d.priors.store.resolve import parts_of
 
@@ -12,13 +15,35 @@ REMEMBERED = 256
 """Files whose digests are cached for the length of a process."""
 
 
-def prior_entry(prior: Prior) -> dict[str, str | bool]:
+def prior_entry(prior: Prior) -> dict[str, Any]:
     """What a manifest keeps of a loaded prior."""
-    known: dict[str, str | bool] = {
+    known: dict[str, Any] = {
         "name": prior.name, "path": str(prior.path), "builtin": prior.builtin, "kind": prior.kind,
         "device": str(prior.device),
     }  # fmt: skip
-    return known | ({"fingerprint": prior_fingerprint(prior.path)} if prior.path.is_dir() else {})
+    known |= {"added": added} if (added := _added(prior.how)) else {}
+    return known | ({"fingerprint": fingerprint_of(prior)} if prior.path.is_dir() else {})
+
+
+def fingerprint_of(prior: Prior) -> str:
+    """`prior_fingerprint` of a loaded prior's directory, with the content of what was put into it, if anything was."""
+    own, added = prior_fingerprint(prior.path), _added(prior.how)
+    content = [{k: v for k, v in entry.items() if k != "path"} for entry in added]
+    return own if not added else hashlib.sha256(json.dumps([own, content]).encode()).hexdigest()
+
+
+def _added(how: Loading) -> list[dict[str, str | float]]:
+    """What is put into a prior, in order, with the SHA-256 of each file."""
+    parts: list[tuple[str, Path, dict[str, str | float]]] = [
+        *(("lora", lora.path, {"scale": lora.scale}) for lora in how.loras),
+        *(("embedding", path, {"name": path.stem}) for path in how.embeddings),
+    ]
+    return [{"what": what, "path": str(path.resolve()), "sha256": _sha256(path), **more} for what, path, more in parts]
+
+
+def _sha256(path: Path) -> str:
+    status = path.stat()
+    return _file_digest(path.resolve(), status.st_size, status.st_mtime_ns)
 
 
 def prior_files(path: Path) -> list[Path]:
@@ -39,9 +64,7 @@ def prior_fingerprint(path: Path) -> str:
         return path.name
     digest = hashlib.sha256()
     for file in prior_files(path):
-        status = file.stat()
-        content = _file_digest(file.resolve(), status.st_size, status.st_mtime_ns)
-        digest.update(f"{file.relative_to(path)}\0{content}\0".encode())
+        digest.update(f"{file.relative_to(path)}\0{_sha256(file)}\0".encode())
     return digest.hexdigest()
 
 

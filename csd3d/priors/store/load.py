@@ -60,6 +60,17 @@ class Parts:
     scheduler: "SchedulerMixin"
     """As loaded; read, never stepped. Samplers make their own from its config."""
 
+    def holder(self) -> Any:  # of a class that diffusers' loaders extend at will
+        """A pipeline of the same parts, through which diffusers changes them; it is never called."""
+        from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_instruct_pix2pix import (
+            StableDiffusionInstructPix2PixPipeline,
+        )
+
+        holder: Any = StableDiffusionInstructPix2PixPipeline  # whose optional parts are not typed as such
+        parts = self.vae, self.text_encoder, self.tokenizer, self.unet, self.scheduler
+        with quiet():
+            return holder(*parts, None, None, requires_safety_checker=False)
+
 
 def fetch(resolved: Resolved, *, revision: str | None, offline: bool, half: bool = False) -> Path:
     """The prior's directory; a hub id is downloaded to the hub's cache first, unless it is there.

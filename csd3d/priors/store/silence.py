@@ -1,12 +1,14 @@
 """Keeping the model libraries from talking over us, for the length of a call."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 @contextmanager
-def quiet(*, hide_bars: bool = True) -> Iterator[None]:
+def quiet(*, hide_bars: bool = True, errors: bool = True) -> Iterator[None]:
     """Within: nothing below an error from diffusers and transformers, and no progress bars unless `hide_bars` is False.
+    Without `errors` nothing at all, for calls whose errors are raised and told by us.
 
     Afterwards all is as before.
     """
@@ -16,7 +18,7 @@ def quiet(*, hide_bars: bool = True) -> Iterator[None]:
     before = []
     for log in (diffusers_logging, transformers_logging):
         before.append((log, log.get_verbosity(), log.is_progress_bar_enabled()))
-        log.set_verbosity_error()
+        log.set_verbosity(logging.ERROR if errors else logging.CRITICAL)
         if hide_bars:
             log.disable_progress_bar()
     try:
