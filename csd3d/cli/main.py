@@ -64,6 +64,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _guarded(type(top.command).__name__, rest, debug=debug)
     except SystemExit as end:  # how the parser ends after --help (0) and after a mistake (2)
         return end.code if isinstance(end.code, int) else 0
+    except BrokenPipeError:
+        return _nobody_reads()
+
+
+def _nobody_reads() -> int:
+    """The reader of our output (head, less) went away: nothing to say, nobody to say it to."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return BROKEN_PIPE
 
 
 def _top_level() -> Any:
@@ -72,7 +80,14 @@ def _top_level() -> Any:
 
     @dataclass(frozen=True)
     class Top:
-        """Edit NeRF scenes, videos, panoramas and photos from one sentence, consistently."""
+        """Edit NeRF scenes, videos, panoramas and photos from one sentence, consistently.
+
+        To begin with a sample clip and an edit of it:
+
+        csd3d world clip clip.mp4
+
+        csd3d video clip.mp4 --prompt "make it snowy"
+        """
 
         # the union of commands is built at run time
         command: tyro.conf.OmitSubcommandPrefixes[commands]  # pyright: ignore[reportInvalidTypeForm]
@@ -96,9 +111,8 @@ def _guarded(name: str, args: list[str], *, debug: bool) -> int:
             raise
         print(f"\ncsd3d {name}: {str(stop) or 'interrupted'}", file=sys.stderr)
         return getattr(stop, "exit_code", INTERRUPTED)
-    except BrokenPipeError:  # the reader of our output (head, less) went away: nothing to say, nobody to say it to
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
+    except BrokenPipeError:
+        return _nobody_reads()
     except Exception as error:
         explained = None if debug else explain(error)
         if explained is None:

@@ -1,8 +1,9 @@
 """`csd3d runs`: which runs there are, what one did, and taking its result back."""
 
+import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +21,8 @@ class List:
 
     folder: tyro.conf.Positional[Path] = Path("runs")
     """Where they are."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print their manifests as a JSON list, for scripts."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class Show:
 
     run: tyro.conf.Positional[Path]
     """Folder of the run, or its name in `runs/`."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print its manifest as JSON, for scripts."""
 
 
 @dataclass(frozen=True)
@@ -63,18 +68,25 @@ def run(command: Command) -> int:
     """
     action = command.action
     if isinstance(action, List):
-        _list(action.folder)
+        _list(action.folder, as_json=action.json)
     elif isinstance(action, Show):
-        _show(find_run(action.run))
+        run_dir = find_run(action.run)
+        if action.json:
+            print(json.dumps(_facts(run_dir, Manifest.read(run_dir / "manifest.json")), indent=2))
+        else:
+            _show(run_dir)
     else:
         _undo(find_run(action.run))
     return 0
 
 
-def _list(folder: Path) -> None:
+def _list(folder: Path, *, as_json: bool) -> None:
     if not folder.is_dir():
         raise FileNotFoundError(f"runs: expected a folder of runs, got {folder}, which does not exist")
     runs = list(runs_in(folder))
+    if as_json:
+        print(json.dumps([_facts(path, manifest) for path, manifest in runs], indent=2))
+        return
     rows = [
         (str(path), m.command, m.status, f"{m.steps_done} steps", m.created,
          " | ".join([*(str(e["prompt"]) for e in m.history), sentences(m)]))
@@ -85,6 +97,11 @@ def _list(folder: Path) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     if not runs:
         print(f"no runs in {folder}")
+
+
+def _facts(run_dir: Path, manifest: Manifest) -> dict[str, Any]:
+    """A manifest as its file holds it, and where the run is."""
+    return {"run_dir": str(run_dir), **asdict(manifest)}
 
 
 def _show(run_dir: Path) -> None:

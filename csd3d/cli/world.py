@@ -1,5 +1,6 @@
 """`csd3d world`: sample clips, scenes, panoramas and photos as files, with the exact truth of an edit beside them."""
 
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -181,6 +182,17 @@ def _make(
         print(f"{path}: {caption}")
     if edit is not None and edit not in views.edits(kinds=(edit.kind,)):
         print(f"note: {action.edit!r} can hardly be seen in these pictures")
+    if sys.stderr.isatty():  # a person reads this
+        print(f"to edit it: {next_command(action)}", file=sys.stderr)
+
+
+def next_command(action: Clip | Scene | Panorama | Photo) -> str:
+    """The command that edits what was written."""
+    prompt = shlex.quote(action.edit or "make it snowy")
+    if isinstance(action, Scene):
+        return f"ns-train csd-edit-cpu --data {shlex.quote(str(action.out))} --pipeline.prompt {prompt}"
+    editor = {Clip: "video", Panorama: "panorama", Photo: "image"}[type(action)]
+    return f"csd3d {editor} {shlex.quote(str(action.out))} --prompt {prompt}"
 
 
 def _views(data: Views | PosedScene) -> Views:

@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -86,6 +87,15 @@ class RunsFolder:
         if not found.is_relative_to(base) or not found.is_file() or found.suffix.lower() not in SHOWN:
             raise ValueError(f"file: expected one of run {name}, got {relative!r}")
         return found
+
+    def stamp(self) -> str:
+        """Differs when a run has come, gone or changed since; reads no manifest."""
+        changed: list[tuple[str, int]] = []
+        for manifest in sorted(self.path.glob("*/manifest.json")):
+            for path in (manifest, RunFolder(manifest.parent).sheet):
+                with suppress(OSError):  # it is not there yet, or has just gone
+                    changed.append((str(path), path.stat().st_mtime_ns))
+        return repr(changed)
 
     def listed(self) -> Iterator[Listed]:
         """Its runs, newest first."""

@@ -48,7 +48,7 @@ def build(folder: RunsFolder, jobs: Jobs, *, priors: Sequence[str], sentences: S
     doing = _Doing(folder, jobs)
     with gr.Blocks(title="csd3d", fill_width=True) as page:
         gr.Markdown("# csd3d\nEdit a clip, a panorama or a photo from one sentence, consistently.")
-        remembered = gr.BrowserState("")
+        remembered, listed = gr.BrowserState(""), gr.State("")
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
                 source = gr.File(label="Clip, panorama or photo", file_count="single", elem_id="source")
@@ -99,7 +99,7 @@ def build(folder: RunsFolder, jobs: Jobs, *, priors: Sequence[str], sentences: S
         page.load(doing.arrive, remembered, [chosen, gallery]).then(doing.view, chosen, view)
         timer = gr.Timer(EVERY_S)
         timer.tick(doing.tick, [chosen, status], view, show_progress="hidden")
-        timer.tick(doing.runs, None, gallery, show_progress="hidden")
+        timer.tick(doing.runs_if_changed, listed, [gallery, listed], show_progress="hidden")
     return page
 
 
@@ -213,6 +213,11 @@ class _Doing:
         """Pictures of the runs with what they are."""
         listed = [run for run in self._folder.listed() if run.picture is not None]
         return [(str(run.picture), f"{run.name}  ({run.status})") for run in listed]
+
+    def runs_if_changed(self, listed: str) -> tuple[Any, str]:
+        """`runs`, if anything has changed since the folder had the stamp `listed`; and its stamp now."""
+        stamp = self._folder.stamp()
+        return gr.skip() if stamp == listed else self.runs(), stamp
 
     def tick(self, name: str | None, before: str) -> Sequence[Any]:
         """`view`, if anything has changed."""

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from csd3d.cli import main as cli
+from csd3d.cli.world import Clip, Panorama, Photo, Scene, next_command
 from csd3d.world.edits import KINDS, all_edits
 from csd3d.world.families import all_families
 
@@ -136,3 +137,16 @@ def test_edits_of_a_seed_are_those_that_apply(capsys: pytest.CaptureFixture[str]
     assert "give the ring another color: colour ring red, colour ring green" in listed
     assert "colour ring yellow" not in listed
     assert "remove one thing" not in listed
+
+
+@pytest.mark.parametrize(
+    ("action", "command"),
+    [
+        (Clip(Path("a clip.mp4")), "csd3d video 'a clip.mp4' --prompt 'make it snowy'"),
+        (Panorama(Path("wide.jpg"), edit="make it night"), "csd3d panorama wide.jpg --prompt 'make it night'"),
+        (Photo(Path("p.png")), "csd3d image p.png --prompt 'make it snowy'"),
+        (Scene(Path("s")), "ns-train csd-edit-cpu --data s --pipeline.prompt 'make it snowy'"),
+    ],
+)
+def test_what_was_written_comes_with_the_command_that_edits_it(action, command: str) -> None:
+    assert next_command(action) == command

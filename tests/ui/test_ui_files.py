@@ -74,3 +74,15 @@ def test_uploads_stay_under_a_name_of_their_own(folder: RunsFolder, tmp_path: Pa
 def test_runs_claim_folders_of_their_own(folder: RunsFolder) -> None:
     source = folder.uploads / "photo.png"
     assert folder.claim(source, "make it night") != folder.claim(source, "make it night")
+
+
+def test_the_stamp_changes_with_the_runs_alone(folder: RunsFolder) -> None:
+    before = folder.stamp()
+    assert folder.stamp() == before
+    (folder.path / "a" / "state.safetensors").write_bytes(b"other")
+    assert folder.stamp() == before
+    replace(PLAIN, status="undone").write(folder.path / "a" / "manifest.json")
+    after = folder.stamp()
+    assert after != before
+    (folder.path / "a" / "sheet.png").unlink()
+    assert folder.stamp() != after

@@ -1,0 +1,39 @@
+"""`csd3d runs --json`: what scripts read."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from csd3d.cli.main import main
+from csd3d.runs.manifest import Manifest
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """A folder of two runs."""
+    for name, prompt in (("first", "make it snowy"), ("second", "make it night")):
+        (tmp_path / name).mkdir()
+        Manifest("video", {"prompt": prompt}, seed=3).write(tmp_path / name / "manifest.json")
+    return tmp_path
+
+
+def test_a_list_for_scripts_holds_the_manifests(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["runs", "list", str(runs), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(run["run_dir"], run["config"]["prompt"], run["status"]) for run in found] == [
+        (str(runs / "first"), "make it snowy", "running"),
+        (str(runs / "second"), "make it night", "running"),
+    ]
+
+
+def test_an_empty_list_for_scripts_is_a_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["runs", "list", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_one_run_for_scripts_is_its_manifest(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["runs", "show", str(runs / "first"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found.pop("run_dir") == str(runs / "first")
+    assert found == json.loads((runs / "first" / "manifest.json").read_text())

@@ -1,0 +1,53 @@
+"""The notebook runs from top to bottom, as a person runs it."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.warm import warm
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOK = ROOT / "docs" / "examples" / "first_steps.ipynb"
+SECONDS = 240
+RUN = """
+import json, sys
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance()
+for cell in json.load(open(sys.argv[1]))["cells"]:
+    if cell["cell_type"] == "code":
+        shell.user_ns["_exit_code"] = 0
+        done = shell.run_cell("".join(cell["source"]))
+        if not done.success or shell.user_ns["_exit_code"]:
+            sys.exit("".join(cell["source"]))
+"""
+
+
+def test_the_notebook_is_committed_without_results() -> None:
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    assert all(not cell["outputs"] and cell["execution_count"] is None for cell in cells if cell["cell_type"] == "code")
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(tmp_path: Path) -> None:
+    pytest.importorskip("IPython")
+    with tempfile.TemporaryDirectory(prefix="csd3d-") as folder, warm(Path(folder)) as server:
+        command = Path(folder) / "csd3d"
+        command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "{server["CLIENT_PY"]}" "$@"\n')
+        command.chmod(0o755)
+        env = {**os.environ, **server, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [sys.executable, "-S", server["CLIENT_PY"], "-c", RUN, str(NOTEBOOK)],
+            cwd=tmp_path,
+            env=env | {"IPYTHONDIR": folder},
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            stdin=subprocess.DEVNULL,
+        )
+        assert done.returncode == 0, done.stderr[-2000:] + done.stdout[-2000:]
+    assert {"snowy.mp4", "red.png", "night.jpg"} <= {path.name for path in tmp_path.iterdir()}
