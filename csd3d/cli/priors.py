@@ -5,9 +5,10 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -43,6 +44,9 @@ BIG_PRIOR = (
 class List:
     """List the built-in priors and those that the Hugging Face cache holds."""
 
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print them as a JSON list, for scripts."""
+
 
 @dataclass(frozen=True)
 class Show:
@@ -50,6 +54,8 @@ class Show:
 
     name: tyro.conf.Positional[str]
     """"builtin:instruct", a directory, or a hub id such as timbrooks/instruct-pix2pix."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print what is known of it as JSON, for scripts."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,18 @@ class Described:
             lines.append(f"memory for weights: {total:.1f} GB ({parts}) as stored; a step's activations come on top")
         return lines
 
+    def as_json(self) -> dict[str, Any]:
+        """The same for scripts; `knows` holds wordings by edit, words by group, or None for any sentence."""
+        knows = self.vocabulary
+        if isinstance(knows, Words):
+            known: dict[str, list[str]] | None = {name: list(words) for name, words in knows.groups.items()}
+        else:
+            known = None if knows is None else {name: list(entry.wordings) for name, entry in knows.edits.items()}
+        family = None if self.family is None else self.family.title
+        facts = {"name": self.name, "kind": self.kind, "path": str(self.path), "size_bytes": self.size_bytes}
+        facts |= {"family": family, "licence": self.licence, "weights_bytes": dict(self.weights_bytes)}
+        return {**facts, "knows": known}
+
     def summary(self) -> str:
         """Kind, size and how much it knows, in one line."""
         if isinstance(self.vocabulary, Words):
@@ -118,9 +136,15 @@ def run(command: Command) -> int:
     """Print what was asked for; 0. Raises ValueError or FileNotFoundError when a name stands for no prior."""
     console = Console(soft_wrap=True, highlight=False)
     if isinstance(command.action, Show):
-        show(describe(command.action.name), console)
+        prior = describe(command.action.name)
+        if command.action.json:
+            print(json.dumps(prior.as_json(), indent=2))
+        else:
+            show(prior, console)
     elif isinstance(command.action, Export):
         console.print(f"wrote {escape(str(export(command.action.name, command.action.directory)))}")
+    elif command.action.json:
+        print(json.dumps([prior.as_json() for prior in _usable()], indent=2))
     else:
         list_all(console)
     return 0
@@ -210,6 +234,15 @@ def cached() -> dict[str, Path]:
         paths = [s.snapshot_path for s in snapshots if (s.snapshot_path / "model_index.json").is_file()]
         if paths:
             found[repo.repo_id] = paths[-1]
+    return found
+
+
+def _usable() -> list[Described]:
+    """Priors at hand whose files are whole."""
+    found: list[Described] = []
+    for name in [*builtin_names(), *cached()]:
+        with suppress(ValueError, OSError):
+            found.append(describe(name))
     return found
 
 

@@ -87,3 +87,13 @@ def test_a_wrong_name_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     err = capsys.readouterr().err
     assert err.startswith("csd3d priors: prior 'builtin:nonsense'")
     assert len(err.strip().splitlines()) == 1
+
+
+def test_lists_for_scripts_hold_what_is_known(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["priors", "list", "--json"]) == 0
+    editor, painter = json.loads(capsys.readouterr().out)[:2]
+    assert (editor["name"], editor["kind"]) == ("builtin:instruct", "instruct")
+    assert [words[0] for words in editor["knows"].values() if "make it snowy" in words] == ["make it snowy"]
+    assert any("ball" in words for words in painter["knows"].values())
+    assert cli.main(["priors", "show", "builtin:t2i", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == painter
