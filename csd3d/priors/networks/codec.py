@@ -46,7 +46,7 @@ class VaeCodec:
             posterior = self._vae.encode(x).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
             return posterior.mode().float().contiguous() * self.scaling
 
-        return self._chunks.map(some, len(rgb), row_bytes=self._row_bytes(height_px, width_px)).to(rgb.device)
+        return self._chunks.map(some, len(rgb), row_bytes=self.row_bytes(height_px, width_px)).to(rgb.device)
 
     def decode(self, z: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
         """Pictures of latents, clamped to [0, 1], float32.
@@ -63,7 +63,7 @@ class VaeCodec:
             require_finite(decoded, rows)
             return (decoded.float().contiguous() / 2 + 0.5).clamp(0, 1)
 
-        return self._chunks.map(some, len(z), row_bytes=self._row_bytes(height_px, width_px)).to(z.device)
+        return self._chunks.map(some, len(z), row_bytes=self.row_bytes(height_px, width_px)).to(z.device)
 
     def perceptual_features(self, z: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
         """What the first layers of the decoder make of latents, in which equal steps are about equally visible.
@@ -85,14 +85,15 @@ class VaeCodec:
             units = [functional.normalize(m.float(), dim=1) * (height * width / m[0, 0].numel()) ** 0.5 for m in maps]
             return torch.cat([unit.flatten(1) for unit in units], dim=1)
 
-        row_bytes = self._row_bytes(height * self.factor, width * self.factor)
+        row_bytes = self.row_bytes(height * self.factor, width * self.factor)
         return self._chunks.map(some, len(z), row_bytes=row_bytes).to(z.device)
 
     def _inside(self, x: Tensor) -> Tensor:
         x = x.to(self._chunks.device, self._vae.dtype)
         return x.contiguous(memory_format=torch.channels_last)  # convolutions are faster so
 
-    def _row_bytes(self, height_px: int, width_px: int) -> int:
+    def row_bytes(self, height_px: int, width_px: int) -> int:
+        """Memory that one more picture is planned to take during a call, in bytes."""
         first_width = int(self._vae.config["block_out_channels"][0])
         return MAPS_ALIVE * first_width * height_px * width_px * self._vae.dtype.itemsize
 

@@ -118,8 +118,11 @@ class Denoiser:
             output = self._call(x, t, encoder_hidden_states=text.to(self._dtype), return_dict=False)[0]
             return output.float().contiguous()
 
-        row_bytes = MAPS_ALIVE * self._first_width * rows.size_lat[0] * rows.size_lat[1] * self._dtype.itemsize
-        return self._chunks.map(some, len(rows), row_bytes=row_bytes)
+        return self._chunks.map(some, len(rows), row_bytes=self.row_bytes(rows.size_lat))
+
+    def row_bytes(self, size_lat: tuple[int, int]) -> int:
+        """Memory that one more row of `size_lat` is planned to take during a call, in bytes."""
+        return MAPS_ALIVE * self._first_width * size_lat[0] * size_lat[1] * self._dtype.itemsize
 
     def feature_gradient(
         self,

@@ -1,0 +1,1 @@
+"""What only a GPU can show, in parts: see `scripts/check_gpu.py`."""
