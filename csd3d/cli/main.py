@@ -23,17 +23,21 @@ from csd3d.user_errors import DEBUG_VARIABLE, explain
 
 
 class Entry(NamedTuple):
-    """Where a command lives (module name) and the line that `csd3d --help` shows for it."""
+    """Where a command lives (module name), the line that `csd3d --help` shows for it, and whether torchrun may start
+    several processes of it, which share the work."""
 
     module: str
     help: str
+    several: bool = False
 
 
 COMMANDS: Mapping[str, Entry] = {
-    "video": Entry("csd3d.cli.video", "Edit a clip from one sentence, steady over time."),
-    "panorama": Entry("csd3d.cli.panorama", "Edit a wide picture, a closed turn or a full sphere, without seams."),
+    "video": Entry("csd3d.cli.video", "Edit a clip from one sentence, steady over time.", several=True),
+    "panorama": Entry(
+        "csd3d.cli.panorama", "Edit a wide picture, a closed turn or a full sphere, without seams.", several=True
+    ),
     "stitch": Entry("csd3d.cli.stitch", "Join photos taken on one spot into one panorama."),
-    "image": Entry("csd3d.cli.image", "Edit a single picture from one sentence."),
+    "image": Entry("csd3d.cli.image", "Edit a single picture from one sentence.", several=True),
     "generate": Entry("csd3d.cli.generate", "Make pictures from a caption, several that agree, or a wide one."),
     "translate": Entry(
         "csd3d.cli.translate", "Learn an edit once from a folder of pictures, then apply it in one pass."
@@ -61,7 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         top = tyro.cli(_top_level(), prog="csd3d", args=head or ["--help"])
         debug = top.debug or bool(os.environ.get(DEBUG_VARIABLE))
-        return _guarded(type(top.command).__name__, rest, debug=debug)
+        name = type(top.command).__name__
+        if processes() > 1:
+            return _several(name, rest, debug=debug)
+        return _guarded(name, rest, debug=debug)
     except SystemExit as end:  # how the parser ends after --help (0) and after a mistake (2)
         return end.code if isinstance(end.code, int) else 0
     except BrokenPipeError:
@@ -98,6 +105,23 @@ def _top_level() -> Any:
         """Show the traceback of an error instead of one line (as the environment variable CSD3D_DEBUG=1 does)."""
 
     return Top
+
+
+def processes() -> int:
+    """How many torchrun started, of which this is one."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+
+
+def _several(name: str, args: list[str], *, debug: bool) -> int:
+    """Run one command with the help of the other processes; only rank 0 parses, writes and speaks."""
+    if not COMMANDS[name].several:
+        if os.environ.get("RANK") == "0":
+            some = ", ".join(command for command, entry in COMMANDS.items() if entry.several)
+            print(f"csd3d {name}: expected one process, got {processes()}; torchrun is for {some}", file=sys.stderr)
+        return 2
+    from csd3d.runs.crew import together  # imports torch
+
+    return together(lambda: _guarded(name, args, debug=debug))
 
 
 def _guarded(name: str, args: list[str], *, debug: bool) -> int:

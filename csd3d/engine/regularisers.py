@@ -80,16 +80,26 @@ class PatchNce:
 
     def __call__(self, x: Noised) -> Latents:
         """nce_weight (h w / 2000) grad_z L. The places that are compared are drawn from the seed `seed_of(e)`."""
-        seed = seed_of(x.e)
-
-        def loss(target: Sequence[Tensor], source: Sequence[Tensor]) -> Tensor:
-            rng = torch.Generator().manual_seed(seed)  # the same places for whatever piece of the batch this is
-            terms = [self._loss(q, p, rng) for q, p in zip(target, source, strict=True)]
-            return torch.stack(terms).sum()
-
+        loss = PatchLoss(seed_of(x.e), self.patches, self.patch_sizes, self.temperature)
         gradient = self.features.feature_gradient(x, self.site, loss)
         height, width = x.z.shape[-2:]
         return self.weight * height * width / RESIDUAL_SCALE * self.features.schedule.alpha_bar(x.t) ** 0.5 * gradient
+
+
+@dataclass(frozen=True)
+class PatchLoss:
+    """L of the feature maps of particles and their sources: a `FeatureLoss` that can be sent to another process."""
+
+    seed: int
+    patches: int
+    patch_sizes: tuple[int, ...]
+    temperature: float
+
+    def __call__(self, target: Sequence[Tensor], source: Sequence[Tensor]) -> Tensor:
+        """Sum over maps, patch sizes and particles."""
+        rng = torch.Generator().manual_seed(self.seed)  # the same places for whatever piece of the batch this is
+        terms = [self._loss(q, p, rng) for q, p in zip(target, source, strict=True)]
+        return torch.stack(terms).sum()
 
     def _loss(
         self, target: Float[Tensor, "n d a b"], source: Float[Tensor, "n d a b"], rng: torch.Generator

@@ -22,8 +22,8 @@ from csd3d.engine.loop import draw_noise, draw_timestep
 from csd3d.engine.step import csd_step, measured, require_finite, surrogate_loss
 from csd3d.engine.types import Batch
 from csd3d.media.geometry import to_working, working_size
-from csd3d.nerf.ranks import SharedScore, gather, local_indices
 from csd3d.priors.prior import Prior, Prompts
+from csd3d.runs.ranks import SharedScore, gather, local_indices
 
 
 def distil_loss(

@@ -26,12 +26,12 @@ from csd3d.nerf.current_edit import CurrentEdit
 from csd3d.nerf.distil import distil_loss
 from csd3d.nerf.edit import edit_views, view_size
 from csd3d.nerf.edit_history import SHEET_VIEWS, EditHistory
-from csd3d.nerf.ranks import local_indices, ranks
 from csd3d.nerf.scene import Scene
 from csd3d.nerf.schedule import EditSchedule
 from csd3d.nerf.views import correspond
 from csd3d.priors.prior import Prompts
 from csd3d.runs.progress import LONG_S, Eta, words
+from csd3d.runs.ranks import local_indices, ranks
 
 Step = tuple[Any, dict[str, Tensor], dict[str, Any]]
 """What a training step of nerfstudio gives: outputs of the model, losses, metrics."""

@@ -31,8 +31,8 @@ from csd3d.engine.transport import Correspondences, TransportKernel, along
 from csd3d.engine.types import Batch, Index, Latents
 from csd3d.media.detail import restore_mapped
 from csd3d.media.geometry import WorkingSize, from_working, to_working, working_size
-from csd3d.nerf.ranks import SharedScore, map_sharded
 from csd3d.priors.prior import Prior, Prompts
+from csd3d.runs.ranks import SharedScore, map_sharded
 
 SAME_COLOUR = 0.1
 """Colours in [0, 1] that differ by more than this are hardly of the same point."""

@@ -35,11 +35,11 @@ from csd3d.nerf import viewer_page
 from csd3d.nerf.backends import require_device
 from csd3d.nerf.checkpoints import checkpoint_path, load_checkpoint, plain, random_state, restore_random_state
 from csd3d.nerf.eta import SceneEta
-from csd3d.nerf.ranks import ranks
 from csd3d.nerf.refusals import folder_unless_refused, mistakes_in_one_line
 from csd3d.nerf.transforms import check_pictures, check_transforms, transforms_path
 from csd3d.runs.interrupt import StopRequest, stoppable
 from csd3d.runs.progress import LONG_S, words
+from csd3d.runs.ranks import ranks
 
 SECONDS_BETWEEN_STEPS_SHOWN = 0.5
 LEAST_VIEWS = 3

@@ -24,13 +24,13 @@ from csd3d.nerf.drivers import Distil, Driver, Update
 from csd3d.nerf.edit_history import EditHistory
 from csd3d.nerf.host import CsdDataManager, CsdFullImageDataManager, mask_names, view_names
 from csd3d.nerf.masks import read_region
-from csd3d.nerf.ranks import broadcast
 from csd3d.nerf.scene import Scene
 from csd3d.nerf.schedule import EditSchedule
 from csd3d.nerf.settings import EditSettings
 from csd3d.nerf.viewer import ChangePrompt, Controls, Pause, Reset, SetScale, Undo, ViewerCommand
 from csd3d.priors.prompts.photographs import prior_note
 from csd3d.priors.store.resolve import Resolved
+from csd3d.runs.ranks import broadcast
 
 
 @dataclass

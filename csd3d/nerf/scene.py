@@ -11,8 +11,8 @@ from csd3d.media.geometry import resize
 from csd3d.nerf.backends import EditedModel
 from csd3d.nerf.host import CsdDataManager, CsdFullImageDataManager
 from csd3d.nerf.masks import Region
-from csd3d.nerf.ranks import map_sharded
 from csd3d.nerf.views import look, points_of, scaled, show, square
+from csd3d.runs.ranks import map_sharded
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from csd3d.priors.prompts.words import require_known
 from csd3d.priors.store.fingerprint import prior_entry
 from csd3d.priors.store.resolve import Resolved, require_kind, resolve
 from csd3d.runs.config import RunConfig
+from csd3d.runs.crew import load_shared
 from csd3d.runs.folder import RunFolder, claim_name, free_name
 from csd3d.runs.history import find_run
 from csd3d.runs.manifest import Manifest, read_settings
@@ -272,9 +273,7 @@ def load_for(request: Request[Any], sentences: Sequence[str] = (), *, kind: Kind
     if kind is not None:
         require_kind(found, kind)
     require_known(found, [*sentences, config.negative_prompt])
-    from csd3d.priors.auto import load_prior  # slow to import: mistakes are reported before
-
-    return load_prior(found, device=device, precision=config.precision, how=Loading.of(config))
+    return load_shared(found, device=device, precision=config.precision, how=Loading.of(config))
 
 
 def _require_places(job: Editor[Any], run_dir: Path) -> tuple[Path, Sequence[Path]]:

@@ -13,8 +13,8 @@ pytest.importorskip("nerfstudio", reason="the nerf extra is not installed")
 from csd3d.engine.regularisers import FeatureLoss, FeatureSite, PatchNce
 from csd3d.engine.types import Batch, Latents, Noised
 from csd3d.nerf.checkpoints import load_checkpoint
-from csd3d.nerf.ranks import SharedScore, broadcast, gather, local_indices, map_sharded
 from csd3d.nerf.viewer import Pause
+from csd3d.runs.ranks import SharedScore, broadcast, gather, local_indices, map_sharded
 from tests.nerf.tiny import ToyEditor, config_for, trainer_for, write_small_scene
 
 pytestmark = pytest.mark.slow

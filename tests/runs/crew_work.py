@@ -1,0 +1,62 @@
+"""What each of several processes does in `test_runs_crew.py`: python -m tests.runs.crew_work FOLDER."""
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from csd3d.engine.config import CsdConfig
+from csd3d.runs.checkpoint import load_checkpoint
+from csd3d.runs.crew import together
+from csd3d.runs.progress import RunProgress
+from panorama import PanoramaConfig, edit_image, edit_panorama
+from video import VideoConfig, edit_video
+
+CSD = CsdConfig(steps=2, lr=0.05, s_text=2.0)
+QUIET = RunProgress(quiet=True)
+
+
+def edits(folder: Path) -> Iterator[tuple[str, Any, Path, Any]]:
+    """(name, function, source, settings) of all."""
+    video = VideoConfig(csd=CSD, prior=str(folder / "prior"), device="cpu", size=32, frames_per_step=3, chunk_frames=2)
+    wide = PanoramaConfig(csd=CSD, prior=str(folder / "prior"), device="cpu", window=4, windows_per_step=3, wrap="none")
+    yield "clip", edit_video, folder / "clip.mp4", video
+    looking = replace(
+        video, share="anchors", attention=("masactrl",), csd=replace(CSD, coupling="motion", optimizer="adam")
+    )
+    yield "attending", edit_video, folder / "clip.mp4", looking
+    yield "wide", edit_panorama, folder / "wide.png", wide
+    cds = {"residual": "source", "coupling": "independent", "regulariser": "patch-nce", "nce_patches": 4}
+    caption = replace(wide, csd=replace(CSD, **cds), prior=str(folder / "t2i"), source_prompt="a blue ball")
+    yield "cds", edit_image, folder / "wide.png", replace(caption, window=None)
+
+
+def run_all(folder: Path, out: Path) -> int:
+    """Every edit into a folder of its own below `out`; then one that is refused, which harms nobody."""
+    for name, edit, source, config in edits(folder):
+        sentence = "a red ball" if name == "cds" else "make it snowy"
+        edit(source, sentence, None, config, run_dir=out / name, progress=QUIET)
+    try:
+        config = replace(next(edits(folder))[3], device="cuda:1")
+        edit_video(folder / "clip.mp4", "make it snowy", None, config, run_dir=out / "none", progress=QUIET)
+    except ValueError as error:
+        print(error)
+    return 0
+
+
+def latents(run: Path) -> torch.Tensor:
+    """The last saved ones of a run."""
+    state = load_checkpoint(run / "state.safetensors")
+    own = state.tensors.get("particles.z")
+    return torch.from_numpy(np.load(run / f"state-{state.record['step']}-z.npy")) if own is None else own
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    place = Path(sys.argv[1])
+    sys.exit(together(lambda: run_all(place, place / f"by-{os.environ['RANK']}")))
