@@ -10,7 +10,7 @@ A picture is a layer of one canvas, under one window or under several that overl
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import combinations, product
 from pathlib import Path
@@ -20,11 +20,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from csd3d.attention.presets import Attention
+from csd3d.attention.steer import Pick, Steer, Steering
+from csd3d.attention.structure import StructureDiffusion
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.validate import require, require_choice, require_int
 from csd3d.media.pictures.levels import to_levels
 from csd3d.media.pictures.write import require_writable, write_picture
 from csd3d.media.sheet import contact_sheet, save_picture
+from csd3d.priors.composed import Composed, Stage, sample_composed
 from csd3d.priors.defaults import generation_config
 from csd3d.priors.families.table import Kind
 from csd3d.priors.prior import Guidance, Prior, Prompts
@@ -38,7 +42,7 @@ from csd3d.runs.session import Session
 from panorama.plane import OVERLAP_LAT, TILE_LAT
 from panorama.spans import Spans, cover
 from panorama.surface import Decode
-from panorama.windows import WindowParticles, Windows
+from panorama.windows import WindowParticles, Windows, make_windows
 
 GenerateMethod = Literal["csd", "sds", "ddim"]
 SAMPLER_STEPS = 50
@@ -68,6 +72,20 @@ class GenerateConfig(RunConfig):
     """Close the picture: its left border goes on at the right."""
     windows_per_step: int = 8
     """Most pictures or windows in a step: bounds memory."""
+    attention: tuple[str, ...] = ()
+    """A method that changes attention, NAME or NAME:key=value,...: `structure` (phrases keep their colours),
+    `reweight:word=snow,scale=1.5`. As often as there are methods."""
+    steer: str | None = None
+    """Sampling steered so that every thing of the caption appears as it is named: `conform` or `excite`, or
+    NAME:key=value,... with step or rms, until, rounds, columns, level, sites; conform also temperature, previous,
+    negatives."""
+    group: str = ""
+    """The things of the caption with their attributes, such as "red ball | blue cube", for `steer`, `pick` and
+    `structure`. Empty: as they are found."""
+    pick: int = 1
+    """Noises that are drawn for each picture by the sampler; the one is kept in which every thing shows best."""
+    pick_after: int = 0
+    """Steps of the sampler after which noises are looked at for `pick`; 0 = at once, later costs more."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,9 +93,31 @@ class GenerateConfig(RunConfig):
         require_int(self, 1, 10_000, "n")
         require_int(self, 1, None, "windows_per_step")
         require_int(self, 8, 100_000, "width", "height")
+        require_int(self, 1, 1000, "pick")
+        require_int(self, 0, None, "pick_after")
+        Attention.of("none", self.attention)  # refuses what cannot be read, as the next does
+        for name, asked in (("steer", self.steering is not None), ("pick", self.pick > 1)):
+            require(self, name, not asked or self.method == "ddim", f"--method ddim beside it, not {self.method}")
         if self.csd is not None:
             noise = self.csd.residual == "noise"
             require(self.csd, "residual", noise, "noise, as there is no source to compare with")
+
+    @property
+    def steering(self) -> Steering | None:
+        """How the sampler is steered, read."""
+        return None if self.steer is None else Steering.of(self.steer)
+
+    @property
+    def composed(self) -> Composed:
+        """Steering and choosing of noises."""
+        return Composed(self.steering, Pick(self.pick, self.pick_after), self.group)
+
+    @property
+    def attending(self) -> Attention:
+        """The compositions, read; `group` says their phrases where these do not."""
+        read = Attention.of("none", self.attention).compositions
+        said = [replace(c, groups=c.groups or self.group) if isinstance(c, StructureDiffusion) else c for c in read]
+        return Attention("none", tuple(said))
 
 
 def generate(
@@ -180,11 +220,13 @@ class GenerateEditor(Editor[GenerateConfig]):
             raise ValueError(f"prior {prior.name!r}: expected a text-to-image model, got {got}")
         self.prior, self.config = prior, config
         self._size_lat = _size_lat(config, prior)
-        _require_memory(config.n * prior.codec.channels * math.prod(self._size_lat))
-        self._windows = make_windows(config.n, self._size_lat, prior.native_px // prior.codec.factor, wrap=config.wrap)
+        _require_memory(config.n * config.pick * prior.codec.channels * math.prod(self._size_lat))
+        self._windows = self._windows_of(config.n)
         prompts = Prompts((self.prompt,), negative=config.negative_prompt)
         prior.require(config.engine, prompts)
         self.score = prior.score(prompts, Guidance.of(config.engine))
+        self._controls = config.attending.alone(self.score, self._size_lat)
+        self._steer()  # refuses what cannot be steered
 
     def place(self, run_dir: Path) -> tuple[Path, Sequence[Path]]:
         """A picture, or several with numbers."""
@@ -198,7 +240,9 @@ class GenerateEditor(Editor[GenerateConfig]):
     def encode(self, session: Session) -> None:
         """Noise in the place of sources."""
         self._rng = torch.Generator().manual_seed(self.config.seed)
-        self._z = torch.randn(self.config.n, self.prior.codec.channels, *self._size_lat, generator=self._rng)
+        self._z = torch.randn(
+            self.config.n * self.config.pick, self.prior.codec.channels, *self._size_lat, generator=self._rng
+        )
 
     def move(self, session: Session) -> None:
         """CSD or SDS from the last saved state to the end, or the sampler."""
@@ -211,36 +255,66 @@ class GenerateEditor(Editor[GenerateConfig]):
             self._z, self._windows, config.engine, budget=config.windows_per_step, device=self.prior.device
         )
         self._log = session.move(
-            particles, self.score, config, count=len(self._windows), rng=self._rng, phase="generate"
+            particles,
+            config.attending.over(self.score),
+            config,
+            count=len(self._windows),
+            rng=self._rng,
+            phase="generate",
         )
         self._z = particles.z
 
     @torch.no_grad()
     def _sample(self, session: Session) -> Float[Tensor, "k c H W"]:
         """DDIM; at every step a place is predicted by all windows that see it."""
-        score, steps = self.score, self.config.engine.steps
-        step = 0
-        bar = iter(session.progress.track("sample", range(steps), total=steps))
+        config, steps = self.config, self.config.engine.steps
+        total = steps + (config.pick_after if config.pick > 1 else 0)
+        bar, step = iter(session.progress.track("sample", range(total), total=total)), 0
 
-        def predict(z: Tensor, t: Tensor) -> Tensor:
-            nonlocal step
-            step = next(bar, step)
-            session.stop_if_asked("sampling starts again next time")
-            seen, out = self._windows.gather(z.cpu()), torch.zeros(z.shape)
-            parts = []
-            for index in torch.arange(len(self._windows)).split(self.config.windows_per_step):
-                parts.append(score.predict(score.prompt, seen[index].to(z), t, index).cpu())
-            predicted = torch.cat(parts)
-            if bad := (~predicted.isfinite().flatten(1).all(1)).nonzero().flatten().tolist():
-                raise FloatingPointError(
-                    f"prediction is not finite at step {step}, timestep {int(t)}, for particles {bad}"
-                )
-            self._windows.scatter_add(out, predicted)
-            return out.to(z)
+        def stage(among: int) -> Stage:
+            windows = self._windows if among == 1 else self._windows_of(config.n * among)
 
-        z = self.prior.denoise(predict, self._z.shape, self._z, self._rng, steps=steps, sampler="ddim").cpu()
+            def predict(z: Tensor, t: Tensor) -> Tensor:
+                nonlocal step
+                step = next(bar, step)
+                session.stop_if_asked("sampling starts again next time")
+                predicted = self._predict(windows, z, t)
+                if bad := (~predicted.isfinite().flatten(1).all(1)).nonzero().flatten().tolist():
+                    raise FloatingPointError(
+                        f"prediction is not finite at step {step}, timestep {int(t)}, for particles {bad}"
+                    )
+                out = torch.zeros(z.shape)
+                windows.scatter_add(out, predicted)
+                return out.to(z)
+
+            return Stage(predict, self._steer())
+
+        z = sample_composed(self.prior, config.composed, stage, self._z, rng=self._rng, steps=steps).cpu()
         next(bar, None)
         return z
+
+    def _predict(self, windows: Windows, z: Tensor, t: Tensor) -> Float[Tensor, "m c h w"]:
+        """Of all windows, a few at a time."""
+        seen, score, parts = windows.gather(z.cpu()), self.score, []
+        with score.controlled(self._controls) if self._controls else nullcontext():
+            for index in torch.arange(len(windows)).split(self.config.windows_per_step):
+                parts.append(score.predict(score.prompt, seen[index].to(z), t, index).cpu())
+        return torch.cat(parts)
+
+    def _windows_of(self, count: int) -> Windows:
+        window_lat = self.prior.native_px // self.prior.codec.factor
+        return make_windows(count, self._size_lat, window_lat, wrap=self.config.wrap)
+
+    def _steer(self) -> Steer | None:
+        """Raises ValueError for canvases of several windows, and as `Composed.steer` does."""
+        config = self.config
+        if config.composed.reads_maps and len(self._windows) > config.n:
+            raise ValueError(
+                f"{'steer' if config.steer else 'pick'}: expected pictures as large as the prior's own, each under one "
+                f"window, got {len(self._windows) // config.n} windows"
+            )
+        steps = config.engine.steps
+        return config.composed.steer(self.score, steps, builtin=self.prior.builtin, controls=self._controls)
 
     def write(self, session: Session) -> Report:
         """The pictures and the contact sheet."""
@@ -276,25 +350,6 @@ def _require_memory(numbers: int) -> None:
         raise ValueError(
             f"n, width, height: expected latents that fit into memory ({there / 1e9:.0f} GB), got {needed / 1e9:.0f} GB"
         )
-
-
-def make_windows(count: int, size_lat: tuple[int, int], window_lat: int, *, wrap: bool) -> Windows:
-    """Windows that cover `count` layers of a canvas, half a window apart where one is not enough.
-
-    Args:
-        size_lat: height and width of a layer.
-        window_lat: longest side of a window.
-        wrap: layers are closed from right to left.
-    """
-    stride = max(1, window_lat // 2)
-    rows = cover(size_lat[0], window_lat, stride)
-    columns = cover(size_lat[1], window_lat, stride, wraps=wrap)
-    fade = [spans.shares(torch.arange(spans.length) + 0.5, ramp=spans.size / 2).float() for spans in (rows, columns)]
-    order = [(k, i, j) for k in range(count) for i in range(len(rows.starts)) for j in range(len(columns.starts))]
-    k, i, j = torch.tensor(order).T
-    ys, xs = rows.cells()[i], columns.cells()[j]
-    share = fade[0][i[:, None], ys][:, :, None] * fade[1][j[:, None], xs][:, None, :]
-    return Windows(k, ys, xs, share, torch.zeros_like(k))
 
 
 def decode_canvas(z: Float[Tensor, "k c h w"], decode: Decode, factor: int, *, wrap: bool) -> Float[Tensor, "k 3 H W"]:

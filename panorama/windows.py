@@ -27,6 +27,7 @@ from csd3d.engine.config import CsdConfig
 from csd3d.engine.epochs import Epochs, steps_in_epoch
 from csd3d.engine.optimise import Moments, descend, first_moments
 from csd3d.engine.types import Batch, Index, Latents
+from panorama.spans import cover
 
 Draw = Literal["rounds", "random"]
 Settle = Callable[[Float[Tensor, "k c H W"]], Float[Tensor, "k c H W"]]
@@ -179,3 +180,22 @@ class WindowParticles:
         if self._settle is not None and self._moves % self._settle_every == 0:
             settled = self._settle(self.z).cpu()
             self.z.copy_(settled if self._mask is None else torch.lerp(self.z, settled, self._mask.expand_as(settled)))
+
+
+def make_windows(count: int, size_lat: tuple[int, int], window_lat: int, *, wrap: bool) -> Windows:
+    """Windows that cover `count` layers of a canvas, half a window apart where one is not enough.
+
+    Args:
+        size_lat: height and width of a layer.
+        window_lat: longest side of a window.
+        wrap: layers are closed from right to left.
+    """
+    stride = max(1, window_lat // 2)
+    rows = cover(size_lat[0], window_lat, stride)
+    columns = cover(size_lat[1], window_lat, stride, wraps=wrap)
+    fade = [spans.shares(torch.arange(spans.length) + 0.5, ramp=spans.size / 2).float() for spans in (rows, columns)]
+    order = [(k, i, j) for k in range(count) for i in range(len(rows.starts)) for j in range(len(columns.starts))]
+    k, i, j = torch.tensor(order).T
+    ys, xs = rows.cells()[i], columns.cells()[j]
+    share = fade[0][i[:, None], ys][:, :, None] * fade[1][j[:, None], xs][:, None, :]
+    return Windows(k, ys, xs, share, torch.zeros_like(k))

@@ -11,7 +11,12 @@ In reading order:
     masks         where an edit is, by the difference of predictions
     score         a prior whose attention can be controlled, as the engine sees it
     compositions  published methods: Prompt-to-Prompt, Plug-and-Play, MasaCtrl, re-weighting, fusion of keys and values
+    structure     Structure Diffusion: noun phrases read each for itself
     attended      a prior under control: particles share attention, targets look at their sources
+    groups        which things a caption names, with what is said of them
+    energy        what maps should be: CONFORM, Attend-and-Excite
+    steer         a sampler moved along the gradient of an energy; choosing among noises by it
+    tail          NAME:key=value,... of settings
     presets       what settings ask for
 
 `csd3d.priors.networks.sites` puts controls into a UNet.

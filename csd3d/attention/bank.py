@@ -24,6 +24,10 @@ class Bank:
         self._kept.clear()
         self._tokens.clear()
 
+    def detach(self) -> None:
+        """Keep values without their graphs."""
+        self._kept = {key: tuple(value.detach() for value in values) for key, values in self._kept.items()}
+
     def write(self, site: Site, rows: Rows, *values: Shaped[Tensor, "b ..."]) -> None:
         """Keep one entry of every value for each row."""
         for i, (branch, particle) in enumerate(zip(rows.branch, rows.particle, strict=True)):

@@ -42,6 +42,10 @@ class Maps:
         """S, the places of a map row by row, at the sites of a level. Raises as `cross` does."""
         return self._mean(choose(self._sites, kind="self", levels=(level,)), role, branch, particles)[0]
 
+    def keep_values(self) -> None:
+        """What was read so far goes on without its graph."""
+        self._bank.detach()
+
     def _mean(
         self, sites: Sequence[Site], role: Role, branch: str, particles: Sequence[int]
     ) -> tuple[Float[Tensor, "n p m"], tuple[int, int]]:

@@ -1,12 +1,16 @@
 """Attention as settings say it: `NAME` or `NAME:key=value,key=value`, and whether particles share it."""
 
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 from csd3d.attention.attended import AttendedScore
+from csd3d.attention.bank import Bank
 from csd3d.attention.compositions import Composition, KvFusion, MasaCtrl, PlugAndPlay, PromptToPrompt, Reweight
 from csd3d.attention.control import Control
 from csd3d.attention.score import Controllable
+from csd3d.attention.structure import StructureDiffusion
+from csd3d.attention.tail import read_tail
 from csd3d.engine.residuals import Score
 
 Sharing = Literal["none", "anchors"]
@@ -16,6 +20,7 @@ PRESETS: dict[str, type[Composition]] = {
     "pnp": PlugAndPlay,
     "masactrl": MasaCtrl,
     "kv-fusion": KvFusion,
+    "structure": StructureDiffusion,
 }
 """The methods by name; their fields are the keys."""
 
@@ -48,6 +53,19 @@ class Attention:
             pass  # what cannot be controlled is refused before anything is computed
         return AttendedScore(score, self.compositions, shares=self.share == "anchors")
 
+    def alone(self, score: Score, size_lat: tuple[int, int]) -> list[Control]:
+        """The controls of compositions by themselves, for pictures that come from no source.
+
+        Raises:
+            ValueError: as `over`, and where particles would share or look at a source.
+        """
+        if not isinstance(over := self.over(score), AttendedScore):
+            return []
+        bank = Bank()
+        if self.share != "none" or any(c.leave(over.score, bank, size_lat) for c in self.compositions):
+            raise ValueError("attention: expected reweight or structure where there is no source to look at, got more")
+        return [control for c in self.compositions for control in c.take(over.score, bank, size_lat)]
+
 
 def parse(text: str) -> Composition:
     """The composition that `NAME:key=value,...` says.
@@ -55,25 +73,6 @@ def parse(text: str) -> Composition:
     Raises:
         ValueError: an unknown name or key, a key that is missing, or a value that makes no sense.
     """
-    name, _, rest = text.partition(":")
-    if name not in PRESETS:
-        raise ValueError(f"attention: expected {', '.join(PRESETS)}, got {name!r}")
-    keys = {f.name.replace("_", "-"): f for f in fields(PRESETS[name])}  # pyright: ignore[reportArgumentType] - dataclasses
-    given: dict[str, str | float] = {}
-    for part in rest.split(",") if rest else ():
-        key, _, value = (piece.strip() for piece in part.partition("="))
-        if key not in keys or not value:
-            takes = ", ".join(f"{key}=..." for key in keys) or "no keys"
-            raise ValueError(f"attention: expected {name} with {takes}, got {part!r}")
-        given[keys[key].name] = value if keys[key].type in ("str", str) else _number(f"{name} {key}", value)
-    missing = [key for key, f in keys.items() if f.default is MISSING and f.name not in given]
-    if missing:
-        raise ValueError(f"attention: expected {name} with {', '.join(keys)}, got none of {', '.join(missing)}")
-    return PRESETS[name](**given)
-
-
-def _number(what: str, value: str) -> float:
-    try:
-        return float(value)
-    except ValueError:
-        raise ValueError(f"attention: expected a number for {what}, got {value!r}") from None
+    name, (values,) = read_tail(text, {name: (kind,) for name, kind in PRESETS.items()}, what="attention")
+    made: Callable[..., Composition] = PRESETS[name]
+    return made(**values)

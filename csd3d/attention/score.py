@@ -1,14 +1,22 @@
 """A prior whose attention can be controlled, as the engine sees it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from jaxtyping import Float
+from torch import Tensor
+
 from csd3d.attention.control import Control
-from csd3d.attention.rows import Role
+from csd3d.attention.rows import Role, Rows
 from csd3d.attention.sites import Site
 from csd3d.attention.words import Tokens
 from csd3d.engine.residuals import Score
+from csd3d.engine.types import Index, Latents
+
+MapEnergy = Callable[[Float[Tensor, "r l a b"], Rows], Float[Tensor, " r"]]
+"""From cross-attention maps of some rows and what these are to an energy of each, which depends on its own alone."""
 
 
 @runtime_checkable
@@ -34,5 +42,44 @@ class Controllable(Score, Protocol):
 
         Raises:
             ValueError: the network cannot be controlled.
+        """
+        ...
+
+    def encode(self, sentences: Sequence[str]) -> tuple[Float[Tensor, "k l d"], tuple[Tokens, ...]]:
+        """Embeddings of sentences, on the prior's device, and their tokens. Raises UnknownPrompt as the prior does."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class MapsRead:
+    """Cross-attention maps of particles, and an energy of them."""
+
+    maps: Float[Tensor, "n l a b"]
+    energy: Float[Tensor, " n"]
+    gradient: Latents | None
+    """By the noisy latents; None unless it was asked for."""
+
+
+@runtime_checkable
+class Steerable(Controllable, Protocol):
+    """One that differentiates through its maps."""
+
+    def read_energy(
+        self,
+        z_t: Latents,
+        t: int,
+        index: Index,
+        *,
+        sites: Sequence[Site],
+        energy: MapEnergy,
+        controls: Sequence[Control] = (),
+        gradient: bool = True,
+    ) -> MapsRead:
+        """Maps of `sites`, of one level, in the row of noisy particles that reads their sentence.
+
+        Args:
+            z_t: at timestep `t`.
+            index: their numbers.
+            controls: act meanwhile.
         """
         ...

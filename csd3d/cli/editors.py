@@ -22,7 +22,7 @@ from csd3d.runs.job import Editor, Request, resume_request, run_job
 from csd3d.runs.settings import load_preset, override
 
 C = TypeVar("C", bound=RunConfig)
-DECIDING = ("prompt", "preset", "run_dir", "resume", "prior", "device", "method", "effort")
+DECIDING = ("prompt", "preset", "run_dir", "resume", "prior", "device", "method", "effort", "steer", "pick")
 """Flags on which depends what the others begin with."""
 LOADING = tuple(field.name for field in fields(Loading))
 """Flags that say how a prior is read."""

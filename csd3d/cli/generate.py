@@ -10,7 +10,8 @@ from panorama.generate import GenerateConfig, GenerateEditor, engine_for
 
 def _base(form: Form[GenerateConfig], values: Mapping[str, Any], only_help: bool) -> tuple[GenerateConfig, Resolved]:
     """What suits the prior and the method."""
-    method = values["method"] or GenerateConfig.method
+    samples = values["steer"] is not None or (values["pick"] or 1) > 1  # which only the sampler can
+    method = values["method"] or ("ddim" if samples else GenerateConfig.method)
     found = resolve(values["prior"] or GenerateConfig.prior)
     csd = engine_for(method, builtin=found.builtin)
     return GenerateConfig(prior=found.name, method=method, csd=csd), found
@@ -20,7 +21,7 @@ FORM = Form(
     GenerateEditor,
     about="Make pictures from a caption: several that agree with each other, or one wider than the prior's own.",
     source=None,
-    first=("n", "method", "width", "height", "wrap", "steps", "s_text", "seed", "device"),
+    first=("n", "method", "width", "height", "wrap", "steer", "pick", "steps", "s_text", "seed", "device"),
     base=_base,
     without=("source_prompt",),
     has_method=False,

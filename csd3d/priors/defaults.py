@@ -1,9 +1,10 @@
 """Which prior a method is for, and the engine settings and picture size that suit a prior. Loads no weights."""
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Literal
+from dataclasses import fields, replace
+from typing import Any, Literal
 
+from csd3d.attention.steer import Steering
 from csd3d.engine.config import METHODS, PAPER, CsdConfig, Effort, Method
 from csd3d.priors.families.table import Family, Kind
 
@@ -22,6 +23,12 @@ _BUILTIN_EFFORTS: Mapping[Effort, CsdConfig] = {
 }
 BUILTIN_CAPTION_GUIDANCE = 3.0
 """Text guidance of the published text-to-image methods on the small built-in model."""
+
+_PUBLISHED_STEERING: Mapping[str, Any] = {"step": 20.0, "rounds": 20, "columns": "all", "sites": ""}
+_BUILTIN_STEERING: Mapping[str, Any] = {
+    "rms": 0.03, "rounds": 5, "columns": "words", "level": 1, "sites": "up_blocks.1.attentions.0",
+}  # fmt: skip
+"""What `suited` fills in."""
 
 
 def default_prior(method: Method | None) -> str:
@@ -68,6 +75,18 @@ def generation_config(method: str, *, builtin: bool) -> CsdConfig:
     """Engine settings for making pictures from noise: by `sds`, or for anything else by `csd`; nearly all timesteps."""
     config = replace(METHODS["sds" if method == "sds" else "csd"], t_max=980, lr_decay=1.0, optimizer="adam", lr=0.05)
     return replace(config, steps=200, s_text=7.5) if builtin else replace(config, steps=500, s_text=30.0)
+
+
+def suited(steering: Steering, *, builtin: bool) -> Steering:
+    """Complete: what is None is as published, or what suits the small built-in model.
+
+    That one looks mostly at padding, so only words are compared; at one site, where the peak of a noun says best
+    whether the thing will be there; and moves are a share of the latent.
+    """
+    usual = _BUILTIN_STEERING if builtin else _PUBLISHED_STEERING
+    given = {f.name for f in fields(steering) if getattr(steering, f.name) is not None}
+    given |= {"step", "rms"} if given & {"step", "rms"} else set()
+    return replace(steering, **{name: value for name, value in usual.items() if name not in given})
 
 
 def trained_side_lat(unet_config: Mapping[str, object]) -> int | None:

@@ -135,6 +135,10 @@ class InstructScore:
         """The instructions; none of sources."""
         return self.sentences.tokens[1:] if role == "target" else ()
 
+    def encode(self, sentences: Sequence[str]) -> tuple[Float[Tensor, "k l d"], tuple[Tokens, ...]]:
+        """Embeddings and tokens of instructions. Raises UnknownPrompt for those that the prior does not know."""
+        return self.prior.embed(sentences), tuple(self.prior.text.tokens(self.prior.known(s)) for s in sentences)
+
     def controlled(self, controls: Sequence[Control]) -> AbstractContextManager[None]:
         """Within the context its predictions are controlled. Raises ValueError where that cannot be done."""
         return self.prior.denoiser.controlled(controls)

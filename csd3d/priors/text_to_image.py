@@ -12,8 +12,8 @@ what the source shows; SDS and CSD have none.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -21,7 +21,9 @@ from jaxtyping import Float, Float32, Int64, Num
 from torch import Tensor
 
 from csd3d.attention.control import Control
+from csd3d.attention.presets import Attention
 from csd3d.attention.rows import Role, Rows
+from csd3d.attention.score import MapEnergy, MapsRead
 from csd3d.attention.sites import Site
 from csd3d.attention.words import Tokens
 from csd3d.engine.config import CsdConfig
@@ -29,6 +31,7 @@ from csd3d.engine.guidance import TextBranch, guided, text_coefficients
 from csd3d.engine.regularisers import FeatureLoss, FeatureSite
 from csd3d.engine.schedule import Schedule
 from csd3d.engine.types import Index, Latents, Noised, numbers
+from csd3d.priors.composed import Composed, Stage, sample_composed
 from csd3d.priors.families.table import Kind
 from csd3d.priors.latent_diffusion import LatentDiffusion
 from csd3d.priors.networks.denoiser import MakeRowsOf, ready, to_epsilon
@@ -67,6 +70,8 @@ class TextToImagePrior(LatentDiffusion):
         steps: int = 50,
         noise: Float[Tensor, "m c h w"] | None = None,
         sampler: Sampler = "own",
+        composed: Composed | None = None,
+        attention: Attention | None = None,
     ) -> Float[Tensor, "{count} 3 H W"]:
         """Make `count` pictures in [0, 1], each for itself, as the diffusers pipeline does.
 
@@ -77,18 +82,39 @@ class TextToImagePrior(LatentDiffusion):
             steps: Denoising steps.
             noise: The first noise, unit variance, instead of drawing it; one row (m = 1) is shared by all pictures.
             sampler: "own", the class that the prior's directory names, or "ddim".
+            composed: Steering, and choosing among noises; only "ddim" can be steered. `noise` then has the candidates
+                of each picture one after another.
+            attention: Compositions that need no source.
 
         Raises:
-            ValueError, UnknownPrompt: As `score` does.
+            ValueError, UnknownPrompt: As `score` does, and where the prior cannot serve what is asked for.
         """
-        score = self.score(prompts, guidance)
-        index = torch.arange(count)
+        made = composed or Composed()
+        if made.reads_maps and sampler != "ddim":
+            raise ValueError(f"sampler: expected ddim where it is steered or picks, got {sampler}")
+        shape = (count * made.pick.among, self.codec.channels, *size_lat)
+        if noise is None:
+            noise = torch.randn(*shape, generator=rng)
 
-        def predict(z_in: Tensor, t: Tensor) -> Tensor:
-            return score.predict(score.prompt, z_in, t, index)
+        def stage(among: int) -> Stage:
+            every = torch.arange(count)
+            several = not isinstance(prompts.target, str) and len(prompts.target) > 1
+            said_by = (every if prompts.assign is None else prompts.assign[:count]).repeat_interleave(among)
+            score = self.score(replace(prompts, assign=said_by if several else None), guidance)
+            controls = [] if attention is None else attention.alone(score, size_lat)
+            index = torch.arange(count * among)
 
-        shape = (count, self.codec.channels, *size_lat)
-        return self.codec.decode(self.denoise(predict, shape, noise, rng, steps=steps, sampler=sampler))
+            def predict(z_in: Tensor, t: Tensor) -> Tensor:
+                with score.controlled(controls) if controls else nullcontext():
+                    return score.predict(score.prompt, z_in, t, index)
+
+            return Stage(predict, made.steer(score, steps, builtin=self.builtin, controls=controls))
+
+        if sampler != "ddim":
+            z = self.denoise(stage(1).predict, shape, noise, rng, steps=steps, sampler=sampler)
+        else:
+            z = sample_composed(self, made, stage, noise.expand(*shape), rng=rng, steps=steps)
+        return self.codec.decode(z)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +161,40 @@ class TextToImageScore:
     def controlled(self, controls: Sequence[Control]) -> AbstractContextManager[None]:
         """Within the context its predictions are controlled. Raises ValueError where that cannot be done."""
         return self.prior.denoiser.controlled(controls)
+
+    def encode(self, sentences: Sequence[str]) -> tuple[Float[Tensor, "k l d"], tuple[Tokens, ...]]:
+        """Embeddings and tokens of captions. Raises UnknownPrompt for words that the prior does not know."""
+        return self.prior.embed(sentences), tuple(self.prior.text.tokens(self.prior.known(s)) for s in sentences)
+
+    def read_energy(
+        self,
+        z_t: Latents,
+        t: int,
+        index: Index,
+        *,
+        sites: Sequence[Site],
+        energy: MapEnergy,
+        controls: Sequence[Control] = (),
+        gradient: bool = True,
+    ) -> MapsRead:
+        """See `Steerable`: the row without guidance that reads the caption. Values come back where `z_t` is."""
+        device = self.prior.device
+        read = self.prompt.rows(index)
+        sentence, said_by = ready(read, device), numbers(read)
+        rows = Rows.of(
+            "target",
+            ["text"],
+            numbers(index),
+            lambda _, i: self.prompt.tokens[said_by[i]],
+            noise=float(t) / self.schedule.num_timesteps,
+            size_lat=(z_t.shape[-2], z_t.shape[-1]),
+        )
+        found = self.prior.denoiser.map_energy(
+            z_t.to(device), t, rows, make=lambda z, i: (z, self.prompt.text[sentence[i]]), sites=sites, energy=energy,
+            controls=controls, gradient=gradient,
+        )  # fmt: skip
+        slope = None if found.gradient is None else found.gradient.to(z_t)
+        return MapsRead(found.maps.to(z_t.device), found.energy.to(z_t.device), slope)
 
     def feature_gradient(self, x: Noised, site: FeatureSite, loss: FeatureLoss) -> Latents:
         """Gradient of a loss between features of particles and of sources, each under its own caption, unguided.

@@ -36,7 +36,8 @@ def _share(values: Sequence[bool]) -> str:
     return f"{100 * sum(values) / len(values):.1f} ({100 * low:.0f}–{100 * high:.0f})"
 
 
-def _all_right(row: Row) -> bool:
+def all_right(row: Row) -> bool:
+    """Whether every thing is there as it is named."""
     return all(t["right"] for t in row["things"])
 
 
@@ -47,8 +48,8 @@ def _line(name: str, rows: Sequence[Row]) -> list[object]:
         len(rows),
         _share([t["found"] for t in things]),
         _share([t["right"] for t in things]),
-        _share([_all_right(r) for r in rows]),
-        _share([_all_right(r) and not r["extra"] for r in rows]),
+        _share([all_right(r) for r in rows]),
+        _share([all_right(r) and not r["extra"] for r in rows]),
         _share([r["ground"] for r in rows]),
         _share([r["time"] for r in rows]),
     ]

@@ -13,7 +13,8 @@ from csd3d.cli.main import main
 from csd3d.engine.config import METHODS
 from csd3d.priors.text_to_image import TextToImagePrior
 from csd3d.runs.manifest import Manifest
-from panorama.generate import GenerateConfig, decode_canvas, generate, make_windows, spread
+from panorama.generate import GenerateConfig, decode_canvas, generate, spread
+from panorama.windows import make_windows
 from tests.priors.tiny import write_tiny_prior
 
 
@@ -104,6 +105,50 @@ def test_pictures_can_be_taken_back_and_made_again(
     assert [p.read_bytes() for p in pictures] == before
     page = (tmp_path / "run" / "report.html").read_text()
     assert ("gradient.png" in page) == (tmp_path / "run" / "gradient.png").exists() == (method == "csd")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--steer", "conform:rms=0.05,rounds=1"],
+        ["--steer", "excite", "--group", "red ball | snowy", "--pick", "2", "--pick-after", "1"],
+        ["--attention", "structure", "--method", "ddim"],
+        ["--attention", "reweight:word=red,scale=2", "--method", "csd"],
+    ],
+    ids=["conform", "excite and pick", "structure", "reweight with csd"],
+)
+def test_pictures_are_composed_as_asked_for(folder: Path, tmp_path: Path, flags: list[str]) -> None:
+    args = ["generate", "--prompt", "a red ball and a snowy cover", "--prior", str(folder), "--n", "2", "--steps", "2"]
+    args += ["--windows-per-step", "1"]
+    plain = ["--method", "csd" if "csd" in flags else "ddim"]
+    for name, more in (("plain", plain), ("a", flags), ("b", flags)):
+        assert main([*args, *more, "--output", str(tmp_path / f"{name}.png"), "--run-dir", str(tmp_path / name)]) == 0
+    before, first, second = (
+        [np.array(Image.open(tmp_path / f"{k}-{i}.png")) for i in (1, 2)] for k in ("plain", "a", "b")
+    )
+    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True)), "same seed, same bytes"
+    assert any(not np.array_equal(a, b) for a, b in zip(first, before, strict=True)), "it does something"
+    config = Manifest.read(tmp_path / "a" / "manifest.json").config
+    assert config["method"] == plain[1], "steering and picking are the sampler's"
+
+
+def test_what_cannot_be_composed_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["generate", "--prompt", "a red ball and a snowy cover", "--prior", str(folder), "--steps", "2"]
+    for flags, message in (
+        (["--steer", "boost"], "steer: expected conform, excite, got 'boost'"),
+        (["--steer", "conform", "--method", "csd"], "steer: expected --method ddim beside it"),
+        (["--pick", "2", "--method", "sds"], "pick: expected --method ddim beside it"),
+        (["--pick", "2", "--pick-after", "2"], "pick_after: expected less than the 2 steps"),
+        (["--steer", "excite", "--width", "80"], "steer: expected pictures as large as the prior's own"),
+        (["--steer", "excite", "--group", "cone"], "word: expected one of the prompt"),
+        (["--attention", "pnp", "--method", "ddim"], "attention: expected reweight or structure"),
+        (["--attention", "p2p"], "p2p: expected a caption of the source"),
+    ):
+        assert main([*words, *flags, "--run-dir", str(tmp_path / "run")]) == 2, flags
+        captured = capsys.readouterr().err
+        assert message in captured
+        assert len(captured.strip().splitlines()) == 1
+        assert not (tmp_path / "run").exists()
 
 
 def test_what_makes_no_sense_is_refused_with_the_reason(

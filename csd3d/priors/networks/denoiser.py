@@ -15,7 +15,9 @@ from jaxtyping import Float, Float32, Int64, Num
 from torch import Tensor, nn
 
 from csd3d.attention.control import Control
+from csd3d.attention.maps import Maps
 from csd3d.attention.rows import Rows
+from csd3d.attention.score import MapEnergy, MapsRead
 from csd3d.attention.sites import Site
 from csd3d.engine.regularisers import FeatureLoss, FeatureSite
 from csd3d.engine.schedule import Schedule
@@ -164,6 +166,44 @@ class Denoiser:
 
         row_bytes = MAPS_KEPT * self._first_width * size_lat[0] * size_lat[1] * self._dtype.itemsize
         return self._chunks.map(some, len(z_t), row_bytes=row_bytes)
+
+    def map_energy(
+        self,
+        z_t: Float[Tensor, "n c h w"],
+        t: int,
+        rows: Rows,
+        *,
+        make: MakeRowsOf,
+        sites: Sequence[Site],
+        energy: MapEnergy,
+        controls: Sequence[Control],
+        gradient: bool,
+    ) -> MapsRead:
+        """See `Steerable.read_energy`; one of `rows` for each particle of `z_t`, which is on the denoiser's device."""
+        step, level = torch.full((), t, device=self.device), sites[0].level
+        scale = HALF_SCALE if self._dtype == torch.float16 else 1.0
+        maps = Maps(sites)
+
+        def some(part: slice) -> Tensor:
+            z = z_t[part].detach().to(torch.promote_types(z_t.dtype, torch.float32)).requires_grad_(gradient)
+            own = rows[part]
+            assert self._running is not None
+            self._running.rows = own
+            with torch.set_grad_enabled(gradient):
+                x, text = make(z, torch.arange(part.start, part.stop, device=self.device))
+                x = x.to(self._dtype).contiguous(memory_format=self._layout)
+                self._unet(x, step, encoder_hidden_states=text.to(self._dtype), return_dict=False)
+                A = maps.cross(own.role, own.branch[0], own.particle, level=level)
+                E = energy(A, own)
+                slope = torch.autograd.grad(scale * E.sum(), z)[0] / scale if gradient else torch.zeros_like(z)
+            maps.keep_values()
+            return torch.cat([E.detach()[:, None], slope.flatten(1)], 1)
+
+        row_bytes = MAPS_KEPT * self._first_width * z_t.shape[-2] * z_t.shape[-1] * self._dtype.itemsize
+        with self.controlled([*controls, maps.control]):
+            found = self._chunks.map(some, len(rows), row_bytes=row_bytes if gradient else row_bytes // 6)
+        A = maps.cross(rows.role, rows.branch[0], rows.particle, level=level)
+        return MapsRead(A, found[:, 0], found[:, 1:].view(z_t.shape) if gradient else None)
 
 
 def layout(device: torch.device) -> torch.memory_format:

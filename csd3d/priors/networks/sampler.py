@@ -15,6 +15,8 @@ Sampler = Literal["own", "ddim"]
 """The scheduler that a prior's directory names, or DDIM (Song et al. 2021)."""
 Predict = Callable[[Float[Tensor, "n c h w"], Num[Tensor, ""]], Float[Tensor, "n c h w"]]
 """From scaled noisy latents and a timestep to the guided output of the network."""
+Before = Callable[[Float[Tensor, "n c h w"], Num[Tensor, ""], int], Float[Tensor, "n c h w"]]
+"""From noisy latents, a timestep and the number of a step to the latents from which the step is made."""
 
 
 def denoise(
@@ -27,6 +29,8 @@ def denoise(
     steps: int,
     sampler: Sampler,
     device: torch.device,
+    before: Before | None = None,
+    part: slice = slice(None),
 ) -> Float[Tensor, "n c h w"]:
     """Latents of `shape` from noise, as the diffusers pipelines make them, on `device`.
 
@@ -34,6 +38,9 @@ def denoise(
         scheduler: As a prior's directory describes it; it is not changed.
         noise: Unit variance; one row (m = 1) is shared. None: drawn from `rng`.
         rng: On the CPU. Draws the noise of the steps too, when the sampler is a random one.
+        before: Called before each step. None: nothing is done there.
+        part: The steps that are made, of all `steps`. Those after the first go on from `noise`, which then holds what
+            the steps before have left. For samplers without memory, such as DDIM.
 
     Raises:
         ValueError: Noise of another shape.
@@ -45,10 +52,21 @@ def denoise(
     stepper = fresh_scheduler(scheduler, sampler)
     stepper.set_timesteps(steps, device=device)
     random = {"generator": rng} if "generator" in inspect.signature(stepper.step).parameters else {}
-    z = noise.to(device, torch.float32).expand(*shape) * stepper.init_noise_sigma
-    for t in stepper.timesteps:
+    numbered = list(enumerate(stepper.timesteps))[part]
+    begins = part.start in (None, 0)
+    z = noise.to(device, torch.float32).expand(*shape) * (stepper.init_noise_sigma if begins else 1)
+    for number, t in numbered:
+        if before is not None:
+            z = before(z, t, number)
         z = stepper.step(predict(stepper.scale_model_input(z, t), t), t, z, **random).prev_sample
     return z
+
+
+def timesteps_of(scheduler: "SchedulerMixin", sampler: Sampler, steps: int) -> list[int]:
+    """Those of so many steps, from noise."""
+    stepper = fresh_scheduler(scheduler, sampler)
+    stepper.set_timesteps(steps)
+    return [int(t) for t in stepper.timesteps]
 
 
 def fresh_scheduler(scheduler: "SchedulerMixin", sampler: Sampler) -> Any:  # diffusers types neither step nor config

@@ -2,7 +2,8 @@
 
 A controlled attention computes what the stock processor computes, with the parts of controls in between:
 
-    q = W_q x, k = W_k y, v = W_v y -> qkv -> softmax(q k^T / sqrt(d) + bias) -> weigh -> times v -> W_o -> leave
+    y -> text        q = W_q x, k = W_k y_k, v = W_v y_v -> qkv
+    softmax(q k^T / sqrt(d) + bias) -> weigh -> times v -> W_o -> leave
 
 y is x in self-attention, the text in cross-attention. Where no control has a part before `leave` in a call, the stock
 processor itself computes.
@@ -127,8 +128,13 @@ class _Controlled:
         assert attn.to_k is not None
         assert attn.to_v is not None
         assert attn.to_out is not None
-        y, site = x if text is None else text, self._site
-        q, k, v = (_split(part, attn.heads) for part in (attn.to_q(x), attn.to_k(y), attn.to_v(y)))
+        site = self._site
+        y_k = y_v = x if text is None else text
+        if text is not None:
+            for control in acting:
+                if control.text is not None:
+                    y_k, y_v = control.text(site, rows, y_k, y_v)
+        q, k, v = (_split(part, attn.heads) for part in (attn.to_q(x), attn.to_k(y_k), attn.to_v(y_v)))
         for control in acting:
             if control.qkv is not None:
                 q, k, v = control.qkv(site, rows, q, k, v)
@@ -176,7 +182,7 @@ def _rows_of(running: Running, count: int) -> Rows:
 
 
 def _only_leaves(control: Control) -> bool:
-    return control.qkv is control.bias is control.weigh is None
+    return control.text is control.qkv is control.bias is control.weigh is None
 
 
 def _leaving(site: Site, controls: Sequence[Control], running: Running) -> Hook:
