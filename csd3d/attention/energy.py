@@ -40,10 +40,8 @@ SIGMA = 0.5 * math.sqrt(2)
 class Energy(Protocol):
     """What is minimised."""
 
-    @property
-    def targets(self) -> Mapping[float, float]:
-        """Shares of the sampling steps at which a particle is refined, and the energy at which that is enough."""
-        ...
+    targets: ClassVar[Mapping[float, float]]
+    """Shares of the sampling steps at which a particle is refined, and the energy at which that is enough."""
 
     def __call__(
         self, maps: Float[Tensor, "l a b"], before: Float[Tensor, "l a b"] | None, groups: Sequence[Group]

@@ -149,7 +149,7 @@ class Steer:
 
     def go_on(self, other: "Steer", best: Int64[Tensor, " m"]) -> None:
         """Take over what `other` has read of particles `best`, which are 0 to m - 1 here."""
-        self._before = {k: other._before[i] for k, i in enumerate(best.tolist()) if i in other._before}
+        self._before = {k: other._before[i] for k, i in enumerate(numbers(best)) if i in other._before}
 
     def _read(self, z_t: Latents, t: int, index: Index, *, gradient: bool = True) -> MapsRead:
         """Comparable, smoothed maps, their energies, and the gradient of these by `z_t`."""

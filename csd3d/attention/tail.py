@@ -5,7 +5,8 @@ from dataclasses import MISSING, Field, fields
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-Value = str | float | int | bool
+Value = Any
+"""str, float, int or bool, as the field that it is for wants it; which one no type can say."""
 
 
 def read_tail(

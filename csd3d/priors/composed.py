@@ -12,6 +12,7 @@ from torch import Tensor
 
 from csd3d.attention.control import Control
 from csd3d.attention.energy import Excite
+from csd3d.attention.score import Steerable
 from csd3d.attention.steer import Pick, Steer, Steering
 from csd3d.priors.defaults import suited
 from csd3d.priors.latent_diffusion import LatentDiffusion
@@ -33,7 +34,7 @@ class Composed:
         """Whether attention is read at all."""
         return self.steering is not None or self.pick.among > 1
 
-    def steer(self, score: object, steps: int, *, builtin: bool, controls: list[Control]) -> Steer | None:
+    def steer(self, score: Steerable, steps: int, *, builtin: bool, controls: list[Control]) -> Steer | None:
         """For the sentences of a score; None if nothing is read. Raises ValueError as `Steer.over` does, and for steps
         that are too few."""
         if not self.reads_maps:
