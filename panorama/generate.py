@@ -78,7 +78,7 @@ class GenerateConfig(RunConfig):
     steer: str | None = None
     """Sampling steered so that every thing of the caption appears as it is named: `conform` or `excite`, or
     NAME:key=value,... with step or rms, until, rounds, columns, level, sites; conform also temperature, previous,
-    negatives."""
+    negatives. None: the sampler goes where the prior leads it."""
     group: str = ""
     """The things of the caption with their attributes, such as "red ball | blue cube", for `steer`, `pick` and
     `structure`. Empty: as they are found."""
