@@ -19,7 +19,7 @@ from csd3d.media.pictures.read import Picture, open_picture
 from csd3d.media.pictures.write import require_writable, write_picture
 from csd3d.media.sheet import contact_sheet, save_picture
 from csd3d.priors.prior import Prior, Prompts
-from csd3d.runs.found_masks import AUTO, mask_file, score_for_masks
+from csd3d.runs.found_masks import MaskSearch, mask_file, search_of
 from csd3d.runs.history import earlier_runs
 from csd3d.runs.job import Editor, Request, Result, make_request, run_job
 from csd3d.runs.manifest import fingerprint
@@ -27,7 +27,7 @@ from csd3d.runs.progress import RunProgress
 from csd3d.runs.report import Report
 from csd3d.runs.session import Session
 from panorama.config import PanoramaConfig
-from panorama.found_mask import find_mask, first_mask
+from panorama.found_mask import Place, find_mask, first_mask
 from panorama.plane import make_plane
 from panorama.regions import MaskFile, Plan, make_plan
 from panorama.render import composite
@@ -185,8 +185,9 @@ class PanoramaEditor(Editor[PanoramaConfig]):
         self.prior, self.config = prior, config
         self._surface = make_surface(self.picture, self.wrap, config, prior, single=self.single)
         self._lay_out(self._plan)
-        if config.mask == AUTO:
-            score_for_masks(prior, self._prompts)  # refuses what it cannot find a mask for
+        self._search = search_of(config, config.mask, prior)
+        if self._search is not None:
+            self._search.under(self._prompts)  # refuses what it cannot find a mask for
 
     def _lay_out(self, plan: Plan) -> None:
         """Windows and score for a plan."""
@@ -222,18 +223,17 @@ class PanoramaEditor(Editor[PanoramaConfig]):
             return canvas
 
         self._s = session.sources(encode, again=self.prior.looks_at_pictures)
-        if self.config.mask == AUTO:
-            self._find_mask(session)
+        if self._search is not None:  # the edit is within the mask that is found, if it is not of the whole picture
+            path = find_mask(session, self._place(self._search, self._s))
+            if path is not None:
+                self._edit_within(path, read_mask(path))
 
-    def _find_mask(self, session: Session) -> None:
-        """Edit within the mask that the prior finds; everywhere where the whole picture is edited."""
-        config = self.config
-        path = find_mask(
-            session, self.prior, self._prompts, self._s, self._surface, self._windows,
-            seed=config.seed, batch=config.windows_per_step,
-        )  # fmt: skip
-        if path is not None:
-            self._edit_within(path, read_mask(path))
+    def _place(self, search: MaskSearch, s: Float[Tensor, "k c h w"]) -> Place:
+        """Where a mask is sought."""
+        config, seeker = self.config, search.under(self._prompts)
+        return Place(
+            self.prior, seeker, self.sentences, s, self._surface, self._windows, config.seed, config.windows_per_step
+        )
 
     def _edit_within(self, path: Path, levels: Float[Tensor, "_h _w"]) -> None:
         """Lay out the windows anew for a mask that was found."""
@@ -279,11 +279,8 @@ class PanoramaEditor(Editor[PanoramaConfig]):
         for _, part in progress.track("encode", parts, total=self._surface.parts):
             canvas = part
         assert canvas is not None
-        if self.config.mask == AUTO:
-            levels = first_mask(
-                self.prior, self._prompts, canvas, self._surface, self._windows,
-                seed=self.config.seed, batch=self.config.windows_per_step,
-            )  # fmt: skip
+        if self._search is not None:
+            levels = first_mask(self._place(self._search, canvas))
             if levels is not None:
                 self._edit_within(self.picture.path, levels)
         particles, engine = self._particles_from(canvas), self.config.engine

@@ -20,7 +20,7 @@ from csd3d.media.geometry import WorkingSize, resize, working_size
 from csd3d.media.masks import ClipMask
 from csd3d.media.sheet import contact_sheet, save_picture
 from csd3d.priors.prior import Prior
-from csd3d.runs.found_masks import AUTO, mask_file, score_for_masks
+from csd3d.runs.found_masks import MaskSearch, is_found, mask_file, search_of
 from csd3d.runs.history import earlier_runs, provenance
 from csd3d.runs.job import Editor, Request, Result, make_request, run_job
 from csd3d.runs.manifest import Manifest, fingerprint
@@ -176,8 +176,9 @@ class VideoEditor(Editor[VideoConfig]):
         """Refuse what the prior cannot serve."""
         self.prior, self.config = prior, config
         self.score = score_of(prior, self._plan, config)
-        if config.mask == AUTO:
-            score_for_masks(prior, prompts_of(self._plan, config))  # refuses what it cannot find a mask for
+        self._search = search_of(config, config.mask, prior)
+        if self._search is not None:
+            self._search.under(prompts_of(self._plan, config))  # refuses what it cannot find a mask for
 
     def place(self, run_dir: Path) -> tuple[Path, Sequence[Path]]:
         """A clip, a folder of frames, or an animation."""
@@ -233,8 +234,8 @@ class VideoEditor(Editor[VideoConfig]):
             rows = session.enter(closing(Rows(greys_path(session.folder))))
             self._motion = ClipMotion(rows, grey_px(self._size, self.prior.codec.factor), self._shots(session))
         self._store = session.enter(closing(LatentsStore(session.folder, state_arrays(csd))))
-        if config.mask == AUTO:
-            self._find_mask(session)
+        if self._search is not None:
+            self._find_mask(session, self._search)
         kernel = None
         if csd.coupling == "motion":
             assert self._motion is not None
@@ -254,12 +255,12 @@ class VideoEditor(Editor[VideoConfig]):
             look=self._look,
         )
 
-    def _find_mask(self, session: Session) -> None:
+    def _find_mask(self, session: Session, search: MaskSearch) -> None:
         """Open the mask that the prior finds; none where the whole picture is edited."""
         assert self._motion is not None
         config, plan, info = self.config, self._plan, self.clip.info
         if folder := find_mask(
-            session, self.prior, prompts_of(plan, config), self._store.sources, plan, self._motion,
+            session, self.prior, search.under(prompts_of(plan, config)), self._store.sources, plan, self._motion,
             size=self._size, info=info, seed=config.seed, batch=config.frames_per_step,
             chunk=chunk_frames(self.clip, config.chunk_frames),
         ):  # fmt: skip
@@ -294,7 +295,7 @@ class VideoEditor(Editor[VideoConfig]):
         shown = [resize(self.mask(range(i, i + 1)), *source.shape[-2:]) for i in samples.frames] if self.mask else None
         session.note_change(self.prior, self.sentences, source, edited, None if shown is None else torch.cat(shown))
         rows = {"source": source, self.prompt: edited}
-        if self.config.mask == AUTO and shown is not None:
+        if self._search is not None and shown is not None:
             rows["mask"] = torch.cat(shown).clamp(0, 1).expand(-1, 3, -1, -1)
         save_picture(contact_sheet(rows, columns=times), session.folder.sheet)
         return session.with_gradient(
@@ -342,7 +343,7 @@ class VideoEditor(Editor[VideoConfig]):
 
     @property
     def _needs_motion(self) -> bool:
-        followed = self.config.engine.coupling == "motion" or self.config.mask == AUTO
+        followed = self.config.engine.coupling == "motion" or is_found(self.config, self.config.mask)
         return followed or self.config.steady or self.config.keyframes is not None
 
     def _shots(self, session: Session) -> list[int]:

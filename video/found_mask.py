@@ -1,11 +1,11 @@
 """The mask of a clip that its prior finds: where every sentence edits the frames, followed along their motion.
 
-The differences of a frame (`csd3d.attention.masks`) are averaged with those of its neighbours under the same sentence
+The maps of a frame (`csd3d.attention`) are averaged with those of its neighbours under the same sentence
 where they show the same points, so that a mask does not flicker. A frame under two sentences, at a cross-fade, may
 change where either edits it; one that is carried from key frames, where theirs lead.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -14,14 +14,14 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from csd3d.attention.masks import Found, difference, found_in, fuse
+from csd3d.attention.masks import Found, fuse, levels
 from csd3d.engine.types import Latents
 from csd3d.media.atomic import atomic_folder
 from csd3d.media.clip.probe import ClipInfo
 from csd3d.media.geometry import WorkingSize, from_working
 from csd3d.media.pictures.levels import to_levels
-from csd3d.priors.prior import Prior, Prompts
-from csd3d.runs.found_masks import differences, makes_mask, score_for_masks, tell, tell_share
+from csd3d.priors.prior import Prior
+from csd3d.runs.found_masks import Seeker, each_map, kept_maps, makes_mask, tell, tell_share
 from csd3d.runs.session import Session
 from video.motion import ClipMotion, ParticleMotion
 from video.particles import LatentRows
@@ -38,7 +38,7 @@ FrameMasks = Callable[[range], Float[Tensor, "_n 1 h w"]]
 def find_mask(
     session: Session,
     prior: Prior,
-    prompts: Prompts,
+    seeker: Seeker,
     sources: LatentRows,
     plan: Plan,
     motion: ClipMotion,
@@ -53,8 +53,8 @@ def find_mask(
 
     Args:
         session: of the run.
-        prior: whose predictions are compared.
-        prompts: of the particles of `plan`.
+        prior: of the run.
+        seeker: of the particles of `plan`.
         sources: latents of the particles' sources.
         plan: which frames are particles, under which sentences.
         motion: of the clip.
@@ -65,10 +65,9 @@ def find_mask(
         chunk: most frames of the clip's size that are held at a time.
     """
     parts = torch.arange(len(plan.frames)).split(batch)
-    score, device = score_for_masks(prior, prompts), prior.device
-    d = differences(session, score, parts, lambda index: sources[index].to(device), seed=seed)
-    found, masks = find_masks(d, plan, motion)
-    if not tell(session, prior, found):
+    maps = kept_maps(session, seeker, parts, lambda index: sources[index].to(prior.device), seed=seed)
+    found, masks = find_masks(seeker, maps, plan, motion)
+    if not tell(session, prior, seeker, found):
         return None
     folder = session.folder.masks
     if not folder.exists():
@@ -79,36 +78,40 @@ def find_mask(
 
 
 def find_masks(
-    differences: Float[Tensor, "n h w"], plan: Plan, motion: ClipMotion | None
+    seeker: Seeker, maps: Float[Tensor, "n h w"], plan: Plan, motion: ClipMotion | None
 ) -> tuple[list[tuple[str, Found]], Float[Tensor, "n h w"]]:
     """What each sentence of a plan edits, and the mask of every particle: 0 where no sentence holds.
 
     Without `motion` nothing is averaged.
     """
-    found, masks = list[tuple[str, Found]](), torch.zeros_like(differences)
+    found, masks = list[tuple[str, Found]](), torch.zeros_like(maps)
     for k, sentence in enumerate(plan.sentences):
         members = torch.tensor([i for i, index in enumerate(plan.prompt_index) if index == k])
-        maps = differences[members]
-        if motion is not None:
-            where, n = ParticleMotion(motion, [plan.frames[i] for i in members.tolist()]), len(members)
-            maps = fuse(maps, where, [range(max(i - REACH, 0), min(i + REACH + 1, n)) for i in range(n)])
-        found.append((sentence, found_in(maps)))
+        found.append((sentence, seeker.found(fused(maps[members], [plan.frames[i] for i in members.tolist()], motion))))
         masks[members] = found[-1][1].mask
     return found, masks
 
 
+def fused(maps: Float[Tensor, "n h w"], frames: Sequence[int], motion: ClipMotion | None) -> Float[Tensor, "n h w"]:
+    """The maps of frames, in order of time, averaged with those of their neighbours along `motion`."""
+    if motion is None:
+        return maps
+    n = len(frames)
+    near = [range(max(i - REACH, 0), min(i + REACH + 1, n)) for i in range(n)]
+    return fuse(maps, ParticleMotion(motion, frames), near)
+
+
 @torch.no_grad()
 def masks_of_frames(
-    prior: Prior, prompts: Prompts, s: Latents, plan: Plan, size: WorkingSize, *, seed: int
+    prior: Prior, seeker: Seeker, s: Latents, plan: Plan, size: WorkingSize, *, seed: int
 ) -> Float[Tensor, "_n 1 _H _W"] | None:
     """Masks of all frames of a plan at working size, each found by itself; None: the whole pictures are edited."""
-    score, rng, index = score_for_masks(prior, prompts), torch.Generator().manual_seed(seed), torch.arange(len(s))
-    d = difference(score, s.to(prior.device), index.to(prior.device), rng=rng).cpu()
-    found, masks = find_masks(d, plan, None)
+    (maps,) = each_map(seeker, [torch.arange(len(s))], lambda index: s[index].to(prior.device), seed=seed)
+    found, masks = find_masks(seeker, maps, plan, None)
     if not makes_mask(found):
         return None
     small = interpolate(frame_masks(masks, plan, None)(range(len(plan.blend_weights))), size.padded, mode="bilinear")
-    return from_working(small, size, size.height_px, size.width_px)
+    return from_working(levels(small), size, size.height_px, size.width_px)
 
 
 def frame_masks(masks: Float[Tensor, "n h w"], plan: Plan, motion: ClipMotion | None) -> FrameMasks:
@@ -122,14 +125,14 @@ def frame_masks(masks: Float[Tensor, "n h w"], plan: Plan, motion: ClipMotion | 
 def write_masks(folder: Path, masks: FrameMasks, chunks: Iterator[range], size: WorkingSize, info: ClipInfo) -> float:
     """Write a grey PNG for each frame, as `--mask` takes them; the folder appears whole or not at all.
 
-    Returns their mean level. A mask fades over a latent, so that its border is none in the picture.
+    Returns their mean level.
     """
     total = 0.0
     with atomic_folder(folder) as part:
         for frames in chunks:
             small = interpolate(masks(frames), size.padded, mode="bilinear")
-            grey = from_working(small, size, info.height_px, info.width_px).clamp(0, 1)
-            for i, levels in zip(frames, to_levels(grey), strict=True):
-                Image.fromarray(levels[..., 0]).save(part / f"{i:06}.png", compress_level=1)
+            grey = from_working(levels(small), size, info.height_px, info.width_px).clamp(0, 1)
+            for i, picture in zip(frames, to_levels(grey), strict=True):
+                Image.fromarray(picture[..., 0]).save(part / f"{i:06}.png", compress_level=1)
             total += float(grey.mean((1, 2, 3)).sum())
     return total / info.frames

@@ -14,7 +14,7 @@ from csd3d.media.place import require_place
 from csd3d.media.sheet import contact_sheet, evenly, save_picture
 from csd3d.priors.prior import Prior
 from csd3d.priors.prompts.photographs import prior_note
-from csd3d.runs.found_masks import AUTO, mask_file
+from csd3d.runs.found_masks import mask_file, search_of
 from csd3d.runs.preview import quick
 from csd3d.runs.progress import RunProgress
 from video.config import VideoConfig
@@ -69,8 +69,9 @@ def preview_video(
         seen = None
         if mask is not None:
             seen = resize(torch.cat([mask(range(i, i + 1)) for i in shown]), size.height_px, size.width_px)
-        elif config.mask == AUTO and plan.groups:
-            seen = masks_of_frames(prior, prompts_of(plan, config), s, plan, size, seed=config.seed)
+        elif (search := search_of(config, config.mask, prior)) is not None and plan.groups:
+            seeker = search.under(prompts_of(plan, config))
+            seen = masks_of_frames(prior, seeker, s, plan, size, seed=config.seed)
         pictures = Pictures(
             particles.z, particles.s, prior.decode, size, plan,
             detail=config.detail, strength=config.strength,

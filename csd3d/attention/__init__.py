@@ -9,6 +9,7 @@ In reading order:
     words         which tokens a word has become, and which token of one sentence is which of another
     maps          attention maps, read
     masks         where an edit is, by the difference of predictions
+    word_masks    where the thing is that a word names
     score         a prior whose attention can be controlled, as the engine sees it
     compositions  published methods: Prompt-to-Prompt, Plug-and-Play, MasaCtrl, re-weighting, fusion of keys and values
     structure     Structure Diffusion: noun phrases read each for itself

@@ -26,8 +26,14 @@ class Maps:
     def __init__(self, sites: Sequence[Site]) -> None:
         self._sites, self._bank = tuple(sites), Bank()
         self._size_lat = (0, 0)
+        self._branches: dict[str, None] = {}
         self.control = Control(self._sites, weigh=self._keep)
         """Changes nothing."""
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """Those of guidance that were predicted, in their order."""
+        return tuple(self._branches)
 
     def cross(self, role: Role, branch: str, particles: Sequence[int], *, level: int) -> Float[Tensor, "n l a b"]:
         """A of all tokens, as maps of a x b places, at the sites of a level.
@@ -58,6 +64,7 @@ class Maps:
     def _keep(self, site: Site, rows: Rows, A: Float[Tensor, "b heads p m"]) -> Float[Tensor, "b heads p m"]:
         self._bank.write(site, rows, A.mean(1))
         self._size_lat = rows.size_lat
+        self._branches.update(dict.fromkeys(rows.branch))
         return A
 
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from csd3d.runs.folder import RunFolder
+from csd3d.runs.found_masks import mask_file
 from csd3d.runs.manifest import Manifest
 
 
@@ -83,13 +85,15 @@ def case_of_run(folder: Path, *, prompt: str | None = None, source_prompt: str |
     for path in (source, results[0]):
         if not path.exists():
             raise FileNotFoundError(f"evaluate: the run in {folder} names {path}, which is no longer there")
-    config = manifest.config
-    mask = config.get("mask")
+    config, found = manifest.config, RunFolder(folder)
+    mask = mask_file(config.get("mask"))
+    if mask is None:  # or one that was found
+        mask = next((path for path in (found.masks, found.mask) if path.exists()), None)
     return Case(
         f"{source.stem} {config.get('prompt') or ''}".strip(),
         source,
         {folder.resolve().name: results[0]},
         prompt or config.get("prompt"),
         source_prompt or config.get("source_prompt"),
-        None if mask is None else Path(mask),
+        mask,
     )

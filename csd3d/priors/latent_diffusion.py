@@ -154,6 +154,11 @@ class LatentDiffusion(Prior):
             self.text, prompts.source, assign, self.known, negative=prompts.negative, name="source_prompt"
         )
 
+    @property
+    def things(self) -> tuple[str, ...]:
+        """See `Prior.things`."""
+        return self.vocabulary.groups.get("things", ()) if isinstance(self.vocabulary, Words) else ()
+
     def kinds_of(self, sentences: Sequence[str]) -> tuple[str, ...]:
         """See `Prior.kinds_of`. Raises UnknownPrompt for a sentence that it does not know."""
         if not self.builtin or not isinstance(self.vocabulary, Vocabulary):

@@ -130,6 +130,11 @@ class Prior(ABC):
         """Pictures of latents in [0, 1], on the CPU wherever the prior computes."""
         return self.codec.decode(z.to(self.device)).cpu()
 
+    @property
+    def things(self) -> tuple[str, ...]:
+        """Nouns of what its captions may name, where it knows a closed set of words; else none."""
+        return ()
+
     def kinds_of(self, sentences: Sequence[str]) -> tuple[str, ...]:
         """The kind of edit of each sentence, such as "weather", where the prior is built in and knows; else none."""
         return ()

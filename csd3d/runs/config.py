@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from csd3d.attention.presets import Attention, Sharing
 from csd3d.engine.config import CsdConfig
-from csd3d.engine.validate import require_choice, require_int
+from csd3d.engine.validate import require, require_choice, require_int
 from csd3d.priors.defaults import Precision
 from csd3d.priors.loading import Loading
 
@@ -58,10 +58,17 @@ class EditConfig(RunConfig):
     attention: tuple[str, ...] = ()
     """A method that changes attention, NAME or NAME:key=value,...: `reweight:word=snow,scale=1.5`, `p2p`, `pnp`,
     `masactrl`, `kv-fusion`. As often as there are methods."""
+    mask_words: str | None = None
+    """Edit only what these words name in the source, such as "the ball", found by attention; `instruction`: the thing
+    that the sentence itself names. Instead of --mask."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_choice(self, "share")
+        if self.mask_words is not None:
+            require(self, "mask_words", bool(self.mask_words.strip()), "what to look for, such as 'the ball'")
+            mask = getattr(self, "mask", None)  # of the editor's own
+            require(self, "mask", mask is None, f"none beside mask-words {self.mask_words!r}")
         Attention.of(self.share, self.attention)  # refuses what cannot be read
 
     @property

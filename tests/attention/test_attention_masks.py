@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from csd3d.attention.masks import LEVEL, WHOLE, difference, dilated, found_in, fuse
+from csd3d.attention.masks import EDGE, LEVEL, QUIET, SLOPE, SPREAD, WHOLE, difference, found_in, fuse, levels
 from csd3d.engine.schedule import Schedule
 from csd3d.media.geometry import pixel_centres
 from tests.toys import GOALS, ToyScore
@@ -58,27 +58,50 @@ def test_maps_are_averaged_where_particles_show_the_same_points():
     assert torch.allclose(near[2, :, :5], (maps[2, :, :5] + maps[1, :, 1:]) / 2)
 
 
-def part(level=0.5 * WHOLE):
-    maps = torch.full((2, 8, 10), level)
-    maps[0, 3, 4] = maps[1, 0, 9] = 2 * LEVEL
+def part(lowest=0.5 * QUIET, peak=1.0):
+    """One place in each of two particles is edited."""
+    maps = torch.full((2, 8, 10), lowest)
+    maps[0, 3, 4] = maps[1, 0, 9] = peak
     return maps
 
 
-def test_an_edit_of_a_part_is_masked_with_one_latent_around_it():
-    found = found_in(part())
+def test_an_edit_of_a_part_is_masked_where_the_difference_is_a_share_of_its_peak():
+    maps = part()
+    maps[0, 6, 2], maps[0, 6, 7] = 1.01 * EDGE, 0.99 * EDGE
+    found = found_in(maps)
     assert found.extent == "part"
-    assert found.level == pytest.approx(0.5 * WHOLE)
-    expected = torch.zeros(2, 8, 10)
-    expected[0, 2:5, 3:6] = expected[1, :2, 8:] = 1
-    assert torch.equal(found.mask, expected)
-    assert torch.equal(dilated(expected)[0, 1:6, 2:7], torch.ones(5, 5))
+    assert found.lowest == pytest.approx(0.5 * QUIET)
+    assert found.spread == pytest.approx(float(maps.mean()))
+    assert torch.allclose(found.mask, maps / EDGE)
+    inside = levels(found.mask) > 0.5
+    assert inside.nonzero().tolist() == [[0, 3, 4], [0, 6, 2], [1, 0, 9]]
 
 
-def test_the_level_is_absolute_so_that_an_edit_of_everything_is_no_part():
-    found = found_in(part(1.5 * WHOLE))  # from 0 to 1 it looks as in the test before
+def test_levels_fade_around_the_border():
+    values = torch.tensor([[0.0, 1 - 0.5 / SLOPE, 1, 1 + 0.25 / SLOPE, 1 + 0.5 / SLOPE, 9]])
+    assert levels(values).flatten().tolist() == pytest.approx([0, 0, 0.5, 0.75, 1, 1])
+
+
+def test_an_edit_of_everything_is_no_part_however_high_its_peak():
+    found = found_in(part(1.01 * WHOLE))
     assert found.extent == "whole"
-    assert found.mask.min() == 1
-    assert found_in(part().clamp_max(LEVEL)).extent == "nowhere"
+    assert levels(found.mask).min() == 1
+    assert found_in(part(0.99 * WHOLE)).extent == "part"
+
+
+@pytest.mark.parametrize(("lowest", "extent"), [(1.01 * QUIET, "whole"), (0.99 * QUIET, "part")])
+def test_a_difference_that_is_spread_is_of_everything_unless_something_is_quiet(lowest, extent):
+    maps = part(lowest, 0.4)
+    maps[0, :, :] = 0.4 * 2.2 * SPREAD  # half of it
+    assert found_in(maps).spread > SPREAD
+    assert found_in(maps).extent == extent
+
+
+def test_without_a_difference_nothing_is_edited():
+    assert found_in(part(peak=1.01 * LEVEL)).extent == "part"
+    found = found_in(part(peak=0.99 * LEVEL))
+    assert found.extent == "nowhere"
+    assert levels(found.mask).min() == 1
 
 
 def test_only_what_a_sentence_holds_for_counts():
@@ -89,4 +112,6 @@ def test_only_what_a_sentence_holds_for_counts():
     assert found_in(maps, shown).extent == "whole"
     assert found_in(maps).extent == "part"
     shown[0, :, :3] = True
-    assert found_in(maps, shown).extent == "part"
+    found = found_in(maps, shown)
+    assert found.extent == "part"
+    assert found.mask[~shown].max() == 0

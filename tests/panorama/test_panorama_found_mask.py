@@ -1,6 +1,7 @@
 """Masks that the prior finds for a picture: flat, closed or a sphere; the same again when given back or resumed."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,9 +9,15 @@ import torch
 from panorama_toys import load, save, toy_edit
 
 from csd3d.engine.config import CsdConfig
+from csd3d.evaluate.cases import case_of_run
+from csd3d.media.pictures.levels import to_levels
+from csd3d.priors.auto import load_prior
 from csd3d.runs.job import Request
 from csd3d.runs.manifest import Manifest
 from csd3d.runs.progress import RunProgress
+from csd3d.world.camera import Camera, look_at
+from csd3d.world.render import render
+from csd3d.world.scene import Scene, Thing
 from panorama import PanoramaConfig, edit_image
 from panorama.edit import PanoramaEditor
 from panorama.plane import make_plane
@@ -104,6 +111,36 @@ def test_a_prior_of_captions_needs_one_of_the_source(tmp_path):
     with pytest.raises(ValueError, match="source-prompt: expected what the source shows"):
         toy_edit(picture, tmp_path / "run", "make the dark red", config=config, prior=Captions())
     assert not (tmp_path / "run").exists()
+
+
+def test_words_say_where_a_picture_may_change(tmp_path):
+    """With the built-in priors, one of which reads for the other."""
+    scene = Scene((Thing("ball", (0.0, 0.0), colour="blue"),), ground="grass")
+    rgb = render([scene], [Camera(look_at((0.0, -4.6, 1.6), (0.0, 0.0, 0.8)), 64, 64)])[0]
+    picture, prior = save(tmp_path / "ball.png", to_levels(rgb)), load_prior("builtin", device="cpu")
+    config = PanoramaConfig(csd=prior.defaults("csd-edit", "quick"), mask_words="the ball")
+    config = replace(config, csd=replace(config.engine, steps=2))
+    edit = partial(edit_image, picture, "make the ball red", prior=prior, progress=RunProgress(quiet=True))
+    result = edit(config=config, run_dir=tmp_path / "run")
+    before, after, mask = load(picture), load(result.path), load(tmp_path / "run" / "mask.png")
+    assert 0.05 < (mask > 0).mean() < 0.7
+    assert np.array_equal(before[mask == 0], after[mask == 0])
+    assert (before != after).any()
+    given = replace(config, mask=str(tmp_path / "run" / "mask.png"), mask_words=None)
+    assert edit(config=given, run_dir=tmp_path / "again").path.read_bytes() == result.path.read_bytes()
+    assert case_of_run(tmp_path / "run").mask == tmp_path / "run" / "mask.png"
+    assert case_of_run(tmp_path / "again").mask == tmp_path / "run" / "mask.png"
+    with pytest.raises(ValueError, match="mask-words: expected what builtin:t2i knows") as error:
+        edit(config=replace(config, mask_words="the zebra"), run_dir=tmp_path / "none")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "none").exists()
+
+
+def test_words_and_a_mask_are_refused_together():
+    with pytest.raises(ValueError, match="mask: expected none beside mask-words 'the ball', got 'auto'"):
+        replace(CONFIG, mask_words="the ball")
+    with pytest.raises(ValueError, match="expected what to look for, such as"):
+        PanoramaConfig(mask_words=" ")
 
 
 def test_values_of_a_cylinder_go_on_over_its_seam():
