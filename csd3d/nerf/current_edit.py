@@ -14,6 +14,7 @@ from csd3d.nerf.viewer import Scale
 from csd3d.priors.loading import Loading
 from csd3d.priors.prior import Prior, Prompts
 from csd3d.priors.store.resolve import Resolved
+from csd3d.runs.found_masks import MaskSearch
 
 
 class CurrentEdit:
@@ -29,6 +30,7 @@ class CurrentEdit:
         self.given = self.state()
         """The same as the command line gave it."""
         self._resolved, self._device = resolved, device
+        self._search: MaskSearch | None = None
 
     @cached_property
     def prior(self) -> Prior:
@@ -59,7 +61,19 @@ class CurrentEdit:
     def require(self, prompt: str, source_prompt: str | None) -> None:
         """Raises `ValueError` for what the prior cannot serve, by its words, by its kind or by its training."""
         csd = self.csd()
-        require_timesteps(self.prior.score_under(csd, Prompts(prompt, source_prompt), self.settings.attending), csd)
+        prompts = Prompts(prompt, source_prompt)
+        require_timesteps(self.prior.score_under(csd, prompts, self.settings.attending), csd)
+        if (search := self.mask_search()) is not None:
+            search.under(prompts)
+
+    def mask_search(self) -> MaskSearch | None:
+        """How masks are sought; None: they are not."""
+        settings = self.settings
+        if settings.mask is None and settings.mask_words is None:
+            return None
+        if self._search is None:
+            self._search = MaskSearch(self.prior, settings.mask_words)
+        return self._search
 
     def refusal_of(self, prompt: str, source_prompt: str | None) -> str:
         """Why sentences cannot be edited by, in one line; empty if they can."""

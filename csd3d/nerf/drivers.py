@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.markup import escape
 from torch import Tensor
@@ -26,10 +26,12 @@ from csd3d.nerf.current_edit import CurrentEdit
 from csd3d.nerf.distil import distil_loss
 from csd3d.nerf.edit import edit_views, view_size
 from csd3d.nerf.edit_history import SHEET_VIEWS, EditHistory
+from csd3d.nerf.found_masks import near_views, view_masks
 from csd3d.nerf.scene import Scene
 from csd3d.nerf.schedule import EditSchedule
 from csd3d.nerf.views import correspond
 from csd3d.priors.prior import Prompts
+from csd3d.runs.found_masks import NOT_MEASURED, MaskSearch
 from csd3d.runs.progress import LONG_S, Eta, words
 from csd3d.runs.ranks import local_indices, ranks
 
@@ -72,12 +74,51 @@ class _Parts:
     on_progress: Callable[[str], None] = lambda _: None
     """Called with what an edit is doing, at least once a move."""
     edit_s: float = 0.0
+    _read: tuple[object, Bool[Tensor, "n 1 H W"] | None] = (None, None)
 
     def sources(self, views: list[int]) -> Float[Tensor, "n 3 H W"]:
         """What the current prompt edits: photographs, or what earlier prompts made of them."""
-        assert self.current.prompt
-        self.history.begin(self.current.prompt, self.current.source_prompt, self.current.settings.method)
+        self.begin()
         return torch.stack([self.history.source(v) for v in views])
+
+    def begin(self) -> None:
+        """From now on edits are of the current prompt, within its masks, which are sought when it begins."""
+        current = self.current
+        assert current.prompt
+        self.history.begin(current.prompt, current.source_prompt, current.settings.method)
+        search, latest = current.mask_search(), self.history.latest
+        assert latest is not None
+        if search is not None and latest.masks is None:
+            with torch.autocast(self.scene.model.device.type, enabled=False):
+                self._seek(search)
+        self.scene.found = None if search is None else self._masks()
+
+    def _seek(self, search: MaskSearch) -> None:
+        """Find the masks of all views for the prompt that begins."""
+        current, scene, views = self.current, self.scene, list(range(len(self.scene.photographs)))
+        assert current.prompt
+        self.on_progress(f"looking for the mask of {len(views)} views: {current.prompt}")
+        sources = torch.stack([self.history.source(v) for v in views])
+        size = view_size(sources, current.prior, current.size_px)
+        _, distances = scene.render(views, current.size_px)
+        correspondences = None
+        if scene.pinholes:
+            correspondences = correspond(scene.cameras, views, distances, size, current.prior.codec.factor)
+        masks = view_masks(
+            sources, current.prior, search.under(Prompts(current.prompt, current.source_prompt)), current.prompt, size,
+            seed=current.settings.seed, correspondences=correspondences,
+            near=near_views(scene.cameras.camera_to_worlds), say=_say,
+        )  # fmt: skip
+        if not current.prior.builtin:
+            _say(NOT_MEASURED)
+        self.history.record_masks(masks)
+
+    def _masks(self) -> Bool[Tensor, "n 1 H W"] | None:
+        """Those of the current prompt, read once."""
+        masks = self.history.latest and self.history.latest.masks
+        if masks is not self._read[0]:
+            self._read = (masks, self.history.masks)
+        return self._read[1]
 
 
 class Update(_Parts):
@@ -145,8 +186,8 @@ class Update(_Parts):
         )
         change = change_of(sources, edited.rgb, None if inside is None else inside.float())
         note = change_note(change, [current.prompt], current.prior.kinds_of([current.prompt]))
-        if note and ranks()[0] == 0 and self.history.latest and not self.history.latest.views:  # of the first batch
-            CONSOLE.log(f"note: {escape(note)}")
+        if note and self.history.latest and not self.history.latest.views:  # of the first batch
+            _say(note)
         self.replace(views, edited.rgb)
         return views
 
@@ -168,6 +209,12 @@ class Update(_Parts):
             self.history.record(view, picture)
             self.scene.data.show(view, self.history.current(view))
         self.history.publish(views)
+
+
+def _say(text: str) -> None:
+    """On the console, once."""
+    if ranks()[0] == 0:
+        CONSOLE.log(f"note: {escape(text)}")
 
 
 class MoveTimer:
@@ -202,6 +249,7 @@ class Distil(_Parts):
 
     def loss(self, step: int, train: Callable[[], Step]) -> Step:
         """Train on the edit instead of the photographs, which hold what is outside of the region only."""
+        self.begin()
         outputs, losses, metrics = train()
         del losses["rgb_loss"]
         if self.scene.region is not None:

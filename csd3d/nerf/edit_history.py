@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -33,16 +33,22 @@ class PromptEdits:
     source_prompt: str | None = None
     method: str | None = None
     views: dict[int, bytes] = field(default_factory=dict)
+    masks: dict[int, bytes] | None = None
+    """Where it may change each view, as it was found; none for everywhere. None: nothing was sought yet."""
 
 
 class EditHistory:
     """The prompts of a scene, in order, and the views that each of them edited."""
 
-    def __init__(self, photographs: Float[Tensor, "n 3 H W"], names: Sequence[str]) -> None:
-        """`photographs` in [0, 1]; `names`: one for each, used as file names."""
+    def __init__(
+        self, photographs: Float[Tensor, "n 3 H W"], names: Sequence[str], mask_names: Sequence[str] | None = None
+    ) -> None:
+        """`photographs` in [0, 1]; `names`: one for each, used as file names; `mask_names`: the same of masks."""
         self.photographs, self.names = photographs, list(names)
+        self._mask_names = list(names if mask_names is None else mask_names)
         self.edits: list[PromptEdits] = []
         self._folder: Path | None = None
+        self._published: dict[int, bytes] | None = None
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -73,9 +79,20 @@ class EditHistory:
 
     def record(self, view: int, rgb: Float[Tensor, "3 H W"]) -> None:
         """The latest prompt, which has begun, makes `rgb` (clamped to [0, 1], rounded to eight bits) of a view."""
-        buffer = io.BytesIO()
-        Image.fromarray(to_levels(rgb)).save(buffer, "PNG", compress_level=1)
-        self.edits[-1].views[view] = buffer.getvalue()
+        self.edits[-1].views[view] = _file(Image.fromarray(to_levels(rgb)))
+
+    def record_masks(self, masks: Bool[Tensor, "n 1 H W"] | None) -> None:
+        """The latest prompt, which has begun, may change all views only there; None: everywhere."""
+        levels = [] if masks is None else (255 * masks[:, 0].byte()).cpu().numpy()
+        self.edits[-1].masks = {view: _file(Image.fromarray(grey)) for view, grey in enumerate(levels)}
+
+    @property
+    def masks(self) -> Bool[Tensor, "n 1 H W"] | None:
+        """Where the latest prompt may change each view; None: everywhere."""
+        if self.latest is None or not self.latest.masks:
+            return None
+        files = [self.latest.masks[view] for view in range(len(self.names))]
+        return torch.stack([torch.from_numpy(np.array(Image.open(io.BytesIO(png))) > 127)[None] for png in files])
 
     def current(self, view: int) -> Float[Tensor, "3 H W"]:
         """What training sees of a view: its latest edit, or its photograph."""
@@ -99,12 +116,12 @@ class EditHistory:
 
     def state(self) -> list[dict[str, Any]]:
         """For a checkpoint: plain containers and byte tensors, which load without unpickling classes."""
-        return [{**vars(edit), "views": {v: _to_tensor(png) for v, png in edit.views.items()}} for edit in self.edits]
+        return [{**vars(edit), "views": _tensors(edit.views), "masks": _tensors(edit.masks)} for edit in self.edits]
 
     def load(self, state: list[dict[str, Any]]) -> None:
         """Return to a `state`."""
         self.edits = [
-            PromptEdits(**{**edit, "views": {v: png.numpy().tobytes() for v, png in edit["views"].items()}})
+            PromptEdits(**{**edit, "views": _files(edit["views"]), "masks": _files(edit.get("masks"))})
             for edit in state
         ]
 
@@ -129,11 +146,12 @@ class EditHistory:
         self.publish(self.edited())
 
     def publish(self, changed: Iterable[int]) -> None:
-        """Bring NAME.png of the changed views up to date, and the contact sheet of some views, sheet.png. Does nothing
-        before `publish_in`."""
+        """Bring NAME.png of the changed views up to date, the contact sheet of some views, sheet.png, and, beside the
+        folder, the masks that were found. Does nothing before `publish_in`."""
         if self._folder is None:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._publish_masks(self._folder.parent / "masks")
         for view in changed:
             path, png = self._folder / f"{self.names[view]}.png", _png(view, self.edits)
             if png is None:
@@ -156,7 +174,23 @@ class EditHistory:
             "photograph": self.photographs[views],
             ", then ".join(self.prompts): now,
         }
+        if (masks := self.masks) is not None:
+            rows = {**rows, "mask": masks[views].float().expand(-1, 3, -1, -1)}
         save_picture(contact_sheet(rows, columns=[self.names[v] for v in views]), self._folder / "sheet.png")
+
+    def _publish_masks(self, folder: Path) -> None:
+        """Bring the masks of the latest prompt up to date; none where it has none."""
+        masks = (self.latest.masks if self.latest else None) or {}
+        if masks == (self._published or {}):
+            return
+        for view, name in enumerate(self._mask_names):
+            path = folder / f"{name}.png"
+            if view in masks:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_bytes(path, masks[view])
+            else:
+                path.unlink(missing_ok=True)
+        self._published = masks
 
     def _picture(self, view: int, edits: Sequence[PromptEdits]) -> Float[Tensor, "3 H W"]:
         png = _png(view, edits)
@@ -165,10 +199,25 @@ class EditHistory:
         return from_levels(np.array(Image.open(io.BytesIO(png))))
 
 
+def _file(picture: Image.Image) -> bytes:
+    """A picture as PNG."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
 def _png(view: int, edits: Sequence[PromptEdits]) -> bytes | None:
     """The latest of `edits` of a view; None: none of them has it."""
     return next((edit.views[view] for edit in reversed(edits) if view in edit.views), None)
 
 
-def _to_tensor(png: bytes) -> UInt8[Tensor, " b"]:
-    return torch.frombuffer(bytearray(png), dtype=torch.uint8)
+def _tensors(files: Mapping[int, bytes] | None) -> dict[int, Tensor] | None:
+    """Bytes as a checkpoint holds them."""
+    if files is None:
+        return None
+    return {v: torch.frombuffer(bytearray(png), dtype=torch.uint8) for v, png in files.items()}
+
+
+def _files(tensors: Mapping[int, UInt8[Tensor, " _b"]] | None) -> dict[int, bytes] | None:
+    """The same, back."""
+    return None if tensors is None else {v: png.numpy().tobytes() for v, png in tensors.items()}

@@ -1,6 +1,6 @@
 """Where views may change: masks from files, and a box in the scene."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -45,6 +45,10 @@ class Region:
 
     masks: Bool[Tensor, "n 1 H W"] | None
     box: Box | None
+
+    def within(self, masks: Bool[Tensor, "n 1 H W"]) -> "Region":
+        """The part of it that lies in further masks."""
+        return replace(self, masks=masks if self.masks is None else self.masks & masks)
 
     def of_views(
         self,

@@ -83,7 +83,7 @@ class CsdEditPipeline(VanillaPipeline):
             CONSOLE.log("views are coupled pixel by pixel, not by depth: their cameras are no pinholes")
         cover = Cover(self.scene.cameras.camera_to_worlds)
         self.schedule = EditSchedule(cover, first_edit=config.scene_steps, edit_every=config.edit_every)
-        self.history = EditHistory(data.photographs, names)
+        self.history = EditHistory(data.photographs, names, mask_names(data.train_dataset))
         self.rng = torch.Generator().manual_seed(config.seed)
         self.driver = self.make_driver(config.driver)
         current = self.current

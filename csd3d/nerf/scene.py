@@ -15,14 +15,23 @@ from csd3d.nerf.views import look, points_of, scaled, show, square
 from csd3d.runs.ranks import map_sharded
 
 
-@dataclass(frozen=True)
+@dataclass
 class Scene:
     """A field and what it is trained on."""
 
     model: EditedModel
     data: CsdDataManager | CsdFullImageDataManager
-    region: Region | None
-    """Where the scene may change; None: everywhere."""
+    given: Region | None
+    """Where the scene may change by the settings; None: everywhere."""
+    found: Bool[Tensor, "n 1 H W"] | None = None
+    """Where the views may change by what was found for the current edit; None: everywhere."""
+
+    @property
+    def region(self) -> Region | None:
+        """Where the scene may change by both; None: everywhere."""
+        if self.found is None:
+            return self.given
+        return (self.given or Region(None, None)).within(self.found)
 
     @property
     def cameras(self) -> Cameras:

@@ -103,6 +103,12 @@ class EditSettings(VanillaPipelineConfig):
     """Strength of the edit, 0 to 1: 0 gives the photographs back, 1 the whole edit."""
     detail: float = 1.0
     """Share of the photographs' fine detail that is put back, 0 to 1."""
+    mask: Literal["auto"] | None = None
+    """`auto`: views change only where the prior finds the edit, if that is not everywhere. Masks are in the folder
+    `masks` of the run, as `mask_dir` takes them. None: everywhere, or by the settings below."""
+    mask_words: str | None = None
+    """Views change only where they show what these words name, such as "the ball", found by attention; `instruction`:
+    the thing that the sentence itself names. Instead of `mask`."""
     mask_dir: Path | None = None
     """Folder of masks named as the training images: views change where they are white, elsewhere they stay bit-equal.
     A view without a mask may change everywhere."""
@@ -127,6 +133,9 @@ class EditSettings(VanillaPipelineConfig):
         if self.box is not None and not all(low < high for low, high in zip(self.box[:3], self.box[3:], strict=True)):
             raise ValueError(f"box: expected least x, y, z below largest x, y, z, got {' '.join(map(str, self.box))}")
         require_number(self, 0, 1, "strength", "detail")
+        if self.mask_words is not None:
+            require(self, "mask_words", bool(self.mask_words.strip()), "what to look for, such as 'the ball'")
+            require(self, "mask", self.mask is None, f"none beside mask_words {self.mask_words!r}")
         if self.driver == "distil":
             whole_images = isinstance(self.model, SplatfactoModelConfig)
             require(self, "driver", not whole_images, "update for splats, whose training cannot render patches")

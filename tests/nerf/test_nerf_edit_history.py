@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from csd3d.nerf.edit_history import EditHistory
+from csd3d.nerf.masks import read_masks
 
 
 def grey(level: float) -> torch.Tensor:
@@ -90,3 +91,40 @@ def test_pictures_follow_edits_and_undo(tmp_path: Path) -> None:
     history.publish(history.undo())
     assert not (tmp_path / "b.png").exists()
     assert not (tmp_path / "sheet.png").exists()
+
+
+def test_masks_are_kept_published_as_mask_dir_reads_them_and_taken_back(tmp_path: Path) -> None:
+    history = EditHistory(torch.zeros(3, 3, 6, 8), "abc", ["left/a", "left/b", "right/a"])
+    masks = torch.rand(3, 1, 6, 8, generator=torch.Generator().manual_seed(0)) > 0.5
+    history.begin("snow")
+    assert history.latest is not None
+    assert history.latest.masks is None  # nothing was sought yet
+    history.record_masks(masks)
+    history.record(1, grey(0.5))
+    history.publish_in(tmp_path / "edited_views")
+    assert torch.equal(read_masks(tmp_path / "masks", ["left/a", "left/b", "right/a"], 6, 8), masks)
+    again = EditHistory(torch.zeros(3, 3, 6, 8), "abc")
+    again.load(history.state())
+    assert again.masks is not None
+    assert torch.equal(again.masks, masks)
+    history.begin("night")
+    history.record_masks(None)
+    assert history.masks is None
+    assert history.latest.masks == {}  # sought, and none
+    again.load(history.state())
+    assert again.latest is not None
+    assert again.latest.masks == {}
+    history.publish([])
+    assert not [path for path in (tmp_path / "masks").rglob("*") if path.is_file()]
+    history.undo()
+    history.publish([])
+    assert torch.equal(read_masks(tmp_path / "masks", ["left/a", "left/b", "right/a"], 6, 8), masks)
+
+
+def test_checkpoints_from_before_there_were_masks_load() -> None:
+    history = history_of(1)
+    history.begin("snow")
+    (state,) = history.state()
+    del state["masks"]
+    history.load([state])
+    assert history.masks is None

@@ -13,6 +13,7 @@ from PIL import Image
 pytest.importorskip("nerfstudio", reason="the nerf extra is not installed")
 
 from csd3d.nerf import scene as scenes
+from csd3d.nerf.masks import read_masks
 from csd3d.nerf.scene import Scene
 from csd3d.world.sample import PosedScene, sample_scene
 from tests.nerf.tiny import PX, ToyEditor, config_for, trainer_for, write_small_scene
@@ -222,3 +223,29 @@ def test_distillation_in_half_of_a_scene_keeps_the_other_half(exact: Exact, tmp_
         trainer.train_iteration(step)
     assert away_from(photographs, ~inside) < 1.5 * before
     assert away_from(darker(photographs), inside) < 0.5 * away_from(photographs, inside)
+
+
+def test_a_found_mask_holds_the_rest_is_written_and_survives(
+    exact: Exact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The editor darkens what is dark already, and the mask is found where it does."""
+    pipeline = pipeline_for(exact, tmp_path, edit_steps=8, box=None, mask="auto")
+    data = pipeline.datamanager
+    dim = data.photographs.mean() * 0.6
+    pipeline.current.prior = ToyEditor(lambda x: torch.where(x.mean(1, keepdim=True) < dim, x - 0.3, x))
+    monkeypatch.setattr(Scene, "render", lambda self, views, _: (data.photographs[views], exact.distances[views]))
+    pipeline.publish_in(tmp_path / "run")
+    pipeline.driver.edit(0)
+    masks = pipeline.history.masks
+    assert masks is not None
+    assert 0.02 < masks.float().mean() < 0.9
+    changed = (data._images[..., :3] != data.photographs.permute(0, 2, 3, 1)).any(dim=-1)
+    assert not changed[~masks[:, 0]].any()
+    assert changed[masks[:, 0]].float().mean() > 0.3
+    names = [path.stem for path in data.train_dataset.image_filenames]
+    assert torch.equal(read_masks(tmp_path / "run" / "masks", names, PX, PX), masks)
+    assert (tmp_path / "run" / "edited_views" / "sheet.png").is_file()
+    state, again = pipeline.edit_state(), pipeline_for(exact, tmp_path, box=None, mask="auto")
+    again.begin(1, state)
+    again.driver.begin()
+    assert torch.equal(again.scene.found, masks)
