@@ -14,9 +14,9 @@ from torch.nn.functional import interpolate
 from csd3d.attention.masks import fuse, levels
 from csd3d.engine.transport import Correspondences
 from csd3d.media.geometry import WorkingSize, from_working, to_working
-from csd3d.runs.ranks import map_sharded
 from csd3d.priors.prior import Prior
 from csd3d.runs.found_masks import Seeker
+from csd3d.runs.ranks import map_sharded
 
 NEAR = 6
 """Views over which each one is averaged, itself among them."""

@@ -21,6 +21,7 @@ from csd3d.engine.residuals import Score
 from csd3d.engine.types import Index, Latents
 from csd3d.priors.prior import Guidance, Prior, Prompts
 from csd3d.runs.config import EditConfig
+from csd3d.runs.crew import SharedPrior
 from csd3d.runs.mask_words import Reading, read_words, reader_of
 from csd3d.runs.rows import Rows, writing_rows
 from csd3d.runs.session import Session
@@ -117,15 +118,20 @@ class MaskSearch:
                 whose attention cannot be read.
         """
         if self.words is not None:
-            reading = read_words(self.words, prompts, self._reader, editor=self.prior)
+            reading = read_words(self.words, prompts, self._reader, editor=self._own)
             return ByWords(reading.score, reading)
         if self.prior.kind == "text-to-image" and prompts.source is None:
             raise ValueError("source-prompt: expected what the source shows, with which --mask auto compares, got none")
         return ByDifference(self.prior.score(replace(prompts, negative=""), Guidance(1.0)))
 
+    @property
+    def _own(self) -> Prior:
+        """This process' copy of the prior: attention is read by one process alone."""
+        return self.prior.own if isinstance(self.prior, SharedPrior) else self.prior
+
     @cached_property
     def _reader(self) -> Prior:
-        return reader_of(self.prior)
+        return reader_of(self._own)
 
 
 def search_of(config: EditConfig, mask: str | None, prior: Prior) -> MaskSearch | None:

@@ -113,10 +113,11 @@ def test_a_prior_of_captions_needs_one_of_the_source(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_words_say_where_a_picture_may_change(tmp_path):
     """With the built-in priors, one of which reads for the other."""
     scene = Scene((Thing("ball", (0.0, 0.0), colour="blue"),), ground="grass")
-    rgb = render([scene], [Camera(look_at((0.0, -4.6, 1.6), (0.0, 0.0, 0.8)), 64, 64)])[0]
+    rgb = render([scene], [Camera(look_at((0.0, -4.6, 1.6), (0.0, 0.0, 0.8)), 128, 128)])[0]
     picture, prior = save(tmp_path / "ball.png", to_levels(rgb)), load_prior("builtin", device="cpu")
     config = PanoramaConfig(csd=prior.defaults("csd-edit", "quick"), mask_words="the ball")
     config = replace(config, csd=replace(config.engine, steps=2))
