@@ -7,8 +7,9 @@ again with the same settings. About 20 minutes on one core.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ from csd3d.priors.defaults import BUILTIN
 from csd3d.priors.instruct import InstructPrior
 from csd3d.priors.text_to_image import TextToImagePrior
 from csd3d.runs.progress import RunProgress
+from csd3d.world.edits import Kind
 from csd3d.world.sample import sample_photo
 from scripts.benchmarks.clips import material
 from scripts.benchmarks.entry import run_script
-from scripts.benchmarks.heldout import FIRST_SEED, choose, world_source
+from scripts.benchmarks.heldout import FIRST_SEED, Source, choose, world_source
 from scripts.benchmarks.kept import Kept
 from scripts.benchmarks.masks import (
     GLOBAL,
@@ -115,11 +117,17 @@ def benchmark(settings: Settings, progress: RunProgress) -> Path:
         return done
 
     first = FIRST_PICTURE + 1000 * settings.seed
-    sources = [world_source(first + k, settings.size_px) for k in range(settings.sources)]
-    tasks = choose(sources, settings.per_kind, seed=settings.seed, kinds=LOCAL)
-    others = choose(sources, settings.per_global, seed=settings.seed, kinds=GLOBAL)
-    local += part("pictures", lambda: [record(case_of_task(task), settings.csd) for task in tasks])
-    whole += part("other edits", lambda: [record(case_of_task(task), None) for task in others])
+
+    @cache
+    def sources() -> list[Source]:
+        return [world_source(first + k, settings.size_px) for k in range(settings.sources)]
+
+    def pictures(per_kind: int, kinds: Sequence[Kind], csd: CsdConfig | None) -> list[dict[str, Any]]:
+        tasks = choose(sources(), per_kind, seed=settings.seed, kinds=kinds)
+        return [record(case_of_task(task), csd) for task in tasks]
+
+    local += part("pictures", lambda: pictures(settings.per_kind, LOCAL, settings.csd))
+    whole += part("other edits", lambda: pictures(settings.per_global, GLOBAL, None))
     for k in range(settings.clips):
         seed = FIRST_CLIP + 1000 * settings.seed + k
 

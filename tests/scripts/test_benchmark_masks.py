@@ -1,6 +1,7 @@
 """The benchmark of masks: what it measures is what it says, and it goes on where it was stopped."""
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from scripts.benchmark_masks import Settings, benchmark
 from scripts.benchmarks import masks
 from scripts.benchmarks.masks import Case, about_edit, about_map, auc, edits_table, extent_table, mask_of, words_table
 
-ONE = ("sources", "per_kind", "per_global", "clips", "frames", "noises")
+ONE = ("sources", "per_kind", "per_global", "noises")
 
 
 def case():
@@ -62,10 +63,14 @@ def test_a_result_is_measured_with_and_without_its_mask():
     assert record["psnr masked"] > record["psnr"]
 
 
+@pytest.mark.slow
 def test_the_benchmark_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
-    few = Settings(tmp_path, **dict.fromkeys(ONE, 1), scenes=0, photos=0, size_px=64, csd=replace(BUILTIN, steps=1))
+    few = Settings(
+        tmp_path, **dict.fromkeys(ONE, 1), clips=0, scenes=0, photos=0, size_px=64, csd=replace(BUILTIN, steps=1)
+    )
     progress, counts = RunProgress(quiet=True), []
     real = benchmark_masks.measure
+    monkeypatch.setattr(benchmark_masks, "world_source", cache(benchmark_masks.world_source))
 
     def counted(*arguments, **options):
         counts.append(1)
