@@ -59,6 +59,7 @@ class PanoramaConfig(EditConfig):
         require_choice(self, "draw", "wrap")
         require_number(self, 0, 1, "detail", "strength")
         require_number(self, 0, None, "feather")
+        require(self, "draw", self.by == "moves" or self.draw == "rounds", "rounds with --by sampling")
         if self.csd is not None:
             along = self.csd.coupling in ("motion", "depth")
             require(self.csd, "coupling", not along, "svgd or independent for a picture")

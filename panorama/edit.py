@@ -13,6 +13,7 @@ from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.loop import Objective, run
+from csd3d.engine.sampling import run_sampling
 from csd3d.media.masks import read_mask
 from csd3d.media.pictures.levels import from_levels
 from csd3d.media.pictures.read import Picture, open_picture
@@ -25,6 +26,7 @@ from csd3d.runs.job import Editor, Request, Result, make_request, run_job
 from csd3d.runs.manifest import fingerprint
 from csd3d.runs.progress import RunProgress
 from csd3d.runs.report import Report
+from csd3d.runs.sampling import SampledEdit, score_of_edit
 from csd3d.runs.session import Session
 from panorama.config import PanoramaConfig
 from panorama.found_mask import Place, find_mask, first_mask
@@ -32,6 +34,7 @@ from panorama.plane import make_plane
 from panorama.regions import MaskFile, Plan, make_plan
 from panorama.render import composite
 from panorama.report import Facts, make_report, shrunk, write_media
+from panorama.sampled import SampledWindows
 from panorama.sphere import make_sphere
 from panorama.surface import Surface, block_count
 from panorama.viewer import make_panels
@@ -178,7 +181,7 @@ class PanoramaEditor(Editor[PanoramaConfig]):
 
     def engine_for(self, prior: Prior) -> CsdConfig:
         """Those of `csd-edit`, or what comes nearest with a text-to-image model."""
-        return prior.defaults()
+        return prior.defaults(by=self.config.by)
 
     def prepare(self, prior: Prior, config: PanoramaConfig) -> None:
         """Lay out the windows; refuse what the prior cannot serve."""
@@ -194,7 +197,7 @@ class PanoramaEditor(Editor[PanoramaConfig]):
         self._plan, self._windows = plan, self._surface.windows(plan)
         if not len(self._windows):
             raise ValueError("mask: expected something white, got a mask that leaves nothing to edit")
-        self.score = self.prior.score_under(self.config.engine, self._prompts, self.config.attending)
+        self.score, self._sampled = score_of_edit(self.prior, self._prompts, self.config)
 
     @property
     def _prompts(self) -> Prompts:
@@ -243,10 +246,15 @@ class PanoramaEditor(Editor[PanoramaConfig]):
 
     def move(self, session: Session) -> None:
         """The optimisation, from the last saved state to the end."""
-        self._particles = self._particles_from(self._s)
+        config, count = self.config, len(self._windows)
+        if self._sampled is not None:
+            self._particles = self._sampled_from(self._s, self._sampled)
+            edit = self._sampled.sampling
+            self._log = session.sample(self._particles, edit, config, count=count, writes=WRITE_PER_ENCODE)
+            return
+        self._particles = particles = self._particles_from(self._s)
         self._log = session.move(
-            self._particles, self.score, self.config,
-            count=len(self._windows), writes=WRITE_PER_ENCODE, look=self._look,
+            particles, self.score, config, count=count, writes=WRITE_PER_ENCODE, look=self._look
         )  # fmt: skip
 
     def write(self, session: Session) -> Report:
@@ -283,13 +291,16 @@ class PanoramaEditor(Editor[PanoramaConfig]):
             levels = first_mask(self._place(self._search, canvas))
             if levels is not None:
                 self._edit_within(self.picture.path, levels)
-        particles, engine = self._particles_from(canvas), self.config.engine
-        steps = engine.steps * particles.steps_per_epoch
-        moves = run(
-            particles,
-            Objective(self.score, replace(engine, steps=steps)),
-            rng=torch.Generator().manual_seed(self.config.seed),
-        )
+        engine = self.config.engine
+        if self._sampled is not None:
+            particles, sampling = self._sampled_from(canvas, self._sampled), self._sampled.sampling
+            steps = len(sampling.transitions) * particles.steps_per_epoch
+            moves = run_sampling(particles, sampling)
+        else:
+            particles = self._particles_from(canvas)
+            steps = engine.steps * particles.steps_per_epoch
+            rng = torch.Generator().manual_seed(self.config.seed)
+            moves = run(particles, Objective(self.score, replace(engine, steps=steps)), rng=rng)
         for _ in progress.track("preview", moves, total=steps):
             pass
         pixels = self._pixels(particles, progress)
@@ -299,19 +310,31 @@ class PanoramaEditor(Editor[PanoramaConfig]):
 
     def _particles_from(self, s: Float[Tensor, "k c h w"]) -> WindowParticles:
         """The windows of a canvas, at its sources."""
-        config, prior = self.config, self.prior
-
-        def settle(z: Float[Tensor, "k c h w"]) -> Float[Tensor, "k c h w"]:
-            return self._surface.settle(z, prior.encode, prior.decode)
-
+        config = self.config
         return WindowParticles(
             s, self._windows, config.engine, budget=config.windows_per_step, draw=config.draw,
-            device=prior.device, mask=self._surface.mask(self._plan),
-            settle=settle if self.wrap == "sphere" else None, settle_every=config.settle_every,
+            device=self.prior.device, mask=self._surface.mask(self._plan),
+            settle=self._settle if self.wrap == "sphere" else None, settle_every=config.settle_every,
         )  # fmt: skip
 
+    def _sampled_from(self, s: Float[Tensor, "k c h w"], edit: SampledEdit) -> SampledWindows:
+        """The same, to be sampled."""
+        config = self.config
+        return SampledWindows(
+            s, self._windows, edit, budget=config.windows_per_step, seed=config.seed,
+            device=self.prior.device, mask=self._surface.mask(self._plan),
+            settle=self._settle if self.wrap == "sphere" else None, settle_every=config.settle_every,
+        )  # fmt: skip
+
+    def _settle(self, z: Float[Tensor, "k c h w"]) -> Float[Tensor, "k c h w"]:
+        """Views of a sphere, brought to agree in pixels."""
+        return self._surface.settle(z, self.prior.encode, self.prior.decode)
+
     def _pixels(
-        self, particles: WindowParticles, progress: RunProgress, between: Callable[[], None] = lambda: None
+        self,
+        particles: WindowParticles | SampledWindows,
+        progress: RunProgress,
+        between: Callable[[], None] = lambda: None,
     ) -> np.ndarray:
         """The result [H W 3] in the picture's own levels."""
         picture, config, z = self.picture, self.config, particles.z

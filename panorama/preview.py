@@ -36,7 +36,7 @@ def preview_picture(
     progress = progress or RunProgress()
     with ExitStack() as stack:
         job = stack.enter_context(editor.open(request))
-        job.prepare(prior, replace(job.config, csd=quick(job.config.csd or prior.defaults())))
+        job.prepare(prior, replace(job.config, csd=quick(job.config.csd or job.engine_for(prior))))
         require_place(picture, inputs=job.reads)
         stack.enter_context(progress)
         if note := prior_note(prior, job.sentences):

@@ -56,7 +56,7 @@ def make_report(facts: Facts, manifest: Manifest) -> Report:
         f"{bits} bits",
         wraps,
         f"{facts.windows} windows",
-        f"{edit['csd']['coupling']} coupling",
+        "by sampling" if edit["by"] == "sampling" else f"{edit['csd']['coupling']} coupling",
         f"prior {manifest.prior['name']}",
         f"{edit['csd']['steps']} steps",
     ]

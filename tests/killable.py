@@ -29,15 +29,33 @@ from video import VideoConfig, edit_video
 
 CSD = CsdConfig(steps=6, lr=0.05, t_min=400, t_max=600)
 VIDEO = VideoConfig(csd=CSD, frames_per_step=4, checkpoint_every=2, chunk_frames=3)
+SAMPLED = replace(
+    VIDEO, by="sampling", csd=replace(CSD, steps=3, t_max=1000, coupling="independent"), codec="ffv1", frames_per_step=2
+)
 CLIPS = {
     "sgd": VIDEO,
     "adam": replace(VIDEO, csd=replace(CSD, optimizer="adam")),
     "motion": replace(VIDEO, csd=replace(CSD, coupling="motion")),
     "lossless": replace(VIDEO, codec="ffv1"),
     "frames": VIDEO,
+    "noised": replace(SAMPLED, start="noised"),
+    "inverted": replace(SAMPLED, start="inverted"),
 }
 """Runs of `csd3d video`; the last writes a folder of frames."""
-KINDS = ("lossless", "adam", "motion", "frames", "panorama", "image", "generate", "translate", "ns-train")
+KINDS = (
+    "lossless",
+    "adam",
+    "motion",
+    "frames",
+    "noised",
+    "inverted",
+    "panorama",
+    "sampled",
+    "image",
+    "generate",
+    "translate",
+    "ns-train",
+)
 """Of runs whose bytes are the same each time; of H.264 they are not."""
 PLACES = (
     (os, "replace"),
@@ -65,8 +83,13 @@ def results(kind: str, run_dir: Path) -> list[Path]:
         return sorted((run_dir.with_name(f"{run_dir.name}-frames")).iterdir())
     if kind == "generate":
         return [run_dir / f"made-{k}.png" for k in (1, 2)]
-    names = {"lossless": "edited.mkv", "translate": "network.safetensors"}
-    return [run_dir / names.get(kind, "edited.png" if kind in ("panorama", "image") else "edited.mp4")]
+    names = {
+        "lossless": "edited.mkv",
+        "noised": "edited.mkv",
+        "inverted": "edited.mkv",
+        "translate": "network.safetensors",
+    }
+    return [run_dir / names.get(kind, "edited.png" if kind in ("panorama", "sampled", "image") else "edited.mp4")]
 
 
 def start(kind: str, source: Path, run_dir: Path, watch: Watch) -> None:
@@ -76,10 +99,12 @@ def start(kind: str, source: Path, run_dir: Path, watch: Watch) -> None:
     if kind in CLIPS:
         output = run_dir.with_name(f"{run_dir.name}-frames") if kind == "frames" else None
         edit_video(source, "make it red", output, CLIPS[kind], prior=ToyPrior(watch), **options)
-    elif kind in ("panorama", "image"):
+    elif kind in ("panorama", "sampled", "image"):
         from panorama import PanoramaConfig, edit_image, edit_panorama
 
         config = PanoramaConfig(csd=CSD, checkpoint_every=2, window=32, size=32, windows_per_step=2)
+        if kind == "sampled":
+            config = replace(config, by="sampling", start="inverted", csd=SAMPLED.csd)
         edit = edit_image if kind == "image" else edit_panorama
         edit(source, "make it red", None, config, prior=ToyPrior(watch), **options)
     elif kind == "generate":

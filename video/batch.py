@@ -21,7 +21,7 @@ from csd3d.priors.loading import Loading
 from csd3d.priors.prior import Prior
 from csd3d.runs.found_masks import AUTO, mask_file
 from csd3d.runs.interrupt import RunInterrupted
-from csd3d.runs.job import Request, load_for, resume_request, run_job
+from csd3d.runs.job import Request, free_names, load_for, resume_request, run_job
 from csd3d.runs.manifest import Manifest, differences, fingerprint
 from csd3d.runs.settings import to_plain, with_absent
 from csd3d.user_errors import explain
@@ -120,7 +120,7 @@ def find_run(request: Request[VideoConfig]) -> tuple[Path, Manifest | None]:
         old.config = with_absent(old.config, VideoConfig)
         if not inputs:
             inputs = [_sha256(request.source, request.config.max_frames), *([_sha256(mask)] if mask else [])]
-        free = VideoEditor.free_on_resume
+        free = free_names(VideoEditor, request.config)
         same = not differences(old.config, wanted, ignore=free) and [i["sha256"] for i in old.inputs] == inputs
         same = same and (old.config["mask"] == AUTO) == (wanted["mask"] == AUTO)  # which is no input
         if same and wanted["csd"]["steps"] >= old.config["csd"]["steps"]:

@@ -33,10 +33,11 @@ from video.found_mask import find_mask
 from video.latents_store import LatentsStore, greys_path, sources_path
 from video.motion import ClipMotion, ParticleMotion, grey_px, greys_at
 from video.particles import FrameParticles, state_arrays
-from video.plan import Plan, batching_of, plan_frames, plan_keys, prompts_of, score_of, spans_of
+from video.plan import Plan, batching_of, plan_frames, plan_keys, prompts_of, score_of, spans_of, times_of
 from video.propagate import key_frames
 from video.render import Pictures, Samples, chunk_frames, render, working_frames
 from video.report import make_report
+from video.sampled import sample_frames, sampled_arrays
 from video.shots import changes, shots_of
 
 _GREYS = 64
@@ -170,12 +171,12 @@ class VideoEditor(Editor[VideoConfig]):
 
     def engine_for(self, prior: Prior) -> CsdConfig:
         """Those of `csd-edit`, or what comes nearest with a text-to-image model."""
-        return prior.defaults()
+        return prior.defaults(by=self.config.by)
 
     def prepare(self, prior: Prior, config: VideoConfig) -> None:
         """Refuse what the prior cannot serve."""
         self.prior, self.config = prior, config
-        self.score = score_of(prior, self._plan, config)
+        self.score, self._sampled = score_of(prior, self._plan, config)
         self._search = search_of(config, config.mask, prior)
         if self._search is not None:
             self._search.under(prompts_of(self._plan, config))  # refuses what it cannot find a mask for
@@ -233,9 +234,16 @@ class VideoEditor(Editor[VideoConfig]):
         if self._needs_motion:
             rows = session.enter(closing(Rows(greys_path(session.folder))))
             self._motion = ClipMotion(rows, grey_px(self._size, self.prior.codec.factor), self._shots(session))
-        self._store = session.enter(closing(LatentsStore(session.folder, state_arrays(csd))))
+        names = state_arrays(csd) if self._sampled is None else sampled_arrays(self._sampled.sampling)
+        self._store = session.enter(closing(LatentsStore(session.folder, names)))
         if self._search is not None:
             self._find_mask(session, self._search)
+        if self._sampled is not None:
+            place, edit = self.prior.device, self._sampled
+            self._log = sample_frames(
+                session, self._store, edit, config, self._plan.groups, device=place, writes=WRITE_PER_ENCODE
+            )
+            return
         kernel = None
         if csd.coupling == "motion":
             assert self._motion is not None
@@ -376,12 +384,6 @@ class VideoEditor(Editor[VideoConfig]):
 def encoding_of(config: VideoConfig) -> Encoding:
     """How the result is encoded."""
     return Encoding(config.codec, config.crf, config.depth)
-
-
-def times_of(clip: Clip) -> list[float]:
-    """When each frame is shown, in seconds from the first."""
-    info = clip.info
-    return [float((pts - info.pts[0]) * info.time_base) for pts in info.pts]
 
 
 def _wrote(manifest: Manifest | None, target: Path) -> bool:

@@ -4,6 +4,8 @@ sources.npy             latents of the source frames, written once
 greys.npy               the frames in grey, for their motion, written once
 now-NAME.npy            what steps read and write; of no use after a crash
 state-STEP-NAME.npy     copies of them after STEP steps; state.safetensors, written last, says which STEP counts
+noise.npy               of the frames, where they are sampled from it, written once
+trajectory.npy          sources at every level, while an inverted run needs them; a repeated step writes the same
 """
 
 from collections.abc import Sequence
@@ -44,6 +46,8 @@ class LatentsStore:
                     for k in range(0, count, _ZEROS):
                         append(torch.zeros(min(_ZEROS, count - k), *shape))
         self.arrays = {name: Rows(self._now(name)) for name in self._names}
+        self.beside = list[Rows]()
+        """Files that steps write and no state holds."""
 
     def load(self, particles: Stateful, rng: torch.Generator, log: StepLog) -> None:
         """Everything else of the saved state."""
@@ -51,6 +55,8 @@ class LatentsStore:
 
     def save(self, particles: Stateful, rng: torch.Generator, log: StepLog) -> None:
         """Save the state after the steps of `log`; however it is stopped, the earlier state or this one is complete."""
+        for rows in self.beside:
+            rows.flush()
         for name in self._names:
             copy_rows(self._now(name), self._saved(log.done, name))
         self._folder.save(particles, rng, log)
@@ -58,7 +64,7 @@ class LatentsStore:
 
     def close(self) -> None:
         """Free the files and delete what only a running start needs."""
-        for rows in (self.sources, *self.arrays.values()):
+        for rows in (self.sources, *self.arrays.values(), *self.beside):
             rows.close()
         for name in self._names:
             self._now(name).unlink(missing_ok=True)
@@ -84,6 +90,16 @@ def sources_path(folder: RunFolder) -> Path:
 def greys_path(folder: RunFolder) -> Path:
     """The frames in grey."""
     return folder.path / "greys.npy"
+
+
+def noise_path(folder: RunFolder) -> Path:
+    """The noise of the frames."""
+    return folder.path / "noise.npy"
+
+
+def trajectory_path(folder: RunFolder) -> Path:
+    """The sources at every level."""
+    return folder.path / "trajectory.npy"
 
 
 def saved_step(folder: RunFolder) -> int | None:

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import torch
 
 from csd3d.engine.residuals import Score
+from csd3d.media.clip.source import Clip
 from csd3d.priors.prior import Prior, Prompts
+from csd3d.runs.sampling import SampledEdit, score_of_edit
 from video.config import VideoConfig
 from video.particles import Batching
 
@@ -106,6 +108,12 @@ def plan_frames(spans: Sequence[Span], times_s: Sequence[float], *, fade_s: floa
     return Plan(sentences, tuple(frames), tuple(prompt_index), tuple(weights))
 
 
+def times_of(clip: Clip) -> list[float]:
+    """When each frame is shown, in seconds from the first."""
+    info = clip.info
+    return [float((pts - info.pts[0]) * info.time_base) for pts in info.pts]
+
+
 def plan_keys(sentence: str, keys: Sequence[int]) -> Plan:
     """Only the key frames, under one sentence."""
     return Plan((sentence,), tuple(keys), (0,) * len(keys), ())
@@ -118,9 +126,10 @@ def batching_of(config: VideoConfig, plan: Plan) -> Batching:
     return Batching(budget, draw, min(config.anchors, budget // 2), plan.groups)
 
 
-def score_of(prior: Prior, plan: Plan, config: VideoConfig) -> Score:
-    """The prior under the sentences of a plan. Raises ValueError for what it cannot serve."""
-    return prior.score_under(config.engine, prompts_of(plan, config), config.attending)
+def score_of(prior: Prior, plan: Plan, config: VideoConfig) -> tuple[Score, SampledEdit | None]:
+    """The prior under the sentences of a plan, and how frames are sampled if they are. Raises ValueError for what it
+    cannot serve."""
+    return score_of_edit(prior, prompts_of(plan, config), config)
 
 
 def prompts_of(plan: Plan, config: VideoConfig) -> Prompts:

@@ -1,12 +1,15 @@
 """A first look: a few frames of a clip, small and with few steps, in seconds."""
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from csd3d.engine.loop import Objective, run
+from csd3d.engine.loop import Objective, StepInfo, run
+from csd3d.engine.sampling import run_sampling
+from csd3d.engine.types import Latents
 from csd3d.media.clip.source import open_clip
 from csd3d.media.geometry import from_working, resize, to_working, working_size
 from csd3d.media.masks import ClipMask, masked
@@ -18,11 +21,11 @@ from csd3d.runs.found_masks import mask_file, search_of
 from csd3d.runs.preview import quick
 from csd3d.runs.progress import RunProgress
 from video.config import VideoConfig
-from video.edit import times_of
 from video.found_mask import masks_of_frames
-from video.particles import Batching, FrameParticles
-from video.plan import plan_frames, prompts_of, score_of, spans_of
+from video.particles import Batching, FrameParticles, LatentRows
+from video.plan import Plan, plan_frames, prompts_of, score_of, spans_of, times_of
 from video.render import Pictures
+from video.sampled import frames_in_memory
 
 FRAMES = 4
 """Frames that are shown, of the whole clip."""
@@ -39,7 +42,7 @@ def preview_video(
     Raises:
         ValueError, FileNotFoundError: as for `video.edit.edit_video`.
     """
-    csd = quick(config.csd or prior.defaults())
+    csd = quick(config.csd or prior.defaults(by=config.by))
     config = replace(config, csd=csd)
     progress = progress or RunProgress()
     with ExitStack() as stack:
@@ -59,11 +62,9 @@ def preview_video(
         size = working_size(source.info.display_aspect, config.size or prior.native_px, prior.multiple_px)
         rgb = torch.cat([to_working(source.read(i, i + 1), size) for i in shown])
         s = prior.encode(rgb)[list(plan.frames)]
-        particles = FrameParticles(s, csd, batching=Batching(FRAMES, groups=plan.groups), device=prior.device)
+        z = s
         if plan.groups:
-            steps = csd.steps * particles.steps_per_epoch
-            rng = torch.Generator().manual_seed(config.seed)
-            moves = run(particles, Objective(score_of(prior, plan, config), replace(csd, steps=steps)), rng=rng)
+            z, moves, steps = _preview_moves(prior, plan, config, s)
             for _ in progress.track("preview", moves, total=steps):
                 pass
         seen = None
@@ -73,7 +74,7 @@ def preview_video(
             seeker = search.under(prompts_of(plan, config))
             seen = masks_of_frames(prior, seeker, s, plan, size, seed=config.seed)
         pictures = Pictures(
-            particles.z, particles.s, prior.decode, size, plan,
+            z[:], s, prior.decode, size, plan,
             detail=config.detail, strength=config.strength,
         )  # fmt: skip
         small = from_working(rgb, size, size.height_px, size.width_px)
@@ -83,3 +84,19 @@ def preview_video(
     rows = {"source": small, prompt: edited}
     save_picture(contact_sheet(rows, columns=[f"{times[i]:.2f} s" for i in shown]), picture)
     return picture
+
+
+def _preview_moves(
+    prior: Prior, plan: Plan, config: VideoConfig, s: Latents
+) -> tuple[LatentRows, Iterator[StepInfo], int]:
+    """Latents, the steps that edit them, and how many those are."""
+    score, sampled = score_of(prior, plan, config)
+    if sampled is not None:
+        frames = frames_in_memory(s, sampled, config, plan.groups, device=prior.device)
+        steps = len(sampled.sampling.transitions) * frames.steps_per_epoch
+        return frames.z, run_sampling(frames, sampled.sampling), steps
+    csd = config.engine
+    particles = FrameParticles(s, csd, batching=Batching(FRAMES, groups=plan.groups), device=prior.device)
+    steps = csd.steps * particles.steps_per_epoch
+    rng = torch.Generator().manual_seed(config.seed)
+    return particles.z, run(particles, Objective(score, replace(csd, steps=steps)), rng=rng), steps

@@ -13,7 +13,7 @@ def make_report(clip: Clip, prompt: str, manifest: Manifest) -> Report:
         f"{info.width_px} × {info.height_px} px",
         f"{info.frames} frames",
         f"{float(info.fps):.5g} fps",
-        f"{edit['csd']['coupling']} coupling",
+        "by sampling" if edit["by"] == "sampling" else f"{edit['csd']['coupling']} coupling",
         f"prior {manifest.prior['name']}",
         f"{edit['csd']['steps']} steps",
     ]

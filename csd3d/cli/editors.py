@@ -22,7 +22,7 @@ from csd3d.runs.job import Editor, Request, resume_request, run_job
 from csd3d.runs.settings import load_preset, override
 
 C = TypeVar("C", bound=RunConfig)
-DECIDING = ("prompt", "preset", "run_dir", "resume", "prior", "device", "method", "effort", "steer", "pick")
+DECIDING = ("prompt", "preset", "run_dir", "resume", "prior", "device", "method", "effort", "steer", "pick", "by")
 """Flags on which depends what the others begin with."""
 LOADING = tuple(field.name for field in fields(Loading))
 """Flags that say how a prior is read."""
@@ -198,8 +198,11 @@ def edit_base(form: Form[C], values: Mapping[str, Any], only_help: bool) -> tupl
     """What suits the prior and the method of an editor of sources."""
     method, name = values["method"], values["prior"]
     found = resolve(name or "builtin") if only_help else resolve_for(method, name, device=values["device"])
-    csd = default_config(method, builtin=found.builtin, kind=found.kind, effort=values["effort"], family=found.family)
-    return replace(form.editor.settings(), prior=found.name, csd=csd), found
+    by = values.get("by") or "moves"
+    csd = default_config(
+        method, builtin=found.builtin, kind=found.kind, effort=values["effort"], family=found.family, by=by
+    )  # fmt: skip
+    return replace(form.editor.settings(), prior=found.name, csd=csd, by=by), found
 
 
 def preset_changes(name: str, kind: type, paper: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:

@@ -52,6 +52,7 @@ PANORAMA = Form(
     ),
     first=(
         "steps",
+        "by",
         "strength",
         "mask",
         "mask_words",
@@ -71,7 +72,7 @@ IMAGE = Form(
     ImageEditor,
     about="Edit a single picture from one sentence.",
     source=Flag("picture", Path | None, None, "PNG, JPEG, TIFF or WebP. None: that of the run to resume.", True),
-    first=("steps", "strength", "mask", "mask_words", "prompt_at", "prompt_mask", "size", "seed", "device"),
+    first=("steps", "by", "strength", "mask", "mask_words", "prompt_at", "prompt_mask", "size", "seed", "device"),
     base=edit_base,
     paper=_paper,
     extra=(PREVIEW,),

@@ -17,7 +17,7 @@ FORM = Form(
         'Video file, folder of frames, or a pattern such as "frames/*.png". None: that of the run to resume.',
         positional=True,
     ),
-    first=("steps", "strength", "mask", "mask_words", "size", "coupling", "keyframes", "seed", "device"),
+    first=("steps", "by", "strength", "mask", "mask_words", "size", "coupling", "keyframes", "seed", "device"),
     base=edit_base,
     paper=lambda method, found: paper_engine(method, "csd-edit-video"),
     extra=(PREVIEW,),

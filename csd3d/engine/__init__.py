@@ -14,6 +14,8 @@ In reading order, each formula in one place:
     optimise      z <- z - lr g, by SGD or Adam
     loop          steps one after another, as a generator
     epochs        batches, for more particles than one step may hold
+    ddim          deterministic sampling, and inversion of a source into its noise
+    sampling      many particles sampled together, as a generator
     config        the settings; the published methods and settings as presets
     validate      how settings are refused
 """
@@ -21,6 +23,10 @@ In reading order, each formula in one place:
 from csd3d.engine.config import METHODS as METHODS
 from csd3d.engine.config import PAPER as PAPER
 from csd3d.engine.config import CsdConfig as CsdConfig
+from csd3d.engine.ddim import ddim_step as ddim_step
+from csd3d.engine.ddim import invert as invert
+from csd3d.engine.ddim import sample as sample
+from csd3d.engine.ddim import timesteps as timesteps
 from csd3d.engine.epochs import Epochs as Epochs
 from csd3d.engine.epochs import steps_in_epoch as steps_in_epoch
 from csd3d.engine.guidance import guided as guided
@@ -49,6 +55,9 @@ from csd3d.engine.regularisers import Regulariser as Regulariser
 from csd3d.engine.regularisers import patch_nce as patch_nce
 from csd3d.engine.residuals import Score as Score
 from csd3d.engine.residuals import StepScore as StepScore
+from csd3d.engine.sampling import SampledParticles as SampledParticles
+from csd3d.engine.sampling import Sampling as Sampling
+from csd3d.engine.sampling import run_sampling as run_sampling
 from csd3d.engine.schedule import Schedule as Schedule
 from csd3d.engine.stein import FeatureKernel as FeatureKernel
 from csd3d.engine.stein import FeatureMap as FeatureMap

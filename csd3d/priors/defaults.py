@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from csd3d.attention.steer import Steering
 from csd3d.engine.config import METHODS, PAPER, CsdConfig, Effort, Method
+from csd3d.engine.sampling import By
 from csd3d.priors.families.table import Family, Kind
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -21,6 +22,8 @@ _BUILTIN_EFFORTS: Mapping[Effort, CsdConfig] = {
     "normal": BUILTIN,
     "careful": replace(BUILTIN, steps=40, lr=0.75),
 }
+SAMPLING_STEPS: Mapping[Kind, int] = {"instruct": 20, "text-to-image": 25}
+"""Noise levels of `--by sampling`, which an instruction editor needs fewer of, as its source holds the picture."""
 BUILTIN_CAPTION_GUIDANCE = 3.0
 """Text guidance of the published text-to-image methods on the small built-in model."""
 
@@ -43,6 +46,7 @@ def default_config(
     kind: Kind | None = "instruct",
     effort: Effort | None = None,
     family: Family | None = None,
+    by: By = "moves",
 ) -> CsdConfig:
     """Engine settings for editing with a prior, a small built-in or a big one, by a named method (None: `csd-edit`),
     at an effort (None: normal).
@@ -51,8 +55,16 @@ def default_config(
     as long, and `careful` twice as many, each half as long.
     `dds` and `cds` are as published; `sds`, `csd`, and `csd-edit` on a text-to-image prior start from the same learning
     rate and timesteps. Under `csd-edit` a prior whose `kind` is not known yet (None) counts as an instruction editor.
-    Guidance scales are those of the prior's `family`, if it is of one.
+    Guidance scales are those of the prior's `family`, if it is of one. `by` sampling there are no methods.
+
+    Raises:
+        ValueError: a method for sampling.
     """
+    if by == "sampling":
+        if method is not None:
+            raise ValueError(f"method: expected none with --by sampling, which moves nothing, got {method!r}")
+        kind = kind if family is None else family.kind
+        return _sampling_config(kind, builtin=builtin, effort=effort, family=family)
     if family is not None:
         config = default_config(method, builtin=builtin, kind=family.kind, effort=effort)
         return replace(config, s_text=family.s_text, s_image=family.s_image)
@@ -62,6 +74,22 @@ def default_config(
     delta = PAPER["cds" if METHODS[method].regulariser == "patch-nce" else "dds"]
     config = replace(delta, residual=METHODS[method].residual, coupling=METHODS[method].coupling)
     return _at(effort, replace(config, s_text=BUILTIN_CAPTION_GUIDANCE) if builtin else config)
+
+
+def _sampling_config(kind: Kind | None, *, builtin: bool, effort: Effort | None, family: Family | None) -> CsdConfig:
+    """Settings of which sampling takes `steps`, `t_max`, `noise` and the guidance scales. Frames get the same noise, by
+    which they agree; efforts are half and twice the usual steps."""
+    captions = kind == "text-to-image"
+    steps = SAMPLING_STEPS["text-to-image" if captions else "instruct"]
+    config = replace(
+        METHODS["csd-edit"], coupling="independent", t_max=1000, noise="shared",
+        steps=round(steps * {"quick": 0.5, "normal": 1.0, "careful": 2.0}[effort or "normal"]),
+    )  # fmt: skip
+    if family is not None:
+        return replace(config, s_text=family.s_text, s_image=family.s_image)
+    if not builtin:
+        return config
+    return replace(config, s_text=BUILTIN_CAPTION_GUIDANCE if captions else 1.0, s_image=1.0)
 
 
 def _at(effort: Effort, usual: CsdConfig) -> CsdConfig:

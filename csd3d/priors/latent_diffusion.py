@@ -127,6 +127,11 @@ class LatentDiffusion(Prior):
         """What happened so far that a person should know: what was put in, prompts that were cut, chunks halved."""
         return [*self.said, *self.text.notes, *(note for chunks in self.chunks for note in chunks.notes)]
 
+    @property
+    def rows_done(self) -> int:
+        """Of its UNet."""
+        return self.chunks[0].done
+
     def require(self, csd: CsdConfig, prompts: Prompts) -> None:
         """Raises ValueError if a regulariser asks for features of layers that the UNet has not."""
         if csd.regulariser != "none":

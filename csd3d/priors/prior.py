@@ -18,6 +18,7 @@ from torch import Tensor
 from csd3d.attention.presets import Attention
 from csd3d.engine.config import CsdConfig, Effort, Method
 from csd3d.engine.residuals import Score
+from csd3d.engine.sampling import By
 from csd3d.engine.schedule import Schedule
 from csd3d.priors.defaults import default_config
 from csd3d.priors.families.table import Kind
@@ -118,9 +119,16 @@ class Prior(ABC):
         """What happened so far that a person should know, one sentence each."""
         return list(self.said)
 
-    def defaults(self, method: Method | None = None, effort: Effort | None = None) -> CsdConfig:
+    @property
+    def rows_done(self) -> int:
+        """Rows of its network that were computed so far; 0 where nobody counts them."""
+        return 0
+
+    def defaults(
+        self, method: Method | None = None, effort: Effort | None = None, *, by: By = "moves"
+    ) -> CsdConfig:  # fmt: skip
         """Engine settings that suit it, by a named method (None: `csd-edit`), at an effort (None: normal)."""
-        return default_config(method, builtin=self.builtin, kind=self.kind, effort=effort)
+        return default_config(method, builtin=self.builtin, kind=self.kind, effort=effort, by=by)
 
     def encode(self, rgb: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
         """Latents of pictures in [0, 1], on the CPU wherever the prior computes."""

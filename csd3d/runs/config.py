@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from csd3d.attention.presets import Attention, Sharing
 from csd3d.engine.config import CsdConfig
+from csd3d.engine.sampling import By, Start
 from csd3d.engine.validate import require, require_choice, require_int
 from csd3d.priors.defaults import Precision
 from csd3d.priors.loading import Loading
@@ -42,6 +43,11 @@ class RunConfig(Loading):
         require_int(self, 1, None, "checkpoint_every")
 
     @property
+    def kept_on_resume(self) -> tuple[str, ...]:
+        """Dotted names of settings that may not change when a run is resumed, although other runs of the editor may."""
+        return ()
+
+    @property
     def engine(self) -> CsdConfig:
         """Settings of the engine, once a run has completed its config (`csd3d.runs.job.run_job`)."""
         assert self.csd is not None
@@ -52,6 +58,17 @@ class RunConfig(Loading):
 class EditConfig(RunConfig):
     """Settings of runs that edit several particles of one source."""
 
+    by: By = "moves"
+    """What makes the edit. `moves`: sources are moved step by step, coupled to each other. `sampling`: they are brought
+    to noise and sampled from it under the sentence; each sees its source, and they agree by the same noise and by
+    --share. Quick; `steps`, `t_max`, `noise` and guidance are then all that counts of the engine's settings."""
+    start: Start | None = None
+    """With --by sampling, how sources come to noise: `noised` = they are mixed with it, up to --t-max (SDEdit);
+    `inverted` = by DDIM inversion, the noise from which sampling leads back to them. None: noised for instruction
+    editors, inverted for text-to-image priors."""
+    rounds: int = 1
+    """Of the fixed point in each step of an inversion, each of which takes as long as the step and makes the way back
+    to the source more exact: 0 = plain DDIM inversion."""
     share: Sharing = "none"
     """Who sees whom inside the network: `anchors` = in every self-attention all particles of a step look at the same
     few of them too, which makes them agree."""
@@ -64,12 +81,26 @@ class EditConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_choice(self, "share")
+        require_choice(self, "share", "by", "start")
+        require_int(self, 0, 20, "rounds")
+        sampled = self.by == "sampling"
+        require(self, "start", sampled or self.start is None, "none but with --by sampling")
+        if sampled and self.csd is not None:
+            csd = self.csd
+            require(csd, "coupling", csd.coupling == "independent", "independent with --by sampling (see --share)")
+            require(csd, "regulariser", csd.regulariser == "none", "none with --by sampling")
+            require(csd, "shift", csd.shift == 1, "1 with --by sampling (see --t-max)")
+            require(csd, "steps", csd.steps > 0, "1 or more with --by sampling")
         if self.mask_words is not None:
             require(self, "mask_words", bool(self.mask_words.strip()), "what to look for, such as 'the ball'")
             mask = getattr(self, "mask", None)  # of the editor's own
             require(self, "mask", mask is None, f"none beside mask-words {self.mask_words!r}")
         Attention.of(self.share, self.attention)  # refuses what cannot be read
+
+    @property
+    def kept_on_resume(self) -> tuple[str, ...]:
+        """The steps of sampling, which decide on its noise levels."""
+        return ("csd.steps",) if self.by == "sampling" else ()
 
     @property
     def attending(self) -> Attention:

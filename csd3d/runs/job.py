@@ -196,14 +196,20 @@ def run_job(
             output, results = job.place(run_dir)
         manifest.outputs[job.role] = str(output.resolve())
         with open_session(
-            run_dir, manifest, results, progress, resumed=request.resumed, free_on_resume=job.free_on_resume
+            run_dir, manifest, results, progress, resumed=request.resumed, free_on_resume=free_names(job, config)
         ) as session:
+            session.rows_of = lambda: prior.rows_done
             session.note_prior(prior, job.sentences, config.device)
             job.encode(session)
             job.move(session)
             session.close(job.write(session))
     now = session.manifest
     return Result(tuple(results), run_dir, now.steps_done, tuple(now.notes), job.facts)
+
+
+def free_names(editor: Editor[C] | type[Editor[C]], config: C) -> tuple[str, ...]:
+    """Dotted names of settings that may change when a run of these settings is resumed."""
+    return tuple(name for name in editor.free_on_resume if name not in config.kept_on_resume)
 
 
 def make_request(

@@ -40,6 +40,7 @@ class StepLog:
 
     def __init__(self, count: int) -> None:
         """Nothing yet, of `count` particles."""
+        self.count = count
         self.infos: list[StepInfo] = []
         self._updates = dict.fromkeys(evenly(count, PARTICLES), 0)
         self._sums: dict[int, list[Tensor]] = {i: [] for i in self._updates}

@@ -91,6 +91,10 @@ class Rows:
             raise IndexError(f"rows: expected numbers below {len(self)}, got {numbers}")
         return numbers
 
+    def flush(self) -> None:
+        """Return when what was written is on the disk."""
+        os.fsync(self._fd)
+
     def close(self) -> None:
         """Free the file."""
         if self._fd >= 0:
@@ -120,6 +124,14 @@ def writing_rows(path: Path, count: int) -> Iterator[Callable[[Shaped[Tensor, "_
         yield append
         if done != count or count == 0:
             raise ValueError(f"rows: expected {max(count, 1)}, got {done}")
+
+
+def blank_rows(path: Path, count: int, row: Sequence[int]) -> None:
+    """A file of `count` rows of float32 zeros, which takes room on the disk only where it is written."""
+    with atomic_path(path) as part, part.open("wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (count, *row)}
+        npy.write_array_header_1_0(file, header)
+        file.truncate(file.tell() + 4 * count * int(np.prod(row)))
 
 
 def copy_rows(source: Path, target: Path) -> None:

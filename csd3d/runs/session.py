@@ -8,9 +8,10 @@
 A run is stopped and resumed any number of times; each of its sessions is one process at work.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -18,8 +19,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from csd3d.engine.loop import Objective, Particles, Stateful, run
+from csd3d.engine.loop import Objective, Particles, Stateful, StepInfo, run
 from csd3d.engine.residuals import Score
+from csd3d.engine.sampling import SampledParticles, Sampling, run_sampling
 from csd3d.engine.stein import Kernel
 from csd3d.media.sheet import save_picture
 from csd3d.metrics.change import change_note, change_of
@@ -37,11 +39,34 @@ from csd3d.runs.report import Report, write_report
 from csd3d.user_errors import out_of_memory
 
 T = TypeVar("T")
+ROWS, ROWS_EACH = "network rows", "network rows a particle"
+"""Names of the rows of the prior's network that an edit took, among the numbers of a run."""
 
 
 @runtime_checkable
 class StoredParticles(Particles, Stateful, Protocol):
     """Particles whose state can be saved."""
+
+
+@runtime_checkable
+class StoredSampled(SampledParticles, Stateful, Protocol):
+    """Sampled particles whose state can be saved."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of the steps of a run, which has a bar of its own."""
+
+    name: str
+    """What people call it."""
+    end: int
+    """Steps of the run when it is done."""
+    begin: int = 0
+    """Steps before it."""
+    writes: float = 0.0
+    """How many times as long as encoding the sources what comes after it takes."""
+    then: str = ""
+    """What comes after it and takes a time that is not known yet."""
 
 
 @runtime_checkable
@@ -71,6 +96,8 @@ class Session:
     """What is freed when the session ends."""
     live: LivePage | None = None
     """What shows the run while particles are moved."""
+    rows_of: Callable[[], int] = lambda: 0
+    """Rows that the prior's network has computed so far."""
 
     def enter(self, context: AbstractContextManager[T]) -> T:
         """Enter a context that is left when the session ends."""
@@ -155,32 +182,89 @@ class Session:
         csd, epoch = config.engine, particles.steps_per_epoch
         csd = replace(csd, steps=csd.steps * epoch, lr_decay_every=csd.lr_decay_every * epoch)
         rng = rng or torch.Generator().manual_seed(config.seed)
-        checkpointer, log = checkpointer or self.folder, StepLog(count)
-        checkpointer.load(particles, rng, log)
+        log = self._loaded(particles, rng, StepLog(count), checkpointer)
         if log.done > csd.steps:
             done = -(-log.done // epoch)
             raise ValueError(f"steps: expected at least the {done} that this run has done, got {config.engine.steps}")
+        steps = run(particles, Objective(score, csd, kernel), rng=rng, start=log.done, watch=log.watch)
+        save = self._saver(particles, rng, log, checkpointer, total=csd.steps, look=look)
+        self._do(Phase(phase, csd.steps, writes=writes), steps, log, save, every=config.checkpoint_every)
+        return log
 
-        live = self.live = LivePage(self.folder, self.manifest, self.progress, log, csd.steps, look)
+    def sample(
+        self,
+        particles: StoredSampled,
+        sampling: Sampling,
+        config: RunConfig,
+        *,
+        count: int,
+        checkpointer: Checkpointer | None = None,
+        writes: float = 0.0,
+    ) -> StepLog:
+        """Sample `count` particles, from the last saved state to the end; returns the steps of all sessions.
+
+        Arguments and errors are those of `move`. All randomness is in the particles.
+        """
+        epoch, rng = particles.steps_per_epoch, torch.Generator().manual_seed(config.seed)
+        log = self._loaded(particles, rng, StepLog(count), checkpointer)
+        inversions, total = sampling.inversions * epoch, len(sampling.transitions) * epoch
+        steps = run_sampling(particles, sampling, start=log.done)
+        save = self._saver(particles, rng, log, checkpointer, total=total, look=None)
+        parts = [Phase("invert", inversions, then="sampling")] if log.done < inversions else []
+        for part in (*parts, Phase("sample", total, begin=inversions, writes=writes)):
+            self._do(part, islice(steps, part.end - log.done), log, save, every=config.checkpoint_every)
+        return log
+
+    def _loaded(
+        self, particles: Stateful, rng: torch.Generator, log: StepLog, checkpointer: Checkpointer | None
+    ) -> StepLog:
+        """The log of the steps done, after what was saved is put back."""
+        (checkpointer or self.folder).load(particles, rng, log)
+        return log
+
+    def _saver(
+        self,
+        particles: Stateful,
+        rng: torch.Generator,
+        log: StepLog,
+        checkpointer: Checkpointer | None,
+        *,
+        total: int,
+        look: Look | None,
+    ) -> Callable[[], None]:
+        """What saves the state, counts what it took, and shows it."""
+        live = self.live = LivePage(self.folder, self.manifest, self.progress, log, total, look)
+        since = self.rows_of()
 
         def save() -> None:
-            checkpointer.save(particles, rng, log)
+            nonlocal since
+            (checkpointer or self.folder).save(particles, rng, log)
             self.manifest.steps_done = log.done
+            if (now := self.rows_of()) > since:  # of what a stop has undone, no row is counted
+                rows = self.manifest.numbers[ROWS] = int(self.manifest.numbers.get(ROWS, 0)) + now - since
+                self.manifest.numbers[ROWS_EACH] = round(rows / log.count, 1)
+                since = now
             self.manifest.write(self.folder.manifest)
             live.update()
 
-        with self.manifest.timed(phase):
-            steps = run(particles, Objective(score, csd, kernel), rng=rng, start=log.done, watch=log.watch)
-            after_s = writes * self.manifest.timing_s.get("encode", 0.0)
-            for info in self.progress.track(phase, steps, total=csd.steps, start=log.done, after_s=after_s):
+        return save
+
+    def _do(
+        self, part: "Phase", steps: Iterable[StepInfo], log: StepLog, save: Callable[[], None], *, every: int
+    ) -> None:
+        """The steps of a part, with its bar, saved now and then and at its end."""
+        total, done = part.end - part.begin, log.done - part.begin
+        after_s = part.writes * self.manifest.timing_s.get("encode", 0.0)
+        with self.manifest.timed(part.name):
+            shown = self.progress.track(part.name, steps, total=total, start=done, after_s=after_s, then=part.then)
+            for info in shown:
                 log.add(info)
-                if self.stop or log.done % config.checkpoint_every == 0 or log.done == csd.steps:
+                if self.stop or log.done % every == 0 or log.done == part.end:
                     save()
-                self.stop_if_asked(f"{log.done} of {csd.steps} steps are done")
+                self.stop_if_asked(f"{log.done} of {part.end} steps are done")
             if not self.folder.state.exists():
                 save()
         self.manifest.write(self.folder.manifest)
-        return log
 
     def sources(
         self, encode: Callable[[], Float[Tensor, "n c h w"]], *, again: bool = False

@@ -147,7 +147,9 @@ def test_settings_suit_the_prior_from_python_as_from_the_command_line(
     words = ["image", str(photo), "--prompt", "a blue ball", "--source-prompt", "a red ball", "--prior", str(prior)]
     assert main([*words, "--steps", "1", "--run-dir", str(tmp_path / "command")]) == 0
     asked = Manifest.read(tmp_path / "command" / "manifest.json").config["csd"]
-    monkeypatch.setattr(LatentDiffusion, "defaults", lambda prior: replace(Prior.defaults(prior), steps=1))
+    monkeypatch.setattr(
+        LatentDiffusion, "defaults", lambda prior, **asked: replace(Prior.defaults(prior, **asked), steps=1)
+    )
     config = PanoramaConfig(prior=str(prior), source_prompt="a red ball")
     edit_panorama(photo, "a blue ball", None, config, run_dir=tmp_path / "python", progress=RunProgress(quiet=True))
     assert Manifest.read(tmp_path / "python" / "manifest.json").config["csd"] == asked

@@ -97,7 +97,7 @@ def test_a_result_takes_no_name_of_the_runs_own(tmp_path, name):
 def test_settings_of_the_engine_are_filled_in_from_the_prior(make_clip, tmp_path, monkeypatch):
     clip, _ = make_clip(frames=2)
     suited = CsdConfig(steps=1, lr=0.125, t_min=400, t_max=600)
-    monkeypatch.setattr(ToyPrior, "defaults", lambda self, method=None: suited)
+    monkeypatch.setattr(ToyPrior, "defaults", lambda self, **asked: suited)
     result = edit_video(
         clip, "make it red", run_dir=tmp_path / "run", prior=ToyPrior(), progress=RunProgress(quiet=True)
     )

@@ -86,7 +86,13 @@ def strike(forked: Forked, kind: str, source: Path, where: Path, hows: Sequence[
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "ns-train"])
 def test_killed_anywhere_and_resumed_equals_never_killed(kind: str, folder: Path, tmp_path: Path, forked: Forked):
-    names = {"panorama": "picture.png", "image": "picture.png", "generate": "t2i", "translate": "t2i"}
+    names = {
+        "panorama": "picture.png",
+        "sampled": "picture.png",
+        "image": "picture.png",
+        "generate": "t2i",
+        "translate": "t2i",
+    }
     strike(forked, kind, folder / names.get(kind, "clip.mp4"), tmp_path, ("kill", "full", "kill"))
 
 

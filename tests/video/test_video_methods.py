@@ -50,7 +50,9 @@ def test_settings_suit_the_prior_from_python_as_from_the_command_line(make_clip,
     assert (asked["residual"], asked["coupling"]) == ("source", "svgd")
     assert (asked["t_min"], asked["t_max"], asked["weight"]) == (50, 950, "one")
 
-    monkeypatch.setattr(LatentDiffusion, "defaults", lambda prior: replace(Prior.defaults(prior), steps=1))
+    monkeypatch.setattr(
+        LatentDiffusion, "defaults", lambda prior, **asked: replace(Prior.defaults(prior, **asked), steps=1)
+    )
     config = VideoConfig(prior=str(prior), source_prompt="a red ball")
     edit_video(clip, "a blue ball", None, config, run_dir=tmp_path / "python", progress=RunProgress(quiet=True))
     assert Manifest.read(tmp_path / "python" / "manifest.json").config["csd"] == asked

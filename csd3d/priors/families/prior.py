@@ -18,6 +18,7 @@ from torch import Tensor
 
 from csd3d.engine.config import CsdConfig, Effort, Method
 from csd3d.engine.guidance import guided, instruct_coefficients, instruct_source_coefficients
+from csd3d.engine.sampling import By
 from csd3d.engine.schedule import Schedule
 from csd3d.engine.types import Latents, Noised
 from csd3d.priors.defaults import default_config
@@ -81,9 +82,16 @@ class FamilyPrior(Prior):
         """What happened so far that a person should know: settings without a meaning, chunks that were halved."""
         return [*self.said, *(note for chunks in self.chunks for note in chunks.notes)]
 
-    def defaults(self, method: Method | None = None, effort: Effort | None = None) -> CsdConfig:
+    @property
+    def rows_done(self) -> int:
+        """Of its network."""
+        return self.chunks[0].done
+
+    def defaults(
+        self, method: Method | None = None, effort: Effort | None = None, *, by: By = "moves"
+    ) -> CsdConfig:  # fmt: skip
         """Engine settings that suit it: those of the method at an effort, with the guidance of its family."""
-        return default_config(method, builtin=False, effort=effort, family=self.family)
+        return default_config(method, builtin=False, effort=effort, family=self.family, by=by)
 
     def require(self, csd: CsdConfig, prompts: Prompts) -> None:
         """Raises ValueError for features of layers, which no family gives, and for prompts that it does not take."""

@@ -31,6 +31,8 @@ class Chunks:
     """Never more rows than this in one call; None: 40 on a CPU, 256 elsewhere."""
     notes: list[str] = field(default_factory=list)
     """One sentence for every time that memory ran out, for whoever reports on the run."""
+    done: int = 0
+    """Rows that were computed so far."""
 
     def __post_init__(self) -> None:
         for name, value in (("budget_bytes", self.budget_bytes), ("max_rows", self.max_rows)):
@@ -67,6 +69,7 @@ class Chunks:
                     break
                 done.append(result)
                 start = piece.stop
+        self.done += total
         return done[0] if len(done) == 1 else torch.cat(done)
 
     def _attempt(self, call: Callable[[slice], Tensor], piece: slice) -> Tensor | None:
