@@ -10,17 +10,21 @@ from torch import Tensor
 
 from csd3d.engine.config import PAPER, CsdConfig
 from csd3d.engine.loop import Objective, run
+from csd3d.engine.sampling import run_sampling
 from csd3d.engine.stein import Kernel, RbfKernel
 from csd3d.engine.transport import Correspondences, TransportKernel
+from csd3d.priors.defaults import default_config
 from csd3d.priors.instruct import InstructPrior
 from csd3d.priors.prior import Guidance, Prompts
+from csd3d.runs.sampling import sampled_edit
 from csd3d.world.sample import Clip
 from scripts.benchmarks.memory import peak_memory
 from scripts.benchmarks.rows import csd_rows, sampling_rows
-from video.config import ANCHORS, Draw
+from video.config import ANCHORS, Draw, VideoConfig
 from video.motion import ClipMotion, grey_levels, to_latents
 from video.particles import Batching, FrameParticles
 from video.propagate import CarriedFrames, key_frames
+from video.sampled import frames_in_memory
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,30 @@ def sampling(*, steps: int, s_text: float, s_image: float, same_noise: bool) -> 
         return job.prior.sample(job.source, prompts, guidance, rng=rng, steps=steps, noise=noise)
 
     return Method(edit, lambda frames: sampling_rows(s_text, s_image) * steps)
+
+
+def sampled(config: VideoConfig) -> Method:
+    """All frames sampled together, as the video editor does it with `--by sampling`."""
+    csd, rows = config.engine, sampling_rows(config.engine.s_text, config.engine.s_image)
+
+    @torch.no_grad()
+    def edit(job: Job) -> Float[Tensor, "n 3 H W"]:
+        s = job.prior.codec.encode(job.source).cpu()
+        found = sampled_edit(job.prior, Prompts(job.sentence), replace(config, seed=job.seed))
+        frames = frames_in_memory(
+            s, found, replace(config, seed=job.seed), [range(len(s))], device=job.prior.device
+        )  # fmt: skip
+        for _ in run_sampling(frames, found.sampling):
+            pass
+        return decode(job.prior, frames.z[:])
+
+    def unet_rows(frames: int) -> float:
+        sources = csd_rows(csd.s_text, csd.s_image) - rows if config.attention else 0
+        seen = min(config.anchors, frames) / frames if config.share == "anchors" else 0.0
+        inverting = 1 + config.rounds if config.start == "inverted" else 0
+        return csd.steps * (inverting + (rows + sources) * (1 + seen))
+
+    return Method(edit, unet_rows)
 
 
 Coupled = Callable[[Job], Correspondences]
@@ -172,10 +200,23 @@ def standard(
     """
     svgd, alone = replace(csd, coupling="svgd"), replace(csd, coupling="independent")
     scales = {"s_text": s_text, "s_image": s_image}
+    together = VideoConfig(
+        by="sampling", start="noised",
+        csd=replace(default_config(builtin=True, by="sampling"), steps=sampling_steps, s_text=s_text, s_image=s_image),
+    )  # fmt: skip
+    plain = replace(together, csd=replace(together.engine, s_text=1.0, s_image=1.0))
+    inverted, shared = replace(plain, start="inverted"), {"share": "anchors"}
     paper = replace(PAPER["csd-edit-video"], steps=csd.steps, s_text=csd.s_text, s_image=csd.s_image)
     methods = {
         "per-frame sampling": sampling(steps=sampling_steps, **scales, same_noise=False),
         "per-frame sampling, same noise": sampling(steps=sampling_steps, **scales, same_noise=True),
+        "by sampling": sampled(plain),
+        "by sampling, guided": sampled(together),
+        "by sampling, shared anchors": sampled(replace(plain, **shared)),
+        "by sampling, Plug-and-Play": sampled(replace(plain, attention=("pnp",))),
+        "by sampling, inverted": sampled(inverted),
+        "by sampling, inverted, shared anchors": sampled(replace(inverted, **shared)),
+        "by sampling, inverted, Plug-and-Play": sampled(replace(inverted, attention=("pnp",))),
         "first frame, carried along the flow": propagation(alone, keys=None),
         f"{keys} key frames, carried along the flow": propagation(svgd, keys=keys),
         "csd-edit, independent": collaboration(alone),
