@@ -7,13 +7,14 @@ Layers that show the same things, the views of a sphere, are brought to agree no
 are settled, and the step goes on from those. With `--share anchors` all windows look at the same few.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from csd3d.attention.attended import ANCHORS
+from csd3d.attention.attended import ANCHORS, AttendedScore
 from csd3d.engine.ddim import CLEAN, alpha_bar, clean, ddim_step
 from csd3d.engine.sampling import Drawn, Transition
 from csd3d.engine.types import Index, Latents, Noised
@@ -56,7 +57,8 @@ class SampledWindows:
         self._windows, self._edit, self._sampling = windows, edit, edit.sampling
         self._device, self._mask, self._settle, self._settle_every = torch.device(device), mask, settle, settle_every
         self._batches = torch.arange(len(windows)).tensor_split(-(-len(windows) // budget))
-        shares = getattr(edit.sampling.score, "shares", False) and len(windows) > 1
+        score = edit.sampling.score
+        shares = isinstance(score, AttendedScore) and score.shares and len(windows) > 1
         self._anchors = torch.tensor(evenly(len(windows), ANCHORS) if shares else [], dtype=torch.int64)
         self._noise, self._trajectory = None, None
         if edit.start == "noised":
@@ -79,7 +81,7 @@ class SampledWindows:
         anchors = None
         if len(self._anchors) and not transition.inverts:
             seen = self._noised(canvas, sources, transition, self._anchors)
-            anchors = Noised(**{**vars(seen), "anchors": torch.arange(len(self._anchors))})
+            anchors = replace(seen, anchors=torch.arange(len(self._anchors)))
         return Drawn(self._noised(canvas, sources, transition, self._batches[number]), anchors)
 
     def take(self, transition: Transition, number: int, index: Index, e: Latents) -> None:

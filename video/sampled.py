@@ -7,6 +7,7 @@ with the clip.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -170,7 +171,7 @@ class SampledFrames:
         if len(own := self._anchors[group]):
             first = sum(map(len, self._anchors[:group]))
             seen = self._noised(self._at_anchors[first : first + len(own)], transition, own)
-            anchors = Noised(**{**vars(seen), "anchors": torch.arange(len(own))})
+            anchors = replace(seen, anchors=torch.arange(len(own)))
         return Drawn(self._noised(self._leaving(transition, index), transition, index), anchors, group)
 
     def take(self, transition: Transition, number: int, index: Index, e: Latents) -> None:

@@ -21,6 +21,7 @@ from csd3d.attention.bank import Bank
 from csd3d.attention.compositions import Composition, KvFusion, PromptToPrompt, keeping
 from csd3d.attention.control import Control, Qkv
 from csd3d.attention.rows import Role, Rows
+from csd3d.attention.sag import SelfAttentionGuidance
 from csd3d.attention.score import Controllable
 from csd3d.attention.sites import Site, choose
 from csd3d.engine.regularisers import FeatureLoss, Features, FeatureSite
@@ -51,6 +52,8 @@ class AttendedScore:
     def __post_init__(self) -> None:
         for composition in self.compositions:
             composition.require(self.score)
+        if sum(isinstance(composition, SelfAttentionGuidance) for composition in self.compositions) > 1:
+            raise ValueError("attention: expected sag once, got it more than once")
         longer = any(isinstance(composition, KvFusion) for composition in self.compositions)
         if longer and any(isinstance(c, PromptToPrompt) and c.self_until > 0 for c in self.compositions):
             raise ValueError("attention: expected p2p with self-until=0 beside kv-fusion, which adds keys, got more")
@@ -125,8 +128,7 @@ class _StepScore:
         leave = [control for composition, bank in banks for control in composition.leave(score, bank, size_lat)]
         take = [control for composition, bank in banks for control in composition.take(score, bank, size_lat)]
         if not leave:
-            with score.controlled([*take, *last]):
-                return score.target(x), None
+            return self._target(x, [*take, *last]), None
         shared = last_of_sources()
         targets: list[Tensor] = []
         sources: list[Tensor] = []
@@ -134,11 +136,19 @@ class _StepScore:
             some = x.rows(slice(start, start + BANKED))
             with score.controlled([*leave, *shared]):
                 sources.append(score.source(some))
-            with score.controlled([*take, *last]):
-                targets.append(score.target(some))
+            targets.append(self._target(some, [*take, *last]))
             for _, bank in banks:
                 bank.clear()
         return torch.cat(targets), torch.cat(sources)
+
+    def _target(self, x: Noised, controls: Sequence[Control]) -> Latents:
+        """What is predicted under controls, with the guidance that self-attention gives if it is asked for."""
+        score = self.own.score
+        for composition in self.own.compositions:
+            if isinstance(composition, SelfAttentionGuidance) and composition.scale > 0:
+                return composition.target(score, x, controls)
+        with score.controlled(controls):
+            return score.target(x)
 
     def _sharing(self, role: Role) -> list[Control]:
         """The control by which rows of a role look at the anchors, which leave their keys and values first."""

@@ -8,6 +8,7 @@ from csd3d.attention.attended import AttendedScore
 from csd3d.attention.bank import Bank
 from csd3d.attention.compositions import Composition, KvFusion, MasaCtrl, PlugAndPlay, PromptToPrompt, Reweight
 from csd3d.attention.control import Control
+from csd3d.attention.sag import SelfAttentionGuidance
 from csd3d.attention.score import Controllable
 from csd3d.attention.structure import StructureDiffusion
 from csd3d.attention.tail import read_tail
@@ -21,6 +22,7 @@ PRESETS: dict[str, type[Composition]] = {
     "masactrl": MasaCtrl,
     "kv-fusion": KvFusion,
     "structure": StructureDiffusion,
+    "sag": SelfAttentionGuidance,
 }
 """The methods by name; their fields are the keys."""
 

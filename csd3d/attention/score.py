@@ -13,7 +13,7 @@ from csd3d.attention.rows import Role, Rows
 from csd3d.attention.sites import Site
 from csd3d.attention.words import Tokens
 from csd3d.engine.residuals import Score
-from csd3d.engine.types import Index, Latents
+from csd3d.engine.types import Index, Latents, Noised
 
 MapEnergy = Callable[[Float[Tensor, "r l a b"], Rows], Float[Tensor, " r"]]
 """From cross-attention maps of some rows and what these are to an energy of each, which depends on its own alone."""
@@ -35,6 +35,14 @@ class Controllable(Score, Protocol):
 
     def read(self, role: Role) -> tuple[Tokens, ...]:
         """The sentences of targets, or of sources; none where they have none."""
+        ...
+
+    def target_branch(self, x: Noised, branch: str) -> Latents:
+        """Noise in `x.z_t` by one branch of a target alone, without guidance."""
+        ...
+
+    def noise_in(self, output: Latents, x: Noised) -> Latents:
+        """The noise in `x.z_t` that an output of the network means."""
         ...
 
     def controlled(self, controls: Sequence[Control]) -> AbstractContextManager[None]:

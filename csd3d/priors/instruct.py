@@ -14,7 +14,7 @@ Branches that the guidance scales make count for nothing are left out (see `csd3
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from jaxtyping import Float, Float32, Int64, Num
@@ -138,6 +138,14 @@ class InstructScore:
     def encode(self, sentences: Sequence[str]) -> tuple[Float[Tensor, "k l d"], tuple[Tokens, ...]]:
         """Embeddings and tokens of instructions. Raises UnknownPrompt for those that the prior does not know."""
         return self.prior.embed(sentences), tuple(self.prior.text.tokens(self.prior.known(s)) for s in sentences)
+
+    def target_branch(self, x: Noised, branch: str) -> Latents:
+        """One row each."""
+        return self._epsilon({cast(InstructBranch, branch): 1.0}, x.z_t, x, role="target")
+
+    def noise_in(self, output: Latents, x: Noised) -> Latents:
+        """See `Controllable`."""
+        return to_epsilon(output, x.z_t, x.t, schedule=self.schedule, prediction=self.prior.prediction)
 
     def controlled(self, controls: Sequence[Control]) -> AbstractContextManager[None]:
         """Within the context its predictions are controlled. Raises ValueError where that cannot be done."""

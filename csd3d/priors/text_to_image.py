@@ -14,7 +14,7 @@ what the source shows; SDS and CSD have none.
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from jaxtyping import Float, Float32, Int64, Num
@@ -158,6 +158,16 @@ class TextToImageScore:
         caption = self.prompt if role == "target" else self.source_prompt
         return () if caption is None else caption.tokens[1:]
 
+    def target_branch(self, x: Noised, branch: str) -> Latents:
+        """One row each."""
+        alone = {cast(TextBranch, branch): 1.0}
+        output = self.predict(self.prompt, x.z_t, x.t, x.index, coefficients=alone).to(x.z_t)
+        return self.noise_in(output, x)
+
+    def noise_in(self, output: Latents, x: Noised) -> Latents:
+        """See `Controllable`."""
+        return to_epsilon(output, x.z_t, x.t, schedule=self.schedule, prediction=self.prior.prediction)
+
     def controlled(self, controls: Sequence[Control]) -> AbstractContextManager[None]:
         """Within the context its predictions are controlled. Raises ValueError where that cannot be done."""
         return self.prior.denoiser.controlled(controls)
@@ -231,9 +241,16 @@ class TextToImageScore:
 
     @torch.no_grad()
     def predict(
-        self, caption: Sentences, z_in: Latents, t: int | Num[Tensor, ""], index: Index, *, role: Role = "target"
+        self,
+        caption: Sentences,
+        z_in: Latents,
+        t: int | Num[Tensor, ""],
+        index: Index,
+        *,
+        role: Role = "target",
+        coefficients: Mapping[TextBranch, float] | None = None,
     ) -> Float32[Tensor, "n c h w"]:
-        """The guided output of the UNet (epsilon or v), on the prior's device."""
+        """The guided output of the UNet (epsilon or v), on the prior's device. `coefficients` None: by `s_text`."""
         device = self.prior.device
         z_in, n = z_in.to(device), len(z_in)
         read = caption.rows(index)
@@ -257,7 +274,7 @@ class TextToImageScore:
             outputs = self.prior.denoiser.predict(rows, named, t)
             return outputs.chunk(len(names))
 
-        return guided(text_coefficients(self.s_text), branches)
+        return guided(coefficients or text_coefficients(self.s_text), branches)
 
     def _epsilon(self, caption: Sentences, x_t: Latents, x: Noised, *, role: Role) -> Latents:
         """Noise in `x_t`, particles or sources of `x`."""
