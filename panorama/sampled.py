@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from csd3d.attention.attended import ANCHORS, AttendedScore
+from csd3d.attention.attended import ANCHORS
 from csd3d.engine.ddim import CLEAN, alpha_bar, clean, ddim_step
 from csd3d.engine.sampling import Drawn, Transition
 from csd3d.engine.types import Index, Latents, Noised
@@ -57,8 +57,7 @@ class SampledWindows:
         self._windows, self._edit, self._sampling = windows, edit, edit.sampling
         self._device, self._mask, self._settle, self._settle_every = torch.device(device), mask, settle, settle_every
         self._batches = torch.arange(len(windows)).tensor_split(-(-len(windows) // budget))
-        score = edit.sampling.score
-        shares = isinstance(score, AttendedScore) and score.shares and len(windows) > 1
+        shares = edit.shares and len(windows) > 1
         self._anchors = torch.tensor(evenly(len(windows), ANCHORS) if shares else [], dtype=torch.int64)
         self._noise, self._trajectory = None, None
         if edit.start == "noised":

@@ -63,11 +63,6 @@ class AttendedScore:
         """The prior's."""
         return self.score.schedule
 
-    @property
-    def sees_sources(self) -> bool:
-        """Whether targets look at their noisy sources."""
-        return any(composition.leave(self.score, Bank(), (1, 1)) for composition in self.compositions)
-
     def for_step(self, x: Noised) -> Score:
         """The score of one step, of particles that are all of `x` or some of them."""
         return _StepScore(self, x)

@@ -7,7 +7,7 @@ own source. "The first 80 % of the steps" is the noisiest 80 % of timesteps.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Shaped
@@ -29,6 +29,9 @@ MOST_LAYOUT = 16 * 16
 class Composition(Protocol):
     """A method, with its settings."""
 
+    sees_sources: ClassVar[bool]
+    """Whether targets look at their noisy sources."""
+
     def require(self, score: Controllable) -> None:
         """Raises ValueError if the prior or its sentences cannot serve it."""
         ...
@@ -48,6 +51,8 @@ class Reweight:
 
     Probabilities are not normalised again. 1 changes nothing, 0 hides the word, -2 to 2 are usual.
     """
+
+    sees_sources: ClassVar[bool] = False
 
     word: str
     """Of the prompt."""
@@ -90,6 +95,8 @@ class PromptToPrompt:
     one its own, as `align` says; so a swapped word appears where the old one was. Self-attention: the source's maps,
     where they are of at most 16 x 16 places. Both only in the branch that reads the caption; values are the target's.
     """
+
+    sees_sources: ClassVar[bool] = True
 
     cross_until: float = 0.8
     """Share of the timesteps, from noise, in which cross-attention is the source's."""
@@ -142,6 +149,8 @@ class PlugAndPlay:
     Targets take the source's queries and keys in the decoder's self-attentions but the first, and what leaves the
     second residual block of the decoder's second block, in every branch. Values are the target's.
     """
+
+    sees_sources: ClassVar[bool] = True
 
     features_until: float = 0.8
     """Share of the timesteps, from noise, in which the residual block is the source's."""
@@ -200,6 +209,8 @@ class MasaCtrl:
     instead of its own, once the prompt has set the layout.
     """
 
+    sees_sources: ClassVar[bool] = True
+
     after: float = 0.08
     """Share of the timesteps, from noise, in which attention is still the target's own."""
 
@@ -234,6 +245,8 @@ class KvFusion:
 
     Softer than `MasaCtrl`: what is new in the particle stays its own.
     """
+
+    sees_sources: ClassVar[bool] = True
 
     def require(self, score: Controllable) -> None:
         """Nothing."""

@@ -40,6 +40,11 @@ class Attention:
         """As settings say it. Raises ValueError as `parse` does."""
         return cls(share, tuple(parse(text) for text in texts))
 
+    @property
+    def sees_sources(self) -> bool:
+        """Whether targets look at their noisy sources."""
+        return any(composition.sees_sources for composition in self.compositions)
+
     def over(self, score: Score) -> Score:
         """`score` under control, or `score` itself if nothing is asked for.
 

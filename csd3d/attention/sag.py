@@ -12,6 +12,7 @@ The blur is a Gaussian of 9 x 9 latents at most. Each step costs one more row a 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -34,6 +35,8 @@ RADIUS = 4
 @dataclass(frozen=True)
 class SelfAttentionGuidance:
     """Sharper results, without a condition; a `Composition` that neither leaves nor takes anything."""
+
+    sees_sources: ClassVar[bool] = False
 
     scale: float = 0.75
     """s; 0 changes nothing."""

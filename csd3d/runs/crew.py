@@ -29,6 +29,7 @@ from csd3d.attention.presets import Attention
 from csd3d.engine.config import CsdConfig, Effort, Method
 from csd3d.engine.regularisers import FeatureLoss, Features, FeatureSite
 from csd3d.engine.residuals import Score, StepScore
+from csd3d.engine.sampling import By
 from csd3d.engine.schedule import Schedule
 from csd3d.engine.stein import Perceptual
 from csd3d.engine.types import Latents, Noised
@@ -266,9 +267,11 @@ class SharedPrior(Prior):
         """Those of rank 0's copy, after how many work together."""
         return [f"{ranks()[1]} processes shared the work", *self.own.notes]
 
-    def defaults(self, method: Method | None = None, effort: Effort | None = None) -> CsdConfig:
+    def defaults(
+        self, method: Method | None = None, effort: Effort | None = None, *, by: By = "moves"
+    ) -> CsdConfig:  # fmt: skip
         """The prior's."""
-        return self.own.defaults(method, effort)
+        return self.own.defaults(method, effort, by=by)
 
     def kinds_of(self, sentences: Sequence[str]) -> tuple[str, ...]:
         """The prior's."""

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 
-from csd3d.attention.attended import AttendedScore
 from csd3d.engine.residuals import Score
 from csd3d.engine.sampling import Sampling, Start
 from csd3d.priors.prior import Guidance, Prior, Prompts
@@ -20,6 +19,8 @@ class SampledEdit:
     start: Start
     sees_sources: bool
     """Whether particles look at their own sources at the same level."""
+    shares: bool = False
+    """Whether all particles look at the same few."""
 
 
 def sampled_edit(prior: Prior, prompts: Prompts, config: EditConfig) -> SampledEdit:
@@ -29,14 +30,14 @@ def sampled_edit(prior: Prior, prompts: Prompts, config: EditConfig) -> SampledE
         ValueError: settings or sentences that the prior cannot serve.
     """
     start = config.start or DEFAULT_START[prior.kind]
-    prior.require(replace(config.engine, residual="noise"), prompts)  # a caption of the source is asked for below
-    score = config.attending.over(prior.score(prompts, Guidance.of(config.engine)))
-    sees = isinstance(score, AttendedScore) and score.sees_sources
+    asked = replace(config.engine, residual="noise")  # a caption of the source is asked for below, if it is needed
+    score, sees = prior.score_under(asked, prompts, config.attending), config.attending.sees_sources
     if prior.kind == "text-to-image" and prompts.source is None and (sees or start == "inverted"):
         why = "under which it is inverted" if start == "inverted" else "which the prior reads while it looks at it"
         raise ValueError(f"source-prompt: expected what the source shows, {why}, got none (--start noised without)")
     inverter = prior.score(prompts, Guidance(1.0)) if start == "inverted" else None
-    return SampledEdit(Sampling(score, inverter, config.engine, config.rounds), start, sees)
+    sampling = Sampling(score, inverter, config.engine, config.rounds)
+    return SampledEdit(sampling, start, sees, config.share == "anchors")
 
 
 def score_of_edit(prior: Prior, prompts: Prompts, config: EditConfig) -> tuple[Score, SampledEdit | None]:

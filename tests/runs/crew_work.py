@@ -30,6 +30,9 @@ def edits(folder: Path) -> Iterator[tuple[str, Any, Path, Any]]:
         video, share="anchors", attention=("masactrl",), csd=replace(CSD, coupling="motion", optimizer="adam")
     )
     yield "attending", edit_video, folder / "clip.mp4", looking
+    sampled = {"by": "sampling", "csd": replace(CSD, coupling="independent", t_max=900)}
+    yield "sampled", edit_video, folder / "clip.mp4", replace(looking, start="inverted", **sampled)
+    yield "wide sampled", edit_panorama, folder / "wide.png", replace(wide, share="anchors", **sampled)
     yield "wide", edit_panorama, folder / "wide.png", wide
     cds = {"residual": "source", "coupling": "independent", "regulariser": "patch-nce", "nce_patches": 4}
     caption = replace(wide, csd=replace(CSD, **cds), prior=str(folder / "t2i"), source_prompt="a blue ball")

@@ -170,9 +170,10 @@ def test_two_processes_edit_as_one(folder: Path) -> None:
     assert said[1] == ("", "")
     assert not (folder / "by-1").exists()  # only rank 0 writes
     run_all(folder, folder / "alone")
-    for name in ("clip", "attending", "wide", "cds"):
+    for name in ("clip", "attending", "sampled", "wide", "wide sampled", "cds"):
         shared, alone = (latents(folder / by / name) for by in ("by-0", "alone"))
-        assert spread(shared, alone) < 1e-5, name  # float rounding: calls have other numbers of rows
+        # float rounding: calls have other numbers of rows; what is sampled from noise is changed by more of it
+        assert spread(shared, alone) < (1e-3 if "sampled" in name else 1e-5), name
     notes = Manifest.read(folder / "by-0" / "clip" / "manifest.json").notes
     assert "2 processes shared the work" in notes
 
