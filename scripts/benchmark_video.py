@@ -81,7 +81,7 @@ class Settings:
     rows: tuple[str, ...] = ()
     """Only these methods; none = all."""
     ablation: bool = False
-    """Also: the published settings, where the kernel is measured, shared noise, repulsion."""
+    """Also: the published settings, where the kernel is measured, shared noise, repulsion, more ways of sampling."""
     seed: int = 0
     device: str | None = None
     """None: CUDA when there is one."""

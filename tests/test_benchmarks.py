@@ -206,7 +206,7 @@ def test_benchmark_video_from_end_to_end(prior: Path, tmp_path: Path) -> None:
     found = json.loads((tmp_path / "video.json").read_text())
     bare = found["means"]["none"]
     assert list(bare)[:3] == [TRUTH, CODEC, UNEDITED]
-    assert len(bare) == 11
+    assert len(bare) == 14
     assert bare[TRUTH]["accuracy"]["mean"] == 1
     assert bare[TRUTH]["warp_ratio"] == 1
     assert bare[UNEDITED]["accuracy"]["mean"] == 0

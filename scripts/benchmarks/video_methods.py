@@ -211,12 +211,8 @@ def standard(
         "per-frame sampling": sampling(steps=sampling_steps, **scales, same_noise=False),
         "per-frame sampling, same noise": sampling(steps=sampling_steps, **scales, same_noise=True),
         "by sampling": sampled(plain),
-        "by sampling, guided": sampled(together),
         "by sampling, shared anchors": sampled(replace(plain, **shared)),
-        "by sampling, Plug-and-Play": sampled(replace(plain, attention=("pnp",))),
         "by sampling, inverted": sampled(inverted),
-        "by sampling, inverted, shared anchors": sampled(replace(inverted, **shared)),
-        "by sampling, inverted, Plug-and-Play": sampled(replace(inverted, attention=("pnp",))),
         "first frame, carried along the flow": propagation(alone, keys=None),
         f"{keys} key frames, carried along the flow": propagation(svgd, keys=keys),
         "csd-edit, independent": collaboration(alone),
@@ -227,6 +223,10 @@ def standard(
     if ablation:
         methods |= {
             "csd-edit, SVGD, paper": collaboration(paper),
+            "by sampling, guided": sampled(together),
+            "by sampling, Plug-and-Play": sampled(replace(plain, attention=("pnp",))),
+            "by sampling, inverted, shared anchors": sampled(replace(inverted, **shared)),
+            "by sampling, inverted, Plug-and-Play": sampled(replace(inverted, attention=("pnp",))),
             "independent, shared noise": collaboration(replace(alone, noise="shared")),
             "SVGD, shared noise": collaboration(replace(svgd, noise="shared")),
             "SVGD, kernel on clean latents": collaboration(replace(svgd, kernel_on="clean")),
