@@ -68,8 +68,8 @@ class Attention:
         """
         if not isinstance(over := self.over(score), AttendedScore):
             return []
-        bank = Bank()
-        if self.share != "none" or any(c.leave(over.score, bank, size_lat) for c in self.compositions):
+        bank, guides = Bank(), any(isinstance(c, SelfAttentionGuidance) for c in self.compositions)
+        if self.share != "none" or self.sees_sources or guides:
             raise ValueError("attention: expected reweight or structure where there is no source to look at, got more")
         return [control for c in self.compositions for control in c.take(over.score, bank, size_lat)]
 

@@ -11,6 +11,7 @@ Values are linear in the text, so the mean is taken of embeddings, once for each
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -28,6 +29,8 @@ from csd3d.attention.words import Tokens
 @dataclass(frozen=True)
 class StructureDiffusion:
     """Noun phrases that are read each for itself too."""
+
+    sees_sources: ClassVar[bool] = False
 
     groups: str = ""
     """Such as "red ball | blue cube"; empty: as they are found in the caption."""

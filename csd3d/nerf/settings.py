@@ -98,7 +98,7 @@ class EditSettings(VanillaPipelineConfig):
     them too, which makes them agree."""
     attention: tuple[str, ...] = ()
     """Methods that change attention, each NAME or NAME:key=value,...: `reweight:word=snow,scale=1.5`, `p2p`, `pnp`,
-    `masactrl`, `kv-fusion`, `sag`."""
+    `masactrl`, `kv-fusion`, `structure`, `sag`."""
     strength: float = 1.0
     """Strength of the edit, 0 to 1: 0 gives the photographs back, 1 the whole edit."""
     detail: float = 1.0

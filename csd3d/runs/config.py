@@ -74,7 +74,7 @@ class EditConfig(RunConfig):
     few of them too, which makes them agree."""
     attention: tuple[str, ...] = ()
     """A method that changes attention, NAME or NAME:key=value,...: `reweight:word=snow,scale=1.5`, `p2p`, `pnp`,
-    `masactrl`, `kv-fusion`, `sag`. As often as there are methods."""
+    `masactrl`, `kv-fusion`, `structure`, `sag`. As often as there are methods."""
     mask_words: str | None = None
     """Edit only what these words name in the source, such as "the ball", found by attention; `instruction`: the thing
     that the sentence itself names. Instead of --mask."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from csd3d.attention import read_maps
 from csd3d.attention.attended import AttendedScore
 from csd3d.attention.compositions import PlugAndPlay
-from csd3d.attention.presets import parse
+from csd3d.attention.presets import Attention, parse
 from csd3d.attention.sag import SelfAttentionGuidance, blurred, received
 from csd3d.engine import Batch, Noised, Schedule
 from csd3d.priors.instruct import InstructPrior
@@ -118,6 +118,13 @@ def test_pieces_change_nothing_and_no_scale_costs_nothing(priors: dict[str, Inst
     before = prior.rows_done
     AttendedScore(score, (SelfAttentionGuidance(),)).target(x)
     assert prior.rows_done - before == 9, "one row more a particle"
+
+
+def test_where_only_controls_act_it_is_refused(priors: dict[str, InstructPrior | TextToImagePrior]) -> None:
+    score = priors["t2i"].score(Prompts("a ball"), Guidance(3.0))
+    for name in ("sag", "pnp"):
+        with pytest.raises(ValueError, match="expected reweight or structure"):
+            Attention.of("none", (name,)).alone(score, (8, 8))
 
 
 def test_it_is_asked_for_by_name() -> None:
