@@ -160,7 +160,7 @@ class TextToImageScore:
 
     def target_branch(self, x: Noised, branch: str) -> Latents:
         """One row each."""
-        alone = {cast(TextBranch, branch): 1.0}
+        alone: dict[TextBranch, float] = {cast(TextBranch, branch): 1.0}
         output = self.predict(self.prompt, x.z_t, x.t, x.index, coefficients=alone).to(x.z_t)
         return self.noise_in(output, x)
 

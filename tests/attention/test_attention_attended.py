@@ -293,7 +293,7 @@ def test_every_method_takes_a_controlled_score(method: str, t2i: TextToImagePrio
 
 def test_two_ranks_give_what_one_gives(t2i: TextToImagePrior, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ranks after one another: each with every second particle and an anchors' pass of its own."""
-    from csd3d.nerf import ranks
+    from csd3d.runs import ranks
 
     def of_two(count: int, do: Any) -> Tensor:
         rows = torch.cat([do(list(range(rank, count, 2))) for rank in (0, 1)])
