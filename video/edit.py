@@ -253,15 +253,9 @@ class VideoEditor(Editor[VideoConfig]):
             arrays=self._store.arrays,
         )  # fmt: skip
         self._log = session.move(
-            particles,
-            self.score,
-            config,
-            count=len(self._store.sources),
-            kernel=kernel,
-            checkpointer=self._store,
-            writes=WRITE_PER_ENCODE,
-            look=self._look,
-        )
+            particles, self.score, config, count=len(self._store.sources), kernel=kernel,
+            checkpointer=self._store, writes=WRITE_PER_ENCODE, look=self._look,
+        )  # fmt: skip
 
     def _find_mask(self, session: Session, search: MaskSearch) -> None:
         """Open the mask that the prior finds; none where the whole picture is edited."""
