@@ -24,6 +24,8 @@ _BUILTIN_EFFORTS: Mapping[Effort, CsdConfig] = {
 }
 SAMPLING_STEPS: Mapping[Kind, int] = {"instruct": 20, "text-to-image": 25}
 """Noise levels of `--by sampling`, which an instruction editor needs fewer of, as its source holds the picture."""
+BUILTIN_SAMPLING_GUIDANCE = 1.5
+"""Of both kinds, where the small built-in editor samples: `scripts/benchmarks/tables/video-sampling.md`."""
 BUILTIN_CAPTION_GUIDANCE = 3.0
 """Text guidance of the published text-to-image methods on the small built-in model."""
 
@@ -89,7 +91,9 @@ def _sampling_config(kind: Kind | None, *, builtin: bool, effort: Effort | None,
         return replace(config, s_text=family.s_text, s_image=family.s_image)
     if not builtin:
         return config
-    return replace(config, s_text=BUILTIN_CAPTION_GUIDANCE if captions else 1.0, s_image=1.0)
+    if captions:
+        return replace(config, s_text=BUILTIN_CAPTION_GUIDANCE)
+    return replace(config, s_text=BUILTIN_SAMPLING_GUIDANCE, s_image=BUILTIN_SAMPLING_GUIDANCE)
 
 
 def _at(effort: Effort, usual: CsdConfig) -> CsdConfig:
