@@ -33,7 +33,6 @@ SAMPLED = replace(
     VIDEO, by="sampling", csd=replace(CSD, steps=3, t_max=1000, coupling="independent"), codec="ffv1", frames_per_step=2
 )
 CLIPS = {
-    "sgd": VIDEO,
     "adam": replace(VIDEO, csd=replace(CSD, optimizer="adam")),
     "motion": replace(VIDEO, csd=replace(CSD, coupling="motion")),
     "lossless": replace(VIDEO, codec="ffv1"),

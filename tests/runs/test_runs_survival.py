@@ -1,4 +1,4 @@
-"""Whenever a run of any editor is killed, or its disk is full, the next start goes on to the same bytes.
+"""Whenever a run of any editor is killed, told to stop or without disk, the next start goes on to the same bytes.
 
 `CSD3D_KILLS=200 pytest tests/runs/test_runs_survival.py` strikes more often than the twelve times of the full tests.
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from csd3d.runs.manifest import Manifest
 from tests.clips import encode, moving_picture
 from tests.forking import Forked, forking
 from tests.killable import KINDS, results
@@ -22,6 +23,12 @@ from tests.priors.tiny import write_tiny_prior
 
 pytestmark = pytest.mark.slow
 KILLS = int(os.environ.get("CSD3D_KILLS", "12"))
+ENDS = {
+    "kill": (-signal.SIGKILL,),
+    "stop": (130, 143, -signal.SIGTERM),  # the last before anything has begun
+    "full": (errno.ENOSPC,),
+}
+"""Exit codes of a run that was struck."""
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +67,7 @@ def _plain(value: object) -> object:
 
 
 def strike(forked: Forked, kind: str, source: Path, where: Path, hows: Sequence[str] = ("kill",)) -> None:
-    """Kill runs at deeds drawn at random, or take their disk away (`hows`, one after the other), `KILLS` times in all,
-    each resumed until it is done."""
+    """Strike runs at deeds drawn at random (`hows` in turn), `KILLS` times in all, each resumed until it is done."""
     code, deeds = forked(source, where / "whole", kind, everything=True)
     assert code == 0
     whole = contents(kind, where / "whole")
@@ -71,13 +77,15 @@ def strike(forked: Forked, kind: str, source: Path, where: Path, hows: Sequence[
         how = hows[kills % len(hows)]
         run_dir, fate = where / f"run{run}", {"how": how, "at": rng.randint(1, deeds), "everything": True}
         code, _ = forked(source, run_dir, kind, **(fate if kills < KILLS else {}))
-        if code == {"kill": -signal.SIGKILL, "full": errno.ENOSPC}[how] and kills < KILLS:
+        if code in ENDS[how] and kills < KILLS:
             kills += 1
             continue
         assert code == 0
         now = contents(kind, run_dir)
         assert now.keys() == whole.keys()
         assert [name for name in whole if now[name] != whole[name]] == []
+        if kind != "ns-train":
+            assert Manifest.read(run_dir / "manifest.json").status == "finished"
         assert [p for p in where.rglob("*") if ".part-" in p.name or p.name.startswith("now-")] == []
         run += 1
         if kills == KILLS:
@@ -93,7 +101,7 @@ def test_killed_anywhere_and_resumed_equals_never_killed(kind: str, folder: Path
         "generate": "t2i",
         "translate": "t2i",
     }
-    strike(forked, kind, folder / names.get(kind, "clip.mp4"), tmp_path, ("kill", "full", "kill"))
+    strike(forked, kind, folder / names.get(kind, "clip.mp4"), tmp_path, ("kill", "full", "kill", "stop"))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("nerfstudio") is None, reason="needs nerfstudio")

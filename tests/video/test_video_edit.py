@@ -125,24 +125,6 @@ def test_same_seed_same_result_other_seed_other_latents(make_clip, tmp_path):
     assert not np.array_equal(latents_of(tmp_path / "a")["z.npy"], latents_of(tmp_path / "c")["z.npy"])
 
 
-@pytest.mark.parametrize("kind", ["sgd", "adam", "motion"])
-def test_killed_at_any_step_and_resumed_equals_never_stopped(make_clip, tmp_path, forked, kind):
-    path, _ = make_clip(frames=9)
-    assert forked(path, tmp_path / "whole", kind)[0] == 0
-    points = torch.randperm(17, generator=torch.Generator().manual_seed(len(kind)))[:3] + 1
-    for first in points.tolist():
-        run_dir = tmp_path / f"killed{first}"
-        assert forked(path, run_dir, kind, at=first)[0] == -signal.SIGKILL
-        assert Manifest.read(run_dir / "manifest.json").status == "running"
-        forked(path, run_dir, kind, at=2)  # and once more, soon after
-        assert forked(path, run_dir, kind)[0] == 0
-        manifest = Manifest.read(run_dir / "manifest.json")
-        assert (manifest.status, manifest.steps_done) == ("finished", 30 if kind == "motion" else 18)
-        assert same_state(run_dir, tmp_path / "whole")
-        assert (run_dir / "gradient.png").read_bytes() == (tmp_path / "whole/gradient.png").read_bytes()
-        assert same_pictures(run_dir / "edited.mp4", tmp_path / "whole/edited.mp4")
-
-
 def test_coupling_along_motion_changes_the_edit_and_averaging_the_pictures(make_clip, tmp_path):
     path, _ = make_clip(frames=8)
     dark = {"prompt": "make it dark"}

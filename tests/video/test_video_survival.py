@@ -1,4 +1,7 @@
-"""Whatever happens to a run, and whenever: the state is whole, and the next start goes on to the very same result."""
+"""What strikes a clip's run from outside: the state is whole, and the next start goes on to the very same result.
+
+Struck at its own deeds, by a kill, a stop or a full disk: `tests/runs/test_runs_survival.py`.
+"""
 
 import errno
 import random
@@ -22,30 +25,6 @@ def finished(run_dir, whole):
     assert (run_dir / "edited.mkv").read_bytes() == (whole / "edited.mkv").read_bytes()
     assert not [p for p in run_dir.rglob("*") if ".part-" in p.name or p.name.startswith("now-")]
     return True
-
-
-@pytest.mark.slow
-def test_struck_anywhere_sixty_times(small_clip, tmp_path, forked):
-    """Killed, or told to stop, or without space on the disk, at deeds drawn at random over a whole run."""
-    code, deeds = forked(small_clip, tmp_path / "whole", "lossless", everything=True)
-    assert code == 0
-    assert deeds > 100
-    rng, strikes, run, ended = random.Random(7), [], 0, 0
-    while len(strikes) < 60:
-        how = ("kill", "stop", "kill", "full")[len(strikes) % 4]
-        run_dir = tmp_path / f"run{run}"
-        code, _ = forked(small_clip, run_dir, "lossless", how=how, at=rng.randint(1, deeds), everything=True)
-        if code == 0:
-            assert finished(run_dir, tmp_path / "whole")
-            run, ended = run + 1, ended + 1
-        else:
-            stopped = [130, 143, -signal.SIGTERM]  # the last before anything has begun
-            assert code in {"kill": [-signal.SIGKILL], "stop": stopped, "full": [errno.ENOSPC]}[how]
-            strikes.append(how)
-        assert ended < 60  # a run that is struck over and over does not often get to its end
-    code, _ = forked(small_clip, tmp_path / f"run{run}", "lossless")
-    assert code == 0
-    assert finished(tmp_path / f"run{run}", tmp_path / "whole")
 
 
 def test_ended_at_any_instant(small_clip, tmp_path, forked):
