@@ -14,6 +14,7 @@ from torch import Tensor
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.loop import Objective, run
 from csd3d.engine.sampling import run_sampling
+from csd3d.media.geometry import strip_note
 from csd3d.media.masks import read_mask
 from csd3d.media.pictures.levels import from_levels
 from csd3d.media.pictures.read import Picture, open_picture
@@ -214,7 +215,10 @@ class PanoramaEditor(Editor[PanoramaConfig]):
 
     def encode(self, session: Session) -> None:
         """Latents of the canvas."""
-        session.note(*([self._recognised.reason] if self._recognised.reason else []), *self.picture.notes)
+        height, width = self.picture.height_px, self.picture.width_px
+        size_px = self.config.size or self.prior.native_px
+        strip = strip_note(height, width, size_px, windows=not self.single)
+        session.note(*filter(None, [self._recognised.reason, *self.picture.notes, strip]))
 
         def encode() -> Float[Tensor, "k c h w"]:
             canvas = None
@@ -270,6 +274,7 @@ class PanoramaEditor(Editor[PanoramaConfig]):
                 session.results[0], pixels, alpha=picture.alpha, tags=picture.tags, quality=self.config.quality
             )
         session.note(*lost, *self.prior.notes)
+        session.note_growth(self._particles.z, self._particles.s)
         shown = write_media(session.folder.media, picture.pixels, pixels)
         session.note_change(self.prior, self.sentences, shown[0][None], shown[1][None], self._shown(shown[0]))
         rows = {"source": shown[0][None], " · ".join(self.sentences): shown[1][None]}

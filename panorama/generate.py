@@ -24,12 +24,13 @@ from csd3d.attention.presets import Attention
 from csd3d.attention.steer import Pick, Steer, Steering
 from csd3d.attention.structure import StructureDiffusion
 from csd3d.engine.config import CsdConfig
+from csd3d.engine.loop import require_timesteps
 from csd3d.engine.validate import require, require_choice, require_int
 from csd3d.media.pictures.levels import to_levels
 from csd3d.media.pictures.write import require_writable, write_picture
 from csd3d.media.sheet import contact_sheet, save_picture
 from csd3d.priors.composed import Composed, Stage, sample_composed
-from csd3d.priors.defaults import generation_config
+from csd3d.priors.defaults import for_timesteps, generation_config
 from csd3d.priors.families.table import Kind
 from csd3d.priors.prior import Guidance, Prior, Prompts
 from csd3d.priors.text_to_image import TextToImagePrior
@@ -211,7 +212,7 @@ class GenerateEditor(Editor[GenerateConfig]):
 
     def engine_for(self, prior: Prior) -> CsdConfig:
         """Those of the method."""
-        return engine_for(self.config.method, builtin=prior.builtin)
+        return for_timesteps(engine_for(self.config.method, builtin=prior.builtin), prior.schedule.num_timesteps)
 
     def prepare(self, prior: Prior, config: GenerateConfig) -> None:
         """Lay out the windows; refuse what the prior cannot serve."""
@@ -224,6 +225,8 @@ class GenerateEditor(Editor[GenerateConfig]):
         self._windows = self._windows_of(config.n)
         prompts = Prompts((self.prompt,), negative=config.negative_prompt)
         prior.require(config.engine, prompts)
+        if config.method != "ddim":
+            require_timesteps(prior.schedule, config.engine)
         self.score = prior.score(prompts, Guidance.of(config.engine))
         self._controls = config.attending.alone(self.score, self._size_lat)
         self._steer()  # refuses what cannot be steered
@@ -328,6 +331,7 @@ class GenerateEditor(Editor[GenerateConfig]):
         if len(rgb) > 1:
             session.manifest.numbers[SPREAD] = round(spread(rgb), 4)
         session.note(*self.prior.notes)
+        session.note_growth(self._z)
         size = f"{rgb.shape[-1]} × {rgb.shape[-2]} px"
         facts = (size, f"{len(self._windows)} windows", self.config.method, f"prior {self.prior.name}")
         page = Report(title=self.prompt, subtitle="generated", facts=facts)

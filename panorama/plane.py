@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, pad
 
+from csd3d.media.geometry import enlargement
 from csd3d.media.pictures.read import Picture
 from panorama.regions import Plan
 from panorama.resample import apply_taps, cubic_taps
@@ -26,8 +27,6 @@ TILE_LAT, OVERLAP_LAT = 48, 8
 """Side of the tiles in which pixels are encoded and decoded, and how far neighbours overlap."""
 CACHED_TILES = 24
 """Decoded tiles that are cached: more than a block of the result touches, so that neighbouring blocks share them."""
-MOST_ENLARGED = 4
-"""A picture smaller than the working size is enlarged to it, but its longer side to no more than this many sizes."""
 _READ_PX = 2_000_000  # source pixels in floating point at a time
 _SAMPLES = 4  # a region is sampled at so many places along a side of a latent
 
@@ -267,10 +266,7 @@ def make_plane(
         raise ValueError(f"size: expected at least {factor} px, the codec's unit, got {size_px}")
     if stride_lat > window_lat:
         raise ValueError(f"stride: expected at most the window's {window_lat} latents, got {stride_lat}")
-    short, long = sorted((height_px, width_px))
-    scale, unit_px = size_px / short, unit_lat * factor
-    if scale > 1:
-        scale = max(1.0, min(scale, MOST_ENLARGED * size_px / long))
+    scale, unit_px = float(enlargement(*sorted((height_px, width_px)), size_px)), unit_lat * factor
     axes = []
     for side, turns in ((height_px, False), (width_px, wraps)):
         content = max(round(side * scale), 1)

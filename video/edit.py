@@ -16,9 +16,9 @@ from csd3d.engine.step import scalar_kernel
 from csd3d.engine.transport import TransportKernel
 from csd3d.media.clip.formats import CONTAINERS, Encoding, require_output, stream_of
 from csd3d.media.clip.source import Clip, open_clip
-from csd3d.media.geometry import WorkingSize, resize, working_size
+from csd3d.media.geometry import WorkingSize, resize, strip_note
 from csd3d.media.masks import ClipMask
-from csd3d.media.sheet import contact_sheet, save_picture
+from csd3d.media.sheet import contact_sheet, evenly, save_picture
 from csd3d.priors.prior import Prior
 from csd3d.runs.found_masks import MaskSearch, is_found, mask_file, search_of
 from csd3d.runs.history import earlier_runs, provenance
@@ -33,13 +33,15 @@ from video.found_mask import find_mask
 from video.latents_store import LatentsStore, greys_path, sources_path
 from video.motion import ClipMotion, ParticleMotion, grey_px, greys_at
 from video.particles import FrameParticles, state_arrays
-from video.plan import Plan, batching_of, plan_frames, plan_keys, prompts_of, score_of, spans_of, times_of
+from video.plan import Plan, batching_of, plan_frames, plan_keys, prompts_of, score_of, size_of_clip, spans_of, times_of
 from video.propagate import key_frames
 from video.render import Pictures, Samples, chunk_frames, render, working_frames
 from video.report import make_report
 from video.sampled import sample_frames, sampled_arrays
 from video.shots import changes, shots_of
 
+_SAMPLED = 16
+"""Particles by which the size of latents is measured."""
 _GREYS = 64
 WRITE_PER_ENCODE = 8.0
 """How many times as long as encoding a clip writing it takes: two pictures of each frame are decoded and averaged along
@@ -211,11 +213,12 @@ class VideoEditor(Editor[VideoConfig]):
     @cached_property
     def _size(self) -> WorkingSize:
         short = self.config.size or self.prior.native_px
-        return working_size(self.clip.info.display_aspect, short, self.prior.multiple_px)
+        return size_of_clip(self.clip, short, self.prior.multiple_px)
 
     def encode(self, session: Session) -> None:
         """Latents of the particles' sources and, for motion, the frames in grey; the files appear when whole."""
-        session.note(*self.clip.notes)
+        info, size_px = self.clip.info, self.config.size or self.prior.native_px
+        session.note(*self.clip.notes, *filter(None, [strip_note(info.height_px, info.width_px, size_px)]))
         folder, count = session.folder, self.clip.info.frames
         greys = {greys_path(folder): (count, self._greys)} if self._needs_motion else {}
         if self.config.keyframes is not None:
@@ -292,6 +295,8 @@ class VideoEditor(Editor[VideoConfig]):
                 if frames.stop < self.clip.info.frames:
                     session.stop_if_asked("all steps are done, the clip is not written yet")
         session.note(*lost, *self.clip.notes, *self.prior.notes)
+        some = torch.tensor(evenly(len(self._store.sources), _SAMPLED))
+        session.note_growth(self._store.arrays["z"][some], self._store.sources[some])
         times = [f"{self.clip.info.time_s(i):.2f} s" for i in samples.frames]
         source, edited = torch.stack(samples.source), torch.stack(samples.edited)
         shown = [resize(self.mask(range(i, i + 1)), *source.shape[-2:]) for i in samples.frames] if self.mask else None

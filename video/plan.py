@@ -14,12 +14,24 @@ import torch
 
 from csd3d.engine.residuals import Score
 from csd3d.media.clip.source import Clip
+from csd3d.media.geometry import WorkingSize, working_size
 from csd3d.priors.prior import Prior, Prompts
 from csd3d.runs.sampling import SampledEdit, score_of_edit
 from video.config import VideoConfig
 from video.particles import Batching
 
-_SPAN = re.compile(r"(?:^|[,;])\s*(\d+(?:\.\d+)?)\s*(?:s\s*)?-\s*(?:(\d+(?:\.\d+)?)\s*)?s\s*:")
+_CLOCK, _TO = r"\d+(?::[0-5]?\d){0,2}(?:\.\d+)?", r"(?:-|–|—|to\b)\s*"
+_UNIT = r"(?:s|secs?|seconds?|m|mins?|minutes?)\b"
+_SPAN = re.compile(
+    rf"(?:^|[,;])\s*({_CLOCK})\s*(?:({_UNIT})\s*)?{_TO}(?:(?:({_CLOCK})\s*)?(?:({_UNIT})\s*)?|end\s*):(?!\d)", re.I
+)
+_LIKE_TIMES = re.compile(
+    rf"\s*(?:(?:at|from|after|until|between)\s+)?-?{_CLOCK}\s*"
+    rf"(?:{_UNIT}\s*:|(?:{_UNIT}\s*)?(?:{_TO}|and\s+)-?{_CLOCK}\s*(?:{_UNIT}|:(?!\d)))"
+    rf"|\s*\d+:[0-5]\d\s*{_TO}\d+:[0-5]\d\b",
+    re.I,
+)
+"""How a sentence begins that was meant to have times."""
 UNEDITED = -1
 """The sentence of frames outside all times of a prompt."""
 
@@ -58,24 +70,46 @@ class Plan:
 def spans_of(prompt: str) -> tuple[Span, ...]:
     """The sentences of a prompt with their times; a prompt without times holds for the whole clip.
 
+    Times are `0-3s:`, `0-3:`, `1.5s-3s:`, `3s-:`, `0-1 min:`, `0:00-0:03:`, `1:00:00 to 1:00:30:`.
+
     Raises:
-        ValueError: a time without a sentence, that ends before it begins, or that overlaps the one before.
+        ValueError: a time without a sentence, that ends before it begins, that overlaps the one before, or in words of
+            which no time can be made.
     """
     marks = list(_SPAN.finditer(prompt))
     if not marks or prompt[: marks[0].start()].strip():
+        _require_no_times(prompt)
         return (Span(prompt.strip()),)
     spans: list[Span] = []
     ends = [*(m.start() for m in marks[1:]), len(prompt)]
     for mark, end in zip(marks, ends, strict=True):
         sentence = prompt[mark.end() : end].strip().rstrip(",;").strip()
-        first, last = float(mark[1]), float(mark[2]) if mark[2] else math.inf
+        first, last = _seconds(mark[1], mark[2] or mark[4]), _seconds(mark[3], mark[4]) if mark[3] else math.inf
         named = repr(mark[0].strip(" ,;"))
         if not sentence:
             raise ValueError(f"prompt: expected a sentence after {named}, got none")
+        _require_no_times(sentence)
         if first >= last or (spans and first < spans[-1].end_s):
             raise ValueError(f"prompt: expected times that follow each other, got {named} in {prompt!r}")
         spans.append(Span(sentence, first, last))
     return tuple(spans)
+
+
+def _require_no_times(sentence: str) -> None:
+    """Raises ValueError for words in a sentence that were meant as times."""
+    for part in re.split("[,;]", sentence):
+        if like := _LIKE_TIMES.match(part):
+            raise ValueError(
+                f"prompt: expected times such as `0-3s:` before each sentence or none, got {like[0].strip():.40}"
+            )
+
+
+def _seconds(clock: str, unit: str | None) -> float:
+    """Of `90`, `1.5` with a unit (None: seconds), or of `1:30` and `1:00:00`, which have none."""
+    value = 0.0
+    for part in clock.split(":"):
+        value = 60 * value + float(part)
+    return value * 60 if ":" not in clock and (unit or "").lower().startswith("m") else value
 
 
 def plan_frames(spans: Sequence[Span], times_s: Sequence[float], *, fade_s: float = 0.0, strict: bool = True) -> Plan:
@@ -112,6 +146,12 @@ def times_of(clip: Clip) -> list[float]:
     """When each frame is shown, in seconds from the first."""
     info = clip.info
     return [float((pts - info.pts[0]) * info.time_base) for pts in info.pts]
+
+
+def size_of_clip(clip: Clip, size_px: int, multiple_px: int) -> WorkingSize:
+    """At which a prior works on a clip."""
+    info = clip.info
+    return working_size(info.display_aspect, size_px, multiple_px, source_px=min(info.width_px, info.height_px))
 
 
 def plan_keys(sentence: str, keys: Sequence[int]) -> Plan:

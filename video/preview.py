@@ -11,7 +11,7 @@ from csd3d.engine.loop import Objective, StepInfo, run
 from csd3d.engine.sampling import run_sampling
 from csd3d.engine.types import Latents
 from csd3d.media.clip.source import open_clip
-from csd3d.media.geometry import from_working, resize, to_working, working_size
+from csd3d.media.geometry import from_working, resize, to_working
 from csd3d.media.masks import ClipMask, masked
 from csd3d.media.place import require_place
 from csd3d.media.sheet import contact_sheet, evenly, save_picture
@@ -23,7 +23,7 @@ from csd3d.runs.progress import RunProgress
 from video.config import VideoConfig
 from video.found_mask import masks_of_frames
 from video.particles import Batching, FrameParticles, LatentRows
-from video.plan import Plan, plan_frames, prompts_of, score_of, spans_of, times_of
+from video.plan import Plan, plan_frames, prompts_of, score_of, size_of_clip, spans_of, times_of
 from video.render import Pictures
 from video.sampled import frames_in_memory
 
@@ -59,7 +59,7 @@ def preview_video(
         plan = plan_frames(spans_of(prompt), [times[i] for i in shown], strict=False)
         if note := prior_note(prior, plan.sentences):
             progress.say(f"note: {note}")
-        size = working_size(source.info.display_aspect, config.size or prior.native_px, prior.multiple_px)
+        size = size_of_clip(source, config.size or prior.native_px, prior.multiple_px)
         rgb = torch.cat([to_working(source.read(i, i + 1), size) for i in shown])
         s = prior.encode(rgb)[list(plan.frames)]
         z = s

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 from csd3d.cli.parse import HELP, Flag, Group, flags_of, put, read_flags, read_some, settings_flags
 from csd3d.engine.config import METHODS, PAPER, Effort, Method, method_changes
 from csd3d.media.clip.probe import PICTURES
-from csd3d.priors.defaults import default_config
+from csd3d.priors.defaults import default_config, for_timesteps
 from csd3d.priors.loading import Loading
 from csd3d.priors.lookup import resolve_for
 from csd3d.priors.store.resolve import Resolved, resolve
@@ -191,7 +191,7 @@ def _base(form: Form[C], values: Mapping[str, Any], *, only_help: bool) -> Reque
         found = request.found or resolve(config.prior)
         changes = preset_changes(values["preset"], type(config), lambda: form.paper(values.get("method"), found))
         config = override(config, changes, where="preset")
-    return replace(request, config=config)
+    return replace(request, config=config, offline=values["prior"] is None)
 
 
 def edit_base(form: Form[C], values: Mapping[str, Any], only_help: bool) -> tuple[C, Resolved]:
@@ -202,6 +202,7 @@ def edit_base(form: Form[C], values: Mapping[str, Any], only_help: bool) -> tupl
     csd = default_config(
         method, builtin=found.builtin, kind=found.kind, effort=values["effort"], family=found.family, by=by
     )  # fmt: skip
+    csd = for_timesteps(csd, found.num_timesteps)
     return replace(form.editor.settings(), prior=found.name, csd=csd, by=by), found
 
 

@@ -11,7 +11,7 @@ import tyro
 from csd3d.cli.editors import Form, read_request, run_and_say
 from csd3d.cli.parse import Flag, choose, read_dataclass
 from csd3d.media.place import require_place
-from csd3d.priors.defaults import default_config
+from csd3d.priors.defaults import default_config, for_timesteps
 from csd3d.priors.store.resolve import Resolved, resolve
 from csd3d.translate.apply import load_trained
 from csd3d.translate.config import TranslateConfig
@@ -22,7 +22,8 @@ from csd3d.translate.job import TranslateEditor, with_residual
 def _base(form: Form[TranslateConfig], values: Mapping[str, Any], only_help: bool) -> tuple[TranslateConfig, Resolved]:
     """What suits the prior."""
     found = resolve(values["prior"] or TranslateConfig.prior)
-    return TranslateConfig(prior=found.name, csd=default_config("dds", builtin=found.builtin)), found
+    csd = for_timesteps(default_config("dds", builtin=found.builtin), found.num_timesteps)
+    return TranslateConfig(prior=found.name, csd=csd), found
 
 
 TRAIN = Form(
@@ -65,6 +66,9 @@ class Apply:
     """Name of the task."""
     output: Path
     """File to write."""
+    prior: str | None = None
+    """The prior that it was trained with, if it is to be fetched or lies elsewhere by now. Default: by the name that
+    the network has for it, where that is on this machine."""
     device: str | None = None
     """`cpu`, `cuda`, ... Default: CUDA where there is one."""
 
@@ -108,7 +112,7 @@ def apply(argv: Sequence[str]) -> int:
     if not command.source.exists():
         raise FileNotFoundError(f"source: expected a picture or a clip, got {command.source}, which does not exist")
     require_place(command.output, inputs=(command.source, command.network))
-    trained = load_trained(command.network, device=command.device)
+    trained = load_trained(command.network, prior=command.prior, device=command.device)
     trained.task(command.task)
     for note in translate_file(trained, command.source, command.task, command.output):
         print(f"note: {note}", file=sys.stderr)

@@ -18,6 +18,7 @@ import torch
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.regularisers import Regulariser
 from csd3d.engine.residuals import Score
+from csd3d.engine.schedule import Schedule
 from csd3d.engine.stein import Kernel
 from csd3d.engine.step import StepResult, coupling_kernel, csd_step, measured, named_regularisers, require_finite
 from csd3d.engine.types import Batch, Index, Latents, numbers
@@ -70,7 +71,7 @@ class Objective:
     regularisers: Sequence[Regulariser] = ()
 
     def __post_init__(self) -> None:
-        require_timesteps(self.score, self.config)
+        require_timesteps(self.score.schedule, self.config)
         coupling_kernel(self.score, self.config, self.kernel)
         named_regularisers(self.score, self.config)
 
@@ -97,6 +98,10 @@ class StepInfo:
     """Root mean square of the residuals before coupling."""
     kernel_mean: float | None
     """Mean weight between different particles, 0 to 1; None for independent coupling or a single particle."""
+
+    def move_rms(self, config: CsdConfig) -> float:
+        """Root mean square of the move of a latent; of Adam, which divides by the size of g, about that."""
+        return self.lr * (1.0 if config.optimizer == "adam" else self.gradient_rms)
 
 
 def run(
@@ -129,9 +134,9 @@ def run(
         yield StepInfo(step, t, lr, tuple(numbers(batch.index)), found.gradient_rms, found.residual_rms, mean)
 
 
-def require_timesteps(score: Score, config: CsdConfig) -> None:
+def require_timesteps(schedule: Schedule, config: CsdConfig) -> None:
     """Raises `ValueError` if the prior was trained with fewer timesteps than `config.t_max`."""
-    T = score.schedule.num_timesteps
+    T = schedule.num_timesteps
     if config.t_max > T:
         raise ValueError(f"t_max: expected at most {T}, the number of timesteps of this prior, got {config.t_max}")
 

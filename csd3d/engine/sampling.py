@@ -65,7 +65,7 @@ class Sampling:
     """Of the fixed point, in each transition of an inversion."""
 
     def __post_init__(self) -> None:
-        require_timesteps(self.score, self.config)
+        require_timesteps(self.score.schedule, self.config)
         timesteps(self.config.steps, self.config.t_max)
 
     @property

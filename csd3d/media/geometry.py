@@ -35,20 +35,54 @@ class WorkingSize:
         return self.height_px + self.top_px + self.bottom_px, self.width_px + self.left_px + self.right_px
 
 
-def working_size(display_aspect: Fraction, short_px: int, multiple: int) -> WorkingSize:
+MOST_ENLARGED = 4
+"""A picture smaller than the working size is enlarged to it, but its longer side to no more than this many sizes."""
+STRIP = 8
+"""From so many times as long as wide a picture is a strip, a shape that hardly any prior was trained on."""
+
+
+def working_size(
+    display_aspect: Fraction, short_px: int, multiple: int, *, source_px: int | None = None
+) -> WorkingSize:
     """The size for pictures of `display_aspect` (width over height) whose shorter side becomes `short_px`.
+
+    `source_px` is their own shorter side: a small strip is enlarged no more than `enlargement` says, and padded up to
+    `short_px`. None: as large as that.
 
     Raises:
         ValueError: `short_px` is smaller than `multiple`.
     """
     if short_px < multiple:
         raise ValueError(f"size: expected at least {multiple} px, the codec's unit, got {short_px}")
-    if display_aspect >= 1:
-        height, width = short_px, max(round(short_px * display_aspect), 1)
-    else:
-        height, width = max(round(short_px / display_aspect), 1), short_px
-    extra_h, extra_w = -height % multiple, -width % multiple
+    short = Fraction(short_px)
+    if source_px is not None:
+        long = source_px * max(display_aspect, 1 / display_aspect)
+        short = source_px * enlargement(source_px, long, short_px)
+    height, width = (short, short * display_aspect) if display_aspect >= 1 else (short / display_aspect, short)
+    height, width = max(round(height), 1), max(round(width), 1)
+    extra_h, extra_w = (max(side, short_px) + -max(side, short_px) % multiple - side for side in (height, width))
     return WorkingSize(height, width, extra_h // 2, extra_h - extra_h // 2, extra_w // 2, extra_w - extra_w // 2)
+
+
+def enlargement(short: int, long: int | Fraction, size_px: int) -> Fraction:
+    """Factor by which a picture with these sides is scaled so that the shorter one becomes `size_px`: as it takes, but
+    above 1 only until the longer one has `MOST_ENLARGED` times as many."""
+    scale = Fraction(size_px) / short
+    return scale if scale <= 1 else max(Fraction(1), min(scale, MOST_ENLARGED * size_px / Fraction(long)))
+
+
+def strip_note(height_px: int, width_px: int, size_px: int, *, windows: bool = False) -> str | None:
+    """What a person should know of a picture that is a strip, or next to nothing; None of others. `windows`: it is seen
+    through windows, to which a strip is no strip."""
+    short, long = sorted((height_px, width_px))
+    if STRIP * short < size_px:
+        return f"{width_px}x{height_px} px are next to nothing for a prior that works at {size_px} px: expect odd edits"
+    if long >= STRIP * short and not windows:
+        return (
+            f"{width_px}x{height_px} px are {long / short:.0f} times as long as wide, a shape that priors were not "
+            "trained on: expect odd edits"
+        )
+    return None
 
 
 def to_working(rgb: Float[Tensor, "n 3 H W"], size: WorkingSize) -> Float[Tensor, "n 3 _H _W"]:

@@ -46,6 +46,10 @@ USUAL = {
     "sky": Usual(0.19, 0.45),
     "style": Usual(0.16, 1.00),
 }
+FAR = 5.0
+"""A move of latents, whose spread is about 1, that leaves all that a prior knows."""
+GROWN = 3.0
+"""So many times as large as those of pictures latents are of none."""
 OF_THINGS = frozenset({"colour", "material", "shape", "remove", "add"})
 """Kinds whose share says whether too much was changed. Sky and ground take as much of a picture as they do."""
 
@@ -74,6 +78,39 @@ def change_of(
     shown = torch.ones_like(d) if where is None else interpolate(where.float(), size, mode="area")[:, 0]
     peaks = [float(one[at >= min(0.5, float(at.max()))].quantile(0.99)) for one, at in zip(d, shown, strict=True)]
     return Change(float((d > VISIBLE).float().mean((1, 2)).max()), max(peaks))
+
+
+def move_note(move: float, lr: float) -> str | None:
+    """What a person should know, as soon as it happens, of a move by `move` (root mean square over latents) in one step
+    at a learning rate; None where it is as usual."""
+    if not move > FAR:
+        return None
+    return (
+        f"one step moved the latents by more than {FAR:g} times their spread: --lr {lr:g}, or the guidance, is far too "
+        "large, and what comes out will be noise; it can be stopped (ctrl+c) and begun with less"
+    )
+
+
+def distance_note(distance: float) -> str | None:
+    """What a person should know of a network in training whose results are so far from their sources (root mean square
+    over latents, whose spread is about 1); None where that is as usual."""
+    if not distance > GROWN:
+        return None
+    return (
+        f"the network's results are more than {GROWN:g} times the spread of latents away from their sources: --lr, or "
+        "the guidance, is far too large, and it will make noise; it can be stopped (ctrl+c) and begun with less"
+    )
+
+
+def growth_note(z: Float[Tensor, "n c h w"], s: Float[Tensor, "n c h w"] | None) -> str | None:
+    """What a person should know of latents `z` that outgrew those of their sources (None: there are none)."""
+    size, own = (1.0 if x is None else float(x.float().square().mean().sqrt()) for x in (z, s))
+    if not size > GROWN * max(own, 1.0):
+        return None
+    return (
+        f"the latents grew to {size / max(own, 1.0):.3g} times those of pictures, so the result is mostly noise; a "
+        "smaller --lr or --s-text, or fewer --steps help"
+    )
 
 
 def change_note(change: Change, sentences: Sequence[str], kinds: Sequence[str]) -> str | None:

@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Any, get_args
 
 from csd3d.engine.config import CsdConfig
-from csd3d.engine.loop import require_timesteps
 from csd3d.nerf.settings import EditSettings
 from csd3d.nerf.viewer import Scale
 from csd3d.priors.loading import Loading
@@ -60,9 +59,8 @@ class CurrentEdit:
 
     def require(self, prompt: str, source_prompt: str | None) -> None:
         """Raises `ValueError` for what the prior cannot serve, by its words, by its kind or by its training."""
-        csd = self.csd()
         prompts = Prompts(prompt, source_prompt)
-        require_timesteps(self.prior.score_under(csd, prompts, self.settings.attending), csd)
+        self.prior.score_under(self.csd(), prompts, self.settings.attending)
         if (search := self.mask_search()) is not None:
             search.under(prompts)
 

@@ -21,7 +21,7 @@ from rich.markup import escape
 from torch import Tensor
 
 from csd3d.media.sheet import evenly
-from csd3d.metrics.change import change_note, change_of
+from csd3d.metrics.change import change_note, change_of, move_note
 from csd3d.nerf.current_edit import CurrentEdit
 from csd3d.nerf.distil import distil_loss
 from csd3d.nerf.edit import edit_views, view_size
@@ -186,8 +186,11 @@ class Update(_Parts):
         )
         change = change_of(sources, edited.rgb, None if inside is None else inside.float())
         note = change_note(change, [current.prompt], current.prior.kinds_of([current.prompt]))
-        if note and self.history.latest and not self.history.latest.views:  # of the first batch
-            _say(note)
+        csd = current.csd()
+        far = move_note(max((info.move_rms(csd) for info in edited.curves), default=0.0), csd.lr)
+        if self.history.latest and not self.history.latest.views:  # of the first batch
+            for text in filter(None, [note, far]):
+                _say(text)
         self.replace(views, edited.rgb)
         return views
 

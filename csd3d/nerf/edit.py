@@ -146,7 +146,8 @@ def edit_views(
 def view_size(photographs: Float[Tensor, "n 3 H W"], prior: Prior, size_px: int | None) -> WorkingSize:
     """The size at which the prior works on these views."""
     height, width = photographs.shape[-2:]
-    return working_size(Fraction(width, height), size_px or prior.native_px, prior.multiple_px)
+    size_px = size_px or prior.native_px
+    return working_size(Fraction(width, height), size_px, prior.multiple_px, source_px=min(height, width))
 
 
 def _found_once(correspondences: Correspondences, n: int) -> Correspondences:

@@ -18,8 +18,11 @@ from csd3d.priors.text_to_image import TextToImagePrior
 _CLASSES: dict[Kind, type[LatentDiffusion]] = {cls.kind: cls for cls in (InstructPrior, TextToImagePrior)}
 
 
-def find_prior(name: str | Path | Resolved, *, device: str | torch.device | None = None) -> Resolved:
-    """Where a prior is and what it is, its directory checked; a hub id is fetched, in the precision of `device`.
+def find_prior(
+    name: str | Path | Resolved, *, device: str | torch.device | None = None, offline: bool = False
+) -> Resolved:
+    """Where a prior is and what it is, its directory checked; a hub id is fetched, in the precision of `device`, unless
+    `offline`, where only the hub's cache is looked into.
 
     What is found need not be found again: hand it to `load_prior`. Raises what `LatentDiffusion.load` raises for a
     name.
@@ -27,7 +30,7 @@ def find_prior(name: str | Path | Resolved, *, device: str | torch.device | None
     found = name if isinstance(name, Resolved) else resolve(name)
     if found.path is not None and found.kind is not None:
         return found
-    return locate(found, half=pick_dtype(None, pick_device(device)) != torch.float32)
+    return locate(found, offline=offline, half=pick_dtype(None, pick_device(device)) != torch.float32)
 
 
 def load_prior(

@@ -13,6 +13,8 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 """In which a prior computes: `auto` is float16 on CUDA and float32 elsewhere."""
 USUAL_PX = 512
 """Side in px of the pictures that a prior was trained on, where its files do not say."""
+USUAL_TIMESTEPS = 1000
+"""Timesteps that a prior was trained with, of which settings speak."""
 BUILTIN = replace(
     METHODS["csd-edit"], steps=20, lr=1.5, lr_decay=1.0, timesteps="descending", t_max=900, s_text=1.0, s_image=1.0
 )
@@ -94,6 +96,14 @@ def _sampling_config(kind: Kind | None, *, builtin: bool, effort: Effort | None,
     if captions:
         return replace(config, s_text=BUILTIN_CAPTION_GUIDANCE)
     return replace(config, s_text=BUILTIN_SAMPLING_GUIDANCE, s_image=BUILTIN_SAMPLING_GUIDANCE)
+
+
+def for_timesteps(config: CsdConfig, num_timesteps: int) -> CsdConfig:
+    """The same range of noise for a prior that was trained with another number of timesteps than `USUAL_TIMESTEPS`."""
+    if num_timesteps == USUAL_TIMESTEPS:
+        return config
+    t_min, t_max = (round(t * num_timesteps / USUAL_TIMESTEPS) for t in (config.t_min, config.t_max))
+    return replace(config, t_min=t_min, t_max=max(t_max, t_min + 1))
 
 
 def _at(effort: Effort, usual: CsdConfig) -> CsdConfig:

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from csd3d.attention.presets import Attention
 from csd3d.engine.config import CsdConfig, Effort, Method
+from csd3d.engine.loop import require_timesteps
 from csd3d.engine.residuals import Score
 from csd3d.engine.sampling import By
 from csd3d.engine.schedule import Schedule
-from csd3d.priors.defaults import default_config
+from csd3d.priors.defaults import default_config, for_timesteps
 from csd3d.priors.families.table import Kind
 from csd3d.priors.loading import PLAIN, Loading
 
@@ -128,7 +129,8 @@ class Prior(ABC):
         self, method: Method | None = None, effort: Effort | None = None, *, by: By = "moves"
     ) -> CsdConfig:  # fmt: skip
         """Engine settings that suit it, by a named method (None: `csd-edit`), at an effort (None: normal)."""
-        return default_config(method, builtin=self.builtin, kind=self.kind, effort=effort, by=by)
+        config = default_config(method, builtin=self.builtin, kind=self.kind, effort=effort, by=by)
+        return for_timesteps(config, self.schedule.num_timesteps)
 
     def encode(self, rgb: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
         """Latents of pictures in [0, 1], on the CPU wherever the prior computes."""
@@ -165,6 +167,7 @@ class Prior(ABC):
         what `require`, `score` and `Attention.over` do."""
         self.require(csd, prompts)
         score = self.score(prompts, Guidance.of(csd))
+        require_timesteps(score.schedule, csd)
         return score if attention is None else attention.over(score)
 
 

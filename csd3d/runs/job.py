@@ -52,6 +52,8 @@ class Request(Generic[C]):
     """Of the run to go on with."""
     found: Resolved | None = None
     """The prior that `config` names, if it has been resolved already."""
+    offline: bool = False
+    """That prior is named by a file alone, such as a manifest: it may be anybody's, so nothing is fetched for it."""
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,9 @@ def run_job(
     """
     progress = progress or RunProgress()
     with editor.open(request) as job:
+        if request.output is not None:  # which may be wrong, and is not worth loading a prior for
+            own = () if request.run_dir is None else RunFolder(request.run_dir).own_files
+            require_place(request.output, inputs=job.reads, reserved=own)
         prior = prior or load_for(request, job.sentences, kind=job.prior_kind)
         config = replace(job.config, csd=job.config.csd or job.engine_for(prior))
         job.prepare(prior, config)
@@ -231,6 +236,7 @@ def make_request(
         output=base.output if output is None else at_home(Path(output)),
         config=config or base.config,
         run_dir=base.run_dir if resume or run_dir is None else at_home(Path(run_dir)),
+        offline=resume and config is None,
     )
 
 
@@ -279,6 +285,10 @@ def load_for(request: Request[Any], sentences: Sequence[str] = (), *, kind: Kind
     if kind is not None:
         require_kind(found, kind)
     require_known(found, [*sentences, config.negative_prompt])
+    if request.offline and found.path is None:
+        from csd3d.priors.auto import find_prior  # slow to import: mistakes are reported before
+
+        found = find_prior(found, device=device, offline=True)
     return load_shared(found, device=device, precision=config.precision, how=Loading.of(config))
 
 

@@ -19,12 +19,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from csd3d.engine.config import CsdConfig
 from csd3d.engine.loop import Objective, Particles, Stateful, StepInfo, run
 from csd3d.engine.residuals import Score
 from csd3d.engine.sampling import SampledParticles, Sampling, run_sampling
 from csd3d.engine.stein import Kernel
 from csd3d.media.sheet import save_picture
-from csd3d.metrics.change import change_note, change_of
+from csd3d.metrics.change import change_note, change_of, growth_note, move_note
 from csd3d.priors.prior import Prior
 from csd3d.priors.prompts.photographs import prior_note
 from csd3d.runs.config import RunConfig
@@ -136,6 +137,10 @@ class Session:
         self.manifest.numbers |= {"changed (share)": round(change.share, 4), "most changed by": round(change.peak, 4)}
         self.note(*filter(None, [change_note(change, sentences, prior.kinds_of(sentences))]))
 
+    def note_growth(self, z: Float[Tensor, "n c h w"], s: Float[Tensor, "n c h w"] | None = None) -> None:
+        """Say where latents at the end are far larger than those of their sources (None: they began as noise)."""
+        self.note(*filter(None, [growth_note(z, s)]))
+
     def stop_if_asked(self, how_far: str) -> None:
         """Raises `RunInterrupted`, after saying how far the run came, if a person asked it to stop.
 
@@ -186,7 +191,9 @@ class Session:
         if log.done > csd.steps:
             done = -(-log.done // epoch)
             raise ValueError(f"steps: expected at least the {done} that this run has done, got {config.engine.steps}")
-        steps = run(particles, Objective(score, csd, kernel), rng=rng, start=log.done, watch=log.watch)
+        steps = self._watched(
+            run(particles, Objective(score, csd, kernel), rng=rng, start=log.done, watch=log.watch), csd
+        )
         save = self._saver(particles, rng, log, checkpointer, total=csd.steps, look=look)
         self._do(Phase(phase, csd.steps, writes=writes), steps, log, save, every=config.checkpoint_every)
         return log
@@ -214,6 +221,12 @@ class Session:
         for part in (*parts, Phase("sample", total, begin=inversions, writes=writes)):
             self._do(part, islice(steps, part.end - log.done), log, save, every=config.checkpoint_every)
         return log
+
+    def _watched(self, steps: Iterable[StepInfo], csd: CsdConfig) -> Iterator[StepInfo]:
+        """The steps; of the first that makes noise something is said at once."""
+        for info in steps:
+            self.note(*filter(None, [move_note(info.move_rms(csd), csd.lr)]))
+            yield info
 
     def _loaded(
         self, particles: Stateful, rng: torch.Generator, log: StepLog, checkpointer: Checkpointer | None

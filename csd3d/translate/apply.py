@@ -42,7 +42,9 @@ class Trained:
         """Translate pictures of one size, in [0, 1]."""
         number, device = self.task(task), self.prior.device
         height, width = rgb.shape[-2:]
-        size = working_size(Fraction(width, height), self.size_px, self.prior.codec.factor)
+        size = working_size(
+            Fraction(width, height), self.size_px, self.prior.codec.factor, source_px=min(height, width)
+        )
         s = self.prior.codec.encode(to_working(rgb.to(device), size))
         z = torch.cat([self.network(x[None], torch.tensor([number], device=device)) for x in s])
         change = self.prior.codec.decode(z) - self.prior.codec.decode(s)
@@ -59,8 +61,14 @@ def save_trained(path: Path, trained: Trained, captions: Sequence[str]) -> None:
     save_checkpoint(path, state, record)
 
 
-def load_trained(path: Path, *, prior: TextToImagePrior | None = None, device: str | None = None) -> Trained:
+def load_trained(path: Path, *, prior: TextToImagePrior | str | None = None, device: str | None = None) -> Trained:
     """Read a network and load the prior that it was trained with, for its codec.
+
+    Args:
+        path: of the network.
+        prior: that prior, or its name. None: by the name in the file, which may be anybody's: nothing is fetched for
+            it.
+        device: of a prior that is loaded.
 
     Raises:
         FileNotFoundError, ValueError: It or its prior cannot be read, or the prior is another one by now.
@@ -71,8 +79,9 @@ def load_trained(path: Path, *, prior: TextToImagePrior | None = None, device: s
         raise ValueError(f"network: expected one that csd3d translate train wrote, got {path}")
     with as_saved(path):
         name, captions, tasks, size = (record[key] for key in ("prior", "captions", "tasks", "size_px"))
-    how = Loading(*(tuple(record.get(key, ())) for key in ("lora", "embedding")))
-    prior = prior or TextToImagePrior.load(name, device=device, how=how)
+        how = Loading(*(tuple(map(str, record.get(key, ()))) for key in ("lora", "embedding")))
+    if not isinstance(prior, TextToImagePrior):
+        prior = TextToImagePrior.load(prior or name, device=device, how=how, offline=prior is None)
     if fingerprint_of(prior) != record.get("fingerprint"):
         raise ValueError(f"network: {path} was trained with another version of the prior {name!r}")
     with as_saved(path):

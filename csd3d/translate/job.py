@@ -11,9 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
+from csd3d.engine.loop import require_timesteps
 from csd3d.media.geometry import read_square
 from csd3d.media.json_file import load_json
 from csd3d.media.sheet import contact_sheet, save_picture
+from csd3d.metrics.change import distance_note
 from csd3d.priors.families.table import Kind
 from csd3d.priors.prior import Prior
 from csd3d.priors.text_to_image import TextToImagePrior
@@ -175,6 +177,7 @@ class TranslateEditor(Editor[TranslateConfig]):
         if not isinstance(prior, TextToImagePrior):
             got = "an instruction editor" if prior.kind == "instruct" else "one unlike Stable Diffusion 1 and 2"
             raise ValueError(f"prior {prior.name!r}: expected a text-to-image model, got {got}")
+        require_timesteps(prior.schedule, config.engine)
         self.prior, self.config = prior, config
         self._size = config.size or prior.native_px
         if self._size % prior.codec.factor:
@@ -204,6 +207,7 @@ class TranslateEditor(Editor[TranslateConfig]):
             done, self._curves = _load(folder.state, self._trainer)
             for step in session.progress.track("train", range(done, config.steps), total=config.steps, start=done):
                 info = self._trainer.step(step)
+                session.note(*filter(None, [distance_note(info.change_rms)]))
                 self._curves.append([float(getattr(info, name)) for name in CURVES])
                 done = step + 1
                 if session.stop or done % config.checkpoint_every == 0 or done == config.steps:

@@ -13,6 +13,7 @@ from csd3d.media.geometry import (
     pixel_centres,
     read_square,
     resize,
+    strip_note,
     to_working,
     working_size,
 )
@@ -36,6 +37,30 @@ def test_short_side_and_aspect(aspect, height, width):
     assert all(p - s < 8 for p, s in zip(size.padded, (height, width), strict=True))
     assert abs(size.left_px - size.right_px) <= 1
     assert abs(size.top_px - size.bottom_px) <= 1
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "content", "padded"),
+    [
+        (640, 2, (2, 640), (64, 640)),  # not 20480 px wide
+        (2, 640, (640, 2), (640, 64)),
+        (32, 2, (16, 256), (64, 256)),
+        (40, 30, (64, 85), (64, 88)),
+        (6400, 200, (64, 2048), (64, 2048)),
+    ],
+)
+def test_small_strips_are_enlarged_only_so_far(width, height, content, padded):
+    size = working_size(Fraction(width, height), 64, 8, source_px=min(width, height))
+    assert (size.height_px, size.width_px) == content
+    assert size.padded == padded
+    rgb = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+    assert from_working(to_working(rgb, size), size, height, width).shape == rgb.shape
+
+
+def test_of_strips_something_is_said():
+    assert "640x2 px are next to nothing" in str(strip_note(2, 640, 64, windows=True))
+    assert "640x40 px are 16 times as long as wide" in str(strip_note(40, 640, 64))
+    assert strip_note(40, 640, 64, windows=True) is strip_note(64, 400, 64) is None
 
 
 def test_size_below_the_unit_is_refused():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from csd3d.metrics.change import USUAL, Change, change_note, change_of
+from csd3d.metrics.change import USUAL, Change, change_note, change_of, distance_note, growth_note, move_note
 from csd3d.world.sample import sample_photo
 from csd3d.world.wordings import KINDS
 
@@ -56,3 +56,14 @@ def test_far_too_much_is_said_of_edits_of_things_alone(kinds):
     assert (note is not None) == (kinds in (["colour"], ["colour", "remove"]))
     if note:
         assert "changed 74% of the picture" in note
+
+
+def test_what_makes_noise_is_said_and_no_more():
+    assert move_note(0.5, 1.5) is move_note(4.0, 8.0) is move_note(float("nan"), 1.0) is None
+    assert "--lr 1e+06" in str(move_note(2e5, 1e6))
+    z = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert growth_note(2 * z, z) is growth_note(2 * z, None) is growth_note(z, 0.01 * z) is None
+    assert "grew to 10 times" in str(growth_note(10 * z, z)).replace("10.0", "10")
+    assert "grew" in str(growth_note(4 * z, None))
+    assert distance_note(1.0) is None
+    assert "--lr" in str(distance_note(4.0))

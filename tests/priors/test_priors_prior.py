@@ -10,6 +10,7 @@ from csd3d.engine.config import METHODS
 from csd3d.priors.defaults import default_config, generation_config, trained_side_lat
 from csd3d.priors.instruct import InstructPrior
 from csd3d.priors.prior import Codec, Guidance, Prior, Prompts
+from csd3d.priors.store.resolve import resolve
 from csd3d.priors.text_to_image import TextToImagePrior
 from tests.priors.tiny import write_tiny_prior
 from tests.toys import ToyPrior
@@ -98,3 +99,16 @@ def test_layers_that_are_not_there_are_refused(t2i: TextToImagePrior, monkeypatc
 
 def test_guidance_is_that_of_the_settings() -> None:
     assert Guidance.of(METHODS["csd-edit"]) == Guidance(7.5, 1.5)
+
+
+def test_settings_suit_priors_of_other_numbers_of_timesteps(tmp_path: Path) -> None:
+    path = write_tiny_prior(tmp_path / "short")
+    scheduler = path / "scheduler" / "scheduler_config.json"
+    scheduler.write_text(scheduler.read_text().replace('"num_train_timesteps": 1000', '"num_train_timesteps": 100'))
+    assert resolve(path).num_timesteps == 100
+    prior = InstructPrior.load(path)
+    suited = prior.defaults()
+    assert (suited.t_min, suited.t_max) == (2, 50)
+    prior.score_under(suited, Prompts("make it snowy"))
+    with pytest.raises(ValueError, match="t_max: expected at most 100, the number of timesteps of this prior, got 500"):
+        prior.score_under(METHODS["csd-edit"], Prompts("make it snowy"))  # before anything is encoded

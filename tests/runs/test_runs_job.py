@@ -69,6 +69,52 @@ def test_an_unknown_sentence_is_refused_before_anything_is_loaded(make_clip, tmp
     assert {path.name for path in tmp_path.iterdir()} == {clip.name}
 
 
+def test_a_place_that_is_wrong_is_refused_before_anything_is_loaded(make_clip, tmp_path, monkeypatch, only_toys):
+    monkeypatch.chdir(tmp_path)
+    clip, _ = make_clip(frames=2)
+    picture = save(tmp_path / "a.png", scenery(40, 60))
+    for command, source in (("video", clip), ("image", picture), ("panorama", picture)):
+        for output in (source, f"{clip}/x.png", f"{picture.name}/../{source.name}"):
+            assert main([command, str(source), "--prompt", "make it red", "--output", str(output)]) == 2
+    assert main(["generate", "--prompt", "a red ball", "--output", f"{clip}/x.png"]) == 2
+    assert only_toys.loaded == []
+
+
+def test_a_prior_that_a_file_alone_names_is_not_fetched(make_clip, tmp_path, monkeypatch, capsys):
+    from diffusers import DiffusionPipeline
+
+    def download(name, *, local_files_only, **_):
+        asked.append((name, local_files_only))
+        raise OSError("not here")
+
+    asked = []
+    monkeypatch.setattr(DiffusionPipeline, "download", download)
+    monkeypatch.chdir(tmp_path)
+    clip, _ = make_clip(frames=2)
+    stranger = tmp_path / "settings.json"
+    stranger.write_text(json.dumps({"prior": "some/body"}))
+    words = ["video", str(clip), "--prompt", "make it red", "--preset", str(stranger)]
+    assert main(words) == 2
+    assert "--prior some/body, if you trust it" in capsys.readouterr().err
+    assert set(asked) == {("some/body", True)}
+    asked.clear()
+    assert main([*words, "--prior", "some/body"]) == 2
+    assert set(asked) == {("some/body", False)}
+
+
+@pytest.mark.parametrize("command", ["video", "image", "panorama"])
+def test_moves_that_make_noise_are_said(make_clip, tmp_path, monkeypatch, capsys, only_toys, command):
+    monkeypatch.chdir(tmp_path)
+    source = make_clip(frames=2)[0] if command == "video" else save(tmp_path / "a.png", scenery(40, 60))
+    words = [command, str(source), "--prompt", "make it red", "--steps", "1", "--t-min", "400", "--t-max", "600"]
+    assert main([*words, "--lr", "0.5"]) == 0
+    assert "noise" not in capsys.readouterr().err
+    assert main([*words, "--lr", "1e6"]) == 0
+    said = capsys.readouterr().err
+    assert "one step moved the latents by more than 5 times their spread: --lr 1e+06" in said
+    assert "times those of pictures, so the result is mostly noise" in said
+
+
 def test_runs_that_begin_at_once_each_get_a_folder_of_their_own(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         paths = list(pool.map(lambda _: claim_name("clip", "make it red", base=tmp_path), range(24)))

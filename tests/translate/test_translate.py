@@ -17,6 +17,7 @@ from csd3d.engine.config import METHODS, PAPER
 from csd3d.engine.step import StepResult
 from csd3d.media.geometry import read_square
 from csd3d.priors.text_to_image import TextToImagePrior
+from csd3d.runs.checkpoint import load_checkpoint, save_checkpoint
 from csd3d.runs.manifest import Manifest
 from csd3d.runs.progress import RunProgress
 from csd3d.translate import train as training
@@ -220,5 +221,10 @@ def test_a_network_belongs_to_its_prior(prior: TextToImagePrior, pictures: Path,
     other = TextToImagePrior.load(write_tiny_prior(tmp_path / "other", kind="text-to-image", closed=False, seed=1))
     with pytest.raises(ValueError, match="another version of the prior"):
         load_trained(path, prior=other)
+    saved = load_checkpoint(path)
+    save_checkpoint(path, dict(saved.tensors), dict(saved.record) | {"prior": "some/body"})  # of a stranger
+    with pytest.raises(FileNotFoundError, match=r"'some/body': it is not in the hub's cache .* --prior some/body"):
+        load_trained(path)
+    assert load_trained(path, prior=str(prior.path)).tasks == ("blue",)
     with pytest.raises(ValueError, match="expected independent for a network"):
         TranslateConfig(csd=METHODS["csd"])

@@ -13,6 +13,11 @@ from video.plan import UNEDITED, Span, plan_frames, plan_keys, spans_of
         ("make it snowy", [Span("make it snowy")]),
         ("turn the 3-5s: sign red", [Span("turn the 3-5s: sign red")]),
         ("0-3s: make it day, 3-6s: make it night", [Span("make it day", 0.0, 3.0), Span("make it night", 3.0, 6.0)]),
+        ("0:00-0:03: a; 00:03.5 – 1:00: b", [Span("a", 0.0, 3.0), Span("b", 3.5, 60.0)]),
+        ("0-3: a, 3s-: b", [Span("a", 0.0, 3.0), Span("b", 3.0, math.inf)]),
+        ("0 to 1 min: a, 90 seconds - end: b", [Span("a", 0.0, 60.0), Span("b", 90.0, math.inf)]),
+        ("2001: a space odyssey", [Span("2001: a space odyssey")]),
+        ("3-4 balls, 16:9, a 1920s photo", [Span("3-4 balls, 16:9, a 1920s photo")]),
         ("0.5s - 1.25s: a, with a comma, 2-s: b", [Span("a, with a comma", 0.5, 1.25), Span("b", 2.0, math.inf)]),
     ],
 )
@@ -26,6 +31,12 @@ def test_prompts_are_read(prompt, spans):
         ("0-3s:, 3-6s: b", "a sentence after '0-3s:'"),
         ("3-1s: a", "times that follow each other"),
         ("0-3s: a, 2-6s: b", "times that follow each other"),
+        ("-1-3s: a", "times such as `0-3s:` before each sentence or none, got -1-3s"),
+        ("at 2s: a", "got at 2s:"),
+        ("0-1 s a", "got 0-1 s"),
+        ("0:00 - 0:03 a", "got 0:00 - 0:03"),
+        ("a, 3-5s: b", "got 3-5s"),
+        ("0-1s: a, 1-2 s b", "got 1-2 s"),
     ],
 )
 def test_refusals(prompt, match):

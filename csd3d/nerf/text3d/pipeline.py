@@ -18,7 +18,6 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
-from csd3d.engine.loop import require_timesteps
 from csd3d.nerf.checkpoints import fitting_weights
 from csd3d.nerf.distil import distil_loss
 from csd3d.nerf.text3d import terms
@@ -195,8 +194,7 @@ class Text3dPipeline(VanillaPipeline):
 
     def _require(self, prompt: str) -> None:
         """Raises `ValueError` for what the prior cannot serve, by its words or by its training."""
-        csd = self.engine_at(0.0)
-        require_timesteps(self.prior.score_under(csd, self.prompts_of(prompt)), csd)
+        self.prior.score_under(self.engine_at(0.0), self.prompts_of(prompt))
 
     def _carry_out(self) -> None:
         for command in self.controls.take():

@@ -106,9 +106,13 @@ def fetch(resolved: Resolved, *, revision: str | None, offline: bool, half: bool
             return Path(folder)
         except (OSError, ValueError) as error:  # the hub's own errors are among these
             problem = problem or error
-    where = "the hub's cache on this machine (offline)" if offline else "the hub"
+    if offline:
+        raise FileNotFoundError(
+            f"prior {resolved.name!r}: it is not in the hub's cache on this machine, and only a name that a person "
+            f"gives is fetched: --prior {resolved.name}, if you trust it, or give a directory"
+        )
     raise FileNotFoundError(
-        f"prior {resolved.name!r}: cannot be had from {where}: {first_line(problem)}. Check the name and the network, "
+        f"prior {resolved.name!r}: cannot be had from the hub: {first_line(problem)}. Check the name and the network, "
         "or give a directory; the small prior that comes along is called 'builtin'"
     )
 

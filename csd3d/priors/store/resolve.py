@@ -9,6 +9,7 @@ from typing import Literal
 import csd3d
 from csd3d.media.json_file import load_json
 from csd3d.media.place import at_home
+from csd3d.priors.defaults import USUAL_TIMESTEPS
 from csd3d.priors.families.table import FAMILIES, Family, Kind
 
 CALLED: dict[Kind, str] = {"instruct": "an instruction editor", "text-to-image": "a text-to-image model"}
@@ -67,6 +68,13 @@ class Resolved:
         if self.path is None or self.builtin or not (self.path / "model_index.json").is_file():
             return None
         return FAMILIES.get(pipeline_of(self.path))
+
+    @property
+    def num_timesteps(self) -> int:
+        """Timesteps that it was trained with, as its scheduler says; the usual number where none does."""
+        config = None if self.path is None else self.path / "scheduler" / "scheduler_config.json"
+        number = None if config is None or not config.is_file() else read_json(config, "").get("num_train_timesteps")
+        return number if type(number) is int and number > 0 else USUAL_TIMESTEPS
 
 
 def require_kind(found: Resolved, kind: Kind) -> None:
