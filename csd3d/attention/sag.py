@@ -85,8 +85,8 @@ class SelfAttentionGuidance:
         (output,) = said.read(outputs[0], "target", [base] * len(some), some)
         (maps,) = looked.read(sites[0], "target", [base] * len(some), some)
         e_base = score.noise_in(output.to(x.z_t), x)
-        M = (maps > self.threshold).to(x.z_t).view(len(some), 1, *sites[0].size(size_lat))
-        M = functional.interpolate(M, size_lat)
+        small = (maps > self.threshold).to(x.z_t).view(len(some), 1, *sites[0].size(size_lat))
+        M = functional.interpolate(small, size_lat)
         ab = score.schedule.alpha_bar(x.t)
         x0 = clean(x.z_t, e_base, ab)
         x0 = M * blurred(x0, self.blur) + (1 - M) * x0

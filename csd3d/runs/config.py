@@ -77,7 +77,7 @@ class EditConfig(RunConfig):
     `masactrl`, `kv-fusion`, `structure`, `sag`. As often as there are methods."""
     mask_words: str | None = None
     """Edit only what these words name in the source, such as "the ball", found by attention; `instruction`: the thing
-    that the sentence itself names. Instead of --mask."""
+    that the sentence itself names. Instead of --mask. None: as --mask says."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
