@@ -1,6 +1,6 @@
 """Everything that only a GPU can show, in at most 20 minutes, as one page; scripts/check_gpu.sh does the set-up too.
 
-    scripts/check_gpu.sh [--out FILE] [--prior FOLDER] [--only PART ...] [--dry-run]
+    scripts/check_gpu.sh [--out FILE] [--prior FOLDER] [--csd CHECKOUT] [--only PART ...] [--dry-run]
 
 Each part is a process of its own with a limit of time. What fails or takes too long is recorded and the others go on;
 the page is written after every part.
@@ -27,6 +27,8 @@ class Settings:
     """The page."""
     prior: Path | None = None
     """Folder of an instruction editor in diffusers layout, such as InstructPix2Pix. None: that part is left out."""
+    csd: Path | None = None
+    """Checkout of the published code of CSD. None: that part is left out."""
     only: tuple[str, ...] = ()
     """Only these parts; none = all."""
     minutes: float = 20.0
@@ -37,8 +39,9 @@ class Settings:
     def __post_init__(self) -> None:
         if self.minutes <= 0:
             raise ValueError(f"minutes: expected a number above 0, got {self.minutes}")
-        if self.prior is not None and not self.prior.is_dir():
-            raise ValueError(f"prior: expected a folder, got {self.prior}")
+        for name, path in (("prior", self.prior), ("csd", self.csd)):
+            if path is not None and not path.is_dir():
+                raise ValueError(f"{name}: expected a folder, got {path}")
 
 
 def machine() -> str:
@@ -54,7 +57,7 @@ def check(settings: Settings) -> int:
     Raises:
         ValueError: there is no part of a name, or no GPU.
     """
-    chosen = parts(prior=settings.prior, scratch=settings.out.parent)
+    chosen = parts(prior=settings.prior, csd=settings.csd, scratch=settings.out.parent)
     if unknown := set(settings.only) - {part.name for part in chosen}:
         names = ", ".join(part.name for part in chosen)
         raise ValueError(f"only: expected parts among {names}, got {', '.join(sorted(unknown))}")

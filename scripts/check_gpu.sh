@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that only a GPU can show, in at most 20 minutes, as one page of Markdown:
 #
-#   scripts/check_gpu.sh [--out FILE] [--prior FOLDER] [--only PART ...] [--dry-run]
+#   scripts/check_gpu.sh [--out FILE] [--prior FOLDER] [--csd CHECKOUT] [--only PART ...] [--dry-run]
 #
 # Set-up first, where there is none; then tests, speed, memory, scenes, and what else is given (--help says it).
 set -euo pipefail

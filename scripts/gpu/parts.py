@@ -45,11 +45,14 @@ class Outcome:
     """What it printed, or why it was left out; of one that failed also its errors."""
 
 
-def parts(*, prior: Path | None = None, scratch: Path = Path("outputs/gpu")) -> tuple[Part, ...]:
+def parts(
+    *, prior: Path | None = None, csd: Path | None = None, scratch: Path = Path("outputs/gpu")
+) -> tuple[Part, ...]:
     """All parts, in the order of their worth; together they take at most 20 minutes.
 
     Args:
         prior: folder of an instruction editor in diffusers layout, for the part that edits with it.
+        csd: checkout of the published code of CSD.
         scratch: folder for what is made meanwhile.
     """
     tests = ("-m", "pytest", "-q", "-rs", "-m", "gpu", "-p", "no:cacheprovider", "--tb=short")
@@ -74,6 +77,11 @@ def parts(*, prior: Path | None = None, scratch: Path = Path("outputs/gpu")) -> 
         Part(
             "prior", edit, ("-m", "scripts.gpu.real_prior", str(prior), str(photo)), 120, markdown=True,
             without=none.format("prior") if prior is None else "",
+        ),
+        Part(
+            "peers", "the published code of CSD beside ours",
+            ("-m", "scripts.benchmark_peers", "--print", "--device", "cuda", "--out", str(scratch), "--csd", str(csd)),
+            80, markdown=True, without=none.format("csd") if csd is None else "",
         ),
     )  # fmt: skip
 
