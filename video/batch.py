@@ -1,11 +1,12 @@
-"""Many edits, one after another: a failed one is reported and the others go on; finished ones are not repeated."""
+"""Many edits, one after another or spread over workers (`video.pool`): a failed one is reported and the others go on;
+finished ones are not repeated."""
 
 import hashlib
 import re
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -23,8 +24,9 @@ from csd3d.runs.found_masks import AUTO, mask_file
 from csd3d.runs.interrupt import RunInterrupted
 from csd3d.runs.job import Request, free_names, load_for, resume_request, run_job
 from csd3d.runs.manifest import Manifest, differences, fingerprint
+from csd3d.runs.progress import RunProgress
 from csd3d.runs.settings import to_plain, with_absent
-from csd3d.user_errors import explain
+from csd3d.user_errors import explain, out_of_memory
 from video.config import VideoConfig
 from video.edit import VideoEditor
 
@@ -37,6 +39,8 @@ class Outcome:
     seconds: float
     text: str
     """Where the result is, or what went wrong."""
+    elsewhere: bool = False
+    """It failed, and another worker may do better: memory ran out, or it was no mistake in what was asked for."""
 
 
 class LastPrior:
@@ -57,31 +61,52 @@ class LastPrior:
         return self._prior
 
 
-def edit_all(requests: Sequence[Request[VideoConfig]]) -> int:
+Say = Callable[[str], None]
+"""Shows a line to the person."""
+Spread = Callable[[Sequence[Request[VideoConfig]], Say], Iterator[tuple[int, Outcome]]]
+"""Does many edits; yields the number of each in order of their ends, with what became of it."""
+
+
+def edit_all(requests: Sequence[Request[VideoConfig]], spread: Spread | None = None) -> int:
     """All edits, then a table of them; returns the exit code: 1 if one failed, that of the signal if one stopped it.
 
-    Every request has an output and a folder for its run.
+    Every request has an output and a folder for its run. `spread`: who does them; None: this process, in order.
     """
-    console, priors, outcomes = Console(stderr=True), LastPrior(), list[tuple[Request[VideoConfig], Outcome]]()
+    console, outcomes = Console(stderr=True), dict[int, Outcome]()
     code = 0
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False)
+
     try:
-        for number, request in enumerate(requests, start=1):
-            line = f"{number}/{len(requests)}  {request.source}: {request.prompt}"
-            console.print(line, highlight=False, markup=False)
-            outcomes.append((request, edit_one(request, priors)))
-            if outcomes[-1][1].status == "failed":
-                console.print(f"failed: {outcomes[-1][1].text}", highlight=False, markup=False)
+        for number, outcome in (spread or one_by_one)(requests, say):
+            outcomes[number] = outcome
+            if outcome.status == "failed":
+                say(f"failed: {requests[number].source}: {outcome.text}")
     except (RunInterrupted, KeyboardInterrupt) as stop:
         print("stopped; the same command goes on", file=sys.stderr)
-        code = stop.exit_code if isinstance(stop, RunInterrupted) else 130
-    _print_table(outcomes)
-    failed = sum(outcome.status == "failed" for _, outcome in outcomes)
+        code = getattr(stop, "exit_code", 130)
+    _print_table([(requests[number], outcomes[number]) for number in sorted(outcomes)])
+    failed = sum(outcome.status == "failed" for outcome in outcomes.values())
     print(f"{len(outcomes) - failed} of {len(requests)} edits are there, {failed} failed")
     return code or int(failed > 0)
 
 
-def edit_one(request: Request[VideoConfig], priors: LastPrior) -> Outcome:
-    """One edit; mistakes and failures are an outcome, a request to stop is not.
+def one_by_one(requests: Sequence[Request[VideoConfig]], say: Say) -> Iterator[tuple[int, Outcome]]:
+    """All edits in order, by this process. Raises RunInterrupted as `edit_one` does."""
+    priors = LastPrior()
+    for number, request in enumerate(requests):
+        say(line_of(requests, number))
+        yield number, edit_one(request, priors)
+
+
+def line_of(requests: Sequence[Request[VideoConfig]], number: int) -> str:
+    """What is said of an edit that begins."""
+    return f"{number + 1}/{len(requests)}  {requests[number].source}: {requests[number].prompt}"
+
+
+def edit_one(request: Request[VideoConfig], priors: LastPrior, *, progress: RunProgress | None = None) -> Outcome:
+    """One edit; mistakes and failures are an outcome, a request to stop is not. `progress` as for `run_job`.
 
     Raises:
         RunInterrupted: SIGINT or SIGTERM; the state of the edit is saved.
@@ -93,14 +118,15 @@ def edit_one(request: Request[VideoConfig], priors: LastPrior) -> Outcome:
             return Outcome("done before", 0.0, str(request.output))
         resumed = None if old is None else resume_request(VideoEditor, run_dir).resumed
         now = replace(request, run_dir=run_dir, resumed=resumed)
-        result = run_job(VideoEditor, now, prior=priors.get(request))
+        result = run_job(VideoEditor, now, prior=priors.get(request), progress=progress)
         return Outcome("edited", time.monotonic() - since, str(result.path))
     except Exception as error:
         explained = explain(error)
         if explained is None:  # a fault of ours: its traceback is worth more than its text
             traceback.print_exc()
         text = explained[0] if explained else f"{type(error).__name__}: {error}"
-        return Outcome("failed", time.monotonic() - since, text.splitlines()[0])
+        elsewhere = explained is None or out_of_memory(error)
+        return Outcome("failed", time.monotonic() - since, text.splitlines()[0], elsewhere)
 
 
 def find_run(request: Request[VideoConfig]) -> tuple[Path, Manifest | None]:

@@ -24,8 +24,9 @@ from csd3d.media.clip.formats import CONTAINERS
 from csd3d.media.place import at_home
 from csd3d.runs.found_masks import AUTO
 from csd3d.runs.job import Request
-from video.batch import default_name, edit_all
+from video.batch import Spread, default_name, edit_all
 from video.config import VideoConfig
+from video.pool import LocalWorkers, spread
 
 PATHS = ("clip", "mask", "preset", "output")
 """Columns that are paths, taken from the file's folder; an output, from --out."""
@@ -47,6 +48,9 @@ class Batch:
     """Folder for the results; the runs are in its `runs/`: NAME, and NAME-2 and so on for what was done anew."""
     prior: str | None = None
     """Prior of the jobs that name none. None: that which the method is for."""
+    workers: int = 1
+    """So many clips at a time, each by a process of its own, on a GPU of its own where there are several. What fails
+    for no fault of its line is tried once more by another."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -56,7 +60,14 @@ def main(argv: Sequence[str]) -> int:
         ValueError, FileNotFoundError: the file makes no sense; nothing was done.
     """
     batch = read_dataclass(Batch, argv, prog="csd3d video batch")
-    return edit_all(requests(read_jobs(batch.jobs), batch))
+    if batch.workers < 1:
+        raise ValueError(f"workers: expected 1 or more, got {batch.workers}")
+    return edit_all(requests(read_jobs(batch.jobs), batch), spread_of(batch))
+
+
+def spread_of(batch: Batch) -> Spread | None:
+    """Who does the edits; None: this process."""
+    return None if batch.workers == 1 else spread(lambda: LocalWorkers(batch.workers))
 
 
 def read_jobs(path: Path) -> list[dict[str, Any]]:
