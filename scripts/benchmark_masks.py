@@ -57,21 +57,21 @@ class Settings:
 
     out: Path = Path("outputs/benchmark_masks")
     """Folder for the results."""
-    sources: int = 24
+    sources: int = 20
     """Held-out pictures."""
     per_kind: int = 8
     """Local edits of each kind: colour, material, shape, add, remove."""
     per_global: int = 20
     """Other edits of each kind: time, weather, ground, sky, style."""
-    clips: int = 3
+    clips: int = 2
     """Clips, one local edit of each kind for each."""
     frames: int = 6
     """Frames of a clip."""
-    scenes: int = 2
+    scenes: int = 1
     """Scenes, one local edit of each kind for each."""
     views: int = 8
     """Views of a scene."""
-    photos: int = 24
+    photos: int = 20
     """Pictures whose things are looked for by their words."""
     noises: int = NOISES
     """Draws of noise for each map."""
