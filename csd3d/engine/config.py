@@ -14,7 +14,7 @@ from csd3d.engine.validate import require, require_choice, require_int, require_
 Residual = Literal["source", "noise"]
 Coupling = Literal["svgd", "motion", "depth", "independent"]
 KernelOn = Literal["noisy", "clean", "features"]
-Weight = Literal["variance", "one"]
+Weight = Literal["variance", "one", "velocity"]
 Noise = Literal["independent", "shared"]
 Timesteps = Literal["random", "descending"]
 Optimizer = Literal["sgd", "adam"]
@@ -60,7 +60,8 @@ class CsdConfig:
     nce_temperature: float = 0.07
     """Temperature of its softmax."""
     weight: Weight = "variance"
-    """Weight w(t) of a step: the `variance` of its noise, 1 - alpha_bar (SDS, CSD), or `one` (DDS, CDS)."""
+    """Weight w(t) of a step: the `variance` of its noise, 1 - alpha_bar (SDS, CSD), `one` (DDS, CDS), or `velocity`,
+    1 / (1 - sigma) of the flow level with as much noise, which makes residuals of noise such of velocity (RFDS)."""
     noise: Noise = "independent"
     """Every particle of a step gets noise of its own (`independent`), or all get the same (`shared`)."""
     timesteps: Timesteps = "random"
@@ -74,6 +75,11 @@ class CsdConfig:
     """Factor on the learning rate every `lr_decay_every` steps; 1 = constant."""
     lr_decay_every: int = 20
     """Steps between two decays of the learning rate."""
+    anchor: float = 1.0
+    """How strongly particles are held by their sources: 1 = the difference of noise predictions (DDS), 0 = that of
+    velocities, at a particle's noisy place beside its source's (FlowEdit). Below 1 with `descending` timesteps only."""
+    anchor_last: float | None = None
+    """What `anchor` is at the last move; in between it goes straight (DVRF: from 1 to 0). None: the same."""
     optimizer: Optimizer = "sgd"
     """Rule that turns directions into moves. Learning rates of the two are not comparable."""
     t_min: int = 20
@@ -85,6 +91,8 @@ class CsdConfig:
     (2 for 1024 px where settings are for 512); 1 = as drawn."""
     s_text: float = 7.5
     """Guidance scale of the text; 1 = none."""
+    s_source: float | None = None
+    """The same for the source under its caption (text-to-image priors only). None: the same as `s_text`."""
     s_image: float = 1.5
     """Guidance scale of the source image (instruction editors only); 1 = none, larger keeps more of the source."""
 
@@ -99,7 +107,11 @@ class CsdConfig:
         require_number(self, None, None, "nce_temperature")
         require_number(self, 0, None, "repulsion", "nce_weight")
         require(self, "lr", self.lr > 0, "a number above 0")
-        require_number(self, None, None, "shift")
+        require_number(self, None, None, "shift", "s_source")
+        require_number(self, 0, 1, "anchor", "anchor_last")
+        if self.anchor != 1 or self.anchor_last not in (None, 1):
+            require(self, "residual", self.residual == "source", "source with an anchor below 1")
+            require(self, "timesteps", self.timesteps == "descending", "descending with an anchor below 1")
         require(self, "shift", self.shift > 0, "a number above 0")
         require(self, "lr_decay", 0 < self.lr_decay <= 1, "a number in (0, 1]")
         require(self, "nce_temperature", self.nce_temperature > 0, "a number above 0")

@@ -9,7 +9,7 @@ the CPU bit for bit.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isnan
 from typing import Any, Protocol, runtime_checkable
 
@@ -123,7 +123,10 @@ def run(
         t = draw_timestep(rng, config, move=step) if batch.t is None else batch.t
         t = score.schedule.shifted(t, config.shift)
         x = score.schedule.noised(batch, t, draw_noise(batch.z, rng, config))
-        result = csd_step(score, x, config, kernel=objective.kernel, regularisers=objective.regularisers)
+        now = (
+            config if config.anchor_last is None else replace(config, anchor=anchor_at(step, config), anchor_last=None)
+        )
+        result = csd_step(score, x, now, kernel=objective.kernel, regularisers=objective.regularisers)
         found = measured(result)
         require_finite(found, x, step=step)
         if watch is not None:
@@ -158,6 +161,13 @@ def draw_noise(z: Latents, rng: torch.Generator, config: CsdConfig) -> Latents:
     """
     n = 1 if config.noise == "shared" else z.shape[0]
     return torch.randn(n, *z.shape[1:], generator=rng).to(z).expand_as(z)
+
+
+def anchor_at(step: int, config: CsdConfig) -> float:
+    """Anchor of a step: from `anchor` at the first straight to `anchor_last` at the last."""
+    if config.anchor_last is None:
+        return config.anchor
+    return config.anchor + (config.anchor_last - config.anchor) * min(1.0, step / max(1, config.steps - 1))
 
 
 def lr_at(step: int, config: CsdConfig) -> float:

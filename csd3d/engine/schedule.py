@@ -77,3 +77,8 @@ class Schedule:
     def weight(self, t: int) -> float:
         """w(t) = 1 - ab_t, the variance of the noise at `t`: how much the gradient of a step at `t` counts."""
         return 1 - self.alpha_bar(t)
+
+    def sigma(self, t: int) -> float:
+        """The flow level x = (1 - sigma) z + sigma e with the same ratio of signal to noise, in [0, 1]."""
+        ab = self.alpha_bar(t)
+        return (1 - ab) ** 0.5 / ((1 - ab) ** 0.5 + ab**0.5)

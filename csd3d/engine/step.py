@@ -18,9 +18,13 @@ from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.regularisers import Features, PatchNce, Regulariser
-from csd3d.engine.residuals import Score, StepScore, noise_baseline, source_baseline
+from csd3d.engine.residuals import Score, StepScore, anchored, noise_baseline, released, source_baseline
+from csd3d.engine.schedule import Schedule
 from csd3d.engine.stein import FeatureKernel, Kernel, Perceptual, RbfKernel, couple
 from csd3d.engine.types import Latents, Noised, numbers
+
+LEAST_SIGNAL = 1e-3
+"""Of 1 - sigma, by which `velocity` divides, lest levels of pure noise count without bound."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,17 +57,26 @@ def csd_step(
         ValueError: a coupling along correspondences without a `kernel` that knows them, particles that the bandwidth
             cannot serve, or a score without the features that are needed.
     """
+    x = anchored(x, score.schedule, config.anchor)
     predicts = score.for_step(x) if isinstance(score, StepScore) else score
     r = (noise_baseline if config.residual == "noise" else source_baseline)(predicts, x)
+    r = released(r, x, config.anchor)
     if (kernel := coupling_kernel(score, config, kernel)) is None:
         g, weights = r, None
     else:
         bands = kernel(r, x.z_t if config.kernel_on == "noisy" else x.z, x.index)
         g, weights = couple(bands, normalise=config.normalise, repulsion=config.repulsion), bands[0].weights
-    g = score.schedule.weight(x.t) * g if config.weight == "variance" else g
+    g = step_weight(score.schedule, x.t, config) * g if config.weight != "one" else g
     for regulariser in (*named_regularisers(score, config), *regularisers):
         g = g + regulariser(x)
     return StepResult(g, r, weights)
+
+
+def step_weight(schedule: Schedule, t: int, config: CsdConfig) -> float:
+    """w(t) as `config.weight` names it."""
+    if config.weight == "velocity":
+        return 1 / max(1 - schedule.sigma(t), LEAST_SIGNAL)
+    return schedule.weight(t) if config.weight == "variance" else 1.0
 
 
 def coupling_kernel(score: Score, config: CsdConfig, kernel: Kernel | None) -> Kernel | None:

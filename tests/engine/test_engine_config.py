@@ -23,7 +23,7 @@ def validate(changes: dict[str, Any]) -> None:
         ({"coupling": "SVGD"}, "coupling: expected one of svgd, motion, depth, independent, got 'SVGD'"),
         ({"kernel_on": "pixels"}, "kernel_on: expected one of noisy, clean, features, got 'pixels'"),
         ({"normalise": "sum"}, "normalise: expected one of row-sum, count, got 'sum'"),
-        ({"weight": "none"}, "weight: expected one of variance, one, got 'none'"),
+        ({"weight": "none"}, "weight: expected one of variance, one, velocity, got 'none'"),
         ({"noise": "same"}, "noise: expected one of independent, shared, got 'same'"),
         ({"optimizer": "lbfgs"}, "optimizer: expected one of sgd, adam, got 'lbfgs'"),
         ({"bandwidth": "mean"}, "bandwidth: expected median, paper, or a finite gamma of 0 or more, got 'mean'"),
