@@ -21,6 +21,7 @@ from csd3d.media.pictures.read import Picture, open_picture
 from csd3d.media.pictures.write import require_writable, write_picture
 from csd3d.media.sheet import contact_sheet, save_picture
 from csd3d.priors.prior import Prior, Prompts
+from csd3d.runs.estimate import Work
 from csd3d.runs.found_masks import MaskSearch, mask_file, search_of
 from csd3d.runs.history import earlier_runs
 from csd3d.runs.job import Editor, Request, Result, make_request, run_job
@@ -104,6 +105,7 @@ class PanoramaEditor(Editor[PanoramaConfig]):
     role: ClassVar[str] = "picture"
     free_on_resume: ClassVar[tuple[str, ...]] = (
         "device",
+        "offline",
         "checkpoint_every",
         "quality",
         "detail",
@@ -212,6 +214,11 @@ class PanoramaEditor(Editor[PanoramaConfig]):
         target = self._output or run_dir / f"edited{suffix}"
         require_writable(target, picture.height_px, picture.width_px)
         return target, [target]
+
+    def work(self) -> Work:
+        """The windows."""
+        size_lat = self._windows.rows.shape[1], self._windows.columns.shape[1]
+        return Work(self.score, self.config.engine, len(self._windows), size_lat)
 
     def encode(self, session: Session) -> None:
         """Latents of the canvas."""

@@ -35,6 +35,7 @@ from csd3d.priors.families.table import Kind
 from csd3d.priors.prior import Guidance, Prior, Prompts
 from csd3d.priors.text_to_image import TextToImagePrior
 from csd3d.runs.config import RunConfig
+from csd3d.runs.estimate import Work
 from csd3d.runs.job import Editor, Request, Result, make_request, run_job
 from csd3d.runs.log import StepLog
 from csd3d.runs.progress import RunProgress
@@ -158,7 +159,7 @@ class GenerateEditor(Editor[GenerateConfig]):
     resumes_runs_of: ClassVar[tuple[str, ...]] = ("generate",)
     prior_kind: ClassVar[Kind | None] = "text-to-image"
     role: ClassVar[str] = "pictures"
-    free_on_resume: ClassVar[tuple[str, ...]] = ("device", "checkpoint_every", "csd.steps")
+    free_on_resume: ClassVar[tuple[str, ...]] = ("device", "offline", "checkpoint_every", "csd.steps")
 
     def __init__(self, prompt: str, request: Request[GenerateConfig]) -> None:
         self.prompt, self.config, self._output = prompt, request.config, request.output
@@ -239,6 +240,11 @@ class GenerateEditor(Editor[GenerateConfig]):
         for path in results:
             require_writable(path, height, width)
         return target, results
+
+    def work(self) -> Work:
+        """The windows."""
+        size_lat = self._windows.rows.shape[1], self._windows.columns.shape[1]
+        return Work(self.score, self.config.engine, len(self._windows), size_lat)
 
     def encode(self, session: Session) -> None:
         """Noise in the place of sources."""

@@ -19,7 +19,9 @@ from csd3d.media.clip.source import Clip, open_clip
 from csd3d.media.geometry import WorkingSize, resize, strip_note
 from csd3d.media.masks import ClipMask
 from csd3d.media.sheet import contact_sheet, evenly, save_picture
+from csd3d.priors.defaults import Particle
 from csd3d.priors.prior import Prior
+from csd3d.runs.estimate import Work
 from csd3d.runs.found_masks import MaskSearch, is_found, mask_file, search_of
 from csd3d.runs.history import earlier_runs, provenance
 from csd3d.runs.job import Editor, Request, Result, make_request, run_job
@@ -89,10 +91,11 @@ class VideoEditor(Editor[VideoConfig]):
 
     command: ClassVar[str] = "video"
     resumes_runs_of: ClassVar[tuple[str, ...]] = ("video",)
+    particles: ClassVar[Particle] = "frames"
     role: ClassVar[str] = "clip"
     free_on_resume: ClassVar[tuple[str, ...]] = (
-        "device", "checkpoint_every", "chunk_frames", "crf", "codec", "depth", "detail", "steady", "strength", "mask",
-        "feather", "csd.steps",
+        "device", "offline", "checkpoint_every", "chunk_frames", "crf", "codec", "depth", "detail", "steady",
+        "strength", "mask", "feather", "csd.steps",
     )  # fmt: skip
     """A mask may have moved; what is in it is compared with the other inputs."""
 
@@ -119,16 +122,9 @@ class VideoEditor(Editor[VideoConfig]):
         if request.source is None or prompt is None or not prompt.strip():
             raise ValueError("video: expected a clip and a prompt, got none; only --resume can do without")
         with ExitStack() as stack:
-            clip = stack.enter_context(
-                open_clip(
-                    request.source,
-                    max_frames=config.max_frames,
-                    fps=config.fps,
-                    stream=config.stream,
-                    strict=config.strict,
-                )
-            )
-            mask = None
+            most, fps = config.max_frames, config.fps
+            opened = open_clip(request.source, max_frames=most, fps=fps, stream=config.stream, strict=config.strict)
+            clip, mask = stack.enter_context(opened), None
             if (file := mask_file(config.mask)) is not None:
                 place = file.resolve()
                 config = replace(config, mask=str(place))  # a run is resumed from anywhere
@@ -173,7 +169,7 @@ class VideoEditor(Editor[VideoConfig]):
 
     def engine_for(self, prior: Prior) -> CsdConfig:
         """Those of `csd-edit`, or what comes nearest with a text-to-image model."""
-        return prior.defaults(by=self.config.by)
+        return prior.defaults(by=self.config.by, of=self.particles)
 
     def prepare(self, prior: Prior, config: VideoConfig) -> None:
         """Refuse what the prior cannot serve."""
@@ -214,6 +210,11 @@ class VideoEditor(Editor[VideoConfig]):
     def _size(self) -> WorkingSize:
         short = self.config.size or self.prior.native_px
         return size_of_clip(self.clip, short, self.prior.multiple_px)
+
+    def work(self) -> Work:
+        """The frames, or the key frames that are known so far."""
+        height, width = (side // self.prior.codec.factor for side in self._size.padded)
+        return Work(self.score, self.config.engine, len(self._plan.frames), (height, width))
 
     def encode(self, session: Session) -> None:
         """Latents of the particles' sources and, for motion, the frames in grey; the files appear when whole."""

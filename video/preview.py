@@ -42,7 +42,7 @@ def preview_video(
     Raises:
         ValueError, FileNotFoundError: as for `video.edit.edit_video`.
     """
-    csd = quick(config.csd or prior.defaults(by=config.by))
+    csd = quick(config.csd or prior.defaults(by=config.by, of="frames"))
     config = replace(config, csd=csd)
     progress = progress or RunProgress()
     with ExitStack() as stack:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from csd3d.engine.config import CsdConfig
 from csd3d.media.place import at_home, require_place
+from csd3d.priors.defaults import Particle
 from csd3d.priors.families.table import Kind
 from csd3d.priors.loading import Loading
 from csd3d.priors.prior import Prior
@@ -24,6 +25,7 @@ from csd3d.priors.store.fingerprint import prior_entry
 from csd3d.priors.store.resolve import Resolved, require_kind, resolve
 from csd3d.runs.config import RunConfig
 from csd3d.runs.crew import load_shared
+from csd3d.runs.estimate import Work, measure
 from csd3d.runs.folder import RunFolder, claim_name, free_name
 from csd3d.runs.history import find_run
 from csd3d.runs.manifest import Manifest, read_settings
@@ -93,6 +95,8 @@ class Editor(ABC, Generic[C]):
     """Dotted names of settings that may change when a run is resumed: they do not touch the steps already done."""
     prior_kind: ClassVar[Kind | None] = None
     """The kind of prior that it takes; None: either."""
+    particles: ClassVar[Particle] = "windows"
+    """What it moves, on which the length of a step depends."""
     role: ClassVar[str]
     """What its output is called in the manifest."""
 
@@ -151,6 +155,10 @@ class Editor(ABC, Generic[C]):
     def place(self, run_dir: Path) -> tuple[Path, Sequence[Path]]:
         """Where the output goes and the files that are written there. Raises ValueError where nothing can be."""
 
+    def work(self) -> Work | None:
+        """What is about to be done, from which its time is estimated; None: that is not known beforehand."""
+        return None
+
     @abstractmethod
     def encode(self, session: Session) -> None:
         """Make the latents of the sources, if an earlier session of the run did not."""
@@ -205,6 +213,8 @@ def run_job(
         ) as session:
             session.rows_of = lambda: prior.rows_done
             session.note_prior(prior, job.sentences, config.device)
+            if request.resumed is None and (work := job.work()) is not None:
+                session.announce_time(measure(prior, work))
             job.encode(session)
             job.move(session)
             session.close(job.write(session))
@@ -281,7 +291,7 @@ def load_for(request: Request[Any], sentences: Sequence[str] = (), *, kind: Kind
     config.check()
     found = request.found
     if found is None or found.name != name:
-        found = resolve(name)
+        found = resolve(name, Loading.of(config))
     if kind is not None:
         require_kind(found, kind)
     require_known(found, [*sentences, config.negative_prompt])

@@ -50,13 +50,14 @@ class Eta:
 
 def words(seconds: float | None) -> str:
     """A duration for people: coarse, because the estimate is."""
-    if seconds is None:
-        return "measuring"
+    return "measuring" if seconds is None else f"about {duration(seconds)} left"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
     if seconds < 90:
-        return f"about {max(round(seconds), 1)} s left"
-    if seconds < 5400:
-        return f"about {round(seconds / 60)} min left"
-    return f"about {seconds / 3600:.1f} h left"
+        return f"{max(round(seconds), 1)} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 class RunProgress:

@@ -29,6 +29,7 @@ from csd3d.metrics.change import change_note, change_of, growth_note, move_note
 from csd3d.priors.prior import Prior
 from csd3d.priors.prompts.photographs import prior_note
 from csd3d.runs.config import RunConfig
+from csd3d.runs.estimate import Estimate
 from csd3d.runs.folder import RunFolder, exclusive, load_sources, reopen_run, save_sources, start_run
 from csd3d.runs.history import repeat_command
 from csd3d.runs.interrupt import RunInterrupted, StopRequest, resume_command, stoppable
@@ -115,6 +116,13 @@ class Session:
         self.note(*filter(None, [prior_note(prior, sentences)]), *prior.said)
         if asked_device is None and prior.device.type == "cpu":
             self.note("no CUDA device is in use: running on the CPU")
+
+    def announce_time(self, estimate: Estimate | None) -> None:
+        """Say how long the run will take, if that is long, and keep it beside the time that it then takes."""
+        if estimate is not None:
+            self.manifest.numbers["estimated (s)"] = round(estimate.total_s, 1)
+            if line := estimate.line():
+                self.progress.say(line)
 
     def note_change(
         self,

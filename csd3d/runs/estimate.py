@@ -1,0 +1,111 @@
+"""How long a run will take, said before its long part begins: what one particle costs is measured, the rest is counted.
+
+    seconds = moves x particles x (a target and a source prediction of one particle) + 2 x pictures x (decoding one)
+
+Encoding is taken to last as long as decoding. Particles that share a call are cheaper on a GPU, so there it is an upper
+bound.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from csd3d.engine.config import CsdConfig
+from csd3d.engine.residuals import Score, StepScore
+from csd3d.engine.step import named_regularisers
+from csd3d.engine.types import Batch
+from csd3d.priors.prior import Prior
+from csd3d.runs.progress import LONG_S, duration
+
+LEAST = 200
+"""Moves of single particles below which nothing is measured: it would take a percent of the run, and the first steps
+say soon enough."""
+HOUR_S = 3600.0
+_SHORT_S = 1.0  # calls so short are measured again, since the first pays for warm-up
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What a run will do."""
+
+    score: Score
+    csd: CsdConfig
+    """`steps` counts moves of every particle."""
+    particles: int
+    size_lat: tuple[int, int]
+    """Of a particle."""
+
+    @property
+    def moves(self) -> int:
+        """Of single particles."""
+        return self.particles * self.csd.steps
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds of a run, and of what it consists."""
+
+    particles: int
+    moves: int
+    """Of every particle."""
+    each_s: float
+    """A move of one particle."""
+    codec_s: float
+    """Encoding and decoding a picture of its size."""
+
+    @property
+    def total_s(self) -> float:
+        """Of the whole run."""
+        return self.particles * (self.moves * self.each_s + self.codec_s)
+
+    def line(self) -> str:
+        """What to say, or nothing of a short run."""
+        if self.total_s < LONG_S:
+            return ""
+        each = f"{self.each_s:.2g} s" if self.each_s >= 0.01 else "less than 0.01 s"
+        text = f"this takes about {duration(self.total_s)}: {self.particles} particles x {self.moves} moves at {each}"
+        text += " each, measured on one"
+        if self.total_s < HOUR_S:
+            return text
+        return f"{text}. OVER AN HOUR: fewer --steps are shorter; a run that is stopped goes on with --resume"
+
+
+def measure(prior: Prior, work: Work, *, clock: Callable[[], float] = time.monotonic) -> Estimate | None:
+    """The estimate of a run, from predictions for one particle and one decoded picture; None: too short to measure.
+
+    Draws from a generator of its own, so that the run stays what it is.
+    """
+    if work.moves < LEAST:
+        return None
+    rng = torch.Generator().manual_seed(0)
+    s = torch.randn(1, prior.codec.channels, *work.size_lat, generator=rng)
+    t = (work.csd.t_min + work.csd.t_max) // 2
+    x = work.score.schedule.noised(Batch(s, s, torch.zeros(1, dtype=torch.long)), t, s.flip(-1))
+
+    def move() -> None:
+        score = work.score.for_step(x) if isinstance(work.score, StepScore) else work.score
+        score.target(x)
+        if work.csd.residual == "source":
+            score.source(x)
+        for regulariser in named_regularisers(work.score, work.csd):
+            regulariser(x)
+
+    each_s, decode_s = _seconds(move, clock), _seconds(lambda: prior.decode(s), clock)
+    return Estimate(work.particles, work.csd.steps, each_s, 2 * decode_s)
+
+
+@torch.no_grad()
+def _seconds(call: Callable[[], object], clock: Callable[[], float]) -> float:
+    """How long a call takes; of a short one the second time."""
+    seconds = 0.0
+    for _ in range(2):
+        since = clock()
+        call()
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+        seconds = clock() - since
+        if seconds >= _SHORT_S:
+            break
+    return seconds

@@ -1,0 +1,70 @@
+"""The time of a run is said before its long part: counted from one particle that was measured."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from csd3d.cli.main import main
+from csd3d.engine.config import CsdConfig
+from csd3d.priors.prior import Guidance, Prompts
+from csd3d.runs.estimate import LEAST, Estimate, Work, measure
+from csd3d.runs.manifest import Manifest
+from tests.conftest import OnlyToys
+from tests.toys import ToyPrior
+
+
+def work(steps: int, particles: int = 10) -> Work:
+    score = ToyPrior().score(Prompts("make it red"), Guidance(2.0))
+    return Work(score, CsdConfig(steps=steps), particles, (4, 6))
+
+
+def test_it_counts_what_it_measures() -> None:
+    now = iter([0.0, 3.0, 10.0, 10.5, 20.0, 20.25])  # one long move; a picture decoded twice
+    found = measure(ToyPrior(), work(100), clock=lambda: next(now))
+    assert found is not None
+    assert found == Estimate(particles=10, moves=100, each_s=3.0, codec_s=0.5)
+    assert found.total_s == 10 * (100 * 3.0 + 0.5)
+
+
+def test_short_runs_are_not_measured_and_their_noise_is_left_alone() -> None:
+    assert measure(ToyPrior(), work(LEAST // 10 - 1)) is None
+    torch.manual_seed(0)
+    before = torch.random.get_rng_state()
+    assert measure(ToyPrior(), work(LEAST)) is not None
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("each_s", "line"),
+    [
+        (0.001, ""),
+        (0.5, "this takes about 17 min: 10 particles x 200 moves at 0.5 s each, measured on one"),
+        (36.0, "this takes about 20.0 h: 10 particles x 200 moves at 36 s each, measured on one. OVER AN HOUR: "),
+    ],
+)
+def test_what_is_said(each_s: float, line: str) -> None:
+    said = Estimate(10, 200, each_s, 0.0).line()
+    assert said.startswith(line)
+    assert bool(said) == bool(line)
+    assert "\n" not in said
+
+
+def test_it_is_said_before_anything_is_encoded(
+    only_toys: OnlyToys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from csd3d.media.pictures.levels import to_levels
+    from csd3d.media.pictures.write import write_picture
+
+    monkeypatch.chdir(tmp_path)
+    write_picture(tmp_path / "a.png", to_levels(torch.rand(3, 40, 60)))
+    monkeypatch.setattr("csd3d.runs.estimate.LEAST", 1)
+    slow = replace(Estimate(1, 2, 4000.0, 0.0))
+    monkeypatch.setattr("csd3d.runs.job.measure", lambda prior, work: slow)
+    words = ["image", "a.png", "--prompt", "make it red", "--steps", "2", "--run-dir", "run"]
+    assert main(words) == 0
+    said = capfd.readouterr().err
+    assert "this takes about 2.2 h" in said
+    assert said.index("OVER AN HOUR") < said.index("encode") if "encode" in said else True
+    assert Manifest.read(tmp_path / "run" / "manifest.json").numbers["estimated (s)"] == 8000.0
