@@ -173,6 +173,14 @@ def test_families_say_what_they_lack() -> None:
     assert found.detail == ('1 of 2 can be loaded; DreamLite needs torchvision: pip install "csd3d[families]"')
 
 
+def test_flags_say_what_they_lack() -> None:
+    assert checks.check_loading({"--lora": None}).level == "ok"
+    found = checks.check_loading({"--lora": None, "--quantise nf4": "bitsandbytes"})
+    assert found.level == "absent"
+    assert found.detail == "--lora can be used; --quantise nf4 needs bitsandbytes"
+    assert found.remedy == "pip install bitsandbytes"
+
+
 def test_a_section_that_breaks_is_a_finding() -> None:
     def section():
         yield Finding("devices", "CPU", "ok", "")

@@ -25,9 +25,11 @@ EXTRAS = {
     "nerf": "the nerfstudio plugin",
     "ui": "the page in a browser",
     "train": "training the built-in priors",
-    "families": "big priors that look at pictures",
+    "families": "big priors that look at pictures, LoRA",
     "dev": "format, lint, types, tests",
 }
+LOADING_NEEDS = {"--lora": "peft", "--quantise int8": "torchao", "--quantise nf4": "bitsandbytes"}
+"""Packages that single flags of how a prior is read want."""
 
 COLOURS = {"ok": "green", "absent": "dim", "warning": "yellow", "problem": "bold red"}
 
@@ -135,9 +137,12 @@ def examine_priors() -> Iterable[Finding]:
     yield checks.check_families(
         {
             family.title: [name for name in family.needs if probes.version(name) is None]
-            + ([] if probes.diffusers_has(pipeline) else [f"a diffusers that has {pipeline}"])
+            + ([] if family.ours or probes.diffusers_has(pipeline) else [f"a diffusers that has {pipeline}"])
             for pipeline, family in FAMILIES.items()
         }
+    )
+    yield checks.check_loading(
+        {flag: None if probes.version(package) else package for flag, package in LOADING_NEEDS.items()}
     )
 
 

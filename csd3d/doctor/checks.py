@@ -236,6 +236,17 @@ def check_families(lacking: Mapping[str, Sequence[str]]) -> Finding:
     return Finding("priors", "families", "absent", f'{usable}; {lines}: pip install "csd3d[families]"')
 
 
+def check_loading(lacking: Mapping[str, str | None]) -> Finding:
+    """Flags of how a prior is read that need a package more, each with the one that is not here; None: it is."""
+    missing = {flag: package for flag, package in lacking.items() if package is not None}
+    works = [flag for flag in lacking if flag not in missing]
+    detail = f"{', '.join(works) or 'none of them'} can be used"
+    if not missing:
+        return Finding("priors", "reading", "ok", detail)
+    lines = "; ".join(f"{flag} needs {package}" for flag, package in missing.items())
+    return Finding("priors", "reading", "absent", f"{detail}; {lines}", f"pip install {' '.join(missing.values())}")
+
+
 def check_prior(name: str, detail: str | None, error: str | None) -> Finding:
     """A built-in prior resolves to a directory that holds its parts."""
     if error is None:

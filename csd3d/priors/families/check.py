@@ -63,7 +63,7 @@ def guided_like(family: Family, outputs: Mapping[Branch, Tensor], text: float, i
 
 
 @torch.no_grad()
-def check(pipe: Any, family: Family, codec: FamilyCodec) -> Learnt:
+def check(pipe: Any, family: Family, codec: FamilyCodec, *, device: torch.device) -> Learnt:
     """Record and replay; raises ValueError in one line where they do not agree."""
     dtype = dtype_of(pipe)
     tolerance = 1e-3 if dtype == torch.float32 else 5e-2
@@ -76,7 +76,7 @@ def check(pipe: Any, family: Family, codec: FamilyCodec) -> Learnt:
 
     def step(picture: int, latents: int, t: float) -> Recorded:
         call = arguments_of(family, SENTENCE, "", pictures[picture] if editor else None, text=TEXT, image=IMAGE)
-        x = laid(noisy[latents], family.layout).to(pipe.device, dtype)
+        x = laid(noisy[latents], family.layout).to(device, dtype)
         return record(pipe, family, call, x, size_px=(side, side), t=t)
 
     first, second, wanted = step(0, 0, RECORDED_AT), step(1, 0, RECORDED_AT), step(1, 1, OTHER_TIME)
@@ -89,7 +89,7 @@ def check(pipe: Any, family: Family, codec: FamilyCodec) -> Learnt:
     x = tokens(noisy[1].to(dtype), family.layout)
     outputs: dict[Branch, Tensor] = {
         branch: replay(
-            network_of(pipe), [arguments], place, x, time=OTHER_TIME, device=pipe.device,
+            network_of(pipe), [arguments], place, x, time=OTHER_TIME, device=device,
             condition=fill(filled.get(branch), sources[1], family, codec),
         )
         for branch, arguments in used.items()

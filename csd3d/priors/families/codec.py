@@ -13,8 +13,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from csd3d.priors.families.pictures import Pictures
+from csd3d.priors.memory import codec_bytes
 from csd3d.priors.networks.chunks import Chunks
-from csd3d.priors.networks.codec import MAPS_ALIVE, require_finite
+from csd3d.priors.networks.codec import require_finite
 
 
 class FamilyCodec:
@@ -36,8 +37,6 @@ class FamilyCodec:
         self.channels: int = int(config.get("latent_channels") or config.get("z_dim"))
         """Channels of a latent."""
         self._is_video = "temperal_downsample" in config  # diffusers' spelling; such latents have an axis of time
-        widths = config.get("block_out_channels") or config.get("encoder_block_out_channels") or (config["base_dim"],)
-        self._first_width = int(widths[0])
 
     def encode(self, rgb: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
         """Latents of pictures. Raises ValueError when a side is no multiple of `multiple_px`."""
@@ -103,7 +102,7 @@ class FamilyCodec:
         return torch.tensor(float(shift)).to(like), torch.tensor(1.0 / scaling).to(like)
 
     def _row_bytes(self, height_px: int, width_px: int) -> int:
-        return MAPS_ALIVE * self._first_width * height_px * width_px * self._vae.dtype.itemsize
+        return codec_bytes(self._vae.config, height_px * width_px, itemsize=self._vae.dtype.itemsize)
 
 
 def read_factor(pipe: Any) -> int:

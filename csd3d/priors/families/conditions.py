@@ -31,12 +31,13 @@ class Conditions:
     """Recorded rows of a pipeline's network by sentence and source."""
 
     def __init__(
-        self, pipe: Any, family: Family, codec: FamilyCodec, *, looks: bool, out_like: Mapping[int, int], place: Place
-    ) -> None:
+        self, pipe: Any, family: Family, codec: FamilyCodec, *, looks: bool, out_like: Mapping[int, int], place: Place,
+        device: torch.device,
+    ) -> None:  # fmt: skip
         """`looks`: rows differ between sources; `place`, `out_like`: of the network's input and output, see `check`."""
         self._pipe, self._family, self._codec = pipe, family, codec
         self.looks = looks
-        self._place, self._out_like = place, out_like
+        self._place, self._out_like, self._device = place, out_like, device
         self._known: OrderedDict[Key, Mapping[Branch, Arguments]] = OrderedDict()
         self._bytes = 0
 
@@ -62,7 +63,7 @@ class Conditions:
         picture = self._picture(s, height, width) if has_picture else None
         call = arguments_of(self._family, sentence, negative, picture)
         latents = laid(torch.randn(1, *s.shape, generator=torch.Generator().manual_seed(0)), self._family.layout)
-        latents = latents.to(self._pipe.device, dtype_of(self._pipe))
+        latents = latents.to(self._device, dtype_of(self._pipe))
         with quiet():
             return record(
                 self._pipe, self._family, call, latents, size_px=(height, width), stand_in=self._stand_in
@@ -147,5 +148,5 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def dtype_of(pipe: Any) -> torch.dtype:
-    """Precision of a pipeline's network."""
-    return next(network_of(pipe).parameters()).dtype
+    """Precision in which a pipeline's network computes, however its weights are stored."""
+    return network_of(pipe).dtype

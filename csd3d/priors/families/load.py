@@ -22,9 +22,12 @@ from csd3d.priors.loading import PLAIN, Loading
 from csd3d.priors.networks.chunks import Chunks
 from csd3d.priors.store.additions import add_to
 from csd3d.priors.store.device import pick_device, pick_dtype
-from csd3d.priors.store.load import check_whole, first_line, locate
-from csd3d.priors.store.resolve import Resolved, pipeline_of, resolve
+from csd3d.priors.store.files import check_whole, first_line
+from csd3d.priors.store.load import locate
+from csd3d.priors.store.resolve import Resolved, named_parts, pipeline_of, read_json, resolve
+from csd3d.priors.store.savings import reading_quantised, require_savings, save_memory
 from csd3d.priors.store.silence import quiet
+from csd3d.priors.store.single_file import read_single
 
 _DTYPE = "dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype"
 """What diffusers calls the precision of a pipeline."""
@@ -51,44 +54,65 @@ def load_family(
         FileNotFoundError: There is no such directory, or the hub id cannot be had.
         ValueError: What is there cannot be read, lacks a package, or fails the check (`families.check`).
     """
-    resolved = name if isinstance(name, Resolved) else resolve(name)
+    resolved = name if isinstance(name, Resolved) else resolve(name, how)
     chosen = pick_device(device)
-    found = locate(resolved, offline=offline, half=chosen.type == "cuda")
+    found = locate(resolved, offline=offline or how.offline, half=chosen.type == "cuda")
     assert found.path is not None
     family = FAMILIES[pipeline_of(found.path)]
     if dtype is None and chosen.type == "cuda":
         dtype = torch.bfloat16 if family.half == "bfloat16" else torch.float16
-    pipe = read_pipeline(found.path, family, device=chosen, dtype=pick_dtype(dtype, chosen))
-    said = add_to(pipe, how, title=family.title) if how.lora or how.embedding else []
-    return replace(make_prior(pipe, family, found, device=chosen), how=how, said=said)
+    require_savings(how, chosen, whole=found.weights is None)
+    precision = pick_dtype(dtype, chosen)
+    pipe = read_pipeline(found.path, family, dtype=precision, weights=found.weights, how=how)
+    merge = how.quantise in ("none", "fp8")
+    said = add_to(pipe, how, title=family.title, merge=merge) if how.lora or how.embedding else []
+    pipe = pipe if how.offload else pipe.to(chosen)
+    save_memory(network_of(pipe), pipe.components.values(), how, chosen)
+    return replace(make_prior(pipe, family, found, device=chosen), how=how, said=said, weights=found.weights)
 
 
-def read_pipeline(path: Path, family: Family, *, device: torch.device, dtype: torch.dtype) -> Any:
-    """The diffusers pipeline in `path`, its weights frozen. Raises ValueError in one line for what cannot be read."""
+def read_pipeline(
+    path: Path, family: Family, *, dtype: torch.dtype, weights: Path | None = None, how: Loading = PLAIN
+) -> Any:
+    """The diffusers pipeline in `path`, or in the one file of `weights`, its weights frozen. Raises ValueError in one
+    line for what cannot be read."""
     lacks = [package for package in family.needs if importlib.util.find_spec(package) is None]
     if lacks:
         raise ValueError(f'prior {path}: {family.title} needs {", ".join(lacks)}: pip install "csd3d[families]"')
     for file in sorted(path.glob("*/*.safetensors")):
         check_whole(file)
-    cls = vars(diffusers).get(pipeline_of(path)) or getattr(diffusers, pipeline_of(path), None)
+    cls = _class_of(pipeline_of(path), family)
     if cls is None:
         raise ValueError(
             f"prior {path}: expected a diffusers that has {pipeline_of(path)}, got {diffusers.__version__}; upgrade it"
         )
     with quiet():
         try:
-            pipe = cls.from_pretrained(
-                str(path), variant=_variant(path, dtype), use_safetensors=True, local_files_only=True, **{_DTYPE: dtype}
-            )
+            if weights is not None:
+                pipe = read_single(weights, path, cls, dtype=dtype)
+            else:
+                parts = named_parts(read_json(path / "model_index.json", "not a prior"))
+                options = {"variant": _variant(path, dtype), "use_safetensors": True, "local_files_only": True}
+                options |= reading_quantised(how, parts, dtype) | {_DTYPE: dtype}
+                pipe = cls.from_pretrained(str(path), **options)
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError) as error:
-            raise ValueError(f"prior {path}: cannot be read: {first_line(error)}") from error
+            raise ValueError(f"prior {weights or path}: cannot be read: {first_line(error)}") from error
     pipe.set_progress_bar_config(disable=True)
     if hasattr(pipe, "is_cosxl_edit"):  # which no file of a pipeline says: it scales its condition
         pipe.is_cosxl_edit = type(pipe.scheduler).__name__.startswith("EDM")
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):
             part.requires_grad_(False).eval()
-    return pipe.to(device)
+    return pipe
+
+
+def _class_of(name: str, family: Family) -> Any:
+    """The class of a pipeline; None where this diffusers has none of that name."""
+    if family.ours:
+        from csd3d.priors.families import sd3_instruct
+
+        return getattr(sd3_instruct, name)
+    return vars(diffusers).get(name) or getattr(diffusers, name, None)
 
 
 def make_prior(pipe: Any, family: Family, found: Resolved, *, device: torch.device) -> FamilyPrior:
@@ -104,7 +128,7 @@ def make_prior(pipe: Any, family: Family, found: Resolved, *, device: torch.devi
     codec = FamilyCodec(vae, factor=factor, multiple_px=factor * _patch(pipe, family), chunks=codec_chunks)
     try:
         with quiet():
-            learnt = check(pipe, family, codec)
+            learnt = check(pipe, family, codec, device=device)
     except (ValueError, TypeError, RuntimeError, AttributeError, KeyError) as error:
         raise ValueError(f"prior {found.path}: {first_line(error)}") from error
     if learnt.looks:
@@ -123,7 +147,7 @@ def make_prior(pipe: Any, family: Family, found: Resolved, *, device: torch.devi
         learnt=learnt,
         levels=levels,
         conditions=Conditions(
-            pipe, family, codec, looks=learnt.looks, out_like=learnt.out_like, place=learnt.place
+            pipe, family, codec, looks=learnt.looks, out_like=learnt.out_like, place=learnt.place, device=device
         ),
         pipe=pipe,
         chunks=(net_chunks, codec_chunks),
@@ -144,8 +168,8 @@ def _native_px(pipe: Any, factor: int) -> int:
 
 
 def _variant(path: Path, dtype: torch.dtype) -> str | None:
-    """Which files to read: plain ones, or those in half precision where that is wanted or there are no others."""
-    names = [file.name for file in path.glob("*/*.safetensors")]
-    halves = [variant for variant in ("fp16", "bf16") if any(f".{variant}" in name for name in names)]
-    plain = any(not any(f".{variant}" in name for variant in halves) for name in names)
-    return halves[0] if halves and (dtype != torch.float32 or not plain) else None
+    """Which files to read: plain ones, or those in half precision where that is wanted or a part has no others."""
+    names = {part: [file.name for file in part.glob("*.safetensors")] for part in path.iterdir()}
+    there = [variant for variant in ("fp16", "bf16") if any(f".{variant}" in n for ns in names.values() for n in ns)]
+    plain = all(any(not any(f".{v}" in name for v in there) for name in ns) for ns in names.values() if ns)
+    return there[0] if there and (dtype != torch.float32 or not plain) else None

@@ -21,21 +21,18 @@ from csd3d.engine.guidance import guided, instruct_coefficients, instruct_source
 from csd3d.engine.sampling import By
 from csd3d.engine.schedule import Schedule
 from csd3d.engine.types import Latents, Noised
-from csd3d.priors.defaults import default_config
+from csd3d.priors.defaults import Particle, default_config
 from csd3d.priors.families.check import Learnt, fill
 from csd3d.priors.families.codec import FamilyCodec
-from csd3d.priors.families.conditions import Conditions
+from csd3d.priors.families.conditions import Conditions, dtype_of
 from csd3d.priors.families.levels import Level, Levels
 from csd3d.priors.families.record import Arguments, network_of
 from csd3d.priors.families.replay import replay, signature, tokens, untokens
 from csd3d.priors.families.table import Branch, Family
+from csd3d.priors.memory import network_bytes
 from csd3d.priors.networks.chunks import Chunks
-from csd3d.priors.networks.denoiser import MAPS_ALIVE
 from csd3d.priors.prior import Guidance, Prior, Prompts, require_no_source, require_source_caption
 from csd3d.priors.prompts.sentences import Texts, assign_texts
-
-TOKENS_ALIVE = 40
-"""Copies of all tokens that are alive at the peak of a call of a transformer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,10 +85,10 @@ class FamilyPrior(Prior):
         return self.chunks[0].done
 
     def defaults(
-        self, method: Method | None = None, effort: Effort | None = None, *, by: By = "moves"
-    ) -> CsdConfig:  # fmt: skip
+        self, method: Method | None = None, effort: Effort | None = None, *, by: By = "moves", of: Particle = "windows"
+    ) -> CsdConfig:
         """Engine settings that suit it: those of the method at an effort, with the guidance of its family."""
-        return default_config(method, builtin=False, effort=effort, family=self.family, by=by)
+        return default_config(method, builtin=False, effort=effort, family=self.family, by=by, of=of)
 
     def require(self, csd: CsdConfig, prompts: Prompts) -> None:
         """Raises ValueError for features of layers, which no family gives, and for prompts that it does not take."""
@@ -160,12 +157,9 @@ class FamilyPrior(Prior):
 
     def _row_bytes(self, z_in: Tensor) -> int:
         """Estimated memory of a row of the network, its condition included."""
-        config = network_of(self.pipe).config
-        itemsize = next(network_of(self.pipe).parameters()).dtype.itemsize
-        if "block_out_channels" in config:
-            return 2 * MAPS_ALIVE * int(config["block_out_channels"][0]) * z_in[0, 0].numel() * itemsize
-        width = int(config.get("num_attention_heads", 24)) * int(config.get("attention_head_dim", 128))
-        return 2 * TOKENS_ALIVE * width * (z_in.shape[1] if z_in.ndim == 3 else z_in[0, 0].numel()) * itemsize
+        places = z_in.shape[1] if z_in.ndim == 3 else z_in[0, 0].numel()
+        itemsize = dtype_of(self.pipe).itemsize
+        return network_bytes(network_of(self.pipe).config, places, itemsize=itemsize, pictures=2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +171,7 @@ class FamilyEditor(FamilyPrior):
     def require(self, csd: CsdConfig, prompts: Prompts) -> None:
         """Raises ValueError as every family does, and for a source prompt."""
         super().require(csd, prompts)
-        require_no_source(prompts)
+        require_no_source(prompts, csd)
 
     def score(self, prompts: Prompts, guidance: Guidance) -> "EditorScore":
         """The engine's Score for instructions. Raises ValueError for a source prompt, or no sentence."""
@@ -204,7 +198,8 @@ class FamilyTextToImage(FamilyPrior):
         source = None
         if prompts.source is not None:
             source = assign_texts(prompts.source, prompts.assign if several else None, name="source_prompt")
-        return CaptionScore(self, assign_texts(prompts.target, prompts.assign), source, prompts.negative, guidance.text)
+        target = assign_texts(prompts.target, prompts.assign)
+        return CaptionScore(self, target, source, prompts.negative, guidance)
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,7 +260,7 @@ class CaptionScore:
     texts: Texts
     source_texts: Texts | None
     negative: str
-    s_text: float
+    guidance: Guidance
 
     @property
     def schedule(self) -> Schedule:
@@ -274,7 +269,7 @@ class CaptionScore:
 
     def target(self, x: Noised) -> Latents:
         """Guided noise prediction for edited particles under their captions."""
-        return self._epsilon(self.texts, x.z_t, x)
+        return self._epsilon(self.texts, x.z_t, x, self.guidance.text)
 
     def source(self, x: Noised) -> Latents:
         """The same for the noisy sources under the caption of the source. Raises ValueError if there is none."""
@@ -282,10 +277,10 @@ class CaptionScore:
             raise ValueError(
                 "source_prompt: expected a caption of the source, with which the result is compared, got none"
             )
-        return self._epsilon(self.source_texts, x.s_t, x)
+        return self._epsilon(self.source_texts, x.s_t, x, self.guidance.source_text)
 
-    def _epsilon(self, texts: Texts, x_t: Latents, x: Noised) -> Latents:
-        w = 1.0 if self.prior.is_distilled else self.s_text
+    def _epsilon(self, texts: Texts, x_t: Latents, x: Noised, scale: float) -> Latents:
+        w = 1.0 if self.prior.is_distilled else scale
         return epsilon(self.prior, {"00": 1 - w, "IT": w}, x_t, x, texts.of(x.index), self.negative)
 
 

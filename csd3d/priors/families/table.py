@@ -50,6 +50,8 @@ class Family:
     """Whether an editor can be called without a picture, which makes the branch 00 that its guidance has not."""
     renormed: bool = False
     """Whether it scales a guided prediction to the norm of branch IT, token by token."""
+    ours: bool = False
+    """Whether its pipeline is in this room, as diffusers ships none."""
     half: Half = "bfloat16"
     """Precision on CUDA."""
     needs: tuple[str, ...] = ()
@@ -74,6 +76,9 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "StableDiffusionXLInstructPix2PixPipeline": _editor(
             "SDXL InstructPix2Pix, CosXL-Edit", "IT I0 00", s_text=5.0, half="float16", **_DUAL
+        ),
+        "StableDiffusion3InstructPix2PixPipeline": _editor(
+            "SD3 InstructPix2Pix (UltraEdit)", "IT I0 00", s_text=7.0, ours=True, **_DUAL
         ),
         "DreamLitePipeline": _editor("DreamLite", "00 I0 IT", s_text=3.5, needs=("torchvision",), **_DUAL),
         "DreamLiteMobilePipeline": _editor(

@@ -87,5 +87,6 @@ def test_show_says_family_licence_and_memory(
     assert "instruct" in out
     assert "family: FLUX.2 [klein], rows IT I0" in out
     assert "licence by its card: apache-2.0" in out
-    assert "memory for weights: 0.0 GB (" in out
-    assert "transformer 0.0" in out
+    assert "memory for weights: 0.001 GB (" in out
+    assert "transformer 0.000" in out
+    assert "memory needed: " in out

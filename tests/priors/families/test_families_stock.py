@@ -16,6 +16,7 @@ from csd3d.priors.families.levels import Level, edm_level, flow_level
 from csd3d.priors.families.pictures import to_bytes
 from csd3d.priors.families.prior import FamilyPrior
 from csd3d.priors.families.replay import laid, tokens, untokens
+from csd3d.priors.families.sd3_instruct import StableDiffusion3InstructPix2PixPipeline
 from tests.priors.families.tiny import FAMILIES
 
 SIDE, SENTENCE, TEXT, IMAGE, STEPS = 64, "make it snowy", 3.0, 1.5, 4
@@ -71,7 +72,8 @@ def test_it_predicts_and_samples_as_its_pipeline_does(
     name: str, family: Callable[[str], FamilyPrior], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prior = family(name)
-    pipe: Any = DiffusionPipeline.from_pretrained(str(prior.path), local_files_only=True)
+    cls = StableDiffusion3InstructPix2PixPipeline if prior.family.ours else DiffusionPipeline
+    pipe: Any = cls.from_pretrained(str(prior.path), local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     if name == "cosxl":
         pipe.is_cosxl_edit = True

@@ -8,6 +8,8 @@ import diffusers
 import torch
 import transformers
 
+from csd3d.priors.families.sd3_instruct import StableDiffusion3InstructPix2PixPipeline
+
 SPECIAL = [
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
     "<|image_pad|>", "<|video_pad|>",
@@ -138,14 +140,15 @@ def sdxl(*, editor: bool, cosxl: bool = False) -> Any:
     return diffusers.StableDiffusionXLPipeline(**parts)
 
 
-def sd3() -> Any:
+def sd3(*, editor: bool = False) -> Any:
     tokenizer, tokenizer_3 = clip_tokenizer(), t5_tokenizer()
     net = diffusers.SD3Transformer2DModel(
-        sample_size=32, patch_size=2, in_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=4,
-        joint_attention_dim=32, caption_projection_dim=32, pooled_projection_dim=32, out_channels=4,
-        pos_embed_max_size=32, qk_norm="rms_norm",
+        sample_size=32, patch_size=2, in_channels=8 if editor else 4, num_layers=2, attention_head_dim=8,
+        num_attention_heads=4, joint_attention_dim=32, caption_projection_dim=32, pooled_projection_dim=32,
+        out_channels=4, pos_embed_max_size=32, qk_norm="rms_norm",
     )  # fmt: skip
-    return diffusers.StableDiffusion3Pipeline(
+    cls = StableDiffusion3InstructPix2PixPipeline if editor else diffusers.StableDiffusion3Pipeline
+    return cls(
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=kl(4, shift_factor=0.0609, scaling_factor=1.5305),
         text_encoder=clip_text(tokenizer, 16, projected=True), tokenizer=tokenizer,
@@ -321,6 +324,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "qwen-edit": lambda: qwen("edit"),
     "qwen-plus": lambda: qwen("plus"),
     "longcat": longcat,
+    "sd3-ip2p": lambda: sd3(editor=True),
     "sdxl": lambda: sdxl(editor=False),
     "sd3": sd3,
     "flux": lambda: flux(editor=False),
