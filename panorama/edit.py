@@ -104,14 +104,8 @@ class PanoramaEditor(Editor[PanoramaConfig]):
     resumes_runs_of: ClassVar[tuple[str, ...]] = ("panorama", "image")
     role: ClassVar[str] = "picture"
     free_on_resume: ClassVar[tuple[str, ...]] = (
-        "device",
-        "offline",
-        "checkpoint_every",
-        "quality",
-        "detail",
-        "strength",
-        "csd.steps",
-    )
+        "device", "offline", "checkpoint_every", "quality", "detail", "strength", "csd.steps",
+    )  # fmt: skip
     single: ClassVar[bool] = False
     """One window, all of the picture."""
 
@@ -215,10 +209,11 @@ class PanoramaEditor(Editor[PanoramaConfig]):
         require_writable(target, picture.height_px, picture.width_px)
         return target, [target]
 
-    def work(self) -> Work:
-        """The windows."""
+    def work(self) -> Work | None:
+        """The windows, where they are moved."""
         size_lat = self._windows.rows.shape[1], self._windows.columns.shape[1]
-        return Work(self.score, self.config.engine, len(self._windows), size_lat)
+        work = Work(self.score, self.config.engine, len(self._windows), size_lat)
+        return work if self.config.by == "moves" else None
 
     def encode(self, session: Session) -> None:
         """Latents of the canvas."""

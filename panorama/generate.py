@@ -241,10 +241,11 @@ class GenerateEditor(Editor[GenerateConfig]):
             require_writable(path, height, width)
         return target, results
 
-    def work(self) -> Work:
-        """The windows."""
+    def work(self) -> Work | None:
+        """The windows, where they are moved."""
         size_lat = self._windows.rows.shape[1], self._windows.columns.shape[1]
-        return Work(self.score, self.config.engine, len(self._windows), size_lat)
+        work = Work(self.score, self.config.engine, len(self._windows), size_lat)
+        return None if self.config.method == "ddim" else work
 
     def encode(self, session: Session) -> None:
         """Noise in the place of sources."""

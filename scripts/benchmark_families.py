@@ -5,6 +5,7 @@
 A tiny pipeline shows that a family is driven rightly, not what it edits, nor what a big one costs.
 """
 
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -79,6 +80,7 @@ def look(path: Path) -> Row:
 
 def main(only: Sequence[str] = ()) -> None:
     """Print the table. `only`: some of the tiny pipelines, by the names in tests/priors/families/tiny.py."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))  # before what else is called `tests` here
     from tests.priors.families.tiny import FAMILIES, write_family
 
     print("| family | class in model_index.json | rows a particle | error | load and size of the tiny model | a move |")

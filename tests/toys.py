@@ -26,7 +26,7 @@ GOALS: dict[str, Goal] = {
 }
 
 
-def resolve_toy(name: str | Path) -> Resolved:
+def resolve_toy(name: str | Path, how: object = None) -> Resolved:
     """Stands for `resolve`, in tests in which every name is that of the toy."""
     return Resolved(str(name), Path("/nonexistent/toy"), "instruct", builtin=False)
 

@@ -22,7 +22,10 @@ from csd3d.runs.job import Editor, Request, resume_request, run_job
 from csd3d.runs.settings import load_preset, override
 
 C = TypeVar("C", bound=RunConfig)
-DECIDING = ("prompt", "preset", "run_dir", "resume", "prior", "device", "method", "effort", "steer", "pick", "by")
+DECIDING = (
+    "prompt", "preset", "run_dir", "resume", "prior", "prior_config", "offline", "device", "method", "effort", "steer",
+    "pick", "by",
+)  # fmt: skip
 """Flags on which depends what the others begin with."""
 LOADING = tuple(field.name for field in fields(Loading))
 """Flags that say how a prior is read."""
@@ -188,19 +191,29 @@ def _base(form: Form[C], values: Mapping[str, Any], *, only_help: bool) -> Reque
         config, found = form.base(form, values, only_help)
         request = Request(None, None, None, config, found=found)
     if values["preset"] is not None:
-        found = request.found or resolve(config.prior)
+        found = request.found or resolve(config.prior, Loading.of(config))
         changes = preset_changes(values["preset"], type(config), lambda: form.paper(values.get("method"), found))
         config = override(config, changes, where="preset")
     return replace(request, config=config, offline=values["prior"] is None)
 
 
+def asked_loading(values: Mapping[str, Any]) -> Loading:
+    """How a prior is found, of the flags that decide."""
+    return Loading(prior_config=values["prior_config"], offline=bool(values["offline"]))
+
+
 def edit_base(form: Form[C], values: Mapping[str, Any], only_help: bool) -> tuple[C, Resolved]:
     """What suits the prior and the method of an editor of sources."""
     method, name = values["method"], values["prior"]
-    found = resolve(name or "builtin") if only_help else resolve_for(method, name, device=values["device"])
+    how = asked_loading(values)
+    if only_help:
+        found = resolve(name or "builtin", how)
+    else:
+        found = resolve_for(method, name, device=values["device"], how=how)
     by = values.get("by") or "moves"
     csd = default_config(
-        method, builtin=found.builtin, kind=found.kind, effort=values["effort"], family=found.family, by=by
+        method, builtin=found.builtin, kind=found.kind, effort=values["effort"], family=found.family, by=by,
+        of=form.editor.particles,
     )  # fmt: skip
     csd = for_timesteps(csd, found.num_timesteps)
     return replace(form.editor.settings(), prior=found.name, csd=csd, by=by), found

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from csd3d.cli.editors import Form, read_request, run_and_say
+from csd3d.cli.editors import Form, asked_loading, read_request, run_and_say
 from csd3d.priors.defaults import for_timesteps
 from csd3d.priors.store.resolve import Resolved, resolve
 from panorama.generate import GenerateConfig, GenerateEditor, engine_for
@@ -13,7 +13,7 @@ def _base(form: Form[GenerateConfig], values: Mapping[str, Any], only_help: bool
     """What suits the prior and the method."""
     samples = values["steer"] is not None or (values["pick"] or 1) > 1  # which only the sampler can
     method = values["method"] or ("ddim" if samples else GenerateConfig.method)
-    found = resolve(values["prior"] or GenerateConfig.prior)
+    found = resolve(values["prior"] or GenerateConfig.prior, asked_loading(values))
     csd = for_timesteps(engine_for(method, builtin=found.builtin), found.num_timesteps)
     return GenerateConfig(prior=found.name, method=method, csd=csd), found
 

@@ -15,7 +15,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from csd3d.cli.parse import read_dataclass
+from csd3d.engine.config import CsdConfig
 from csd3d.priors.families.table import Family
+from csd3d.priors.loading import PLAIN, Loading
+from csd3d.priors.memory import peak_bytes
 from csd3d.priors.prompts.photographs import read_marks
 from csd3d.priors.prompts.vocabulary import Vocabulary
 from csd3d.priors.prompts.words import Words, read_known
@@ -29,7 +32,10 @@ from csd3d.priors.store.resolve import (
     read_json,
     resolve,
 )
+from csd3d.runs.estimate import LEAST, Work, measure
 
+SHOWN_PX = (512, 1024)
+"""Sides of pictures for which memory is said."""
 ALWAYS_BUILTIN = "builtin:instruct"
 OTHER_BUILTIN = ("builtin:t2i",)
 
@@ -53,9 +59,15 @@ class Show:
     """Show one prior: where it is, its kind and size, and every instruction or word it knows."""
 
     name: tyro.conf.Positional[str]
-    """"builtin:instruct", a directory, or a hub id such as timbrooks/instruct-pix2pix."""
+    """"builtin:instruct", a directory, a .safetensors file, or a hub id such as timbrooks/instruct-pix2pix."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print what is known of it as JSON, for scripts."""
+    prior_config: Path | None = None
+    """For a .safetensors file: the folder with its configurations. None: that of the model that is recognised."""
+    measure: bool = False
+    """Load it and measure how long a row of its network and a picture in its autoencoder take here."""
+    device: str | None = None
+    """Where that is measured. None: CUDA where there is one."""
 
 
 @dataclass(frozen=True)
@@ -94,16 +106,21 @@ class Described:
     """As the model card states it."""
     weights_bytes: Mapping[str, int] = field(default_factory=dict[str, int])
     """Of every part that has weights, in the files that are read."""
+    peaks_bytes: Mapping[int, int] = field(default_factory=dict[int, int])
+    """Of a call for one row or picture, by the side of the picture in px."""
 
     @property
     def about(self) -> list[str]:
         """Family, licence and memory, a line each, as far as files tell them."""
         lines = [] if self.family is None else [f"family: {self.family.title}, rows {' '.join(self.family.branches)}"]
         lines += [] if self.licence is None else [f"licence by its card: {self.licence}"]
-        if self.family is not None and self.weights_bytes:
-            parts = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in self.weights_bytes.items())
-            total = sum(self.weights_bytes.values()) / 1e9
-            lines.append(f"memory for weights: {total:.1f} GB ({parts}) as stored; a step's activations come on top")
+        if self.weights_bytes:
+            parts = ", ".join(f"{name} {_gb(size)}" for name, size in self.weights_bytes.items())
+            total = sum(self.weights_bytes.values())
+            lines.append(f"memory for weights: {_gb(total)} GB ({parts}), as stored")
+            if self.peaks_bytes:
+                needed = ", ".join(f"{_gb(total + peak)} GB at {px} px" for px, peak in self.peaks_bytes.items())
+                lines.append(f"memory needed: {needed} (weights and one row in half precision, by csd3d.priors.memory)")
         return lines
 
     def as_json(self) -> dict[str, Any]:
@@ -116,6 +133,7 @@ class Described:
         family = None if self.family is None else self.family.title
         facts = {"name": self.name, "kind": self.kind, "path": str(self.path), "size_bytes": self.size_bytes}
         facts |= {"family": family, "licence": self.licence, "weights_bytes": dict(self.weights_bytes)}
+        facts["peaks_bytes"] = dict(self.peaks_bytes)
         return {**facts, "knows": known}
 
     def summary(self) -> str:
@@ -127,6 +145,10 @@ class Described:
         return f"{self.kind}, {self.size_bytes / 1e6:,.0f} MB, knows {knows}"
 
 
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.1f}" if size >= 5e7 else f"{size / 1e9:.3f}"
+
+
 def main(argv: Sequence[str]) -> int:
     """Parse and run; returns the exit code."""
     return run(read_dataclass(Command, argv, prog="csd3d priors"))
@@ -136,11 +158,16 @@ def run(command: Command) -> int:
     """Print what was asked for; 0. Raises ValueError or FileNotFoundError when a name stands for no prior."""
     console = Console(soft_wrap=True, highlight=False)
     if isinstance(command.action, Show):
-        prior = describe(command.action.name)
-        if command.action.json:
+        action = command.action
+        how = Loading(prior_config=action.prior_config)
+        prior = describe(action.name, how)
+        if action.json:
             print(json.dumps(prior.as_json(), indent=2))
         else:
             show(prior, console)
+        if action.measure and not action.json:
+            for line in measured(action.name, how, device=action.device):
+                console.print(f"    {escape(line)}")
     elif isinstance(command.action, Export):
         console.print(f"wrote {escape(str(export(command.action.name, command.action.directory)))}")
     elif command.action.json:
@@ -155,13 +182,13 @@ def builtin_names() -> list[str]:
     return [ALWAYS_BUILTIN, *(name for name in OTHER_BUILTIN if builtin_directory(name).is_dir())]
 
 
-def describe(name: str) -> Described:
+def describe(name: str, how: Loading = PLAIN) -> Described:
     """Look at a prior's files.
 
     Raises:
         ValueError, FileNotFoundError: `name` stands for no prior, or for a hub id that is not in the cache.
     """
-    found = resolve(name)
+    found = resolve(name, how)
     path, kind = found.path, found.kind
     if path is None:
         path = cached().get(found.name)
@@ -170,8 +197,30 @@ def describe(name: str) -> Described:
         kind = check_directory(path)
     vocabulary = read_known(path)
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    weights = weights_of(path)
+    if found.weights is not None:
+        size = found.weights.stat().st_size
+        weights = {"file": size, **{part: own for part, own in weights.items() if part not in ("unet", "transformer")}}
     family = replace(found, path=path, kind=kind).family
-    return Described(name, str(kind), path, size, vocabulary, family, licence_of(path), weights_of(path))
+    sizes = {px: peak_bytes(path, part_folder(path, "vae"), px, looks=kind == "instruct") for px in SHOWN_PX}
+    return Described(
+        name, str(kind), path, size, vocabulary, family, licence_of(path), weights,
+        {px: peak for px, peak in sizes.items() if peak is not None},
+    )  # fmt: skip
+
+
+def measured(name: str, how: Loading, *, device: str | None) -> list[str]:
+    """How long a row of the network and a picture in the autoencoder take here; loads the prior."""
+    from csd3d.priors.auto import load_prior  # slow to import
+    from csd3d.priors.prior import Guidance, Prompts
+
+    prior = load_prior(name, device=device, how=how)
+    side = prior.native_px // prior.codec.factor
+    work = Work(prior.score(Prompts(""), Guidance(1.0)), CsdConfig(residual="noise", steps=LEAST), 1, (side, side))
+    found = measure(prior, work)
+    assert found is not None
+    at = f"at {prior.native_px} px on {prior.device}"
+    return [f"measured {at}: {found.each_s:.3g} s a row, {found.codec_s / 2:.3g} s to decode a picture"]
 
 
 def licence_of(path: Path) -> str | None:

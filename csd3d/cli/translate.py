@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import tyro
 
-from csd3d.cli.editors import Form, read_request, run_and_say
+from csd3d.cli.editors import Form, asked_loading, read_request, run_and_say
 from csd3d.cli.parse import Flag, choose, read_dataclass
 from csd3d.media.place import require_place
 from csd3d.priors.defaults import default_config, for_timesteps
@@ -21,7 +21,7 @@ from csd3d.translate.job import TranslateEditor, with_residual
 
 def _base(form: Form[TranslateConfig], values: Mapping[str, Any], only_help: bool) -> tuple[TranslateConfig, Resolved]:
     """What suits the prior."""
-    found = resolve(values["prior"] or TranslateConfig.prior)
+    found = resolve(values["prior"] or TranslateConfig.prior, asked_loading(values))
     csd = for_timesteps(default_config("dds", builtin=found.builtin), found.num_timesteps)
     return TranslateConfig(prior=found.name, csd=csd), found
 

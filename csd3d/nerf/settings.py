@@ -150,8 +150,9 @@ class EditSettings(VanillaPipelineConfig):
         if engine.coupling == "svgd" and engine.bandwidth == "paper":
             named = "coupling paper" if self.coupling == "paper" else "bandwidth paper"
             require(self, views, getattr(self, views) >= PAPER_VIEWS, f"{PAPER_VIEWS} or more with {named}")
-        Loading.of(self).check()
-        prior = resolve(self.prior_name)
+        how = Loading.of(self)
+        how.check()
+        prior = resolve(self.prior_name, how)
         self.require_kind(prior.kind)
         return prior
 

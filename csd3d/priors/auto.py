@@ -19,7 +19,11 @@ _CLASSES: dict[Kind, type[LatentDiffusion]] = {cls.kind: cls for cls in (Instruc
 
 
 def find_prior(
-    name: str | Path | Resolved, *, device: str | torch.device | None = None, offline: bool = False
+    name: str | Path | Resolved,
+    *,
+    device: str | torch.device | None = None,
+    offline: bool = False,
+    how: Loading = PLAIN,
 ) -> Resolved:
     """Where a prior is and what it is, its directory checked; a hub id is fetched, in the precision of `device`, unless
     `offline`, where only the hub's cache is looked into.
@@ -27,9 +31,10 @@ def find_prior(
     What is found need not be found again: hand it to `load_prior`. Raises what `LatentDiffusion.load` raises for a
     name.
     """
-    found = name if isinstance(name, Resolved) else resolve(name)
+    found = name if isinstance(name, Resolved) else resolve(name, how)
     if found.path is not None and found.kind is not None:
         return found
+    offline = offline or how.offline
     return locate(found, offline=offline, half=pick_dtype(None, pick_device(device)) != torch.float32)
 
 
@@ -43,7 +48,7 @@ def load_prior(
     """Load any prior, by its name or as `find_prior` found it, with what `how` puts into it. Raises what
     `LatentDiffusion.load` and `load_family` do."""
     how.check()
-    found = find_prior(name, device=device)
+    found = find_prior(name, device=device, how=how)
     assert found.path is not None
     assert found.kind is not None
     dtype = None if precision == "auto" else getattr(torch, precision)

@@ -51,7 +51,11 @@ class InstructPrior(LatentDiffusion):
     def require(self, csd: CsdConfig, prompts: Prompts) -> None:
         """Raises ValueError for layers that the UNet has not, and for a source prompt."""
         super().require(csd, prompts)
-        require_no_source(prompts)
+        require_no_source(prompts, csd)
+
+    def condition(self, s: Latents) -> Latents:
+        """Source latents as the UNet reads them beside the noisy ones: unscaled, as the editor was trained."""
+        return s if self.how.scaled_condition else s / self.codec.scaling
 
     def score(self, prompts: Prompts, guidance: Guidance) -> "InstructScore":
         """The engine's Score for instructions. Raises as `Prior.score` does, and ValueError for a source prompt."""
@@ -154,7 +158,7 @@ class InstructScore:
     def feature_gradient(self, x: Noised, site: FeatureSite, loss: FeatureLoss) -> Latents:
         """Gradient of a loss between features of particles (branch IT) and of their sources (branch I0)."""
         device = self.prior.device
-        condition = x.s.to(device) / self.prior.codec.scaling
+        condition = self.prior.condition(x.s.to(device))
         sentence = ready(self.sentences.rows(x.index), device)
 
         def rows_of(number: Int64[Tensor, " n"]) -> MakeRowsOf:
@@ -188,7 +192,7 @@ class InstructScore:
         """The guided output of the UNet (epsilon or v), on the prior's device."""
         device = self.prior.device
         z_in, n = z_in.to(device), len(z_in)
-        condition = s.to(device) / self.prior.codec.scaling  # the editor was trained on unscaled source latents
+        condition = self.prior.condition(s.to(device))
         read = self.sentences.rows(index)
         sentence, said_by, particles = ready(read, device), numbers(read), numbers(index)
 

@@ -28,6 +28,7 @@ from csd3d.priors.store.additions import add_to
 from csd3d.priors.store.device import pick_device, pick_dtype
 from csd3d.priors.store.load import load_parts, locate, read_schedule
 from csd3d.priors.store.resolve import Resolved, require_kind, resolve
+from csd3d.priors.store.savings import require_savings, save_memory
 
 if TYPE_CHECKING:
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
@@ -73,8 +74,8 @@ class LatentDiffusion(Prior):
         """Load a prior.
 
         Args:
-            name: "builtin:instruct" (= "builtin"), "builtin:t2i", a directory in diffusers layout, a hub id, or what
-                one of these was resolved to.
+            name: "builtin:instruct" (= "builtin"), "builtin:t2i", a directory in diffusers layout, a safetensors file,
+                a hub id, or what one of these was resolved to.
             device: None takes CUDA when there is one.
             dtype: Of the networks; None takes float16 on CUDA and float32 elsewhere. Scores and latents are float32.
             revision: Of a hub id: branch, tag or commit.
@@ -88,18 +89,20 @@ class LatentDiffusion(Prior):
             FileNotFoundError: There is no such directory, or the hub id cannot be had.
             ValueError: What is there cannot be read or is a prior of another kind, or a setting makes no sense.
         """
-        resolved = name if isinstance(name, Resolved) else resolve(name)
+        resolved = name if isinstance(name, Resolved) else resolve(name, how)
         chosen = pick_device(device)
         precision = pick_dtype(dtype, chosen)
-        found = locate(resolved, revision=revision, offline=offline, half=precision != torch.float32)
+        found = locate(resolved, revision=revision, offline=offline or how.offline, half=precision != torch.float32)
         assert found.path is not None
         assert found.kind is not None
         require_kind(found, cls.kind)
-        parts = load_parts(found.path, device=chosen, dtype=precision, kind=found.kind)
+        require_savings(how, chosen, whole=False)
+        parts = load_parts(found.path, device=chosen, dtype=precision, kind=found.kind, weights=found.weights)
         vocabulary = read_known(found.path)
         if vocabulary is not None and how.embedding:
             raise ValueError(f"embedding: expected none, {found.name!r} knows a closed set of words")
         said = add_to(parts.holder(), how, title=found.name) if how.lora or how.embedding else []
+        save_memory(parts.unet, (parts.unet, parts.text_encoder, parts.vae), how, chosen)
         schedule, prediction = read_schedule(parts.scheduler)
         unet_chunks, codec_chunks = (Chunks(chosen, _budget_bytes(memory_gb)) for _ in range(2))
         codec = VaeCodec(parts.vae, chunks=codec_chunks)
@@ -119,6 +122,7 @@ class LatentDiffusion(Prior):
             scheduler=parts.scheduler,
             chunks=(unet_chunks, codec_chunks),
             how=how,
+            weights=found.weights,
             said=said,
         )
 

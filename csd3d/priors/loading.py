@@ -3,10 +3,12 @@
 from dataclasses import dataclass, fields
 from math import isfinite
 from pathlib import Path
+from typing import Literal, get_args
 
 from csd3d.media.place import at_home
 
 SAFE = ".safetensors"
+Quantise = Literal["none", "int8", "nf4", "fp8"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,20 @@ class Loading:
     embedding: tuple[str, ...] = ()
     """Textual inversion, FILE.safetensors: a word more for sentences, called as in the file, or else as the file is. As
     often as there are such files."""
+    prior_config: Path | None = None
+    """With a prior that is one file of weights: a folder in diffusers layout with the configurations and tokenizers of
+    its model, and the parts that the file lacks. None: those of the model that diffusers recognises, from the hub's
+    cache."""
+    offload: bool = False
+    """Keep the layers of the prior on the CPU but for the one that computes: less memory on CUDA, and slower."""
+    quantise: Quantise = "none"
+    """Weights of the prior in fewer bits: `fp8` (of the network, any prior), `int8` (families, needs torchao) or `nf4`
+    (4 bits; families, needs bitsandbytes)."""
+    scaled_condition: bool = False
+    """Show an InstructPix2Pix editor its source times the scaling factor of the autoencoder (0.18215), as the published
+    code of CSD does, and not as the editor was trained: a picture 5.5 times too faint."""
+    offline: bool = False
+    """Ask the hub's cache on this machine only, never the network."""
 
     @property
     def loras(self) -> tuple[Lora, ...]:
@@ -42,6 +58,8 @@ class Loading:
     def check(self) -> None:
         """Raises ValueError or FileNotFoundError for files that are not there or of another kind."""
         _ = self.loras, self.embeddings
+        if self.quantise not in get_args(Quantise):
+            raise ValueError(f"quantise: expected one of {', '.join(get_args(Quantise))}, got {self.quantise!r}")
 
     @classmethod
     def of(cls, settings: object) -> "Loading":

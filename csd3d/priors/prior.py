@@ -21,7 +21,7 @@ from csd3d.engine.loop import require_timesteps
 from csd3d.engine.residuals import Score
 from csd3d.engine.sampling import By
 from csd3d.engine.schedule import Schedule
-from csd3d.priors.defaults import default_config, for_timesteps
+from csd3d.priors.defaults import Particle, default_config, for_timesteps
 from csd3d.priors.families.table import Kind
 from csd3d.priors.loading import PLAIN, Loading
 
@@ -72,11 +72,18 @@ class Guidance:
     """1 = none; larger follows the text more."""
     image: float = 1.0
     """Of the source picture, for instruction editors: 1 = none, larger keeps more of the source."""
+    source: float | None = None
+    """Of the text in the prediction for the source, for text-to-image models; None: as `text`."""
+
+    @property
+    def source_text(self) -> float:
+        """`source`, or what it stands for."""
+        return self.text if self.source is None else self.source
 
     @classmethod
     def of(cls, csd: CsdConfig) -> "Guidance":
         """The scales among the settings of the engine."""
-        return cls(csd.s_text, csd.s_image)
+        return cls(csd.s_text, csd.s_image, csd.s_source)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +108,9 @@ class Prior(ABC):
     native_px: int
     """Side in px of the pictures it was trained on."""
     how: Loading = field(default=PLAIN, kw_only=True)
-    """What was put into it when it was read."""
+    """How it was read: what was put into it."""
+    weights: Path | None = field(default=None, kw_only=True)
+    """The one file of its weights, if they were not those of `path`."""
     said: list[str] = field(default_factory=list[str], kw_only=True, repr=False)
     """Notes on how it was read, and on settings that mean nothing here."""
 
@@ -126,10 +135,11 @@ class Prior(ABC):
         return 0
 
     def defaults(
-        self, method: Method | None = None, effort: Effort | None = None, *, by: By = "moves"
-    ) -> CsdConfig:  # fmt: skip
-        """Engine settings that suit it, by a named method (None: `csd-edit`), at an effort (None: normal)."""
-        config = default_config(method, builtin=self.builtin, kind=self.kind, effort=effort, by=by)
+        self, method: Method | None = None, effort: Effort | None = None, *, by: By = "moves", of: Particle = "windows"
+    ) -> CsdConfig:
+        """Engine settings that suit it, by a named method (None: `csd-edit`), at an effort (None: normal), for what is
+        moved."""
+        config = default_config(method, builtin=self.builtin, kind=self.kind, effort=effort, by=by, of=of)
         return for_timesteps(config, self.schedule.num_timesteps)
 
     def encode(self, rgb: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
@@ -171,8 +181,12 @@ class Prior(ABC):
         return score if attention is None else attention.over(score)
 
 
-def require_no_source(prompts: Prompts) -> None:
-    """Raises ValueError for a source prompt, which no instruction editor takes."""
+def require_no_source(prompts: Prompts, csd: CsdConfig | None = None) -> None:
+    """Raises ValueError for a source prompt, which no instruction editor takes, and for a scale of it."""
+    if csd is not None and csd.s_source is not None:
+        raise ValueError(
+            f"s-source: expected none, the source of an instruction editor has no text, got {csd.s_source}"
+        )
     if prompts.source is not None:
         raise ValueError("source-prompt: expected none, an instruction editor reads the source from its picture")
 

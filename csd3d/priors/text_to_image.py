@@ -54,9 +54,11 @@ class TextToImagePrior(LatentDiffusion):
     def score(self, prompts: Prompts, guidance: Guidance) -> "TextToImageScore":
         """The engine's Score for a caption of the result and, for the source baseline, one of the source.
 
-        `guidance.text` is the scale of both captions. Raises as `Prior.score` does.
+        `guidance.text` is the scale of both captions, unless `guidance.source` is that of the source's. Raises as
+        `Prior.score` does.
         """
-        return TextToImageScore(self, self.encode_target(prompts), self.encode_source(prompts), guidance.text)
+        target, source = self.encode_target(prompts), self.encode_source(prompts)
+        return TextToImageScore(self, target, source, guidance.text, guidance.source_text)
 
     @torch.no_grad()
     def sample(
@@ -125,6 +127,7 @@ class TextToImageScore:
     prompt: Sentences
     source_prompt: Sentences | None
     s_text: float
+    s_source: float
 
     @property
     def schedule(self) -> Schedule:
@@ -274,7 +277,8 @@ class TextToImageScore:
             outputs = self.prior.denoiser.predict(rows, named, t)
             return outputs.chunk(len(names))
 
-        return guided(coefficients or text_coefficients(self.s_text), branches)
+        scale = self.s_text if role == "target" else self.s_source
+        return guided(coefficients or text_coefficients(scale), branches)
 
     def _epsilon(self, caption: Sentences, x_t: Latents, x: Noised, *, role: Role) -> Latents:
         """Noise in `x_t`, particles or sources of `x`."""

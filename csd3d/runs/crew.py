@@ -33,7 +33,7 @@ from csd3d.engine.sampling import By
 from csd3d.engine.schedule import Schedule
 from csd3d.engine.stein import Perceptual
 from csd3d.engine.types import Latents, Noised
-from csd3d.priors.defaults import Precision
+from csd3d.priors.defaults import Particle, Precision
 from csd3d.priors.loading import PLAIN, Loading
 from csd3d.priors.prior import Guidance, Prior, Prompts
 from csd3d.priors.store.resolve import Resolved
@@ -216,7 +216,7 @@ def load_shared(found: Resolved, *, device: str | None, precision: Precision, ho
         return load_prior(found, device=device, precision=precision, how=how)
     device_of(device)
     hand = Hand()
-    _order(hand, Load(find_prior(found, device=device), device, precision, how))
+    _order(hand, Load(find_prior(found, device=device, how=how), device, precision, how))
     assert hand.prior is not None
     return SharedPrior.of(hand)
 
@@ -244,7 +244,7 @@ class SharedPrior(Prior):
         """Of what all ranks have loaded."""
         own = hand.loaded
         kind = type("SharedPrior", (cls,), {"kind": own.kind})
-        names = ("name", "path", "builtin", "device", "codec", "schedule", "native_px", "how", "said")
+        names = ("name", "path", "builtin", "device", "codec", "schedule", "native_px", "how", "weights", "said")
         return kind(**{name: getattr(own, name) for name in names}, hand=hand)
 
     @property
@@ -268,10 +268,10 @@ class SharedPrior(Prior):
         return [f"{ranks()[1]} processes shared the work", *self.own.notes]
 
     def defaults(
-        self, method: Method | None = None, effort: Effort | None = None, *, by: By = "moves"
-    ) -> CsdConfig:  # fmt: skip
+        self, method: Method | None = None, effort: Effort | None = None, *, by: By = "moves", of: Particle = "windows"
+    ) -> CsdConfig:
         """The prior's."""
-        return self.own.defaults(method, effort, by=by)
+        return self.own.defaults(method, effort, by=by, of=of)
 
     def kinds_of(self, sentences: Sequence[str]) -> tuple[str, ...]:
         """The prior's."""

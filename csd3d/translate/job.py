@@ -106,7 +106,7 @@ class TranslateEditor(Editor[TranslateConfig]):
     resumes_runs_of: ClassVar[tuple[str, ...]] = ("translate train",)
     prior_kind: ClassVar[Kind | None] = "text-to-image"
     role: ClassVar[str] = "network"
-    free_on_resume: ClassVar[tuple[str, ...]] = ("device", "checkpoint_every")
+    free_on_resume: ClassVar[tuple[str, ...]] = ("device", "offline", "checkpoint_every")
 
     def __init__(self, files: Sequence[Path], captions: Sequence[str], config: TranslateConfig) -> None:
         self.config = config

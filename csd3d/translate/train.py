@@ -69,7 +69,7 @@ class Trainer:
         t = self._prior.schedule.shifted(draw_timestep(rng, config.engine), config.engine.shift)
         e = draw_noise(s, rng, config.engine)
         s_text = config.guidance_at(number)
-        score = self._prior.score(Prompts(wanted, own), Guidance(s_text))
+        score = self._prior.score(Prompts(wanted, own), Guidance(s_text, source=config.engine.s_source))
 
         z = self.network(s, task.to(device))
         x = score.schedule.noised(Batch(z.detach(), s, torch.arange(len(s), device=device)), t, e)

@@ -62,8 +62,8 @@ def test_help_of_a_field_is_the_docstring_under_it_and_of_those_it_inherits():
 def test_default_settings_depend_on_the_prior(monkeypatch):
     assert config_of().csd == BUILTIN
     for kind in ("instruct", "text-to-image"):  # of a hub id only its files tell
-        monkeypatch.setattr("csd3d.priors.auto.find_prior", lambda found, device, kind=kind: replace(found, kind=kind))
-        assert config_of("--prior", "a/b").csd == default_config(builtin=False, kind=kind)
+        monkeypatch.setattr("csd3d.priors.auto.find_prior", lambda found, kind=kind, **_: replace(found, kind=kind))
+        assert config_of("--prior", "a/b").csd == default_config(builtin=False, kind=kind, of="frames")
 
 
 @pytest.mark.parametrize("effort", ["quick", "normal", "careful"])
@@ -82,7 +82,7 @@ def test_effort_is_the_product_of_steps_and_length():
         quick, normal, careful = (default_config(builtin=builtin, effort=e) for e in ("quick", "normal", "careful"))
         assert quick.steps < normal.steps < careful.steps
         assert quick.lr > normal.lr > careful.lr
-    assert default_config(builtin=False) == METHODS["csd-edit"], "big priors keep the published way"
+    assert default_config(builtin=False) == replace(METHODS["csd-edit"], lr=0.45), "big priors keep the published way"
     assert default_config("dds", builtin=False) == PAPER["dds"]
 
 

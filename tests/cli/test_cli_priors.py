@@ -1,13 +1,16 @@
 """`csd3d priors`: what is listed and shown, from made-up directories (nothing is loaded)."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from csd3d.cli import main as cli
 from csd3d.cli import priors as command
+from csd3d.priors.memory import peak_bytes
 from csd3d.priors.store.resolve import PARTS
+from tests.priors.tiny import write_tiny_prior
 
 EDITS = {
     "snow": {"kind": "weather", "wordings": ["make it snowy", "cover it in snow [deep]"]},
@@ -97,3 +100,15 @@ def test_lists_for_scripts_hold_what_is_known(capsys: pytest.CaptureFixture[str]
     assert any("ball" in words for words in painter["knows"].values())
     assert cli.main(["priors", "show", "builtin:t2i", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == painter
+
+
+def test_show_says_what_memory_is_needed_and_measures_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny = write_tiny_prior(tmp_path / "tiny", closed=False)
+    (tiny / "README.md").write_text("---\nlicense: openrail\n---\n")
+    assert cli.main(["priors", "show", str(tiny), "--measure", "--device", "cpu"]) == 0
+    out = capsys.readouterr().out
+    assert "licence by its card: openrail" in out
+    peak = 96 * 16 * 64**2 * 2 * 2  # maps x width x latents x half precision, and a picture that is looked at
+    assert max(peak, 16 * 4 * 512**2 * 2) == peak_bytes(tiny, tiny / "vae", 512, looks=True)
+    assert re.search(r"memory needed: 0\.\d+ GB at 512 px, 0\.\d+ GB at 1024 px \(weights and one row in half", out)
+    assert re.search(r"measured at \d+ px on cpu: [\d.e-]+ s a row, [\d.e-]+ s to decode a picture", out)

@@ -46,6 +46,9 @@ OTHERS: dict[str, tuple[str, object]] = {
     "t_max": ("600", 600),
     "s_text": ("9", 9.0),
     "s_image": ("1.25", 1.25),
+    "s_source": ("3", 3.0),
+    "anchor": ("0.5", 0.5),
+    "anchor_last": ("0.25", 0.25),
 }
 """A value that is no default, as it is typed and as it is meant, for every setting of the engine."""
 

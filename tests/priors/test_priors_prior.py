@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from csd3d.engine.config import METHODS
-from csd3d.priors.defaults import default_config, generation_config, trained_side_lat
+from csd3d.engine.config import METHODS, CsdConfig
+from csd3d.engine.stein import RbfKernel
+from csd3d.engine.types import Batch
+from csd3d.priors.defaults import Particle, default_config, generation_config, trained_side_lat
 from csd3d.priors.instruct import InstructPrior
+from csd3d.priors.loading import Loading
 from csd3d.priors.prior import Codec, Guidance, Prior, Prompts
 from csd3d.priors.store.resolve import resolve
 from csd3d.priors.text_to_image import TextToImagePrior
@@ -53,7 +56,8 @@ def test_the_size_of_a_prior(tmp_path: Path, sample_size: int | list[int] | None
 
 
 def test_defaults_suit_the_kind(prior: InstructPrior, t2i: TextToImagePrior) -> None:
-    assert prior.defaults() == prior.defaults("csd-edit") == METHODS["csd-edit"]
+    assert prior.defaults() == prior.defaults("csd-edit") == replace(METHODS["csd-edit"], lr=0.45)
+    assert prior.defaults(of="frames") == replace(METHODS["csd-edit"], lr=0.08)
     assert t2i.defaults() == default_config(builtin=False, kind="text-to-image")
     assert t2i.defaults("dds") == default_config("dds", builtin=False, kind="text-to-image")
     assert replace(prior, builtin=True).defaults() == default_config(builtin=True)
@@ -112,3 +116,37 @@ def test_settings_suit_priors_of_other_numbers_of_timesteps(tmp_path: Path) -> N
     prior.score_under(suited, Prompts("make it snowy"))
     with pytest.raises(ValueError, match="t_max: expected at most 100, the number of timesteps of this prior, got 500"):
         prior.score_under(METHODS["csd-edit"], Prompts("make it snowy"))  # before anything is encoded
+
+
+@pytest.mark.parametrize(("n", "lr", "of"), [(24, 1.0, "frames"), (8, 2.0, "windows")])
+def test_a_step_of_a_big_editor_is_as_long_as_the_published_one(n: int, lr: float, of: Particle) -> None:
+    """Where all particles want the same: published, sum_j K_ij r / N times lr; here the learning rate times r."""
+    x = torch.randn(n, 4, 64, 64, generator=torch.Generator().manual_seed(0))
+    (bands,) = RbfKernel("paper")(torch.ones_like(x), x, torch.arange(n))
+    published = lr * float(bands.weights.sum(1).mean()) / n
+    assert default_config(builtin=False, of=of).lr == pytest.approx(published, rel=0.05)
+
+
+def test_a_source_has_a_scale_of_its_own(tiny: Path, t2i: TextToImagePrior) -> None:
+    s = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    x = t2i.schedule.noised(Batch(s, s, torch.arange(1)), 300, s.flip(-1))
+    t2i = TextToImagePrior.load(t2i.path, device="cpu")  # other tests change the one that all share
+    prompts = Prompts("a cat", "a dog")
+    one, other, both = (t2i.score(prompts, Guidance(*g)) for g in ([5.0], [5.0, 1.0, 2.0], [2.0]))
+    assert torch.equal(one.target(x), other.target(x))
+    assert torch.equal(other.source(x), both.source(x))
+    assert not torch.equal(one.source(x), other.source(x))
+    editor = InstructPrior.load(tiny, device="cpu")
+    with pytest.raises(
+        ValueError, match="s-source: expected none, the source of an instruction editor has no text, got 2"
+    ):
+        editor.require(CsdConfig(s_source=2.0), Prompts("make it snowy"))
+
+
+def test_what_the_published_code_shows_an_editor_is_fainter(tiny: Path) -> None:
+    s = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    plain, faint = (InstructPrior.load(tiny, device="cpu", how=Loading(scaled_condition=b)) for b in (False, True))
+    torch.testing.assert_close(faint.condition(s), plain.codec.scaling * plain.condition(s))
+    x = plain.schedule.noised(Batch(s, s, torch.arange(1)), 300, s.flip(-1))
+    a, b = (p.score(Prompts("make it snowy"), Guidance(2.0, 1.5)).target(x) for p in (plain, faint))
+    assert not torch.allclose(a, b, atol=1e-3)

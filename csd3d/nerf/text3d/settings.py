@@ -77,8 +77,9 @@ class Text3dSettings(VanillaPipelineConfig):
         require(self, "t_max_last", self.t_max_last > engine.t_min, f"above t_min = {engine.t_min}")
         few = engine.coupling == "svgd" and engine.bandwidth == "paper" and self.views_per_step < 3
         require(self, "views_per_step", not few, "3 or more with bandwidth paper")
-        Loading.of(self).check()
-        prior = resolve(self.prior)
+        how = Loading.of(self)
+        how.check()
+        prior = resolve(self.prior, how)
         self.require_kind(prior.kind)
         return prior
 

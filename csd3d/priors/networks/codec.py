@@ -7,13 +7,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from csd3d.priors.memory import codec_bytes
 from csd3d.priors.networks.chunks import Chunks
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-
-MAPS_ALIVE = 16
-"""Full-size feature maps, of the first block's width, that are alive at the peak of encoding or decoding."""
 
 
 class VaeCodec:
@@ -94,8 +92,7 @@ class VaeCodec:
 
     def row_bytes(self, height_px: int, width_px: int) -> int:
         """Memory that one more picture is planned to take during a call, in bytes."""
-        first_width = int(self._vae.config["block_out_channels"][0])
-        return MAPS_ALIVE * first_width * height_px * width_px * self._vae.dtype.itemsize
+        return codec_bytes(self._vae.config, height_px * width_px, itemsize=self._vae.dtype.itemsize)
 
 
 def require_finite(decoded: Float[Tensor, "m 3 H W"], rows: slice) -> None:

@@ -21,6 +21,7 @@ from csd3d.attention.score import MapEnergy, MapsRead
 from csd3d.attention.sites import Site
 from csd3d.engine.regularisers import FeatureLoss, FeatureSite
 from csd3d.engine.schedule import Schedule
+from csd3d.priors.memory import network_bytes
 from csd3d.priors.networks.chunks import Chunks
 from csd3d.priors.networks.features import as_map, feature_sites
 
@@ -38,8 +39,6 @@ MakeRowsOf = Callable[
 ]
 """The same from noisy latents and the numbers of their particles, differentiable by the latents."""
 
-MAPS_ALIVE = 96
-"""Full-size feature maps, of the first block's width, that are alive at the peak of a UNet call."""
 MAPS_KEPT = 600
 """The same where a gradient goes back through the UNet."""
 HALF_SCALE = 1024.0
@@ -124,7 +123,7 @@ class Denoiser:
 
     def row_bytes(self, size_lat: tuple[int, int]) -> int:
         """Memory that one more row of `size_lat` is planned to take during a call, in bytes."""
-        return MAPS_ALIVE * self._first_width * size_lat[0] * size_lat[1] * self._dtype.itemsize
+        return network_bytes(self._unet.config, size_lat[0] * size_lat[1], itemsize=self._dtype.itemsize)
 
     def feature_gradient(
         self,

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from csd3d.priors.loading import Loading, Lora
-from csd3d.priors.store.load import check_whole, first_line
+from csd3d.priors.store.files import check_whole, first_line
 from csd3d.priors.store.silence import quiet
 
 _SECOND = {"clip_l": ("tokenizer", "text_encoder"), "clip_g": ("tokenizer_2", "text_encoder_2")}

@@ -6,7 +6,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from csd3d.priors.loading import Loading
 from csd3d.priors.prior import Prior
 from csd3d.priors.store.resolve import parts_of
 
@@ -21,20 +20,22 @@ def prior_entry(prior: Prior) -> dict[str, Any]:
         "name": prior.name, "path": str(prior.path), "builtin": prior.builtin, "kind": prior.kind,
         "device": str(prior.device),
     }  # fmt: skip
-    known |= {"added": added} if (added := _added(prior.how)) else {}
+    known |= {"added": added} if (added := _added(prior)) else {}
     return known | ({"fingerprint": fingerprint_of(prior)} if prior.path.is_dir() else {})
 
 
 def fingerprint_of(prior: Prior) -> str:
     """`prior_fingerprint` of a loaded prior's directory, with the content of what was put into it, if anything was."""
-    own, added = prior_fingerprint(prior.path), _added(prior.how)
+    own, added = prior_fingerprint(prior.path), _added(prior)
     content = [{k: v for k, v in entry.items() if k != "path"} for entry in added]
     return own if not added else hashlib.sha256(json.dumps([own, content]).encode()).hexdigest()
 
 
-def _added(how: Loading) -> list[dict[str, str | float]]:
-    """What is put into a prior, in order, with the SHA-256 of each file."""
+def _added(prior: Prior) -> list[dict[str, str | float]]:
+    """What was read besides a prior's directory, in order, with the SHA-256 of each file."""
+    how = prior.how
     parts: list[tuple[str, Path, dict[str, str | float]]] = [
+        *(("weights", path, {}) for path in filter(None, [prior.weights])),
         *(("lora", lora.path, {"scale": lora.scale}) for lora in how.loras),
         *(("embedding", path, {"name": path.stem}) for path in how.embeddings),
     ]

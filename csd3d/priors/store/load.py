@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -10,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from csd3d.engine.schedule import Schedule
 from csd3d.priors.families.table import Kind
 from csd3d.priors.networks.denoiser import Prediction, layout
+from csd3d.priors.store.files import check_whole, first_line
 from csd3d.priors.store.resolve import (
+    PIPELINES,
     VAE_SHA256,
     Resolved,
     check_directory,
@@ -25,6 +25,7 @@ from csd3d.priors.store.resolve import (
     weights_variant,
 )
 from csd3d.priors.store.silence import quiet
+from csd3d.priors.store.single_file import read_single
 
 if TYPE_CHECKING:  # diffusers takes seconds to import
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -44,7 +45,6 @@ _SETTINGS = {
     "text_encoder": "config.json",
     "scheduler": "scheduler_config.json",
 }
-_ADVICE = re.compile(r"\s*(?:To enable repo look-ups[^)\n]*|Please check out the root cause[^.\n]*\.?)")
 _TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 
 
@@ -126,8 +126,11 @@ def locate(resolved: Resolved, *, revision: str | None = None, offline: bool = F
     return replace(resolved, path=path, kind=resolved.kind or check_directory(path))
 
 
-def load_parts(path: Path, *, device: torch.device, dtype: torch.dtype, kind: Kind | None = None) -> Parts:
-    """Read a prior's directory onto `device` in `dtype`, weights frozen.
+def load_parts(
+    path: Path, *, device: torch.device, dtype: torch.dtype, kind: Kind | None = None, weights: Path | None = None
+) -> Parts:
+    """Read a prior's directory onto `device` in `dtype`, weights frozen; or the one file `weights`, and from the
+    directory what that lacks.
 
     Its `kind`, where it is given, is what `check_directory` found: it is not checked again.
 
@@ -140,6 +143,8 @@ def load_parts(path: Path, *, device: torch.device, dtype: torch.dtype, kind: Ki
 
     kind = kind or check_directory(path)
     _check_settings(path)
+    if weights is not None:
+        return _load_single(weights, path, kind, device=device, dtype=dtype)
     _check_shared_vae(path)
     with quiet():
         vae = _load_model(AutoencoderKL, part_folder(path, "vae"), device, dtype)
@@ -149,6 +154,28 @@ def load_parts(path: Path, *, device: torch.device, dtype: torch.dtype, kind: Ki
             tokenizer = CLIPTokenizer.from_pretrained(str(path / "tokenizer"), local_files_only=True)
         scheduler = _load_scheduler(path)
     parts = Parts(kind, vae, text_encoder, tokenizer, unet, scheduler)
+    _check_fit(parts, path)
+    return parts
+
+
+def _load_single(weights: Path, path: Path, kind: Kind, *, device: torch.device, dtype: torch.dtype) -> Parts:
+    import diffusers
+
+    cls = getattr(diffusers, next(name for name, its in PIPELINES.items() if its == kind))
+    with quiet():
+        try:
+            pipe = read_single(weights, path, cls, dtype=dtype)
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError) as error:
+            raise ValueError(f"prior {weights}: cannot be read: {first_line(error)}") from error
+        scheduler = _load_scheduler(path)
+    models = {name: getattr(pipe, name) for name in ("vae", "text_encoder", "unet")}
+    for name, model in models.items():
+        if lacking := [key for key, value in model.state_dict().items() if value.is_meta]:
+            raise ValueError(f"prior {weights}: its {name} lacks {len(lacking)} of its weights, {lacking[0]!r} for one")
+        model.requires_grad_(False).eval().to(device=device, dtype=dtype)
+    vae, text_encoder, unet = models.values()
+    vae = vae.to(memory_format=torch.channels_last)
+    parts = Parts(kind, vae, text_encoder, pipe.tokenizer, unet.to(memory_format=layout(device)), scheduler)
     _check_fit(parts, path)
     return parts
 
@@ -228,17 +255,6 @@ def vae_checksum(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def check_whole(file: Path) -> None:
-    """Raise ValueError when a safetensors file is cut short or is something else."""
-    try:
-        with safe_open(str(file), framework="pt"):
-            pass
-    except (SafetensorError, OSError) as error:
-        start = file.read_bytes()[:40] if file.stat().st_size < 1024 else b""
-        hint = " (it is a git-lfs pointer; git lfs pull fetches the real file)" if start.startswith(b"version") else ""
-        raise ValueError(f"{file}: not a complete safetensors file{hint}: {first_line(error)}") from None
-
-
 def _check_fit(parts: Parts, path: Path) -> None:
     latent = int(parts.vae.config["latent_channels"])
     expected = {
@@ -271,9 +287,3 @@ def _readable(path: Path, part: str) -> Iterator[None]:
         raise
     except Exception as error:  # tokenizers raise no narrower kind, the others a dozen
         raise ValueError(f"prior {path}: its {part}/ cannot be read: {first_line(error)}") from error
-
-
-def first_line(error: Exception | None) -> str:
-    """What a library says is wrong, without what it advises its programmers to do."""
-    lines = _ADVICE.sub("", str(error).strip()).splitlines()
-    return lines[0].strip().rstrip(".") if lines else type(error).__name__

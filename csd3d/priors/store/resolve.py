@@ -1,16 +1,17 @@
 """Where a prior lies: "builtin", a directory, or a hub id. Looks at names and files only; loads and fetches nothing."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import csd3d
-from csd3d.media.json_file import load_json
 from csd3d.media.place import at_home
 from csd3d.priors.defaults import USUAL_TIMESTEPS
 from csd3d.priors.families.table import FAMILIES, Family, Kind
+from csd3d.priors.loading import PLAIN, SAFE, Loading
+from csd3d.priors.store.index import PIPELINES, named_parts, pipeline_of, read_json
 
 CALLED: dict[Kind, str] = {"instruct": "an instruction editor", "text-to-image": "a text-to-image model"}
 """Kinds in words."""
@@ -18,11 +19,6 @@ Loader = Literal["latent-diffusion", "family"]
 """How a prior is loaded: part by part, in the shapes of Stable Diffusion 1.x and 2.x (`csd3d.priors.latent_diffusion`),
 or as a whole pipeline that is recorded and replayed (`csd3d.priors.families`)."""
 
-PIPELINES: dict[str, Kind] = {
-    "StableDiffusionInstructPix2PixPipeline": "instruct",
-    "StableDiffusionPipeline": "text-to-image",
-}
-"""Pipelines that are loaded part by part. Those of the families are in `FAMILIES`."""
 _BUILTIN: dict[str, tuple[str, Kind]] = {
     "builtin": ("instruct", "instruct"),
     "builtin:instruct": ("instruct", "instruct"),
@@ -61,6 +57,8 @@ class Resolved:
     """What it is; None for a hub id, whose files are not known yet."""
     builtin: bool
     """It is one of the small priors that come with this package."""
+    weights: Path | None = None
+    """The one file that its weights are in, where `path` has only what that lacks."""
 
     @property
     def family(self) -> Family | None:
@@ -83,26 +81,35 @@ def require_kind(found: Resolved, kind: Kind) -> None:
         raise ValueError(f"prior {found.name!r}: expected {CALLED[kind]}, got {CALLED[found.kind]}")
 
 
-def resolve(name: str | Path) -> Resolved:
-    """What `name` stands for: "builtin" (= "builtin:instruct"), "builtin:t2i", a directory, or a hub id "owner/name".
+def resolve(name: str | Path, how: Loading = PLAIN) -> Resolved:
+    """What `name` stands for: "builtin" (= "builtin:instruct"), "builtin:t2i", a directory, a file of safetensors with
+    `how.prior_config`, or a hub id "owner/name".
 
     A directory that exists goes before a hub id of the same spelling.
 
     Raises:
         FileNotFoundError: There is no such directory, or the built-in weights are missing.
-        ValueError: `name` is none of the above, or the directory holds no prior that can be used.
+        ValueError: `name` is none of the above, or the directory or file holds no prior that can be used.
     """
     text = str(name).strip()
+    path = at_home(Path(text))
+    if text and path.is_file() and path.suffix == SAFE:
+        from csd3d.priors.store.single_file import config_for  # slow to import, and seldom needed
+
+        config, kind = config_for(path, how.prior_config)
+        return Resolved(text, config, kind, builtin=False, weights=path)
+    if how.prior_config is not None:
+        raise ValueError(f"prior-config: expected none but with a prior in one {SAFE} file, got prior {text!r}")
     if text in _BUILTIN:
         return _resolve_builtin(text)
     if text.startswith("builtin"):
         raise ValueError(f"prior {text!r}: the built-in priors are {', '.join(_BUILTIN)}")
-    path = at_home(Path(text))
     if text and path.is_dir():
         return Resolved(text, path, check_directory(path), builtin=False)
     if text and path.exists():
         raise ValueError(
-            f"prior {text!r}: expected a directory in diffusers layout (with model_index.json), got a single file"
+            f"prior {text!r}: expected a directory in diffusers layout (with model_index.json) or a {SAFE} file, got a "
+            "single file of another kind"
         )
     if isinstance(name, str) and _HUB_ID.fullmatch(text):
         return Resolved(text, None, None, builtin=False)
@@ -158,22 +165,11 @@ def loader_of(path: Path) -> Loader:
     return "latent-diffusion" if pipeline_of(path) in PIPELINES else "family"
 
 
-def pipeline_of(path: Path) -> str:
-    """Name of the diffusers class that the prior in `path` belongs to. Raises ValueError where there is none."""
-    return str(read_json(path / "model_index.json", "not a prior").get("_class_name"))
-
-
 def parts_of(path: Path) -> Collection[str]:
     """Folders that the prior in `path` consists of: the five of Stable Diffusion, or those that a family names."""
     if not (path / "model_index.json").is_file() or pipeline_of(path) not in FAMILIES:
         return PARTS
     return named_parts(read_json(path / "model_index.json", "not a prior"))
-
-
-def named_parts(index: Mapping[str, object]) -> dict[str, str]:
-    """Folders that a model_index.json names, each with the class of what is in it."""
-    pairs = {k: v for k, v in index.items() if isinstance(v, list) and len(v) == 2 and not k.startswith("_")}
-    return {k: v[1] for k, v in pairs.items() if isinstance(v[1], str)}
 
 
 def _check_family_part(path: Path, part: str, class_name: str) -> None:
@@ -266,13 +262,3 @@ def _why_no_weights(folder: Path, stem: str) -> str:
             "read; expected safetensors (convert it, or take a revision that has them)"
         )
     return f"expected {folder.name}/{stem}.safetensors, found no weights"
-
-
-def read_json(path: Path, missing: str) -> dict[str, object]:
-    """A file's JSON object. Raises ValueError, "DIRECTORY is `missing`" if there is no such file."""
-    if not path.is_file():
-        raise ValueError(f"{path.parent} is {missing}")
-    content = load_json(path, "prior")
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a JSON object, got {type(content).__name__}")
-    return content

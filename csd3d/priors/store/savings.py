@@ -1,0 +1,81 @@
+"""Less memory for big priors, by diffusers' own means: weights in fewer bits, and parts that wait on the CPU.
+
+fp8    weights of the network stored in 8 bits (e4m3), cast layer by layer when they are used; needs no package
+int8   weights of network and text encoders in 8 bits; needs torchao
+nf4    in 4 bits, NormalFloat of QLoRA (Dettmers et al. 2023); needs bitsandbytes and a device that it knows
+"""
+
+import importlib.util
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from csd3d.priors.loading import Loading
+
+_NEEDS = {"int8": "torchao", "nf4": "bitsandbytes"}
+_NETWORKS = ("unet", "transformer")
+
+
+def require_savings(how: Loading, device: torch.device, *, whole: bool) -> None:
+    """Raises ValueError for savings that cannot be had here.
+
+    Args:
+        how: What is asked for.
+        device: Where the prior computes.
+        whole: Whether it is read as a whole pipeline of a family from its directory.
+    """
+    if how.offload and device.type == "cpu":
+        raise ValueError("offload: expected a prior on CUDA, got one on the CPU, where everything waits already")
+    package = _NEEDS.get(how.quantise)
+    if package is None:
+        return
+    if not whole:
+        raise ValueError(
+            f"quantise: expected none or fp8 but for a family in its directory (docs/priors.md), got {how.quantise}"
+        )
+    if importlib.util.find_spec(package) is None:
+        raise ValueError(f"quantise: {how.quantise} needs {package}: pip install {package}")
+
+
+def reading_quantised(how: Loading, parts: Mapping[str, str], dtype: torch.dtype) -> dict[str, Any]:
+    """Arguments of `from_pretrained` that quantise while weights are read; `parts` with their classes' names."""
+    if how.quantise not in _NEEDS:
+        return {}
+    import diffusers
+    import transformers
+    from diffusers.quantizers import PipelineQuantizationConfig
+
+    def config(library: Any) -> Any:
+        if how.quantise == "nf4":
+            return library.BitsAndBytesConfig(
+                load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
+            )
+        import torchao.quantization  # pyright: ignore[reportMissingImports]  # which is optional
+
+        return library.TorchAoConfig(torchao.quantization.Int8WeightOnlyConfig())
+
+    chosen = {name: config(diffusers) for name in parts if name in _NETWORKS}
+    large = (name for name, cls in parts.items() if name.startswith("text_encoder") and not cls.startswith("CLIP"))
+    chosen |= {name: config(transformers) for name in large}
+    return {"quantization_config": PipelineQuantizationConfig(quant_mapping=chosen)}
+
+
+def save_memory(network: Any, parts: Iterable[object], how: Loading, device: torch.device) -> None:
+    """Cast the network's weights and let parts wait on the CPU, as `how` says. Nothing can be merged afterwards."""
+    if how.quantise == "fp8":
+        network.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=network.dtype)
+    if how.offload:
+        wait_on_cpu(parts, device)
+
+
+def wait_on_cpu(parts: Iterable[object], device: torch.device) -> None:
+    """From now on a layer of any of `parts` is on `device` only while it computes."""
+    from diffusers.hooks import apply_group_offloading
+
+    for part in parts:
+        if isinstance(part, nn.Module):
+            apply_group_offloading(
+                part, onload_device=device, offload_type="leaf_level", use_stream=device.type == "cuda"
+            )

@@ -1,0 +1,88 @@
+"""Less memory: weights in 8 bits, layers that wait on the CPU, and what is refused where the means lack."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from csd3d.engine.types import Batch
+from csd3d.priors.auto import load_prior
+from csd3d.priors.families.load import load_family
+from csd3d.priors.families.prior import FamilyPrior
+from csd3d.priors.instruct import InstructPrior
+from csd3d.priors.loading import Loading
+from csd3d.priors.prior import Guidance, Prior, Prompts
+from csd3d.priors.store.savings import require_savings, wait_on_cpu
+from tests.priors.families.tiny import write_family
+
+CUDA = torch.device("cuda")
+
+
+@pytest.fixture(scope="module")
+def kontext(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_family("kontext", tmp_path_factory.mktemp("families") / "kontext")
+
+
+def target(prior: Prior) -> Tensor:
+    """A prediction, always of the same latents."""
+    s = torch.randn(1, prior.codec.channels, 8, 8, generator=torch.Generator().manual_seed(0))
+    x = prior.schedule.noised(Batch(s, s, torch.arange(1)), 300, s.flip(-1))
+    return prior.score(Prompts("make it snowy"), Guidance(2.0, 1.5)).target(x)
+
+
+@pytest.mark.parametrize("name", ["tiny", "kontext"])
+def test_eight_bits_predict_about_the_same(name: str, tiny: Path, kontext: Path) -> None:
+    path = tiny if name == "tiny" else kontext
+    plain, small = (load_prior(path, device="cpu", how=Loading(quantise=q)) for q in ("none", "fp8"))
+    network = small.pipe.transformer if isinstance(small, FamilyPrior) else small.denoiser._unet  # pyright: ignore[reportAttributeAccessIssue]
+    stored = {p.dtype for p in network.parameters()}
+    assert torch.float8_e4m3fn in stored
+    a, b = target(plain), target(small)
+    assert b.dtype == torch.float32
+    assert not torch.equal(a, b)
+    assert (a - b).abs().mean() < 0.1 * a.abs().mean()
+
+
+def test_layers_that_wait_predict_the_same(tiny: Path, kontext: Path) -> None:
+    family = load_family(kontext, device="cpu")
+    before = target(family)
+    family.conditions._known.clear()
+    wait_on_cpu(family.pipe.components.values(), torch.device("cpu"))
+    assert torch.equal(target(family), before)
+    editor = InstructPrior.load(tiny, device="cpu")
+    before = target(editor)
+    editor.text._known.clear()
+    wait_on_cpu((editor.denoiser._unet, editor.text._encoder, editor.codec._vae), torch.device("cpu"))
+    assert torch.equal(target(editor), before)
+    assert editor.decode(editor.encode(torch.rand(1, 3, 64, 64))).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("how", "device", "whole", "message"),
+    [
+        (Loading(offload=True), torch.device("cpu"), True, "offload: expected a prior on CUDA, got one on the CPU"),
+        (Loading(quantise="int8"), CUDA, True, "quantise: int8 needs torchao: pip install torchao"),
+        (Loading(quantise="nf4"), CUDA, True, "quantise: nf4 needs bitsandbytes: pip install bitsandbytes"),
+        (Loading(quantise="nf4"), CUDA, False, "quantise: expected none or fp8 but for a family in its directory"),
+    ],
+)
+def test_what_cannot_be_had_is_refused(
+    how: Loading, device: torch.device, whole: bool, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("csd3d.priors.store.savings.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=message):
+        require_savings(how, device, whole=whole)
+
+
+def test_it_is_refused_before_weights_are_read(tiny: Path) -> None:
+    with pytest.raises(ValueError, match="offload: expected a prior on CUDA"):
+        load_prior(tiny, device="cpu", how=Loading(offload=True))
+
+
+def test_int8_by_torchao(kontext: Path) -> None:
+    pytest.importorskip("torchao")
+    plain, small = (load_family(kontext, device="cpu", how=Loading(quantise=q)) for q in ("none", "int8"))
+    a, b = target(plain), target(small)
+    assert not torch.equal(a, b)
+    assert (a - b).abs().mean() < 0.1 * a.abs().mean()
