@@ -115,7 +115,7 @@ class PanoramaEditor(Editor[PanoramaConfig]):
         self._recorded_prompt = request.prompt
         self._found: MaskFile | None = None
         choice = self.config.wrap
-        self._recognised = recognise(picture, "none" if self.single and choice == "auto" else choice)
+        self._recognised = recognise(picture, choice, flat=self.single)
         self._plan = make_plan(
             self._prompt, self.config.prompt_at, self.config.prompt_mask, mask_file(self.config.mask),
             height_px=picture.height_px, width_px=picture.width_px, wraps=self.wrap != "none",
@@ -218,8 +218,7 @@ class PanoramaEditor(Editor[PanoramaConfig]):
     def encode(self, session: Session) -> None:
         """Latents of the canvas."""
         height, width = self.picture.height_px, self.picture.width_px
-        size_px = self.config.size or self.prior.native_px
-        strip = strip_note(height, width, size_px, windows=not self.single)
+        strip = strip_note(height, width, self.config.size or self.prior.native_px, windows=not self.single)
         session.note(*filter(None, [self._recognised.reason, *self.picture.notes, strip]))
 
         def encode() -> Float[Tensor, "k c h w"]:
@@ -272,9 +271,8 @@ class PanoramaEditor(Editor[PanoramaConfig]):
                 session.progress,
                 lambda: session.stop_if_asked("all steps are done, the picture is not written yet"),
             )
-            lost = write_picture(
-                session.results[0], pixels, alpha=picture.alpha, tags=picture.tags, quality=self.config.quality
-            )
+            tags, quality = self._recognised.tags_of(picture), self.config.quality
+            lost = write_picture(session.results[0], pixels, alpha=picture.alpha, tags=tags, quality=quality)
         session.note(*lost, *self.prior.notes)
         session.note_growth(self._particles.z, self._particles.s)
         shown = write_media(session.folder.media, picture.pixels, pixels)

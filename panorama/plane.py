@@ -266,7 +266,8 @@ def make_plane(
         raise ValueError(f"size: expected at least {factor} px, the codec's unit, got {size_px}")
     if stride_lat > window_lat:
         raise ValueError(f"stride: expected at most the window's {window_lat} latents, got {stride_lat}")
-    scale, unit_px = float(enlargement(*sorted((height_px, width_px)), size_px)), unit_lat * factor
+    scale = float(enlargement(min(height_px, width_px), max(height_px, width_px), size_px))
+    unit_px = unit_lat * factor
     axes = []
     for side, turns in ((height_px, False), (width_px, wraps)):
         content = max(round(side * scale), 1)

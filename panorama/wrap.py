@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from csd3d.media.pictures.read import Picture
+from csd3d.media.pictures.tags import Tags, without_sphere
 
 Wrap = Literal["none", "cylinder", "sphere"]
 WrapChoice = Literal["auto", "none", "cylinder", "sphere"]
@@ -25,13 +26,23 @@ class Recognised:
     wrap: Wrap
     reason: str
     """A sentence for people; empty where nothing is remarkable."""
+    stale: bool = False
+    """Its photo sphere fields are of another picture, which it was cut out of."""
+
+    def tags_of(self, picture: Picture) -> Tags:
+        """Those of the picture that are true of it."""
+        return without_sphere(picture.tags) if self.stale else picture.tags
 
 
-def recognise(picture: Picture, choice: WrapChoice) -> Recognised:
+def recognise(picture: Picture, choice: WrapChoice, *, flat: bool = False) -> Recognised:
     """How a picture wraps: as asked for, else by its GPano fields, else 2:1 with matching edges is a sphere.
 
-    A panorama whose fields say that it shows only part of the turn does not wrap.
+    A panorama whose fields say that it shows only part of the turn does not wrap. `flat`: none does unless it is asked
+    for, and nothing is said of it but that fields are stale.
     """
+    if flat and choice == "auto":
+        found = recognise(picture, choice)
+        return found if found.stale else Recognised("none", "")
     if choice != "auto":
         return Recognised(choice, "")
     kind = (picture.tags.gpano("ProjectionType") or "").lower()
@@ -89,6 +100,14 @@ def _by_fields(picture: Picture, kind: str) -> Recognised:
     partly = full_width is not None and width is not None and width + 1 < full_width
     silent = full_width is None or width is None or width != picture.width_px  # made smaller, or cut out of it
     whole_turn = not partly and not (silent and seam_step(picture) > SEAM_RATIO)
+    if not whole_turn and not partly:
+        size = f"{picture.width_px}x{picture.height_px}"
+        return Recognised(
+            "none",
+            f"its photo sphere fields say {kind}, a full turn, but left and right borders of its {size} px do not "
+            "match: edited flat, and the fields are left out (--wrap sphere or cylinder trusts them)",
+            stale=True,
+        )
     if not whole_turn:
         return Recognised("none", f"its photo sphere fields say {kind}, less than a full turn: edited without wrapping")
     if kind == "cylindrical":

@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 import torch
 from panorama_toys import scenery
+from PIL import Image
 
+from csd3d.engine import CsdConfig
 from csd3d.media.pictures.read import Picture, Tags, open_picture
 from csd3d.world.camera import sphere_camera, strip_camera
 from csd3d.world.export import gpano_packet
+from panorama import PanoramaConfig, edit_image, edit_panorama
 from panorama.wrap import recognise, seam_step
+from tests.toys import ToyPrior
 
 
 def picture(array, packet=""):
@@ -26,6 +30,21 @@ def test_photo_sphere_fields_decide_and_it_is_said(camera, expected):
     found = recognise(picture(rough, gpano_packet(camera)), "auto")
     assert found.wrap == expected
     assert "photo sphere fields" in found.reason
+
+
+@pytest.mark.parametrize("edit", [edit_panorama, edit_image])
+def test_fields_of_a_turn_that_a_crop_kept_are_left_out(tmp_path, edit):
+    packet = gpano_packet(sphere_camera(64))
+    crop = scenery(40, 80)  # of the same shape; what it shows does not close
+    found = recognise(picture(crop, packet), "auto")
+    assert (found.wrap, found.stale) == ("none", True)
+    assert "a full turn, but left and right borders of its 80x40 px do not match" in found.reason
+    source = tmp_path / "crop.jpg"
+    Image.fromarray(crop).save(source, xmp=packet.encode())
+    config = PanoramaConfig(size=40, window=8, csd=CsdConfig(steps=0))
+    result = edit(source, "make it red", tmp_path / "out.jpg", config, run_dir=tmp_path / "run", prior=ToyPrior())
+    assert any("the fields are left out" in note for note in result.notes)
+    assert open_picture(result.path).tags.gpano("ProjectionType") is None
 
 
 def test_a_full_turn_without_poles_is_a_cylinder():

@@ -170,5 +170,10 @@ def _without_stale_sphere(tags: Tags, upright_px: tuple[int, int], notes: list[s
         return tags
     size = f"{upright_px[0]}x{upright_px[1]}"
     notes.append(f"its photo sphere fields speak of {width}x{height} px, not of {size}, and are left out")
+    return without_sphere(tags)
+
+
+def without_sphere(tags: Tags) -> Tags:
+    """Without photo sphere fields."""
     prefix = _gpano_prefix(tags.xmp.decode("utf-8", "replace")).encode()
     return replace(tags, xmp=_without_fields(tags.xmp, re.escape(prefix) + rb":\w+"))
