@@ -62,6 +62,15 @@ class Known:
 
     source = target
 
+    def target_branch(self, x, branch):
+        raise NotImplementedError
+
+    def noise_in(self, output, x):
+        raise NotImplementedError
+
+    def encode(self, sentences):
+        raise NotImplementedError
+
 
 def latents(n=3):
     return torch.randn(n, 4, H, W, generator=torch.Generator().manual_seed(0))
