@@ -273,6 +273,11 @@ class SharedPrior(Prior):
         """The prior's."""
         return self.own.defaults(method, effort, by=by, of=of)
 
+    @property
+    def things(self) -> tuple[str, ...]:
+        """The prior's."""
+        return self.own.things
+
     def kinds_of(self, sentences: Sequence[str]) -> tuple[str, ...]:
         """The prior's."""
         return self.own.kinds_of(sentences)

@@ -76,7 +76,7 @@ def test_orders_are_what_the_prior_does(shared: SharedPrior, folder: Path) -> No
         theirs, mine = make(own), make(shared)
         x = particles(mine)
         assert torch.equal(csd_step(mine, x, csd).g, csd_step(theirs, x, csd).g)
-    for name in ("name", "path", "kind", "native_px", "multiple_px", "looks_at_pictures", "device"):
+    for name in ("name", "path", "kind", "native_px", "multiple_px", "looks_at_pictures", "device", "things"):
         assert getattr(shared, name) == getattr(own, name)
     assert shared.kinds_of(["make it snowy"]) == own.kinds_of(["make it snowy"])
     assert shared.defaults() == own.defaults()
