@@ -6,8 +6,7 @@ Rank 0 parses, draws, couples, moves and writes as ever; only its prior is a `Sh
 (encode, predict, decode) goes to all ranks as an order, each of them carries out its share of the particles with a copy
 of the prior, and the rows are gathered. So state, randomness and files are those of one process, and a run that began
 with N goes on with any other number.
-
-Everything is exchanged through gloo: latents are small beside the work that a network has with them.
+Everything goes through gloo: latents are small.
 """
 
 import os
