@@ -47,8 +47,8 @@ OTHERS: dict[str, tuple[str, object]] = {
     "s_text": ("9", 9.0),
     "s_image": ("1.25", 1.25),
     "s_source": ("3", 3.0),
-    "anchor": ("0.5", 0.5),
-    "anchor_last": ("0.25", 0.25),
+    "anchor": ("1", 1.0),
+    "anchor_last": ("1", 1.0),
 }
 """A value that is no default, as it is typed and as it is meant, for every setting of the engine."""
 

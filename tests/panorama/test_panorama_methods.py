@@ -157,7 +157,7 @@ def test_settings_suit_the_prior_from_python_as_from_the_command_line(
 
 
 def test_settings_suit_the_method_and_the_prior() -> None:
-    assert default_config("csd-edit", builtin=False) == METHODS["csd-edit"]
+    assert default_config("csd-edit", builtin=False) == replace(METHODS["csd-edit"], lr=0.45)
     methods: tuple[Method, ...] = ("sds", "csd", "dds", "cds")
     for method in methods:
         config = default_config(method, builtin=False)
