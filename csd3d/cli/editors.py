@@ -216,7 +216,8 @@ def edit_base(form: Form[C], values: Mapping[str, Any], only_help: bool) -> tupl
         of=form.editor.particles,
     )  # fmt: skip
     csd = for_timesteps(csd, found.num_timesteps)
-    return replace(form.editor.settings(), prior=found.name, csd=csd, by=by), found
+    sampled = {"by": by} if "by" in values else {}  # not every editor has two ways
+    return replace(form.editor.settings(), prior=found.name, csd=csd, **sampled), found
 
 
 def preset_changes(name: str, kind: type, paper: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
