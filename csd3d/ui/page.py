@@ -31,7 +31,7 @@ PAINTED_PX = 640
 """Longest side of the picture that a mask is painted on."""
 BY_ITSELF = "by what the file is"
 EFFORTS = ("quick", "normal", "careful")
-EVERYWHERE, FOUND, PAINTED = "everywhere", "where it belongs", "where I paint"
+EVERYWHERE, FOUND, NAMED, PAINTED = "everywhere", "where it belongs", "on the thing I name", "where I paint"
 STANDING = ("interrupted", "failed", "undone")
 """How a run stands that can be gone on with."""
 
@@ -56,7 +56,10 @@ def build(folder: RunsFolder, jobs: Jobs, *, priors: Sequence[str], sentences: S
                     list(sentences), value=None, allow_custom_value=True, label="What should change?",
                     info="One sentence. A built-in prior knows those in the list.", elem_id="prompt",
                 )  # fmt: skip
-                where = gr.Radio([EVERYWHERE, FOUND, PAINTED], value=EVERYWHERE, label="Where?", elem_id="where")
+                where = gr.Radio([EVERYWHERE, FOUND, NAMED, PAINTED], value=EVERYWHERE, label="Where?", elem_id="where")
+                named = gr.Textbox(
+                    label="Which thing?", placeholder="the ball", visible=False, elem_id="named", max_length=500
+                )
                 mask = gr.ImageEditor(
                     label="Paint over what may change", type="numpy", visible=False, sources=(), transforms=(),
                     layers=False, elem_id="mask",
@@ -85,11 +88,12 @@ def build(folder: RunsFolder, jobs: Jobs, *, priors: Sequence[str], sentences: S
         )
 
         view = [status, shown, stop, resume, chain, take_back, result, command]
-        fields = [source, prompt, where, mask, effort, editor, prior, strength, steps, seed]
+        fields = [source, prompt, where, named, mask, effort, editor, prior, strength, steps, seed]
         look.click(doing.look, fields, glimpse, concurrency_limit=1)
         begin.click(doing.begin, fields, [chosen, remembered]).then(doing.view, chosen, view)
         source.change(doing.paint_on, [source, where], mask)
         where.change(doing.paint_on, [source, where], mask)
+        where.change(lambda chosen: gr.Textbox(visible=chosen == NAMED), where, named)
         chosen.input(lambda name: name, chosen, remembered).then(doing.view, chosen, view)
         stop.click(doing.stop, chosen).then(doing.view, chosen, view)
         resume.click(doing.resume, chosen).then(doing.view, chosen, view)
@@ -140,8 +144,8 @@ class _Doing:
         return gr.Image(value=str(picture), visible=True)
 
     def _asked(
-        self, source: str | None, prompt: str | None, where: str, mask: dict[str, Any] | None, effort: str,
-        editor: str, prior: str, strength: float, steps: float | None, seed: float | None,
+        self, source: str | None, prompt: str | None, where: str, named: str | None, mask: dict[str, Any] | None,
+        effort: str, editor: str, prior: str, strength: float, steps: float | None, seed: float | None,
     ) -> Asked:  # fmt: skip
         """What the fields say, the source where it stays."""
         if source is None:
@@ -150,6 +154,7 @@ class _Doing:
         return Asked(
             self._folder.take(Path(source)), prompt or "", chosen, prior, effort, None if strength == 1 else strength,
             None if steps is None else int(steps), None if not seed else int(seed), self._mask(where, mask),
+            _thing(named) if where == NAMED else None,
         )  # fmt: skip
 
     def _mask(self, where: str, painted: dict[str, Any] | None) -> str | None:
@@ -254,6 +259,13 @@ class _Doing:
 
     def _names(self, *more: str) -> list[str]:
         return list(dict.fromkeys([*filter(None, more), *(run.name for run in self._folder.listed())]))
+
+
+def _thing(named: str | None) -> str:
+    """What was named. Raises ValueError where nothing was."""
+    if not (named or "").strip():
+        raise ValueError('mask: expected the name of a thing, such as "the ball", got none')
+    return str(named).strip()
 
 
 def first_picture(source: Path) -> np.ndarray:

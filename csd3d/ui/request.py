@@ -29,6 +29,8 @@ class Asked:
     seed: int | None = None
     mask: str | None = None
     """A picture file, or what else the command's `--mask` takes."""
+    mask_words: str | None = None
+    """The thing that alone is edited."""
 
 
 def editor_for(source: Path) -> Editor:
@@ -62,6 +64,7 @@ def words_of(asked: Asked) -> list[str]:
         "steps": asked.steps,
         "seed": asked.seed,
         "mask": asked.mask,
+        "mask-words": asked.mask_words,
     }
     given = [f"--{name}={value}" for name, value in flags.items() if value is not None]
     return [asked.editor or editor_for(asked.source), str(asked.source), *given]

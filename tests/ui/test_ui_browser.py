@@ -24,6 +24,11 @@ WAIT_MS = 180_000
 FLAGS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync")
 
 
+def _closed(port: int) -> bool:
+    with closing(socket.socket()) as asked:
+        return asked.connect_ex(("127.0.0.1", port)) != 0
+
+
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("ui")
@@ -32,10 +37,10 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         port = probe.getsockname()[1]
     server = subprocess.Popen([sys.executable, "-m", "csd3d", "ui", "--port", str(port)], cwd=folder)
     try:
-        for _ in range(600):
-            with closing(socket.socket()) as asked:
-                if asked.connect_ex(("127.0.0.1", port)) == 0:
-                    break
+        until = time.monotonic() + WAIT_MS / 1000
+        while _closed(port):
+            assert server.poll() is None
+            assert time.monotonic() < until, "the page is not served"
             time.sleep(0.2)
         yield f"http://127.0.0.1:{port}"
     finally:
@@ -105,6 +110,15 @@ def test_a_photo_is_edited_compared_chained_and_undone(page, photo: Path) -> Non
     page.reload()
     page.wait_for_selector("#begin")
     wait_until(page, "undone")
+
+
+def test_a_thing_is_named(page, photo: Path) -> None:
+    ask(page, photo, "make the cone golden", steps=1)
+    page.get_by_label("on the thing I name").check()
+    page.locator("#named textarea, #named input").first.fill("the cone")
+    page.click("#begin")
+    wait_until(page, "finished")
+    page.frame_locator("#report iframe").get_by_text("mask").first.wait_for()
 
 
 def test_a_mistake_is_one_line_on_the_page(page, photo: Path) -> None:

@@ -41,6 +41,12 @@ def test_words_say_what_was_filled_in(tmp_path: Path) -> None:
     assert config.mask == str(tmp_path / "m.png")
 
 
+def test_a_thing_that_is_named_is_where_the_mask_is_found(tmp_path: Path) -> None:
+    words = words_of(Asked(tmp_path / "a.png", "make the ball red", "image", mask_words="the ball"))
+    config = read_request(IMAGE, words[1:])[0].config
+    assert (config.mask, config.mask_words) == (None, "the ball")
+
+
 def test_fields_left_alone_have_the_commands_defaults(tmp_path: Path) -> None:
     words = words_of(Asked(tmp_path / "a.png", "make it snowy", "panorama"))
     plain = read_request(PANORAMA, [str(tmp_path / "a.png"), "--prompt", "make it snowy"])[0]
