@@ -43,17 +43,18 @@ PATIENCE = timedelta(days=30)
 
 
 def together(run: Callable[[], int]) -> int:
-    """Do `run` on rank 0, with the others at its service, and return the exit code."""
+    """Do `run` on rank 0, with the others at its service, and return the exit code. Other ranks end here."""
     dist.init_process_group("gloo", timeout=PATIENCE)
+    if ranks()[0] != 0:
+        code = serve()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # nothing is left to save, and taking gloo down while rank 0 goes aborts now and then
     try:
-        if ranks()[0] != 0:
-            return serve()
-        try:
-            return run()
-        finally:
-            with suppress(RuntimeError):  # of ranks that are gone
-                broadcast(None)
+        return run()
     finally:
+        with suppress(RuntimeError):  # of ranks that are gone
+            broadcast(None)
         dist.destroy_process_group()
 
 

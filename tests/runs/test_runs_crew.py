@@ -172,8 +172,9 @@ def test_two_processes_edit_as_one(folder: Path) -> None:
     run_all(folder, folder / "alone")
     for name in ("clip", "attending", "sampled", "wide", "wide sampled", "cds"):
         shared, alone = (latents(folder / by / name) for by in ("by-0", "alone"))
-        # float rounding: calls have other numbers of rows; what is sampled from noise is changed by more of it
-        assert spread(shared, alone) < (1e-3 if "sampled" in name else 1e-5), name
+        # float rounding: calls have other numbers of rows; sampling and the low temperature of PatchNCE amplify it
+        within = 1e-3 if "sampled" in name else 2e-4 if name == "cds" else 1e-5
+        assert spread(shared, alone) < within, name
     notes = Manifest.read(folder / "by-0" / "clip" / "manifest.json").notes
     assert "2 processes shared the work" in notes
 
