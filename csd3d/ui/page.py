@@ -240,7 +240,7 @@ class _Doing:
             return [str(error), "", *buttons, gr.File(visible=False), gr.Code(visible=False)]
         job = self._jobs.find(run_dir)
         stands = job.status if job is not None else status_of(run_dir) or "refused"
-        works, last = stands in ("waiting", "running"), job.lines[-1] if job is not None and job.lines else ""
+        works, last = stands in ("waiting", "running"), "" if job is None else _said(list(job.lines), stands)
         text = f"**{stands}**" + (f", {self._jobs.ahead_of(job)} before it" if job and stands == "waiting" else "")
         if last and stands in ("running", "refused", "failed"):
             text += f": `{last.replace('`', ' ')}`"
@@ -259,6 +259,12 @@ class _Doing:
 
     def _names(self, *more: str) -> list[str]:
         return list(dict.fromkeys([*filter(None, more), *(run.name for run in self._folder.listed())]))
+
+
+def _said(lines: Sequence[str], stands: str) -> str:
+    """What a job has said last; of one that ended by itself, the line in which its command says why."""
+    why = [line for line in lines if line.startswith("csd3d ")] if stands in ("refused", "failed") else []
+    return [*why, *lines[-1:], ""][0]
 
 
 def _thing(named: str | None) -> str:

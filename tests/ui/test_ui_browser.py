@@ -1,5 +1,6 @@
 """The page in a real browser. Needs the extra `ui`, playwright's Python package and a Chromium on the PATH."""
 
+import os
 import shutil
 import signal
 import socket
@@ -20,7 +21,8 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 if CHROMIUM is None:
     pytest.skip("no Chromium is on the PATH", allow_module_level=True)
 pytestmark = pytest.mark.slow
-WAIT_MS = 180_000
+ROOT = Path(__file__).resolve().parents[2]
+WAIT_MS = 60_000
 FLAGS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync")
 
 
@@ -35,7 +37,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    server = subprocess.Popen([sys.executable, "-m", "csd3d", "ui", "--port", str(port)], cwd=folder)
+    command = [sys.executable, "-m", "csd3d", "ui", "--port", str(port)]
+    server = subprocess.Popen(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)})
     try:
         until = time.monotonic() + WAIT_MS / 1000
         while _closed(port):
@@ -71,7 +74,7 @@ def page(address: str, request: pytest.FixtureRequest):
 
 def ask(page, photo: Path, prompt: str, *, steps: int) -> None:
     page.set_input_files("#source input[type=file]", str(photo))
-    page.wait_for_selector("#source :text('photo.png')")
+    page.wait_for_selector("#source [aria-label='photo.png']")
     page.fill("#prompt input", prompt)
     page.keyboard.press("Enter")
     page.get_by_text("Settings").click()
@@ -101,9 +104,9 @@ def test_a_photo_is_edited_compared_chained_and_undone(page, photo: Path) -> Non
     wait_until(page, "finished")
     report = page.frame_locator("#report iframe")
     report.get_by_text("Before and after").wait_for()
-    page.wait_for_selector("#result :text('edited.png')")
+    page.wait_for_selector("#result [aria-label='edited.png']")
     page.click("#chain")
-    page.wait_for_selector("#source :text('edited.png')")
+    page.wait_for_selector("#source [aria-label='edited.png']")
     assert page.locator("#runs button").count() >= 1
     page.click("#undo")
     wait_until(page, "undone")
