@@ -79,8 +79,9 @@ def load_trained(path: Path, *, prior: TextToImagePrior | str | None = None, dev
         raise ValueError(f"network: expected one that csd3d translate train wrote, got {path}")
     with as_saved(path):
         name, captions, tasks, size = (record[key] for key in ("prior", "captions", "tasks", "size_px"))
-        how = Loading(*(tuple(map(str, record.get(key, ()))) for key in ("lora", "embedding")))
+        lora, embedding = (tuple(map(str, record.get(key, ()))) for key in ("lora", "embedding"))
     if not isinstance(prior, TextToImagePrior):
+        how = Loading(lora, embedding)
         prior = TextToImagePrior.load(prior or name, device=device, how=how, offline=prior is None)
     if fingerprint_of(prior) != record.get("fingerprint"):
         raise ValueError(f"network: {path} was trained with another version of the prior {name!r}")

@@ -27,8 +27,10 @@ def drawer():
     return load_prior("builtin:t2i", device="cpu")
 
 
-def seeker(prior, words, *targets, source=None, assign=None):
-    return MaskSearch(prior, words).under(Prompts(list(targets) if len(targets) > 1 else targets[0], source, assign))
+def seeker(prior, words, *targets: str, source=None, assign=None) -> ByWords:
+    sought = MaskSearch(prior, words).under(Prompts(targets[0] if len(targets) == 1 else list(targets), source, assign))
+    assert isinstance(sought, ByWords)
+    return sought
 
 
 def test_a_text_to_image_model_reads_for_the_built_in_editor(editor, drawer):
@@ -48,7 +50,6 @@ def test_things_of_the_world_are_found(editor):
     s = editor.encode(rgb)
     for words, thing in (("the ball", 2), ("cube: a red ball and a blue cube on grass", 3), ("instruction", 2)):
         sought = seeker(editor, words, "make the ball green")
-        assert isinstance(sought, ByWords)
         (maps,) = each_map(sought, [torch.arange(1)], lambda index: s[index], seed=0)
         mask = (levels(sought.found(maps).mask) > 0.5)[0].float()
         share = torch.nn.functional.avg_pool2d((ids == thing).float()[None], 8)[0]
