@@ -16,6 +16,7 @@ from torch import Tensor
 
 from csd3d.attention.attended import ANCHORS
 from csd3d.engine.ddim import CLEAN, alpha_bar, clean, ddim_step
+from csd3d.engine.loop import draw_noise
 from csd3d.engine.sampling import Drawn, Transition
 from csd3d.engine.types import Index, Latents, Noised
 from csd3d.media.sheet import evenly
@@ -61,9 +62,7 @@ class SampledWindows:
         self._anchors = torch.tensor(evenly(len(windows), ANCHORS) if shares else [], dtype=torch.int64)
         self._noise, self._trajectory = None, None
         if edit.start == "noised":
-            n = 1 if edit.sampling.config.noise == "shared" else len(self.s)
-            noise = torch.randn(n, *self.s.shape[1:], generator=torch.Generator().manual_seed(seed))
-            self._noise = noise.expand_as(self.s)
+            self._noise = draw_noise(self.s, torch.Generator().manual_seed(seed), edit.sampling.config)
         elif edit.sees_sources or mask is not None:
             self._trajectory = torch.zeros(len(edit.sampling.levels), *self.s.shape)
         self._guess, self._predicted = self.s.clone(), torch.zeros_like(self.s)

@@ -16,6 +16,7 @@ import torch
 import tyro
 
 from csd3d.engine.config import CsdConfig
+from csd3d.engine.validate import require, require_int
 from csd3d.media.atomic import write_json, write_text
 from csd3d.metrics import jsonable
 from csd3d.priors.defaults import BUILTIN
@@ -69,11 +70,8 @@ class Settings:
     """One clip of 4 frames, three kinds, one seed, few steps."""
 
     def __post_init__(self) -> None:
-        for name in ("clips", "frames", "seeds", "sampling_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
-        if self.size_px % 8 or self.size_px < 64:
-            raise ValueError(f"size_px: expected a multiple of 8, 64 or more, got {self.size_px}")
+        require_int(self, 1, None, "clips", "frames", "seeds", "sampling_steps")
+        require(self, "size_px", self.size_px % 8 == 0 and self.size_px >= 64, "a multiple of 8, 64 or more")
 
     def effective(self) -> "Settings":
         """With `quick` spelled out."""

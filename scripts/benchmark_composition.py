@@ -22,6 +22,7 @@ from torch import Tensor
 
 from csd3d.attention.presets import Attention
 from csd3d.attention.steer import Pick, Steering
+from csd3d.engine.validate import require, require_int
 from csd3d.media.atomic import write_json, write_text
 from csd3d.media.sheet import contact_sheet, save_picture
 from csd3d.metrics import jsonable
@@ -114,11 +115,8 @@ class Settings:
     """Few captions."""
 
     def __post_init__(self) -> None:
-        for name in ("captions", "ablation", "steps", "batch", "reader_steps", "real"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
-        if self.size_px % 8 or self.size_px < 64:
-            raise ValueError(f"size_px: expected a multiple of 8, 64 or more, got {self.size_px}")
+        require_int(self, 1, None, "captions", "ablation", "steps", "batch", "reader_steps", "real")
+        require(self, "size_px", self.size_px % 8 == 0 and self.size_px >= 64, "a multiple of 8, 64 or more")
 
     def effective(self) -> "Settings":
         """With `quick` spelled out."""

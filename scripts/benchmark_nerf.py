@@ -20,6 +20,7 @@ import tyro
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from csd3d.engine.validate import require, require_int
 from csd3d.media.atomic import atomic_path, write_json, write_text
 from csd3d.media.sheet import contact_sheet, evenly, save_picture
 from csd3d.metrics import jsonable
@@ -76,13 +77,12 @@ class Settings:
     """Few small views, one edit, few steps."""
 
     def __post_init__(self) -> None:
-        for name in ("test_views", "scene_steps", "edits", "edit_every", "views_per_edit", "edit_steps", "gap"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+        require_int(
+            self, 1, None, "test_views", "scene_steps", "edits", "edit_every", "views_per_edit", "edit_steps", "gap"
+        )
         if self.train_views <= self.gap:
             raise ValueError(f"train_views: expected more than gap = {self.gap}, got {self.train_views}")
-        if self.size_px % 8 or self.size_px < 32:
-            raise ValueError(f"size_px: expected a multiple of 8, 32 or more, got {self.size_px}")
+        require(self, "size_px", self.size_px % 8 == 0 and self.size_px >= 32, "a multiple of 8, 32 or more")
 
     def effective(self) -> "Settings":
         """With `quick` spelled out."""

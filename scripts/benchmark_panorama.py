@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
+from csd3d.engine.validate import require_int
 from csd3d.media.atomic import write_json, write_text
 from csd3d.media.pictures.read import Picture
 from csd3d.media.sheet import contact_sheet, save_picture
@@ -81,9 +82,7 @@ class Settings:
     """One panorama of each kind, one edit, few steps."""
 
     def __post_init__(self) -> None:
-        for name in ("panoramas", "edits", "candidates", "sampling_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+        require_int(self, 1, None, "panoramas", "edits", "candidates", "sampling_steps")
 
     def effective(self) -> "Settings":
         """With `quick` spelled out."""

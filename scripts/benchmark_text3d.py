@@ -23,6 +23,7 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from csd3d.engine.validate import require_int
 from csd3d.media.atomic import atomic_path, write_json, write_text
 from csd3d.media.sheet import contact_sheet, save_picture
 from csd3d.metrics import aggregate, jsonable, markdown_table
@@ -83,9 +84,7 @@ class Settings:
     """One sentence, few steps."""
 
     def __post_init__(self) -> None:
-        for name in ("scenes", "seeds", "steps", "views", "azimuths", "reader_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+        require_int(self, 1, None, "scenes", "seeds", "steps", "views", "azimuths", "reader_steps")
         if self.scenes > len(SCENES):
             raise ValueError(f"scenes: expected at most {len(SCENES)}, got {self.scenes}")
 

@@ -24,6 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
+from csd3d.engine.validate import require, require_int
 from csd3d.media.atomic import write_json, write_text
 from csd3d.media.detail import restore_mapped
 from csd3d.media.sheet import contact_sheet, evenly, save_picture
@@ -91,12 +92,10 @@ class Settings:
     """One short clip, two edits, few steps."""
 
     def __post_init__(self) -> None:
-        for name in ("clips", "frames", "sampling_steps", "judged", "gap", "keys", "per_clip"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+        require_int(self, 1, None, "clips", "frames", "sampling_steps", "judged", "gap", "keys", "per_clip")
         for name in ("height_px", "width_px"):
-            if getattr(self, name) % 8 or getattr(self, name) < 64:
-                raise ValueError(f"{name}: expected a multiple of 8, 64 or more, got {getattr(self, name)}")
+            good = getattr(self, name) % 8 == 0 and getattr(self, name) >= 64
+            require(self, name, good, "a multiple of 8, 64 or more")
 
     @property
     def edits_per_clip(self) -> int:

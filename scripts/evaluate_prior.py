@@ -22,6 +22,7 @@ import tyro
 from jaxtyping import Float
 from torch import Tensor
 
+from csd3d.engine.validate import require, require_int
 from csd3d.media.atomic import write_json, write_text
 from csd3d.media.sheet import save_picture
 from csd3d.metrics import Mean, is_nearest, mean, nearest, psnr
@@ -74,11 +75,8 @@ class Settings:
     """Put every single outcome into the JSON."""
 
     def __post_init__(self) -> None:
-        for name in ("sources", "per_kind", "steps", "batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
-        if self.size_px % 8 or self.size_px < 64:
-            raise ValueError(f"size_px: expected a multiple of 8, 64 or more, got {self.size_px}")
+        require_int(self, 1, None, "sources", "per_kind", "steps", "batch")
+        require(self, "size_px", self.size_px % 8 == 0 and self.size_px >= 64, "a multiple of 8, 64 or more")
 
     def effective(self) -> "Settings":
         """With `quick` spelled out."""

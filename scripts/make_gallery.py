@@ -20,10 +20,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from csd3d.cli.main import main as csd3d
-from csd3d.media.clip.source import open_clip
-from csd3d.media.pictures.levels import from_levels
-from csd3d.media.pictures.read import open_picture
-from csd3d.media.sheet import contact_sheet, evenly, save_picture
+from csd3d.media.sheet import contact_sheet, save_picture
+from scripts.benchmarks.shown import shown
 
 OUT = Path(__file__).resolve().parents[1] / "docs" / "images" / "gallery"
 COLUMNS = 5
@@ -126,20 +124,11 @@ def make(name: str, exhibit: Exhibit, output: Path) -> None:
                 words = shlex.split(command)[1:]
                 if csd3d(words):
                     raise RuntimeError(f"{name}: {command} failed")
-            rows = {row.label: beside([pictures(Path(file)) for file in row.shown]) for row in exhibit.rows}
+            rows = {row.label: beside([shown(Path(file), COLUMNS) for file in row.shown]) for row in exhibit.rows}
         finally:
             os.chdir(here)
     output.parent.mkdir(parents=True, exist_ok=True)
     save_picture(contact_sheet(rows, cell_px=exhibit.cell_px), output)
-
-
-def pictures(path: Path) -> Float[Tensor, "n 3 _H _W"]:
-    """A picture, or some frames of a clip."""
-    if path.suffix in (".mp4", ".mkv"):
-        with open_clip(path) as clip:
-            rgb = torch.cat([rgb for _, rgb in clip.chunks(8)])
-        return rgb[evenly(len(rgb), COLUMNS)]
-    return from_levels(open_picture(path).pixels)[None]
 
 
 def beside(several: Sequence[Float[Tensor, "_n 3 _H _W"]]) -> Float[Tensor, "m 3 _H _W"]:

@@ -7,20 +7,17 @@ import sys
 import tempfile
 from pathlib import Path
 
-import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from csd3d.media.clip.source import open_clip
-from csd3d.media.pictures.levels import from_levels
-from csd3d.media.pictures.read import open_picture
-from csd3d.media.sheet import contact_sheet, evenly, save_picture
+from csd3d.media.sheet import contact_sheet, save_picture
 from csd3d.priors.auto import load_prior
 from csd3d.priors.defaults import BUILTIN
 from csd3d.world.export import write_clip, write_panorama
 from csd3d.world.sample import sample_clip, sample_panorama
 from panorama import PanoramaConfig, edit_panorama
+from scripts.benchmarks.shown import shown
 from video import VideoConfig, edit_video
 
 SENTENCES = ("make it snowy", "make it sunset")
@@ -36,25 +33,15 @@ def main(output: Path) -> None:
         clip, turn = folder / "clip.mp4", folder / "turn.jpg"
         write_clip(sample_clip(8, frames=12, height_px=192, width_px=320, moving=True), clip)
         write_panorama(sample_panorama(2, kind="strip", height_px=128, turn=360), turn)
-        frames, wide = {"a clip": _frames(clip)}, {"a full turn": _picture(turn)}
+        frames, wide = {"a clip": shown(clip, COLUMNS)}, {"a full turn": shown(turn, COLUMNS)}
         for k, sentence in enumerate(SENTENCES):
             config, run_dir = VideoConfig(csd=CSD), folder / f"clip-{k}"
             edited = edit_video(clip, sentence, folder / f"{k}.mkv", config, run_dir=run_dir, prior=prior)
-            frames[sentence] = _frames(edited.path)
+            frames[sentence] = shown(edited.path, COLUMNS)
         config, run_dir = PanoramaConfig(csd=CSD), folder / "turn"
         edited = edit_panorama(turn, "make it night", folder / "night.png", config, run_dir=run_dir, prior=prior)
-        wide["make it night"] = _picture(edited.path)
+        wide["make it night"] = shown(edited.path, COLUMNS)
     save_picture(_below(_sheet(frames), _sheet(wide)), output)
-
-
-def _frames(path: Path) -> Float[Tensor, "n 3 H W"]:
-    with open_clip(path) as clip:
-        rgb = torch.cat([rgb for _, rgb in clip.chunks(8)])
-    return rgb[evenly(len(rgb), COLUMNS)]
-
-
-def _picture(path: Path) -> Float[Tensor, "1 3 H W"]:
-    return from_levels(open_picture(path).pixels)[None]
 
 
 def _sheet(rows: dict[str, Float[Tensor, "_n 3 _H _W"]]) -> Image.Image:

@@ -17,18 +17,15 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 import tyro
-from jaxtyping import Float
 from PIL import Image, ImageDraw
-from torch import Tensor
 
 from csd3d.media.atomic import write_text
 from csd3d.media.clip.formats import CONTAINERS
-from csd3d.media.clip.source import open_clip
 from csd3d.media.pictures.read import open_picture
 from csd3d.media.pictures.write import SUFFIXES
-from csd3d.media.sheet import contact_sheet, evenly, save_picture
+from csd3d.media.sheet import contact_sheet, save_picture
+from scripts.benchmarks.shown import shown
 
 SHOWN = 4
 """Frames of a clip on a sheet."""
@@ -207,21 +204,12 @@ def attempt(trial: Trial, walk: Walk) -> Outcome:
     if code == 0 and (missing := [path for path in trial.after if not path.exists()]):
         code, text = 1, f"{text}\nexpected {missing[0]} to be written"
     if code == 0 and trial.after:
-        rows = {f"before: {path.name}": shown(path, walk.frames) for path in trial.before}
-        rows |= {f"after: {path.name}": shown(path, walk.frames) for path in trial.after}
+        rows = {f"before: {path.name}": shown(path, SHOWN, of=walk.frames) for path in trial.before}
+        rows |= {f"after: {path.name}": shown(path, SHOWN, of=walk.frames) for path in trial.after}
         alone = all(len(row) == 1 for row in rows.values())
         sheet = walk.out / "sheets" / f"{trial.name}.png"
         save_picture(contact_sheet(rows, cell_px=640 if alone else 224), sheet)
     return Outcome(trial, code, seconds, text, sheet)
-
-
-def shown(path: Path, frames: int) -> Float[Tensor, "n 3 H W"]:
-    """A picture, or some of the first `frames` of a clip, spread evenly."""
-    if path.is_dir() or path.suffix.lower() in CONTAINERS:
-        with open_clip(path, max_frames=frames) as clip:
-            return torch.cat([clip.read(i, i + 1) for i in evenly(clip.info.frames, SHOWN)])
-    picture = open_picture(path)
-    return picture.rgb(torch.arange(picture.height_px), torch.arange(picture.width_px))[None]
 
 
 def circle(photo: Path, path: Path) -> Path:

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from csd3d.engine.ddim import alpha_bar, ddim_step
+from csd3d.engine.loop import draw_noise
 from csd3d.engine.sampling import Drawn, Sampling, Transition
 from csd3d.engine.types import Index, Latents, Noised
 from csd3d.media.sheet import evenly
@@ -76,9 +77,7 @@ def frames_in_memory(
     """Frames that are few enough for it, with noise as a run draws it."""
     noise = trajectory = None
     if edit.start == "noised":
-        rng = torch.Generator().manual_seed(config.seed)
-        n = 1 if config.engine.noise == "shared" else len(s)
-        noise = torch.randn(n, *s.shape[1:], generator=rng)
+        noise = draw_noise(s, torch.Generator().manual_seed(config.seed), config.engine)
     elif edit.sees_sources:
         trajectory = torch.zeros(len(s) * len(edit.sampling.levels), *s.shape[1:])
     return SampledFrames(

@@ -21,7 +21,7 @@ from types import MappingProxyType
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -75,7 +75,8 @@ class Contrast:
         if self.previous and before is not None:
             vectors, things = torch.cat([vectors, before[numbers].flatten(1)]), torch.cat([things, things])
         if not self.negatives:
-            return -_pairs(vectors, things, self.temperature)[0]
+            s, pairs = _pairs(vectors, things, self.temperature)
+            return -s[pairs].mean() if bool(pairs.any()) else 0 * s.sum()
         return nt_xent(vectors, things, temperature=self.temperature)
 
 
@@ -116,21 +117,17 @@ def smoothed(maps: Float[Tensor, "n l a b"]) -> Float[Tensor, "n l a b"]:
 
 def nt_xent(vectors: Float[Tensor, "m d"], classes: Int[Tensor, " m"], *, temperature: float) -> Float[Tensor, ""]:
     """E_CONFORM of vectors of classes; 0, with a gradient of 0, where there are no pairs of one class or no two."""
-    _, pulled, pushed = _pairs(vectors, classes, temperature)
-    same = (classes[:, None] == classes) & ~torch.eye(len(classes), dtype=torch.bool, device=classes.device)
-    if not bool(same.any()) or bool((classes == classes[0]).all()):
-        return 0 * pulled.sum()
-    others = pushed.logsumexp(1)
-    return functional.softplus(others[:, None] - pulled)[same].mean()
+    s, pairs = _pairs(vectors, classes, temperature)
+    if not bool(pairs.any()) or bool((classes == classes[0]).all()):
+        return 0 * s.sum()
+    others = s.masked_fill(classes[:, None] == classes, -math.inf).logsumexp(1)
+    return functional.softplus(others[:, None] - s)[pairs].mean()
 
 
 def _pairs(
     vectors: Float[Tensor, "m d"], classes: Int[Tensor, " m"], temperature: float
-) -> tuple[Float[Tensor, ""], Float[Tensor, "m m"], Float[Tensor, "m m"]]:
-    """Mean of s / tau over pairs of one class, s / tau of all pairs, and the same with -inf within a class."""
+) -> tuple[Float[Tensor, "m m"], Bool[Tensor, "m m"]]:
+    """s / tau of all pairs, and which are pairs of two vectors of one class."""
     unit = functional.normalize(vectors, dim=1)
-    s = unit @ unit.T / temperature
-    same = classes[:, None] == classes
-    pairs = same & ~torch.eye(len(classes), dtype=torch.bool, device=classes.device)
-    mean = s[pairs].mean() if bool(pairs.any()) else 0 * s.sum()
-    return mean, s, s.masked_fill(same, -math.inf)
+    other = ~torch.eye(len(classes), dtype=torch.bool, device=classes.device)
+    return unit @ unit.T / temperature, (classes[:, None] == classes) & other

@@ -16,139 +16,41 @@ _ARTICLES = frozenset(
 )
 _NUMBERS = frozenset(["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "several", "many"])
 _PLACING = frozenset(
-    [
-        "on",
-        "in",
-        "at",
-        "under",
-        "over",
-        "above",
-        "below",
-        "beneath",
-        "inside",
-        "within",
-        "during",
-        "against",
-        "across",
-        "around",
-        "by",
-    ]
-)
+    (
+        "on", "in", "at", "under", "over", "above", "below", "beneath", "inside", "within", "during", "against",
+        "across", "around", "by",
+    )
+)  # fmt: skip
 """A thing after one of these and without an article is where or when the rest is."""
 _JOINTS = _PLACING | frozenset(
-    [
-        "and",
-        "or",
-        "with",
-        "without",
-        "near",
-        "beside",
-        "behind",
-        "between",
-        "next",
-        "to",
-        "from",
-        "into",
-        "onto",
-        "of",
-        "for",
-        "while",
-        "but",
-        "as",
-        "like",
-        "is",
-        "are",
-        "has",
-        "have",
-        "holding",
-        "wearing",
-        "sitting",
-        "standing",
-        "lying",
-        "riding",
-        "eating",
-        "carrying",
-        "playing",
-        "looking",
-        "walking",
-        "running",
-        "flying",
-        "jumping",
-        "swimming",
-        "chasing",
-        "watching",
-        "who",
-        "which",
-        "that",
-    ]
-)
+    (
+        "and", "or", "with", "without", "near", "beside", "behind", "between", "next", "to", "from", "into",
+        "onto", "of", "for", "while", "but", "as", "like", "is", "are", "has", "have", "holding", "wearing",
+        "sitting", "standing", "lying", "riding", "eating", "carrying", "playing", "looking", "walking",
+        "running", "flying", "jumping", "swimming", "chasing", "watching", "who", "which", "that",
+    )
+)  # fmt: skip
 _SCENERY = frozenset(
-    [
-        "sky",
-        "snow",
-        "rain",
-        "fog",
-        "mist",
-        "clouds",
-        "sunset",
-        "sunrise",
-        "sunlight",
-        "night",
-        "day",
-        "morning",
-        "evening",
-        "autumn",
-        "winter",
-        "spring",
-        "summer",
-        "background",
-        "foreground",
-        "style",
-        "ground",
-        "grass",
-        "sand",
-        "stone",
-        "ice",
-        "lava",
-        "checkerboard",
-    ]
-)
+    (
+        "sky", "snow", "rain", "fog", "mist", "clouds", "sunset", "sunrise", "sunlight", "night", "day",
+        "morning", "evening", "autumn", "winter", "spring", "summer", "background", "foreground", "style",
+        "ground", "grass", "sand", "stone", "ice", "lava", "checkerboard",
+    )
+)  # fmt: skip
 """After a word of `_PLACING` these are no things even with an article."""
 _COLOURS = frozenset(
-    [
-        "red",
-        "green",
-        "blue",
-        "yellow",
-        "purple",
-        "white",
-        "black",
-        "orange",
-        "pink",
-        "brown",
-        "gray",
-        "grey",
-        "gold",
-        "golden",
-        "silver",
-    ]
-)
+    (
+        "red", "green", "blue", "yellow", "purple", "white", "black", "orange", "pink", "brown", "gray", "grey",
+        "gold", "golden", "silver",
+    )
+)  # fmt: skip
 """Two of them with "and" in between are said of one thing."""
 _MEDIA = frozenset(
-    [
-        "photo",
-        "photograph",
-        "picture",
-        "image",
-        "painting",
-        "drawing",
-        "sketch",
-        "rendering",
-        "illustration",
-        "render",
-        "art",
-    ]
-)
+    (
+        "photo", "photograph", "picture", "image", "painting", "drawing", "sketch", "rendering", "illustration",
+        "render", "art",
+    )
+)  # fmt: skip
 _STYLES = _MEDIA | {"poster", "blueprint", "texture", "place", "negative"}
 
 

@@ -4,12 +4,9 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
-
-from tests.warm import warm
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "docs" / "examples" / "first_steps.ipynb"
@@ -33,21 +30,21 @@ def test_the_notebook_is_committed_without_results() -> None:
 
 
 @pytest.mark.slow
-def test_the_notebook_runs(tmp_path: Path) -> None:
+def test_the_notebook_runs(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, server: dict[str, str]) -> None:
     pytest.importorskip("IPython")
-    with tempfile.TemporaryDirectory(prefix="csd3d-") as folder, warm(Path(folder)) as server:
-        command = Path(folder) / "csd3d"
-        command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "{server["CLIENT_PY"]}" "$@"\n')
-        command.chmod(0o755)
-        env = {**os.environ, **server, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(
-            [sys.executable, "-S", server["CLIENT_PY"], "-c", RUN, str(NOTEBOOK)],
-            cwd=tmp_path,
-            env=env | {"IPYTHONDIR": folder},
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-            stdin=subprocess.DEVNULL,
-        )
-        assert done.returncode == 0, done.stderr[-2000:] + done.stdout[-2000:]
+    programs = tmp_path_factory.mktemp("programs")
+    command = programs / "csd3d"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "{server["CLIENT_PY"]}" "$@"\n')
+    command.chmod(0o755)
+    env = {**os.environ, **server, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-S", server["CLIENT_PY"], "-c", RUN, str(NOTEBOOK)],
+        cwd=tmp_path,
+        env=env | {"IPYTHONDIR": str(programs)},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stderr[-2000:] + done.stdout[-2000:]
     assert {"snowy.mp4", "red.png", "night.jpg"} <= {path.name for path in tmp_path.iterdir()}

@@ -13,7 +13,6 @@ import re
 import shlex
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ import pytest
 
 from csd3d.cli.main import COMMANDS
 from tests.toys import resolve_toy
-from tests.warm import warm
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -38,13 +36,6 @@ def blocks(page: Path) -> list[tuple[str, str, str]]:
 
 
 TESTED = [page for page in PAGES if any(mark == "tested" for mark, _, _ in blocks(page))]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[dict[str, str]]:
-    """Where the pages' commands run."""
-    with tempfile.TemporaryDirectory(prefix="csd3d-") as folder, warm(Path(folder)) as environment:
-        yield environment
 
 
 @pytest.mark.slow
