@@ -104,7 +104,7 @@ class PanoramaEditor(Editor[PanoramaConfig]):
     resumes_runs_of: ClassVar[tuple[str, ...]] = ("panorama", "image")
     role: ClassVar[str] = "picture"
     free_on_resume: ClassVar[tuple[str, ...]] = (
-        "device", "offline", "checkpoint_every", "quality", "detail", "strength", "csd.steps",
+        "device", "offline", "checkpoint_every", "quality", "detail", "strength", "csd.steps", "csd.tolerance",
     )  # fmt: skip
     single: ClassVar[bool] = False
     """One window, all of the picture."""

@@ -159,7 +159,7 @@ class GenerateEditor(Editor[GenerateConfig]):
     resumes_runs_of: ClassVar[tuple[str, ...]] = ("generate",)
     prior_kind: ClassVar[Kind | None] = "text-to-image"
     role: ClassVar[str] = "pictures"
-    free_on_resume: ClassVar[tuple[str, ...]] = ("device", "offline", "checkpoint_every", "csd.steps")
+    free_on_resume: ClassVar[tuple[str, ...]] = ("device", "offline", "checkpoint_every", "csd.steps", "csd.tolerance")
 
     def __init__(self, prompt: str, request: Request[GenerateConfig]) -> None:
         self.prompt, self.config, self._output = prompt, request.config, request.output

@@ -89,13 +89,13 @@ def records_of(prior: InstructPrior, way: Way, name: str, found: Material, edits
     job = Job(prior, source, sentences[0], seed, found.clip)
     lost = reconstruct(prior.codec, source)
     records: Records = []
-    for edit, left in zip(edits, way.edit(job, sentences), strict=True):
+    for edit, (left, rows) in zip(edits, way.edit(job, sentences), strict=True):
         truth, pairs = found.clip.truth(edit), (found.pairs(edit, 1), found.pairs(edit, len(source) - 1))
         record: dict[str, Any] = {"row": name, "clip": found.name, "edit": edit.name, "kind": edit.kind}
         for suffix, clip in (("", left), ("_written", steadied(job, left, lost))):
             measured = measure(clip, found, edit, truth, *pairs)
             record |= {f"{key}{suffix}": measured[key] for key in ("accuracy", "psnr", "warp")}
-        records.append(record | {"unet_rows": way.rows(len(source)), "frames": len(source)})
+        records.append(record | {"unet_rows": rows, "frames": len(source)})
     return records
 
 

@@ -95,7 +95,7 @@ class VideoEditor(Editor[VideoConfig]):
     role: ClassVar[str] = "clip"
     free_on_resume: ClassVar[tuple[str, ...]] = (
         "device", "offline", "checkpoint_every", "chunk_frames", "crf", "codec", "depth", "detail", "steady",
-        "strength", "mask", "feather", "csd.steps",
+        "strength", "mask", "feather", "csd.steps", "csd.tolerance",
     )  # fmt: skip
     """A mask may have moved; what is in it is compared with the other inputs."""
 

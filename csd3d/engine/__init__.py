@@ -45,6 +45,7 @@ from csd3d.engine.loop import draw_noise as draw_noise
 from csd3d.engine.loop import draw_timestep as draw_timestep
 from csd3d.engine.loop import lr_at as lr_at
 from csd3d.engine.loop import run as run
+from csd3d.engine.loop import settled as settled
 from csd3d.engine.optimise import Moments as Moments
 from csd3d.engine.optimise import descend as descend
 from csd3d.engine.optimise import first_moments as first_moments

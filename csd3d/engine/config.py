@@ -69,6 +69,9 @@ class CsdConfig:
     it, from the noisiest down (`descending`): coarse changes come first, and fewer steps are enough."""
     steps: int = 200
     """Optimisation steps; in a run, moves of every particle, or steps of the ordinary sampler."""
+    tolerance: float = 0.0
+    """End before `steps` once moves are shorter than this share of the edit so far (root mean squares over all
+    particles, in the last three moves): 0.05 = a twentieth, 0 = never."""
     lr: float = 0.5
     """Learning rate of the first step."""
     lr_decay: float = 0.9
@@ -108,7 +111,7 @@ class CsdConfig:
         require_number(self, 0, None, "repulsion", "nce_weight")
         require(self, "lr", self.lr > 0, "a number above 0")
         require_number(self, None, None, "shift", "s_source")
-        require_number(self, 0, 1, "anchor", "anchor_last")
+        require_number(self, 0, 1, "anchor", "anchor_last", "tolerance")
         if self.anchor != 1 or self.anchor_last not in (None, 1):
             require(self, "residual", self.residual == "source", "source with an anchor below 1")
             require(self, "timesteps", self.timesteps == "descending", "descending with an anchor below 1")

@@ -23,6 +23,9 @@ from csd3d.engine.stein import Kernel
 from csd3d.engine.step import StepResult, coupling_kernel, csd_step, measured, named_regularisers, require_finite
 from csd3d.engine.types import Batch, Index, Latents, numbers
 
+SETTLED_MOVES = 3
+"""Moves of every particle that `settled` looks at: a single one may be short because its timestep is small."""
+
 
 @runtime_checkable
 class Particles(Protocol):
@@ -98,6 +101,8 @@ class StepInfo:
     """Root mean square of the residuals before coupling."""
     kernel_mean: float | None
     """Mean weight between different particles, 0 to 1; None for independent coupling or a single particle."""
+    edit_rms: float | None = None
+    """Root mean square of how far its particles were from their sources before the step; None: not known."""
 
     def move_rms(self, config: CsdConfig) -> float:
         """Root mean square of the move of a latent; of Adam, which divides by the size of g, about that."""
@@ -127,14 +132,33 @@ def run(
             config if config.anchor_last is None else replace(config, anchor=anchor_at(step, config), anchor_last=None)
         )
         result = csd_step(score, x, now, kernel=objective.kernel, regularisers=objective.regularisers)
-        found = measured(result)
+        found = measured(result, x)
         require_finite(found, x, step=step)
         if watch is not None:
             watch(batch, result)
         lr = lr_at(step, config)
         particles.move(batch.index, result.g, lr=lr)
         mean = None if isnan(found.kernel_mean) else found.kernel_mean
-        yield StepInfo(step, t, lr, tuple(numbers(batch.index)), found.gradient_rms, found.residual_rms, mean)
+        index, rms = tuple(numbers(batch.index)), (found.gradient_rms, found.residual_rms)
+        yield StepInfo(step, t, lr, index, *rms, mean, found.edit_rms)
+
+
+def settled(infos: Sequence[StepInfo], config: CsdConfig, *, steps_per_epoch: int = 1) -> float | None:
+    """How long moves are beside the edit so far, where that is below `config.tolerance`: there is hardly anything left
+    to do. None: go on.
+
+    It is the root mean square of the moves of the last `SETTLED_MOVES` epochs over that of the distances from the
+    sources, and looked at when an epoch ends. So it depends on steps that were done alone, and on all particles.
+    """
+    n = SETTLED_MOVES * steps_per_epoch
+    if config.tolerance == 0 or len(infos) < n or len(infos) % steps_per_epoch:
+        return None
+    edits = [info.edit_rms for info in infos[-n:] if info.edit_rms is not None]
+    move = sum(info.move_rms(config) ** 2 for info in infos[-n:])
+    if len(edits) < n or (edit := sum(rms**2 for rms in edits)) == 0:
+        return None
+    share = (move / edit) ** 0.5
+    return share if share < config.tolerance else None
 
 
 def require_timesteps(schedule: Schedule, config: CsdConfig) -> None:

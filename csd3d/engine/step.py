@@ -135,21 +135,25 @@ class Measured:
     """Root mean square of the residuals before coupling."""
     kernel_mean: float
     """Mean weight between different particles; NaN where there are none."""
+    edit_rms: float
+    """Root mean square of how far particles are from their sources; NaN where they are not looked at."""
     wrong: tuple[tuple[str, list[int]], ...]
     """`residual` and `gradient`, with the places of particles in the step where they hold NaN or infinity."""
 
 
-def measured(result: StepResult) -> Measured:
-    """The numbers of a step, fetched from its device at once: the only time that a step is waited for."""
+def measured(result: StepResult, x: Noised | None = None) -> Measured:
+    """The numbers of a step of particles `x`, fetched from its device at once: the only time that it is waited for."""
     r, g, n = result.r, result.g, len(result.g)
     nothing = torch.full((), torch.nan, device=g.device)
     kernel_mean = nothing if result.weights is None or n < 2 else off_diagonal_mean(result.weights)
-    means = [g.square().mean().sqrt(), r.square().mean().sqrt(), kernel_mean]
+    edit = nothing if x is None else (x.z - x.s).square().mean().sqrt()
+    means = [g.square().mean().sqrt(), r.square().mean().sqrt(), kernel_mean, edit]
     wrong = [~x.isfinite().flatten(1).all(1) for x in (r, g)]
     numbers = torch.cat([torch.stack([m.float() for m in means]), *(w.float() for w in wrong)])
-    gradient, residual, kernel, *flags = (float(value) for value in numbers.cpu())
+    gradient, residual, kernel, edit_rms, *flags = (float(value) for value in numbers.cpu())
     named = zip(("residual", "gradient"), (flags[:n], flags[n:]), strict=True)
-    return Measured(gradient, residual, kernel, tuple((name, [i for i in range(n) if own[i]]) for name, own in named))
+    wrong_places = tuple((name, [i for i in range(n) if own[i]]) for name, own in named)
+    return Measured(gradient, residual, kernel, edit_rms, wrong_places)
 
 
 def off_diagonal_mean(K: Float[Tensor, "n n"]) -> Float[Tensor, ""]:

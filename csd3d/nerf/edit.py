@@ -24,7 +24,7 @@ from torch import Tensor
 
 from csd3d.attention.presets import Attention
 from csd3d.engine.config import CsdConfig
-from csd3d.engine.loop import Objective, StepInfo, run
+from csd3d.engine.loop import Objective, StepInfo, run, settled
 from csd3d.engine.optimise import descend, first_moments
 from csd3d.engine.step import scalar_kernel
 from csd3d.engine.transport import Correspondences, TransportKernel, along
@@ -133,6 +133,8 @@ def edit_views(
     for info in run(particles, Objective(SharedScore(score), csd, kernel), rng=rng):
         curves.append(info)
         on_move(len(curves), csd.steps)
+        if settled(curves, csd) is not None:
+            break
     mixed = s + strength * (particles.z - s)
     rgb = photographs
     if strength:

@@ -142,6 +142,8 @@ class EditSettings(VanillaPipelineConfig):
             require(self, "coupling", self.coupling != "depth", "svgd, paper or independent with driver distil")
             ordered = getattr(self, "timesteps") == "descending"  # noqa: B009 - a field of `with_engine_settings`
             require(self, "timesteps", not ordered, "random with driver distil, whose steps have no end")
+            asked = getattr(self, "tolerance")  # noqa: B009 - likewise
+            require(self, "tolerance", not asked, "0 with driver distil, whose steps have no end")
             for name in ("strength", "detail"):
                 require(self, name, getattr(self, name) == 1, "1 with driver distil, which replaces no picture")
         Attention.of(self.share, self.attention)  # refuses what cannot be read

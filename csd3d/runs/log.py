@@ -32,7 +32,8 @@ CAPTION = (
 Show = Callable[[int], tuple[str, Float[Tensor, "1 c h w"]]]
 """A particle's number to its name and its latent."""
 _CELL_PX, _LATENTS = 160, 64
-_NUMBERS = ("t", "lr", "gradient_rms", "residual_rms", "kernel_mean")
+_NUMBERS = ("t", "lr", "gradient_rms", "residual_rms", "kernel_mean", "edit_rms")
+_OPTIONAL = ("kernel_mean", "edit_rms")
 
 
 class StepLog:
@@ -76,7 +77,8 @@ class StepLog:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Return to a state of `state_dict`, of as many particles."""
         rows = state["curves"].tolist()
-        self.infos = [_as_info(i, dict(zip(_NUMBERS, row, strict=True))) for i, row in enumerate(rows)]
+        # runs of before have fewer numbers a step
+        self.infos = [_as_info(i, dict(zip(_NUMBERS, row, strict=False))) for i, row in enumerate(rows)]
         self._updates = dict(zip(self._updates, state["updates"].tolist(), strict=True))
         self._sums = {i: list(state[f"gradient.{i}"].clone()) if count else [] for i, count in self._updates.items()}
 
@@ -96,6 +98,7 @@ class StepLog:
                 [_as_float(i.kernel_mean) for i in infos],
                 hint="mean weight between two particles; 1 = all move as one",
             ),
+            Curve("Edit", [_as_float(i.edit_rms) for i in infos], hint="root mean square distance from the sources"),
             Curve("Learning rate", [i.lr for i in infos]),
         )
         return [chart for chart in charts if any(v == v for v in chart.values)]
@@ -143,7 +146,7 @@ def _as_float(value: float | int | None) -> float:
 
 
 def _as_info(step: int, row: Mapping[str, float]) -> StepInfo:
-    kernel = row["kernel_mean"]
-    numbers = {**row, "t": int(row["t"]), "kernel_mean": None if kernel != kernel else kernel}
+    optional = {name: None if row[name] != row[name] else row[name] for name in _OPTIONAL if name in row}
+    numbers = {**row, **optional, "t": int(row["t"])}
     # the names are those of its fields
     return StepInfo(step=step, index=(), **numbers)  # pyright: ignore[reportArgumentType]

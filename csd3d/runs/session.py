@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
-from csd3d.engine.loop import Objective, Particles, Stateful, StepInfo, run
+from csd3d.engine.loop import Objective, Particles, Stateful, StepInfo, run, settled
 from csd3d.engine.residuals import Score
 from csd3d.engine.sampling import SampledParticles, Sampling, run_sampling
 from csd3d.engine.stein import Kernel
@@ -200,7 +200,7 @@ class Session:
             done = -(-log.done // epoch)
             raise ValueError(f"steps: expected at least the {done} that this run has done, got {config.engine.steps}")
         steps = self._watched(
-            run(particles, Objective(score, csd, kernel), rng=rng, start=log.done, watch=log.watch), csd
+            run(particles, Objective(score, csd, kernel), rng=rng, start=log.done, watch=log.watch), csd, log, epoch
         )
         save = self._saver(particles, rng, log, checkpointer, total=csd.steps, look=look)
         self._do(Phase(phase, csd.steps, writes=writes), steps, log, save, every=config.checkpoint_every)
@@ -230,11 +230,20 @@ class Session:
             self._do(part, islice(steps, part.end - log.done), log, save, every=config.checkpoint_every)
         return log
 
-    def _watched(self, steps: Iterable[StepInfo], csd: CsdConfig) -> Iterator[StepInfo]:
-        """The steps; of the first that makes noise something is said at once."""
-        for info in steps:
+    def _watched(self, steps: Iterator[StepInfo], csd: CsdConfig, log: StepLog, epoch: int) -> Iterator[StepInfo]:
+        """The steps, until those of `log` say that the edit has stopped changing; of the first that makes noise
+        something is said at once."""
+        while (share := settled(log.infos, csd, steps_per_epoch=epoch)) is None:
+            if (info := next(steps, None)) is None:
+                return
             self.note(*filter(None, [move_note(info.move_rms(csd), csd.lr)]))
             yield info
+        if log.done < csd.steps:
+            done, asked = log.done // epoch, csd.steps // epoch
+            self.note(
+                f"ended after {done} of {asked} moves: the last ones were {100 * share:.2g} % of the edit so far, "
+                f"below tolerance {csd.tolerance:g}"
+            )
 
     def _loaded(
         self, particles: Stateful, rng: torch.Generator, log: StepLog, checkpointer: Checkpointer | None
@@ -278,12 +287,14 @@ class Session:
         after_s = part.writes * self.manifest.timing_s.get("encode", 0.0)
         with self.manifest.timed(part.name):
             shown = self.progress.track(part.name, steps, total=total, start=done, after_s=after_s, then=part.then)
+            saved = log.done if self.folder.state.exists() else -1
             for info in shown:
                 log.add(info)
                 if self.stop or log.done % every == 0 or log.done == part.end:
                     save()
+                    saved = log.done
                 self.stop_if_asked(f"{log.done} of {part.end} steps are done")
-            if not self.folder.state.exists():
+            if saved != log.done:
                 save()
         self.manifest.write(self.folder.manifest)
 

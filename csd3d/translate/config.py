@@ -57,6 +57,7 @@ class TranslateConfig(RunConfig):
         if self.csd is not None:
             require(self.csd, "coupling", self.csd.coupling == "independent", "independent for a network")
             require(self.csd, "regulariser", self.csd.regulariser == "none", "none for a network")
+            require(self.csd, "tolerance", self.csd.tolerance == 0, "0 for a network")
 
     def caption(self, task: str, own: str) -> str:
         """What a picture with caption `own` shows after `task`."""

@@ -20,8 +20,11 @@ from csd3d.engine import (
     draw_timestep,
     first_moments,
     lr_at,
+    measured,
+    settled,
 )
-from csd3d.priors.instruct import InstructPrior
+from csd3d.engine.loop import StepInfo
+from csd3d.priors.instruct import InstructPrior, InstructScore
 from csd3d.priors.prior import Guidance, Prompts
 from scripts.benchmarks.rows import csd_rows, sampling_rows
 from scripts.benchmarks.video_methods import Job, decode, estimated_motion
@@ -30,6 +33,8 @@ from video.propagate import CarriedFrames, key_frames
 Order = Literal["random", "stratified", "descending"]
 """How timesteps are drawn: each for itself, one from each of `steps` equal parts of the range in random order, or the
 same parts from the noisiest down."""
+NO_GUIDANCE = (1.0, 1.0)
+"""Scales of text and image."""
 
 
 @dataclass(frozen=True)
@@ -40,75 +45,143 @@ class Way:
     order: Order = "random"
     bank: int = 0
     """So many fixed timesteps, each with noise of its own, at which the source is predicted once; 0: new ones in every
-    step."""
+    step. Where timesteps descend, moves at the same one follow each other."""
+    guided: tuple[int, int] | None = None
+    """Timesteps from the first to below the second have the guidance of `csd`, others none; None: all have it."""
+    reuse: int = 1
+    """The part of the update that is without any condition is evaluated in every so many moves, and kept for those
+    between (equal guidance scales only)."""
     averaged: float = 0.0
     """Share of the last iterates that are averaged; 0: the last one is taken."""
     keys: int | None = None
     """Key frames, whose edit is carried to the others along their motion; None: every frame is moved."""
 
-    def rows(self, frames: int) -> float:
-        """UNet rows a frame, for a clip of so many."""
-        csd = self.csd
-        target = sampling_rows(csd.s_text, csd.s_image)
-        source = csd_rows(csd.s_text, csd.s_image) - target
-        sources = min(self.bank, csd.steps) if self.bank else csd.steps
-        return (csd.steps * target + sources * source) * min(self.keys or frames, frames) / frames
+    def rows(self, frames: int, times: Sequence[int]) -> float:
+        """UNet rows a frame, for a clip of so many that was moved at these timesteps."""
+        rows = 0
+        for move, t in enumerate(times):
+            scales = self.scales(t)
+            target = sampling_rows(*scales)
+            source = csd_rows(*scales) - target
+            if move % self.reuse and scales[0] != 1:
+                target, source = target - 1, source - 1
+            rows += target + (0 if self.bank and t in times[:move] else source)
+        return rows * min(self.keys or frames, frames) / frames
+
+    def scales(self, t: int) -> tuple[float, float]:
+        """Guidance of text and image at a timestep."""
+        inside = self.guided is None or self.guided[0] <= t < self.guided[1]
+        return (self.csd.s_text, self.csd.s_image) if inside else NO_GUIDANCE
 
     @torch.no_grad()
-    def edit(self, job: Job, sentences: Sequence[str]) -> list[Float[Tensor, "n 3 H W"]]:
-        """The clip of a job, edited by each of the sentences (that of the job does not count)."""
+    def edit(self, job: Job, sentences: Sequence[str]) -> list[tuple[Float[Tensor, "n 3 H W"], float]]:
+        """The clip of a job, edited by each of the sentences (that of the job does not count), and UNet rows a frame of
+        each."""
         n, prior = len(job.source), job.prior
         chosen = list(range(n)) if self.keys is None else key_frames([0] * n, self.keys)
         s = prior.codec.encode(job.source[chosen]).to(prior.device)
-        edited = [decode(prior, z) for z in moved(self, prior, sentences, s, job.rng())]
-        if self.keys is None:
-            return edited
-        motion = estimated_motion(job)
-        return [CarriedFrames(lambda key, x=x: x[chosen.index(key)], motion, chosen)(range(n)) for x in edited]
+        made = moved(self, prior, sentences, s, job.rng())
+        edited, rows = [decode(prior, z) for z, _ in made], [self.rows(n, times) for _, times in made]
+        if self.keys is not None:
+            motion = estimated_motion(job)
+            edited = [CarriedFrames(lambda key, x=x: x[chosen.index(key)], motion, chosen)(range(n)) for x in edited]
+        return list(zip(edited, rows, strict=True))
 
 
 def moved(
     way: Way, prior: InstructPrior, sentences: Sequence[str], s: Float[Tensor, "n c h w"], rng: torch.Generator
-) -> list[Float[Tensor, "n c h w"]]:
-    """Latents that begin at `s`, for each sentence. A plain way draws and moves as the video editor does.
+) -> list[tuple[Float[Tensor, "n c h w"], list[int]]]:
+    """Latents that begin at `s`, for each sentence, and the timesteps of their moves. A plain way draws and moves as
+    the video editor does.
 
     The sentences go side by side under the same t and e: so do runs of the editor with one seed. What they share, the
     prediction for the source, is evaluated once, and all others in one call of the UNet; this changes no result.
     """
     csd, n, k = way.csd, len(s), len(sentences)
-    assign = torch.arange(k).repeat_interleave(n)
-    score = prior.score(Prompts(list(sentences), assign=assign), Guidance.of(csd))
-    index, of_all = torch.arange(n, device=s.device), torch.arange(k * n, device=s.device)
-    z, s_all = s.repeat(k, 1, 1, 1), s.repeat(k, 1, 1, 1)
-    moments, late = first_moments(z, csd.optimizer), list[Tensor]()
-    bank, known = _bank(way, s, rng), dict[int, Tensor]()
-    times = _timesteps(way.order, csd.steps, csd, rng) if way.order != "random" else None
+    predict = _Predictions(way, prior, sentences, s)
+    z, late, fixed = s.repeat(k, 1, 1, 1), list[Tensor](), _fixed(way, s, rng)
+    moments = first_moments(z, csd.optimizer)
+    times, infos = [list[int]() for _ in sentences], [list[StepInfo]() for _ in sentences]
     for step in range(csd.steps):
-        if bank:
-            t, e = bank[step % len(bank)]
-        else:
-            t = draw_timestep(rng, csd) if times is None else int(times[step])
-            e = draw_noise(s, rng, csd)
-        x = score.schedule.noised(Batch(z, s_all, of_all), t, e.repeat(k, 1, 1, 1))
-        own = score.schedule.noised(Batch(s, s, index), t, e)
-        if not bank or t not in known:
-            known = {**(known if bank else {}), t: score.source(own)}
-        target, g = score.target(x), torch.empty_like(z)
-        for rows in torch.arange(k * n).split(n):
-            part = _Known(score.schedule, target[rows], known[t])
-            g[rows] = csd_step(part, x.rows(rows.tolist()), csd).g
-        z, moments = descend(z, g, moments, lr=lr_at(step, csd))
+        t, e = fixed[step] if fixed else (draw_timestep(rng, csd), draw_noise(s, rng, csd))
+        now, lr, g = predict(z, t, e, step), lr_at(step, csd), torch.zeros_like(z)
+        still = z.new_ones(k * n, 1, 1, 1, dtype=torch.bool)
+        for j, rows in enumerate(torch.arange(k * n).split(n)):
+            if settled(infos[j], csd) is not None:
+                continue
+            x = now.x.rows(rows.tolist())
+            result = csd_step(_Known(now.schedule, now.predicted[rows], now.of_source), x, csd)
+            g[rows], still[rows], found = result.g, False, measured(result, x)
+            infos[j].append(StepInfo(step, t, lr, (), found.gradient_rms, found.residual_rms, None, found.edit_rms))
+            times[j].append(t)
+        moved_on, moments = descend(z, g, moments, lr=lr)
+        z = torch.where(still, z, moved_on)
         if step >= csd.steps * (1 - way.averaged):
             late.append(z)
-    return list((torch.stack(late).mean(0) if late else z).split(n))
+    return list(zip((torch.stack(late).mean(0) if late else z).split(n), times, strict=True))
 
 
-def _bank(way: Way, s: Float[Tensor, "n c h w"], rng: torch.Generator) -> list[tuple[int, Tensor]]:
-    """Fixed timesteps with their noises; none unless the way has a bank."""
-    if not way.bank:
+@dataclass(frozen=True, eq=False)
+class _Predicted:
+    """The particles of all sentences in a step, and what was predicted for them and for their sources."""
+
+    schedule: Schedule
+    x: Noised
+    predicted: Float[Tensor, "kn c h w"]
+    of_source: Float[Tensor, "n c h w"]
+
+
+class _Predictions:
+    """What is predicted in the steps of a way, and kept from one to the next."""
+
+    def __init__(self, way: Way, prior: InstructPrior, sentences: Sequence[str], s: Float[Tensor, "n c h w"]) -> None:
+        n, k = len(s), len(sentences)
+        prompts = Prompts(list(sentences), assign=torch.arange(k).repeat_interleave(n))
+        self._way, self._s, self._k = way, s, k
+        both = ((way.csd.s_text, way.csd.s_image), NO_GUIDANCE)
+        self._scores = {scales: prior.score(prompts, Guidance(*scales)) for scales in both}
+        self._known: dict[int, Tensor] = {}
+        self._plain: Tensor | None = None
+
+    def __call__(self, z: Tensor, t: int, e: Tensor, step: int) -> _Predicted:
+        way, s, k = self._way, self._s, self._k
+        scales = way.scales(t)
+        score = self._scores[scales]
+        x = score.schedule.noised(Batch(z, s.repeat(k, 1, 1, 1), torch.arange(len(z))), t, e.repeat(k, 1, 1, 1))
+        own = score.schedule.noised(Batch(s, s, torch.arange(len(s))), t, e)
+        if way.reuse > 1 and scales[0] != 1:
+            return self._reused(score, x, own, step)
+        if not way.bank or t not in self._known:
+            self._known = {**(self._known if way.bank else {}), t: score.source(own)}
+        return _Predicted(score.schedule, x, score.target(x), self._known[t])
+
+    def _reused(self, score: InstructScore, x: Noised, own: Noised, step: int) -> _Predicted:
+        """With the difference of the branches 00 as it was found in the last of the moves that look for it."""
+        scale = self._way.csd.s_text
+        if step % self._way.reuse == 0 or self._plain is None:
+            of_source = score.target_branch(_as_target(own), "00").repeat(self._k, 1, 1, 1)
+            self._plain = score.target_branch(x, "00") - of_source
+        source = scale * score.target_branch(_as_target(own), "I0")
+        return _Predicted(score.schedule, x, scale * score.target_branch(x, "IT") + (1 - scale) * self._plain, source)
+
+
+def _as_target(own: Noised) -> Noised:
+    """Noisy sources in the place of noisy particles."""
+    return replace(own, z_t=own.s_t)
+
+
+def _fixed(way: Way, s: Float[Tensor, "n c h w"], rng: torch.Generator) -> list[tuple[int, Tensor]]:
+    """Timestep and noise of every move, where they are not drawn as the editor draws them; else none."""
+    csd = way.csd
+    if way.bank:
+        times = _timesteps("stratified" if way.order == "random" else way.order, way.bank, csd, rng)
+        bank = [(int(t), draw_noise(s, rng, csd)) for t in times]
+        if way.order == "descending":
+            return [bank[step * way.bank // csd.steps] for step in range(csd.steps)]
+        return [bank[step % way.bank] for step in range(csd.steps)]
+    if way.order == "random":
         return []
-    times = _timesteps("stratified", way.bank, way.csd, rng)
-    return [(int(t), draw_noise(s, rng, way.csd)) for t in times]
+    return [(int(t), draw_noise(s, rng, csd)) for t in _timesteps(way.order, csd.steps, csd, rng)]
 
 
 def _timesteps(order: Order, count: int, csd: CsdConfig, rng: torch.Generator) -> Tensor:
@@ -165,7 +238,19 @@ WAYS: Mapping[str, Way] = {
     "40 moves, lr 0.75, constant, descending from 900 (careful)": down(40, 0.75),
     "20 moves, lr 1.5, constant, descending from 900, guidance 1.5 / 1.5": down(20, 1.5, guidance=1.5),
     "normal, mean of the last half": replace(down(20, 1.5), averaged=0.5),
-    "normal, source bank of 8": replace(down(20, 1.5), bank=8),
+    "normal, tolerance 0.1": down(20, 1.5, tolerance=0.1),
+    "normal, tolerance 0.05": down(20, 1.5, tolerance=0.05),
+    "normal, tolerance 0.03": down(20, 1.5, tolerance=0.03),
+    "careful, tolerance 0.05": down(40, 0.75, tolerance=0.05),
+    "careful, tolerance 0.03": down(40, 0.75, tolerance=0.03),
+    "15 moves, lr 2, constant, descending from 900": down(15, 2.0),
+    "normal, source bank of 10": replace(down(20, 1.5), bank=10),
+    "20 moves, lr 2, source bank of 8": replace(Way(at(20, 2.0)), bank=8),
+    "guidance 1.5 / 1.5, t from 450": replace(down(20, 1.5, guidance=1.5), guided=(450, 1000)),
+    "guidance 1.5 / 1.5, t below 450": replace(down(20, 1.5, guidance=1.5), guided=(0, 450)),
+    "guidance 1.5 / 1.5, t from 250 to 650": replace(down(20, 1.5, guidance=1.5), guided=(250, 650)),
+    "guidance 1.5 / 1.5, difference 00 every 2": replace(down(20, 1.5, guidance=1.5), reuse=2),
+    "guidance 1.5 / 1.5, difference 00 every 4": replace(down(20, 1.5, guidance=1.5), reuse=4),
     "normal, independent": down(20, 1.5, coupling="independent"),
     "normal, Adam 0.1": down(20, 0.1, optimizer="adam"),
     "normal, 2 key frames": replace(down(20, 1.5), keys=2),

@@ -1,6 +1,7 @@
 """The loop: lazy, reproducible, resumable bit for bit, and safe for the particles it moves."""
 
 import copy
+import math
 from dataclasses import replace
 from itertools import islice
 
@@ -24,6 +25,7 @@ from csd3d.engine import (
     draw_noise,
     lr_at,
     run,
+    settled,
 )
 from csd3d.engine.loop import draw_timestep
 from csd3d.engine.step import measured
@@ -71,7 +73,38 @@ def test_first_step_by_hand() -> None:
     torch.testing.assert_close(particles.z, s - 0.3 * result.g)
     assert result.weights is not None
     found = measured(result)
-    assert info == StepInfo(0, t, 0.3, (0, 1, 2), found.gradient_rms, found.residual_rms, found.kernel_mean)
+    assert info == StepInfo(0, t, 0.3, (0, 1, 2), found.gradient_rms, found.residual_rms, found.kernel_mean, 0.0)
+
+
+def test_how_far_particles_are_from_their_sources_is_reported() -> None:
+    particles, seen = FreeLatents(latents(3), CONFIG), []
+    for info in run(particles, Objective(ToyScore(), CONFIG), rng=generator()):
+        seen.append(float((particles.z - particles.s).square().mean().sqrt()))
+        if info.step:
+            assert info.edit_rms == pytest.approx(seen[info.step - 1])
+
+
+def infos_of(moves: list[float], edits: list[float | None]) -> list[StepInfo]:
+    return [
+        StepInfo(k, 100, 0.5, (), g / 0.5, 1.0, None, edit)
+        for k, (g, edit) in enumerate(zip(moves, edits, strict=True))
+    ]
+
+
+def test_an_edit_has_settled_when_the_last_moves_are_short_beside_it() -> None:
+    config = CsdConfig(tolerance=0.1)
+    short = infos_of([1.0, 0.05, 0.1, 0.15], [0.0, 1.0, 2.0, 2.0])
+    share = settled(short, config)
+    assert share == pytest.approx(math.sqrt((0.05**2 + 0.1**2 + 0.15**2) / 9))
+    assert settled(short, CsdConfig()) is None, "0: never"
+    assert settled(short, replace(config, tolerance=0.06)) is None
+    assert settled(short[:3], config) is None, "the first was long"
+    assert settled(short[1:3], config) is None, "too few to say"
+    assert settled(infos_of([0.01] * 4, [0.0] * 4), config) is None, "nothing was edited"
+    assert settled(infos_of([0.01] * 4, [1.0, 1.0, None, 1.0]), config) is None, "steps of before tell nothing"
+    assert settled(infos_of([0.01] * 7, [1.0] * 7), config, steps_per_epoch=2) is None, "an epoch goes on"
+    assert settled(infos_of([0.01] * 6, [1.0] * 6), config, steps_per_epoch=2) == pytest.approx(0.01)
+    assert settled(infos_of([0.01] * 4, [1.0] * 4), replace(config, optimizer="adam", lr=0.5)) is None, "moves are lr"
 
 
 def test_every_step_is_reported_once() -> None:

@@ -45,6 +45,13 @@ def test_renders_may_be_smaller_than_photographs_and_are_where_particles_start(p
     assert (a - b).abs().mean() > 1e-3
 
 
+def test_views_are_moved_until_they_have_settled(prior: InstructPrior) -> None:
+    photographs, rng = views(), torch.Generator().manual_seed(5)
+    csd = replace(CSD, steps=40, tolerance=0.9)
+    made = edit_views(photographs, photographs, prior, "make it snowy", csd, rng=rng, size_px=32)
+    assert 3 <= len(made.curves) < 40
+
+
 def test_no_strength_gives_the_photographs(prior: InstructPrior) -> None:
     photographs = views()
     assert torch.equal(edited(prior, views(seed=1), photographs, strength=0.0), photographs)

@@ -52,6 +52,15 @@ def test_stopped_and_gone_on_is_the_same_to_the_bit(stop: int) -> None:
     assert whole.infos[1].kernel_mean is None
 
 
+def test_steps_that_were_logged_with_fewer_numbers_are_read() -> None:
+    log, other = StepLog(COUNT), StepLog(COUNT)
+    steps(log, 0, 4)
+    state = log.state_dict()
+    other.load_state_dict({**state, "curves": state["curves"][:, :5]})
+    assert other.infos == log.infos
+    assert other.infos[0].edit_rms is None
+
+
 def test_the_picture_has_a_row_a_particle_and_shows_where_the_gradient_is() -> None:
     log = StepLog(2)
     g = torch.zeros(1, 4, 4, 4)

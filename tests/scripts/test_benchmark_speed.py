@@ -12,7 +12,7 @@ from csd3d.priors.instruct import InstructPrior
 from csd3d.runs.progress import RunProgress
 from csd3d.world.sample import sample_clip
 from scripts import benchmark_speed
-from scripts.benchmarks.speed_ways import WAYS, Way, at, moved
+from scripts.benchmarks.speed_ways import WAYS, Way, at, down, moved
 from scripts.benchmarks.video_methods import Job, move
 from tests.priors.tiny import write_tiny_prior
 
@@ -46,20 +46,51 @@ def rows_of(prior: InstructPrior, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize("csd", [at(3, 2.0), at(3, 2.0, s_text=3.0, s_image=1.5), at(3, 0.1, optimizer="adam")])
 def test_a_plain_way_moves_as_the_video_editor_does(job: Job, csd: Any) -> None:
     s = job.prior.codec.encode(job.source)
-    for sentence, z in zip(SENTENCES, moved(Way(csd), job.prior, SENTENCES, s, job.rng()), strict=True):
+    for sentence, (z, times) in zip(SENTENCES, moved(Way(csd), job.prior, SENTENCES, s, job.rng()), strict=True):
         expected = move(replace(job, sentence=sentence), csd, s, None, draw="stratified", budget=24)
         torch.testing.assert_close(z, expected, atol=1e-4, rtol=1e-4)
         assert (z - s).abs().max() > 0.05
+        assert len(times) == csd.steps
 
 
 @pytest.mark.parametrize(
     "way",
-    [Way(at(4, 2.0)), Way(at(4, 2.0, s_text=1.5, s_image=1.5)), Way(at(4, 2.0), bank=2), Way(at(4, 2.0), keys=2)],
+    [
+        Way(at(4, 2.0)),
+        Way(at(4, 2.0, s_text=1.5, s_image=1.5)),
+        Way(at(4, 2.0), bank=2),
+        Way(at(4, 2.0), keys=2),
+        replace(down(4, 2.0), bank=2),
+        replace(down(4, 2.0, guidance=1.5), guided=(450, 1000)),
+        replace(down(4, 2.0, guidance=1.5), reuse=2),
+    ],
 )
 def test_a_way_costs_the_rows_that_it_evaluates(way: Way, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     counts = rows_of(job.prior, monkeypatch)
-    way.edit(job, SENTENCES[:1])
-    assert sum(counts) == pytest.approx(3 * way.rows(3))
+    ((_, rows),) = way.edit(job, SENTENCES[:1])
+    assert sum(counts) == pytest.approx(3 * rows)
+
+
+def test_what_is_reused_at_once_changes_nothing(job: Job) -> None:
+    """Branches one by one are the guided predictions."""
+    s = job.prior.codec.encode(job.source)
+    way = down(3, 2.0, guidance=1.5)
+    (a, _), (b, _) = (moved(w, job.prior, SENTENCES[:1], s, job.rng())[0] for w in (way, replace(way, reuse=1000)))
+    (first, _), (same, _) = (
+        moved(replace(w, csd=replace(w.csd, steps=1)), job.prior, SENTENCES[:1], s, job.rng())[0]
+        for w in (way, replace(way, reuse=1000))
+    )
+    torch.testing.assert_close(first, same, atol=1e-4, rtol=1e-4)
+    assert (a - b).abs().max() > 1e-3
+
+
+def test_a_sentence_that_has_settled_is_left_alone(job: Job) -> None:
+    s = job.prior.codec.encode(job.source)
+    (z, times), *_ = moved(down(8, 0.5, tolerance=0.9), job.prior, SENTENCES, s, job.rng())
+    assert 3 <= len(times) < 8
+    (whole, all_times), *_ = moved(down(8, 0.5), job.prior, SENTENCES, s, job.rng())
+    assert all_times[: len(times)] == times
+    assert not torch.equal(z, whole)
 
 
 @pytest.mark.parametrize("order", ["stratified", "descending"])
@@ -78,7 +109,7 @@ def test_timesteps_cover_the_range(order: Any, job: Job, monkeypatch: pytest.Mon
 def test_the_mean_of_late_iterates_lies_between_them(job: Job) -> None:
     s = job.prior.codec.encode(job.source)
     first, second, mean = (
-        moved(way, job.prior, SENTENCES[:1], s, job.rng())[0]
+        moved(way, job.prior, SENTENCES[:1], s, job.rng())[0][0]
         for way in (Way(at(1, 1.0)), Way(at(2, 1.0, lr_decay=1.0)), Way(at(2, 1.0, lr_decay=1.0), averaged=1.0))
     )
     torch.testing.assert_close(mean, (first + second) / 2)

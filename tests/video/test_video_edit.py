@@ -113,7 +113,7 @@ def test_run_directory_is_complete_and_valid(make_clip, tmp_path):
             assert clip.info.frames == 9
     state = state_of(result.run_dir)
     assert state.record["step"] == 18
-    assert state.tensors["log.curves"].shape == (18, 5)
+    assert state.tensors["log.curves"].shape == (18, 6)
 
 
 def test_same_seed_same_result_other_seed_other_latents(make_clip, tmp_path):
@@ -185,6 +185,34 @@ def test_a_finished_run_can_get_more_steps(make_clip, tmp_path):
     assert same_state(tmp_path / "run", tmp_path / "whole")
     with pytest.raises(ValueError, match="at least the 9 that this run has done, got 6"):
         edit(path, tmp_path / "run", config=CONFIG, resume=True)
+
+
+def test_a_run_ends_when_the_edit_has_stopped_changing(make_clip, tmp_path):
+    """Wherever it was stopped before, at the same move; and goes on when somebody wants more."""
+    path, _ = make_clip(frames=6)
+    config = replace(CONFIG, csd=replace(CSD, steps=60, lr=0.5, tolerance=0.1))
+    result = edit(path, tmp_path / "whole", config=config)
+    done = result.steps // 2  # of two batches
+    assert 3 <= done < 60
+    (note,) = [note for note in result.notes if note.startswith("ended after")]
+    assert f"ended after {done} of 60 moves" in note
+    assert note in result.report.read_text()
+
+    seen = []
+
+    def watch(index):
+        seen.append(1)
+        if len(seen) == 2 * done - 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(RunInterrupted):
+        edit(path, tmp_path / "run", config=config, prior=ToyPrior(watch))
+    for _ in range(2):  # once more when it is finished
+        again = edit(path, tmp_path / "run", config=config, resume=True)
+        assert again.steps == result.steps
+        assert same_state(tmp_path / "run", tmp_path / "whole")
+    on = edit(path, tmp_path / "run", config=replace(config, csd=replace(config.engine, tolerance=0.0)), resume=True)
+    assert on.steps == 120
 
 
 @pytest.mark.parametrize(
