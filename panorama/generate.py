@@ -14,13 +14,14 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import combinations, product
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from csd3d.attention.presets import Attention
+from csd3d.attention.score import Controllable, Steerable
 from csd3d.attention.steer import Pick, Steer, Steering
 from csd3d.attention.structure import StructureDiffusion
 from csd3d.engine.config import CsdConfig
@@ -30,9 +31,9 @@ from csd3d.media.pictures.levels import to_levels
 from csd3d.media.pictures.write import require_writable, write_picture
 from csd3d.media.sheet import contact_sheet, save_picture
 from csd3d.priors.composed import Composed, Stage, sample_composed
-from csd3d.priors.defaults import for_timesteps, generation_config
+from csd3d.priors.defaults import GenerateMethod
 from csd3d.priors.families.table import Kind
-from csd3d.priors.prior import Guidance, Prior, Prompts
+from csd3d.priors.prior import Guidance, Prior, Prompts, TextToImage
 from csd3d.priors.text_to_image import TextToImagePrior
 from csd3d.runs.config import RunConfig
 from csd3d.runs.estimate import Work
@@ -46,9 +47,6 @@ from panorama.spans import Spans, cover
 from panorama.surface import Decode
 from panorama.windows import WindowParticles, Windows, make_windows
 
-GenerateMethod = Literal["csd", "sds", "ddim"]
-SAMPLER_STEPS = 50
-"""Of the ordinary sampler, if not asked for otherwise."""
 SPREAD = "mean distance of two pictures (rms)"
 """Name of `spread` among the numbers of a run."""
 
@@ -58,11 +56,11 @@ class GenerateConfig(RunConfig):
     """How pictures are made. `csd.steps` counts the moves of every picture, or the steps of the ordinary sampler."""
 
     prior: str = "builtin:t2i"
-    """`builtin:t2i` (small, knows a closed set of words), a folder in diffusers layout, or a hub id of a Stable
-    Diffusion 1.x or 2.x."""
+    """`builtin:t2i` (small, knows a closed set of words), a folder in diffusers layout, or a hub id of a
+    text-to-image model: Stable Diffusion 1.x or 2.x, SDXL, SD3, FLUX.1, Qwen-Image, PixArt."""
     method: GenerateMethod = "csd"
     """`csd`: pictures or windows made together, so that they agree; `sds`: each for itself; `ddim`: the ordinary
-    sampler."""
+    sampler, which is DDIM for Stable Diffusion and the model's own for others."""
     n: int = 4
     """How many pictures; several get numbers, NAME-1.png and so on."""
     width: int | None = None
@@ -129,7 +127,7 @@ def generate(
     *,
     run_dir: str | Path | None = None,
     resume: bool = False,
-    prior: TextToImagePrior | None = None,
+    prior: TextToImage | None = None,
     progress: RunProgress | None = None,
 ) -> Result:
     """Make pictures that show `prompt`.
@@ -213,13 +211,11 @@ class GenerateEditor(Editor[GenerateConfig]):
 
     def engine_for(self, prior: Prior) -> CsdConfig:
         """Those of the method."""
-        return for_timesteps(engine_for(self.config.method, builtin=prior.builtin), prior.schedule.num_timesteps)
+        return _require_maker(prior).generation(self.config.method)
 
     def prepare(self, prior: Prior, config: GenerateConfig) -> None:
         """Lay out the windows; refuse what the prior cannot serve."""
-        if not isinstance(prior, TextToImagePrior):
-            got = "an instruction editor" if prior.kind == "instruct" else "one unlike Stable Diffusion 1 and 2"
-            raise ValueError(f"prior {prior.name!r}: expected a text-to-image model, got {got}")
+        prior = _require_maker(prior)
         self.prior, self.config = prior, config
         self._size_lat = _size_lat(config, prior)
         _require_memory(config.n * config.pick * prior.codec.channels * math.prod(self._size_lat))
@@ -299,16 +295,20 @@ class GenerateEditor(Editor[GenerateConfig]):
 
             return Stage(predict, self._steer())
 
-        z = sample_composed(self.prior, config.composed, stage, self._z, rng=self._rng, steps=steps).cpu()
+        if config.composed.reads_maps:
+            assert isinstance(self.prior, TextToImagePrior)
+            z = sample_composed(self.prior, config.composed, stage, self._z, rng=self._rng, steps=steps)
+        else:
+            z = self.prior.denoise(stage(1).predict, self._z.shape, self._z, self._rng, steps=steps)
         next(bar, None)
-        return z
+        return z.cpu()
 
     def _predict(self, windows: Windows, z: Tensor, t: Tensor) -> Float[Tensor, "m c h w"]:
         """Of all windows, a few at a time."""
         seen, score, parts = windows.gather(z.cpu()), self.score, []
-        with score.controlled(self._controls) if self._controls else nullcontext():
+        with score.controlled(self._controls) if isinstance(score, Controllable) and self._controls else nullcontext():
             for index in torch.arange(len(windows)).split(self.config.windows_per_step):
-                parts.append(score.predict(score.prompt, seen[index].to(z), t, index).cpu())
+                parts.append(score.output(seen[index].to(z), t, index).cpu())
         return torch.cat(parts)
 
     def _windows_of(self, count: int) -> Windows:
@@ -316,12 +316,18 @@ class GenerateEditor(Editor[GenerateConfig]):
         return make_windows(count, self._size_lat, window_lat, wrap=self.config.wrap)
 
     def _steer(self) -> Steer | None:
-        """Raises ValueError for canvases of several windows, and as `Composed.steer` does."""
+        """Raises ValueError for canvases of several windows, for priors whose attention cannot be read, and as
+        `Composed.steer` does."""
         config = self.config
-        if config.composed.reads_maps and len(self._windows) > config.n:
+        if not config.composed.reads_maps:
+            return None
+        name = "steer" if config.steer else "pick"
+        if not isinstance(self.score, Steerable):
+            raise ValueError(f"{name}: expected a prior of Stable Diffusion's kind, whose attention can be read")
+        if len(self._windows) > config.n:
             raise ValueError(
-                f"{'steer' if config.steer else 'pick'}: expected pictures as large as the prior's own, each under one "
-                f"window, got {len(self._windows) // config.n} windows"
+                f"{name}: expected pictures as large as the prior's own, each under one window, got "
+                f"{len(self._windows) // config.n} windows"
             )
         steps = config.engine.steps
         return config.composed.steer(self.score, steps, builtin=self.prior.builtin, controls=self._controls)
@@ -348,10 +354,11 @@ class GenerateEditor(Editor[GenerateConfig]):
         return f"window {window}", self._windows.select(torch.tensor([window])).gather(self._z)
 
 
-def engine_for(method: GenerateMethod, *, builtin: bool) -> CsdConfig:
-    """Engine settings that suit a method and a prior; of the sampler only steps and guidance count."""
-    csd = generation_config(method, builtin=builtin)
-    return replace(csd, steps=SAMPLER_STEPS) if method == "ddim" else csd
+def _require_maker(prior: Prior) -> TextToImage:
+    """Raises ValueError for an instruction editor."""
+    if not isinstance(prior, TextToImage):
+        raise ValueError(f"prior {prior.name!r}: expected a text-to-image model, got an instruction editor")
+    return prior
 
 
 def _require_memory(numbers: int) -> None:
@@ -387,9 +394,9 @@ def spread(rgb: Float[Tensor, "n 3 H W"]) -> float:
 
 
 def _size_lat(config: GenerateConfig, prior: Prior) -> tuple[int, int]:
-    factor, native = prior.codec.factor, prior.native_px
+    factor, native, multiple = prior.codec.factor, prior.native_px, prior.multiple_px
     sides = {"height": config.height or native, "width": config.width or native}
     for name, side in sides.items():
-        if side % factor:
-            raise ValueError(f"{name}: expected a multiple of {factor} px, got {side}")
+        if side % multiple:
+            raise ValueError(f"{name}: expected a multiple of {multiple} px, got {side}")
     return sides["height"] // factor, sides["width"] // factor

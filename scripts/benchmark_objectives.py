@@ -25,13 +25,13 @@ from csd3d.engine.validate import require, require_int
 from csd3d.media.atomic import write_json, write_text
 from csd3d.media.sheet import contact_sheet, save_picture
 from csd3d.metrics import jsonable
-from csd3d.priors.defaults import default_config
+from csd3d.priors.defaults import GenerateMethod, default_config
 from csd3d.priors.text_to_image import TextToImagePrior
 from csd3d.runs.manifest import Manifest
 from csd3d.runs.progress import RunProgress
 from csd3d.translate.config import TranslateConfig
 from csd3d.world.edits import Kind
-from panorama.generate import SPREAD, GenerateConfig, GenerateMethod, engine_for, generate
+from panorama.generate import SPREAD, GenerateConfig, generate
 from scripts.benchmarks import translation
 from scripts.benchmarks.entry import run_script
 from scripts.benchmarks.heldout import FIRST_SEED, choose, world_source
@@ -188,7 +188,7 @@ def agreement(prior: TextToImagePrior, job: Job, settings: Settings) -> list[dic
         for method in SAMPLERS:
             config = GenerateConfig(method=method, prior=settings.prior, seed=settings.seed + i)
             if settings.quick:
-                csd = replace(engine_for(method, builtin=prior.builtin), steps=2)
+                csd = replace(prior.generation(method), steps=2)
                 config = replace(config, n=2, csd=csd)
             with TemporaryDirectory() as folder:
                 quiet = RunProgress(quiet=True)

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from csd3d.cli.editors import Form, asked_loading, read_request, run_and_say
-from csd3d.priors.defaults import for_timesteps
+from csd3d.priors.defaults import for_timesteps, generation_config
 from csd3d.priors.store.resolve import Resolved, resolve
-from panorama.generate import GenerateConfig, GenerateEditor, engine_for
+from panorama.generate import GenerateConfig, GenerateEditor
 
 
 def _base(form: Form[GenerateConfig], values: Mapping[str, Any], only_help: bool) -> tuple[GenerateConfig, Resolved]:
@@ -14,7 +14,7 @@ def _base(form: Form[GenerateConfig], values: Mapping[str, Any], only_help: bool
     samples = values["steer"] is not None or (values["pick"] or 1) > 1  # which only the sampler can
     method = values["method"] or ("ddim" if samples else GenerateConfig.method)
     found = resolve(values["prior"] or GenerateConfig.prior, asked_loading(values))
-    csd = for_timesteps(engine_for(method, builtin=found.builtin), found.num_timesteps)
+    csd = for_timesteps(generation_config(method, builtin=found.builtin, family=found.family), found.num_timesteps)
     return GenerateConfig(prior=found.name, method=method, csd=csd), found
 
 

@@ -28,6 +28,10 @@ SAMPLING_STEPS: Mapping[Kind, int] = {"instruct": 20, "text-to-image": 25}
 """Noise levels of `--by sampling`, which an instruction editor needs fewer of, as its source holds the picture."""
 BUILTIN_SAMPLING_GUIDANCE = 1.5
 """Of both kinds, where the small built-in editor samples: `scripts/benchmarks/tables/video-sampling.md`."""
+GenerateMethod = Literal["csd", "sds", "ddim"]
+"""How pictures are made of captions: together, each for itself, or by the ordinary sampler."""
+SAMPLER_STEPS, SAMPLER_GUIDANCE = 50, 7.5
+"""Of the ordinary sampler of Stable Diffusion, as its pipeline takes them."""
 Particle = Literal["frames", "windows"]
 """What an editor moves: frames of a clip, or windows of a picture and views of a scene."""
 PUBLISHED_LR: Mapping[Particle, float] = {"frames": 0.08, "windows": 0.45}
@@ -99,7 +103,7 @@ def _sampling_config(kind: Kind | None, *, builtin: bool, effort: Effort | None,
         steps=round(steps * {"quick": 0.5, "normal": 1.0, "careful": 2.0}[effort or "normal"]),
     )  # fmt: skip
     if family is not None:
-        return replace(config, s_text=family.s_text, s_image=family.s_image)
+        return replace(config, s_text=family.s_sampled, s_image=family.s_image)
     if not builtin:
         return config
     if captions:
@@ -122,9 +126,13 @@ def _at(effort: Effort, usual: CsdConfig) -> CsdConfig:
     return replace(usual, steps=round(usual.steps * share), lr=usual.lr / share, lr_decay_every=every)
 
 
-def generation_config(method: str, *, builtin: bool) -> CsdConfig:
-    """Engine settings for making pictures from noise: by `sds`, or for anything else by `csd`; nearly all timesteps."""
+def generation_config(method: GenerateMethod, *, builtin: bool, family: Family | None = None) -> CsdConfig:
+    """Engine settings for making pictures from noise, nearly all timesteps; of the ordinary sampler, `ddim`, only steps
+    and guidance count, and of a family they are those of its pipeline."""
     config = replace(METHODS["sds" if method == "sds" else "csd"], t_max=980, lr_decay=1.0, optimizer="adam", lr=0.05)
+    if method == "ddim":
+        steps, s_text = (SAMPLER_STEPS, SAMPLER_GUIDANCE) if family is None else (family.steps, family.s_sampled)
+        return replace(config, steps=steps, s_text=s_text)
     return replace(config, steps=200, s_text=7.5) if builtin else replace(config, steps=500, s_text=30.0)
 
 

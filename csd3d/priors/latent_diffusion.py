@@ -18,7 +18,7 @@ from csd3d.priors.loading import PLAIN, Loading
 from csd3d.priors.networks.chunks import Chunks
 from csd3d.priors.networks.codec import VaeCodec
 from csd3d.priors.networks.denoiser import Denoiser, Prediction
-from csd3d.priors.networks.sampler import Before, Predict, Sampler, denoise
+from csd3d.priors.networks.sampler import Before, Predict, Sampler, denoise, fresh_scheduler
 from csd3d.priors.networks.text import PromptEncoder
 from csd3d.priors.prior import Prior, Prompts
 from csd3d.priors.prompts.sentences import Sentences, encode_sentences
@@ -186,15 +186,14 @@ class LatentDiffusion(Prior):
         rng: torch.Generator,
         *,
         steps: int,
-        sampler: Sampler,
+        sampler: Sampler = "ddim",
         before: Before | None = None,
         part: slice = slice(None),
     ) -> Float[Tensor, "n c h w"]:
         """Latents of `shape` from noise, as the diffusers pipelines make them; see `networks.sampler.denoise`."""
-        return denoise(
-            self.scheduler, predict, shape, noise, rng, steps=steps, sampler=sampler, device=self.device,
-            before=before, part=part,
-        )  # fmt: skip
+        stepper = fresh_scheduler(self.scheduler, sampler)
+        stepper.set_timesteps(steps, device=self.device)
+        return denoise(stepper, predict, shape, noise, rng, device=self.device, before=before, part=part)
 
 
 def _budget_bytes(memory_gb: float | None) -> int | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float32, Int, Num
 from torch import Tensor
 
 from csd3d.attention.presets import Attention
@@ -21,9 +21,11 @@ from csd3d.engine.loop import require_timesteps
 from csd3d.engine.residuals import Score
 from csd3d.engine.sampling import By
 from csd3d.engine.schedule import Schedule
-from csd3d.priors.defaults import Particle, default_config, for_timesteps
+from csd3d.engine.types import Index
+from csd3d.priors.defaults import GenerateMethod, Particle, default_config, for_timesteps, generation_config
 from csd3d.priors.families.table import Kind
 from csd3d.priors.loading import PLAIN, Loading
+from csd3d.priors.networks.sampler import Predict
 
 
 @runtime_checkable
@@ -179,6 +181,43 @@ class Prior(ABC):
         score = self.score(prompts, Guidance.of(csd))
         require_timesteps(score.schedule, csd)
         return score if attention is None else attention.over(score)
+
+
+@runtime_checkable
+class SampledScore(Score, Protocol):
+    """A score whose network an ordinary sampler can ask too."""
+
+    def output(self, z_in: Float[Tensor, "n c h w"], t: Num[Tensor, ""], index: Index) -> Float32[Tensor, "n c h w"]:
+        """The guided output of the network for targets, in its own parametrisation, on the prior's device: of noisy
+        latents as its scheduler scales them, at what its scheduler calls t."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class TextToImage(Prior):
+    """A text-to-image model of any family, which makes pictures in the ordinary way too."""
+
+    kind = "text-to-image"
+
+    @abstractmethod
+    def score(self, prompts: Prompts, guidance: Guidance) -> SampledScore:
+        """See `Prior.score`."""
+
+    def generation(self, method: GenerateMethod) -> CsdConfig:
+        """Engine settings that suit making pictures of captions with it."""
+        return for_timesteps(generation_config(method, builtin=self.builtin), self.schedule.num_timesteps)
+
+    @abstractmethod
+    def denoise(
+        self,
+        predict: Predict,
+        shape: Sequence[int],
+        noise: Float[Tensor, "m c h w"] | None,
+        rng: torch.Generator,
+        *,
+        steps: int,
+    ) -> Float[Tensor, "n c h w"]:
+        """Latents of `shape` from noise (None: drawn), by its ordinary sampler; see `networks.sampler.denoise`."""
 
 
 def require_no_source(prompts: Prompts, csd: CsdConfig | None = None) -> None:

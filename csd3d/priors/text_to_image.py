@@ -36,12 +36,12 @@ from csd3d.priors.families.table import Kind
 from csd3d.priors.latent_diffusion import LatentDiffusion
 from csd3d.priors.networks.denoiser import MakeRowsOf, ready, to_epsilon
 from csd3d.priors.networks.sampler import Sampler
-from csd3d.priors.prior import Guidance, Prompts, require_source_caption
+from csd3d.priors.prior import Guidance, Prompts, TextToImage, require_source_caption
 from csd3d.priors.prompts.sentences import Sentences
 
 
 @dataclass(frozen=True, eq=False)
-class TextToImagePrior(LatentDiffusion):
+class TextToImagePrior(LatentDiffusion, TextToImage):
     """A text-to-image model, loaded. Make one with `TextToImagePrior.load`."""
 
     kind: ClassVar[Kind] = "text-to-image"
@@ -108,7 +108,7 @@ class TextToImagePrior(LatentDiffusion):
 
             def predict(z_in: Tensor, t: Tensor) -> Tensor:
                 with score.controlled(controls) if controls else nullcontext():
-                    return score.predict(score.prompt, z_in, t, index)
+                    return score.output(z_in, t, index)
 
             return Stage(predict, made.steer(score, steps, builtin=self.builtin, controls=controls))
 
@@ -241,6 +241,10 @@ class TextToImageScore:
                 "source_prompt: expected a caption of the source, with which the result is compared, got none"
             )
         return self.source_prompt
+
+    def output(self, z_in: Latents, t: Num[Tensor, ""], index: Index) -> Float32[Tensor, "n c h w"]:
+        """See `SampledScore`."""
+        return self.predict(self.prompt, z_in, t, index)
 
     @torch.no_grad()
     def predict(

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch
 from csd3d.engine.config import METHODS, CsdConfig
 from csd3d.engine.stein import RbfKernel
 from csd3d.engine.types import Batch
-from csd3d.priors.defaults import Particle, default_config, generation_config, trained_side_lat
+from csd3d.priors.defaults import GenerateMethod, Particle, default_config, generation_config, trained_side_lat
 from csd3d.priors.instruct import InstructPrior
 from csd3d.priors.loading import Loading
 from csd3d.priors.prior import Codec, Guidance, Prior, Prompts
@@ -65,9 +66,9 @@ def test_defaults_suit_the_kind(prior: InstructPrior, t2i: TextToImagePrior) -> 
 
 def test_settings_for_making_pictures_start_from_noise() -> None:
     for builtin in (True, False):
-        csd, sds, ddim = (generation_config(method, builtin=builtin) for method in ("csd", "sds", "ddim"))
+        csd, sds, ddim = (generation_config(method, builtin=builtin) for method in get_args(GenerateMethod))
         assert (csd.coupling, sds.coupling, csd.residual, sds.residual) == ("svgd", "independent", "noise", "noise")
-        assert ddim == csd, "whose guidance the sampler takes"
+        assert (ddim.steps, ddim.s_text) == (50, 7.5), "as the pipeline of Stable Diffusion takes them"
 
 
 def test_an_editor_refuses_a_source_prompt(prior: InstructPrior) -> None:

@@ -13,26 +13,28 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32, Num
 from torch import Tensor
 
 from csd3d.engine.config import CsdConfig, Effort, Method
 from csd3d.engine.guidance import guided, instruct_coefficients, instruct_source_coefficients
 from csd3d.engine.sampling import By
 from csd3d.engine.schedule import Schedule
-from csd3d.engine.types import Latents, Noised
-from csd3d.priors.defaults import Particle, default_config
-from csd3d.priors.families.check import Learnt, fill
+from csd3d.engine.types import Index, Latents, Noised
+from csd3d.priors.defaults import GenerateMethod, Particle, default_config, generation_config
+from csd3d.priors.families.check import Learnt, fill, guided_like
 from csd3d.priors.families.codec import FamilyCodec
 from csd3d.priors.families.conditions import Conditions, dtype_of
-from csd3d.priors.families.levels import Level, Levels
-from csd3d.priors.families.record import Arguments, network_of
-from csd3d.priors.families.replay import replay, signature, tokens, untokens
+from csd3d.priors.families.levels import Levels
+from csd3d.priors.families.record import Arguments, network_of, stepper_of
+from csd3d.priors.families.replay import laid, replay, signature, tokens, untokens
 from csd3d.priors.families.table import Branch, Family
 from csd3d.priors.memory import network_bytes
 from csd3d.priors.networks.chunks import Chunks
-from csd3d.priors.prior import Guidance, Prior, Prompts, require_no_source, require_source_caption
+from csd3d.priors.networks.sampler import Predict, denoise
+from csd3d.priors.prior import Guidance, Prior, Prompts, TextToImage, require_no_source, require_source_caption
 from csd3d.priors.prompts.sentences import Texts, assign_texts
+from csd3d.priors.store.silence import quiet
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,24 +121,28 @@ class FamilyPrior(Prior):
     def predict(
         self,
         branches: Sequence[Branch],
-        x_t: Latents,
-        level: Level,
+        x: Latents,
+        time: float,
         s: Latents,
         sentences: Sequence[str],
         negative: str,
     ) -> list[Latents]:
-        """What the network says in some branches, on the prior's device, float32, in its own parametrisation."""
-        z_in = tokens(level.scale * x_t.to(self.device).float(), self.family.layout)
+        """What the network says in some branches of noisy latents as it reads them, at what its pipeline calls t.
+
+        `s` are the sources of an editor, or any latents of the size. On the prior's device, float32, in its own
+        parametrisation.
+        """
+        z_in = tokens(x.to(self.device).float(), self.family.layout)
         s = s.to(self.device).float()
         rows = [
             [self.conditions.row(b, said, negative, z) for said, z in zip(sentences, s, strict=True)] for b in branches
         ]
         return [
-            untokens(self._say(branch, some, z_in, level, s), self.family.layout, x_t.shape)
+            untokens(self._say(branch, some, z_in, time, s), self.family.layout, x.shape)
             for branch, some in zip(branches, rows, strict=True)
         ]
 
-    def _say(self, branch: Branch, rows: Sequence[Arguments], z_in: Tensor, level: Level, s: Latents) -> Tensor:
+    def _say(self, branch: Branch, rows: Sequence[Arguments], z_in: Tensor, time: float, s: Latents) -> Tensor:
         """One branch: particles whose conditions have the same shapes share calls."""
         place, groups = self.learnt.place, dict[Any, list[int]]()
         for i, arguments in enumerate(rows):
@@ -148,7 +154,7 @@ class FamilyPrior(Prior):
                 which = members[piece]
                 condition = fill(self.learnt.filled.get(branch), s[which], self.family, self.codec)
                 return replay(
-                    network_of(self.pipe), [rows[i] for i in which], place, z_in[which], time=level.time,
+                    network_of(self.pipe), [rows[i] for i in which], place, z_in[which], time=time,
                     condition=condition, device=self.device,
                 )  # fmt: skip
 
@@ -181,10 +187,30 @@ class FamilyEditor(FamilyPrior):
 
 
 @dataclass(frozen=True, eq=False)
-class FamilyTextToImage(FamilyPrior):
+class FamilyTextToImage(FamilyPrior, TextToImage):
     """A text-to-image model."""
 
-    kind = "text-to-image"
+    def generation(self, method: GenerateMethod) -> CsdConfig:
+        """See `TextToImage.generation`; sampling is that of its pipeline."""
+        return generation_config(method, builtin=False, family=self.family)
+
+    def denoise(
+        self,
+        predict: Predict,
+        shape: Sequence[int],
+        noise: Float[Tensor, "m c h w"] | None,
+        rng: torch.Generator,
+        *,
+        steps: int,
+    ) -> Float[Tensor, "n c h w"]:
+        """See `TextToImage.denoise`: by its own scheduler, set as its pipeline does for pictures of the size that the
+        network sees at once."""
+        sides = tuple(min(side, self.native_px // self.codec.factor) for side in shape[-2:])
+        like = laid(torch.zeros(1, shape[1], *sides), self.family.layout).to(self.device, dtype_of(self.pipe))
+        size_px = (self.codec.factor * sides[0], self.codec.factor * sides[1])
+        with quiet():
+            stepper = stepper_of(self.pipe, self.family, like, size_px=size_px, steps=steps)
+        return denoise(stepper, predict, shape, noise, rng, device=self.device)
 
     def require(self, csd: CsdConfig, prompts: Prompts) -> None:
         """Raises ValueError as every family does, and where a caption of the source is wanted."""
@@ -279,6 +305,15 @@ class CaptionScore:
             )
         return self._epsilon(self.source_texts, x.s_t, x, self.guidance.source_text)
 
+    def output(self, z_in: Latents, t: Num[Tensor, ""], index: Index) -> Float32[Tensor, "n c h w"]:
+        """See `SampledScore`. Guided as the pipeline does it, which may keep the norm of the branch with the text."""
+        w = 1.0 if self.prior.is_distilled else self.guidance.text
+        branches: tuple[Branch, ...] = ("IT",) if w == 1 else ("00", "IT")
+        said = self.prior.predict(branches, z_in, float(t), z_in, self.texts.of(index), self.negative)
+        layout = self.prior.family.layout
+        rows: dict[Branch, Tensor] = {branch: tokens(out, layout) for branch, out in zip(branches, said, strict=True)}
+        return untokens(guided_like(self.prior.family, rows, w, 1.0), layout, z_in.shape)
+
     def _epsilon(self, texts: Texts, x_t: Latents, x: Noised, scale: float) -> Latents:
         w = 1.0 if self.prior.is_distilled else scale
         return epsilon(self.prior, {"00": 1 - w, "IT": w}, x_t, x, texts.of(x.index), self.negative)
@@ -297,5 +332,6 @@ def epsilon(
     As the coefficients of the branches add up to 1, what the guided output means is the guided meaning of outputs.
     """
     level = prior.levels.at(x.t)
-    out = guided(coefficients, lambda branches: prior.predict(branches, x_t, level, x.s, sentences, negative))
+    z_in = level.scale * x_t.to(prior.device).float()
+    out = guided(coefficients, lambda branches: prior.predict(branches, z_in, level.time, x.s, sentences, negative))
     return level.epsilon(out, x_t.to(out)).to(x_t)

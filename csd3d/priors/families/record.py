@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -54,21 +54,33 @@ class _FoundError(Exception):
         self.prediction, self.latents = prediction, latents
 
 
+class _AskedError(Exception):
+    """Carries what a pipeline asked its scheduler for out of the pipeline."""
+
+    def __init__(self, asked: Mapping[str, object]) -> None:
+        super().__init__()
+        self.asked = asked
+
+
 class Probe:
-    """In the place of a pipeline's scheduler: one step, at a timestep of our choosing, and then out."""
+    """In the place of a pipeline's scheduler: one step, at a timestep of our choosing, and then out; without one
+    (`t` None) out where timesteps are asked for."""
 
     order, init_noise_sigma = 1, 1.0
 
-    def __init__(self, scheduler: Any, t: float) -> None:  # diffusers types no config
+    def __init__(self, scheduler: Any, t: float | None) -> None:  # diffusers types no config
         self.config, self._t = scheduler.config, t
         self.sigmas = torch.tensor([1.0, 0.0])
-        self.timesteps = torch.tensor([t])
+        self.timesteps = torch.tensor([t or 0.0])
 
     def set_timesteps(
         self, num_inference_steps: object = None, device: Any = None, sigmas: object = None, mu: object = None,
         timesteps: object = None,
     ) -> None:  # fmt: skip
         """One, whatever is asked for."""
+        if self._t is None:
+            asked = {"num_inference_steps": num_inference_steps, "sigmas": sigmas, "mu": mu, "timesteps": timesteps}
+            raise _AskedError({name: value for name, value in asked.items() if value is not None})
         self.timesteps = torch.tensor([self._t], device=device)
 
     def set_begin_index(self, begin_index: int = 0) -> None:
@@ -126,27 +138,47 @@ def record(
         outputs.append(out[0])
         return out
 
-    height, width = size_px
-    sizes = {"height": height, "width": width} if family.sized else {}
-    sizes |= {"max_area": height * width} if family.max_area else {}
-    takes_latents = "latents" in inspect.signature(type(pipe).__call__).parameters
-    given = {"latents": latents.clone()} if takes_latents else {}
-    with ExitStack() as undo:
-        undo.enter_context(_put(net, "forward", heard))
-        undo.enter_context(_our_size(pipe, family, size_px))
-        if not takes_latents:
-            undo.enter_context(_put(pipe, "prepare_latents", lambda *a, **k: latents.clone()))
-        scheduler, pipe.scheduler = pipe.scheduler, Probe(pipe.scheduler, t)
-        undo.callback(setattr, pipe, "scheduler", scheduler)
+    with _put(net, "forward", heard):
         try:
-            pipe(**family.call, **call, **sizes, **given, num_inference_steps=1, output_type="latent")
-            raise ValueError(f"{type(pipe).__name__} made no step that could be recorded")
+            _run(pipe, family, call, latents, size_px=size_px, t=t)
         except _FoundError as found:
             prediction, reached = found.prediction, found.latents
     places = [find(arguments, reached) for arguments in calls]
     if not places or any(place != places[0] for place in places):
         raise ValueError(f"{type(pipe).__name__}: the latents lie at different places in different calls")
     return Recorded(_rows(calls, places[0], family), places[0], prediction, tuple(outputs))
+
+
+@torch.no_grad()
+def stepper_of(pipe: Any, family: Family, latents: Tensor, *, size_px: tuple[int, int], steps: int) -> Any:
+    """A scheduler like that of `pipe`, its timesteps set as the pipeline sets them for `latents` of a size in so many
+    steps. Raises ValueError where it asks for none."""
+    try:
+        _run(pipe, family, {"prompt": ""}, latents, size_px=size_px, t=None, steps=steps)
+    except _AskedError as found:
+        stepper = type(pipe.scheduler).from_config(pipe.scheduler.config)
+        stepper.set_timesteps(**found.asked, device=latents.device)
+        return stepper
+
+
+def _run(
+    pipe: Any, family: Family, call: Mapping[str, object], latents: Tensor, *, size_px: tuple[int, int],
+    t: float | None, steps: int = 1,
+) -> NoReturn:  # fmt: skip
+    """Call a pipeline, left as it was, up to where the `Probe` that stands in for its scheduler raises."""
+    height, width = size_px
+    sizes = {"height": height, "width": width} if family.sized else {}
+    sizes |= {"max_area": height * width} if family.max_area else {}
+    takes_latents = "latents" in inspect.signature(type(pipe).__call__).parameters
+    given = {"latents": latents.clone()} if takes_latents else {}
+    with ExitStack() as undo:
+        undo.enter_context(_our_size(pipe, family, size_px))
+        if not takes_latents:
+            undo.enter_context(_put(pipe, "prepare_latents", lambda *a, **k: latents.clone()))
+        scheduler, pipe.scheduler = pipe.scheduler, Probe(pipe.scheduler, t)
+        undo.callback(setattr, pipe, "scheduler", scheduler)
+        pipe(**family.call, **call, **sizes, **given, num_inference_steps=steps, output_type="latent")
+    raise ValueError(f"{type(pipe).__name__} made no step that could be recorded")
 
 
 def find(arguments: Arguments, latents: Tensor) -> Place:

@@ -28,6 +28,10 @@ class Family:
     """Default guidance scale of the text: what the pipeline itself takes, where that switches guidance on."""
     s_image: float = 1.0
     """Default guidance scale of the picture."""
+    guides: bool = True
+    """Whether its pipeline guides by text where nothing is said; a model that reads a scale of its own does not."""
+    steps: int = 50
+    """Of its sampler, where nothing is said."""
     text_scale: str | None = "guidance_scale"
     """Argument with which guidance by text is switched on; None: there is none."""
     image_scale: str | None = None
@@ -57,6 +61,11 @@ class Family:
     needs: tuple[str, ...] = ()
     """Packages that it wants beside the core's."""
 
+    @property
+    def s_sampled(self) -> float:
+        """Guidance scale of the text in ordinary sampling, as its pipeline takes it."""
+        return self.s_text if self.guides else 1.0
+
 
 def _editor(title: str, branches: str, **more: Any) -> Family:  # fields of a row
     return Family(title, "instruct", tuple(cast(Branch, name) for name in branches.split()), **more)
@@ -68,9 +77,10 @@ def _maker(title: str, **more: Any) -> Family:  # fields of a row
 
 _DUAL = {"image_scale": "image_guidance_scale", "s_image": 1.5}
 _TRUE_CFG = {"text_scale": "true_cfg_scale", "layout": "packed"}
+_FLUX = {**_TRUE_CFG, "s_text": 2.5, "guides": False, "steps": 28, "empty": ""}
 _QWEN = {**_TRUE_CFG, "s_text": 4.0, "empty": " ", "renormed": True}
 _QWEN_EDIT = {**_QWEN, "sized_by": "calculate_dimensions", "needs": ("torchvision",)}
-_UNBINNED = {"call": {"use_resolution_binning": False, "clean_caption": False}, "s_text": 4.5}
+_UNBINNED = {"call": {"use_resolution_binning": False, "clean_caption": False}, "s_text": 4.5, "steps": 20}
 
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
@@ -88,8 +98,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             "FLUX.2 [klein]", "IT I0", s_text=4.0, negative=False, layout="patched", picture_optional=True
         ),
         "FluxKontextPipeline": _editor(
-            "FLUX.1 Kontext", "IT I0", s_text=2.5, empty="", picture_optional=True, max_area=True,
-            call={"_auto_resize": False}, **_TRUE_CFG,
+            "FLUX.1 Kontext", "IT I0", picture_optional=True, max_area=True, call={"_auto_resize": False}, **_FLUX,
         ),
         "QwenImageEditPipeline": _editor("Qwen-Image-Edit", "IT I0", **_QWEN_EDIT),
         "QwenImageEditPlusPipeline": _editor("Qwen-Image-Edit-Plus (2509, 2511)", "IT I0", **_QWEN_EDIT),
@@ -98,8 +107,8 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             needs=("torchvision",),
         ),
         "StableDiffusionXLPipeline": _maker("SDXL", s_text=5.0, half="float16"),
-        "StableDiffusion3Pipeline": _maker("Stable Diffusion 3, 3.5", s_text=7.0),
-        "FluxPipeline": _maker("FLUX.1", branches=("IT", "00"), s_text=2.5, empty="", **_TRUE_CFG),
+        "StableDiffusion3Pipeline": _maker("Stable Diffusion 3, 3.5", s_text=7.0, steps=28),
+        "FluxPipeline": _maker("FLUX.1", branches=("IT", "00"), **_FLUX),
         "QwenImagePipeline": _maker("Qwen-Image", branches=("IT", "00"), **_QWEN),
         "PixArtSigmaPipeline": _maker("PixArt-Sigma", **_UNBINNED),
         "PixArtAlphaPipeline": _maker("PixArt-alpha", **_UNBINNED),

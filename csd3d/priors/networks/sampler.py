@@ -20,14 +20,12 @@ Before = Callable[[Float[Tensor, "n c h w"], Num[Tensor, ""], int], Float[Tensor
 
 
 def denoise(
-    scheduler: "SchedulerMixin",
+    stepper: Any,  # a scheduler; diffusers types neither step nor config
     predict: Predict,
     shape: Sequence[int],
     noise: Float[Tensor, "m c h w"] | None,
     rng: torch.Generator,
     *,
-    steps: int,
-    sampler: Sampler,
     device: torch.device,
     before: Before | None = None,
     part: slice = slice(None),
@@ -35,7 +33,7 @@ def denoise(
     """Latents of `shape` from noise, as the diffusers pipelines make them, on `device`.
 
     Args:
-        scheduler: As a prior's directory describes it; it is not changed.
+        stepper: A scheduler whose timesteps are set; its state changes.
         noise: Unit variance; one row (m = 1) is shared. None: drawn from `rng`.
         rng: On the CPU. Draws the noise of the steps too, when the sampler is a random one.
         before: Called before each step. None: nothing is done there.
@@ -49,16 +47,15 @@ def denoise(
         noise = torch.randn(*shape, generator=rng)
     if noise.shape[0] not in (1, shape[0]) or tuple(noise.shape[1:]) != tuple(shape[1:]):
         raise ValueError(f"noise: expected shape {tuple(shape)} or one row of it, got {tuple(noise.shape)}")
-    stepper = fresh_scheduler(scheduler, sampler)
-    stepper.set_timesteps(steps, device=device)
     random = {"generator": rng} if "generator" in inspect.signature(stepper.step).parameters else {}
     numbered = list(enumerate(stepper.timesteps))[part]
     begins = part.start in (None, 0)
-    z = noise.to(device, torch.float32).expand(*shape) * (stepper.init_noise_sigma if begins else 1)
+    z = noise.to(device, torch.float32).expand(*shape) * (getattr(stepper, "init_noise_sigma", 1.0) if begins else 1)
     for number, t in numbered:
         if before is not None:
             z = before(z, t, number)
-        z = stepper.step(predict(stepper.scale_model_input(z, t), t), t, z, **random).prev_sample
+        z_in = stepper.scale_model_input(z, t) if hasattr(stepper, "scale_model_input") else z  # flow models: as it is
+        z = stepper.step(predict(z_in, t), t, z, **random).prev_sample
     return z
 
 

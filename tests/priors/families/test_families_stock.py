@@ -94,7 +94,7 @@ def test_it_predicts_and_samples_as_its_pipeline_does(
         z = noise * pipe.scheduler.init_noise_sigma / sqrt(1 + steps[0].sigma ** 2)
     for k, step in enumerate(steps):
         level = level_at(prior, step)
-        out = prior.predict(prior.learnt.branches, z, level, s, [SENTENCE], "")
+        out = prior.predict(prior.learnt.branches, level.scale * z, level.time, s, [SENTENCE], "")
         rows = dict(zip(prior.learnt.branches, [tokens(x, layout) for x in out], strict=True))
         ours = untokens(guided_like(prior.family, rows, TEXT, IMAGE), layout, s.shape)
         theirs = untokens(step.prediction, "plain" if step.prediction.ndim == 4 else "packed", s.shape)
