@@ -1,68 +1,83 @@
-"""The published code of CSD beside ours, on the built-in weights, in one run: is the update the same, at what cost?
+"""The published code of CSD and CDS beside ours, on the built-in weights, in one run: the same update, at what cost?
 
-    python scripts/benchmark_peers.py --csd CHECKOUT [--frames 8] [--steps 4] [--out FOLDER] [--device cpu]
+    python scripts/benchmark_peers.py --csd CHECKOUT [--cds CHECKOUT] [--frames 8] [--steps 4] [--out FOLDER]
 
-CHECKOUT is a clone of github.com/subin-kim-cv/CSD, whose loop runs as it is: it gets our networks, latents of a sample
-clip and embeddings of a sentence in the places of those that it would load. Both get the same random numbers, and ours
-the published settings. Writes peers.md and peers.json; of the checkout nothing is kept.
+CHECKOUT is a clone of github.com/subin-kim-cv/CSD, or of github.com/HyelinNAM/ContrastiveDenoisingScore (which needs
+torchvision). Its loop runs as it is: it gets our networks, latents of a sample clip or picture and embeddings of
+sentences in the places of those that it would load. Both get the same random numbers, and ours the published settings.
+Writes peers.md and peers.json; of a checkout nothing is kept.
 """
 
-import copy
-import importlib.util
 import random
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr
-from dataclasses import asdict, dataclass, replace
-from io import StringIO
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
-from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import torch
 import tyro
-from jaxtyping import Float
-from torch import Tensor, nn
 
-from csd3d.engine import PAPER, Batch, CsdConfig, csd_step, descend, lr_at
+from csd3d.engine.types import Latents
 from csd3d.media.atomic import write_json, write_text
 from csd3d.priors.instruct import InstructPrior
-from csd3d.priors.prior import Guidance, Prompts
+from csd3d.priors.text_to_image import TextToImagePrior
 from csd3d.runs.progress import RunProgress
 from csd3d.world.sample import sample_clip
+from scripts.benchmarks import peers_cds, peers_csd
 from scripts.benchmarks.entry import run_script
 from scripts.benchmarks.memory import peak_memory
 
-Latents = Float[Tensor, "n c h w"]
+ABOUT_CSD = (
+    "CSD: CSD-Edit of clips with the published settings (guidance 7.5 / 1.5) and the prior `{prior}`. It evaluates six "
+    "UNet rows a frame and step, ours five."
+)
+ABOUT_CDS = (
+    "CDS: a picture, with the published settings (guidance 7.5, weight 3) and the prior `{prior}`. Its PatchNCE is "
+    "transposed to the formula of the paper: which place of the result is that of a place of the source, not the other "
+    "way round. The difference is to our engine with that term; with the paper's, which is ours, latents end "
+    "{otherwise} % of the move apart (root mean square). It also computes gradients of the self-attention's weights, "
+    "which nothing uses."
+)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The published code of CSD beside ours, on the built-in weights."""
+    """The published code of CSD and CDS beside ours, on the built-in weights."""
 
-    csd: Path
+    csd: Path | None = None
     """Checkout of the published code of CSD, which has csdedit.py."""
+    cds: Path | None = None
+    """Checkout of the published code of CDS, which has pipeline_cds.py."""
     out: Path = Path("outputs/benchmark_peers")
     """Folder for the page and the numbers."""
     prior: str = "builtin"
-    """Instruction editor."""
+    """Instruction editor, for CSD."""
+    captioned: str = "builtin:t2i"
+    """Text-to-image model, for CDS."""
     frames: tuple[int, ...] = (8, 24)
-    """Frames of a clip, each a row."""
+    """Frames of a clip, each a row; CDS takes single pictures."""
     steps: int = 4
     repeats: int = 5
     """Runs of either, in turn, of which the median counts."""
     size_px: int = 128
     device: str = "cpu"
     prompt: str = "make it snowy"
+    captions: tuple[str, str] = ("a red cube on grass", "a blue ball on grass")
+    """What the source shows, and what the result of CDS is to show."""
     seed: int = 0
     print: bool = False
     """Print the page too."""
 
     def __post_init__(self) -> None:
-        if not (self.csd / "csdedit.py").is_file():
-            raise ValueError(f"csd: expected a checkout with csdedit.py, got {self.csd}")
+        for name, folder, file in (("csd", self.csd, peers_csd.FILE), ("cds", self.cds, peers_cds.FILE)):
+            if folder is not None and not (folder / file).is_file():
+                raise ValueError(f"{name}: expected a checkout with {file}, got {folder}")
+        if self.csd is None and self.cds is None:
+            raise ValueError("csd: expected a checkout, of CSD or with --cds of CDS, got none")
         for name, least in (("steps", 1), ("repeats", 1), ("size_px", 64)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: expected {least} or more, got {getattr(self, name)}")
@@ -72,16 +87,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class Case:
-    """What both edit."""
+    """What both edit, and how."""
 
-    prior: InstructPrior
+    peer: str
+    """Whose code."""
     s: Latents
-    settings: Settings
-
-    @property
-    def csd(self) -> CsdConfig:
-        """The published settings of clips."""
-        return replace(PAPER["csd-edit-video"], steps=self.settings.steps, s_text=7.5, s_image=1.5)
+    theirs: Callable[[], Latents]
+    ours: Callable[[], Latents]
+    otherwise: Callable[[], Latents] | None = None
+    """Ours where we compute something else than the published code on purpose."""
 
 
 @dataclass(frozen=True)
@@ -92,90 +106,6 @@ class Spent:
     seconds: float
     """Of the processor; of the clock on a GPU."""
     peak_mb: float
-
-
-def published(folder: Path) -> ModuleType:
-    """The module of a checkout. Raises ValueError if it cannot be imported."""
-    spec = importlib.util.spec_from_file_location("published_csdedit", folder / "csdedit.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # of any kind: it is not ours
-        raise ValueError(
-            f"csd: {folder / 'csdedit.py'} cannot be imported ({type(error).__name__}: {error})"
-        ) from error
-    finally:
-        sys.dont_write_bytecode = before
-    return module
-
-
-def theirs(case: Case, module: ModuleType) -> Latents:
-    """The latents that the published loop ends with."""
-    prior, csd, settings = case.prior, case.csd, case.settings
-    n = len(case.s)
-    text = {name: prior.embed([name])[0] for name in ("", settings.prompt)}
-    final: list[Tensor] = []
-
-    def encode_prompt(prompts: list[str], **_: object) -> Tensor:
-        return (
-            torch.stack([text[""]] * n * 3)
-            if not prompts[0]
-            else torch.stack([text[settings.prompt]] * n + [text[""]] * 2 * n)
-        )
-
-    class Fed(module.CSDEdit):  # pyright: ignore[reportUntypedBaseClass, reportGeneralTypeIssues] - of another project
-        """Their class with our networks and latents in the places of those that it loads."""
-
-        def __init__(self) -> None:
-            nn.Module.__init__(self)
-            self.opt = SimpleNamespace(
-                tgt_prompt=settings.prompt, src_prompt="", neg_prompt="", lr=csd.lr, wd=0.0, num_steps=csd.steps,
-                decay_iter=csd.lr_decay_every, decay_rate=csd.lr_decay, min_step=csd.t_min, max_step=csd.t_max - 1,
-                svgd=True,
-            )  # fmt: skip
-            self.device = prior.device
-            self.pipe = SimpleNamespace(_encode_prompt=encode_prompt)
-            self.unet, self.scheduler = prior.denoiser._unet, prior.scheduler
-            self.alphas = prior.scheduler.alphas_cumprod.to(prior.device)  # pyright: ignore[reportAttributeAccessIssue]
-
-        def encode_latents(self, images: object) -> Tensor:
-            return case.s.clone()
-
-        def decode_latents(self, latents: Tensor) -> Tensor:
-            final.append(latents.detach().clone())
-            return torch.zeros(1, 3, 8, 8)
-
-    with quiet():
-        Fed().edit_video([None] * n, csd.s_text, csd.s_image)
-    return final[0]
-
-
-def ours(case: Case) -> Latents:
-    """The latents that our engine ends with, by the same random numbers.
-
-    The published code shows the editor scaled latents of the source, which its pipeline does not; so does this.
-    """
-    prior, csd, s = case.prior, case.csd, case.s
-    codec = copy.copy(prior.codec)
-    codec.scaling = 1.0  # by which the editor's picture is divided
-    score = replace(prior, codec=codec).score(Prompts(case.settings.prompt), Guidance.of(csd))
-    z, index = s.clone(), torch.arange(len(s))
-    for step in range(csd.steps):
-        t = int(torch.randint(csd.t_min, csd.t_max, [1], device=s.device))
-        x = score.schedule.noised(Batch(z, s, index), t, torch.randn_like(s))
-        z, _ = descend(z, csd_step(score, x, csd).g, None, lr=lr_at(step, csd))
-    return z
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Neither bars nor warnings."""
-    with warnings.catch_warnings(), redirect_stderr(StringIO()):
-        warnings.simplefilter("ignore")
-        yield
 
 
 def spend(run: Callable[[], Latents], device: torch.device, seed: int) -> Spent:
@@ -191,10 +121,9 @@ def spend(run: Callable[[], Latents], device: torch.device, seed: int) -> Spent:
     return Spent(z.cpu(), clock() - began, peak())
 
 
-def compare(case: Case, module: ModuleType) -> dict[str, float]:
+def compare(case: Case, settings: Settings, device: torch.device) -> dict[str, Any]:
     """Both in turn, after one run of either that does not count."""
-    settings, device = case.settings, case.prior.device
-    runs: dict[str, Callable[[], Latents]] = {"theirs": lambda: theirs(case, module), "ours": lambda: ours(case)}
+    runs = {"theirs": case.theirs, "ours": case.ours}
     spent: dict[str, list[Spent]] = {name: [] for name in runs}
     for turn in range(settings.repeats + 1):
         for name, run in runs.items():
@@ -205,9 +134,12 @@ def compare(case: Case, module: ModuleType) -> dict[str, float]:
     move = float((b - case.s.cpu()).square().mean().sqrt())
     seconds = {name: median(s.seconds for s in runs) for name, runs in spent.items()}
     peaks = {name: median(s.peak_mb for s in runs) for name, runs in spent.items()}
+    other = None if case.otherwise is None else spend(case.otherwise, device, settings.seed).z
     return {
+        "peer": case.peer,
         "frames": len(case.s),
         "difference": float((a - b).abs().max()) / move,
+        "otherwise": None if other is None else float((a - other).square().mean().sqrt()) / move,
         "theirs_s": seconds["theirs"] / settings.steps,
         "ours_s": seconds["ours"] / settings.steps,
         "time_ratio": seconds["theirs"] / seconds["ours"],
@@ -217,45 +149,79 @@ def compare(case: Case, module: ModuleType) -> dict[str, float]:
     }
 
 
-def to_markdown(records: list[dict[str, float]], settings: Settings) -> str:
+def to_markdown(records: list[dict[str, Any]], settings: Settings) -> str:
     """The page."""
     unit = "processor seconds" if settings.device == "cpu" else "seconds"
     lines = [
         "# The published code beside ours",
         "",
-        f"CSD-Edit of clips of {settings.size_px} px with the published settings (guidance 7.5 / 1.5) and the prior "
-        f"`{Path(settings.prior).name}`, {settings.steps} steps, median of {settings.repeats} runs in turn, float32 on "
-        f"{settings.device}, torch {torch.__version__}. The published loop runs as it is, with our networks, latents "
-        "and embeddings; random numbers are the same. It evaluates six UNet rows a frame and step, ours five.",
+        f"The published loops run as they are, with our networks, latents and embeddings; random numbers are the same. "
+        f"Pictures of {settings.size_px} px, {settings.steps} steps, median of {settings.repeats} runs in turn, "
+        f"float32 on {settings.device}, torch {torch.__version__}.",
         "",
         "Difference: the largest between final latents, against the root mean square of how far they moved. Memory is "
         "the peak of the process, networks and libraries included.",
         "",
-        f"| frames | difference | theirs, {unit} / step | ours | ratio | theirs, MB | ours, MB | ratio |",
-        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        f"| | frames | difference | theirs, {unit} / step | ours | ratio | theirs, MB | ours, MB | ratio |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for r in records:
         time_cells = f"{r['theirs_s']:.2f} | {r['ours_s']:.2f} | {r['time_ratio']:.2f}"
         memory_cells = f"{r['theirs_mb']:.0f} | {r['ours_mb']:.0f} | {r['memory_ratio']:.2f}"
-        lines.append(f"| {r['frames']} | {r['difference']:.0e} | {time_cells} | {memory_cells} |")
+        name = r["peer"].upper()
+        lines.append(f"| {name} | {r['frames']} | {r['difference']:.0e} | {time_cells} | {memory_cells} |")
+    peers = {r["peer"]: r for r in records}
+    if "csd" in peers:
+        lines += ["", ABOUT_CSD.format(prior=Path(settings.prior).name)]
+    if "cds" in peers:
+        otherwise = 100 * peers["cds"]["otherwise"]
+        lines += ["", ABOUT_CDS.format(prior=Path(settings.captioned).name, otherwise=f"{otherwise:.2g}")]
     return "\n".join([*lines, ""])
 
 
-@torch.no_grad()
-def cases(settings: Settings) -> Iterator[Case]:
+def csd_cases(settings: Settings, checkout: Path) -> Iterator[Case]:
     """A clip for each number of frames."""
+    module = peers_csd.published(checkout)
     prior = InstructPrior.load(settings.prior, device=settings.device, dtype=torch.float32)
     for frames in settings.frames:
-        clip = sample_clip(8, frames=frames, height_px=settings.size_px, width_px=settings.size_px)
-        yield Case(prior, prior.codec.encode(clip.source()).to(prior.device), settings)
+        s = latents(prior, settings, frames)
+        about = (prior, s, settings.prompt, settings.steps)
+        yield Case("csd", s, partial(peers_csd.theirs, module, *about), partial(peers_csd.ours, *about))
+
+
+def cds_cases(settings: Settings, checkout: Path) -> Iterator[Case]:
+    """A picture."""
+    module = peers_cds.published(checkout)
+    prior = TextToImagePrior.load(settings.captioned, device=settings.device, dtype=torch.float32)
+    s = latents(prior, settings, 1)
+    about = (prior, s, settings.captions, settings.steps)
+    ours = partial(peers_cds.ours, *about)
+    yield Case("cds", s, partial(peers_cds.theirs, module, *about), ours, partial(ours, transposed=False))
+
+
+@torch.no_grad()
+def latents(prior: InstructPrior | TextToImagePrior, settings: Settings, frames: int) -> Latents:
+    """Of a sample clip."""
+    clip = sample_clip(8, frames=max(frames, 2), height_px=settings.size_px, width_px=settings.size_px)
+    return prior.codec.encode(clip.source(0, frames)).to(prior.device)
+
+
+def cases(settings: Settings) -> Iterator[Case]:
+    """All that there are checkouts for."""
+    if settings.csd is not None:
+        yield from csd_cases(settings, settings.csd)
+    if settings.cds is not None:
+        yield from cds_cases(settings, settings.cds)
 
 
 def benchmark(settings: Settings, progress: RunProgress) -> Path:
     """Measure and write; returns the folder. Raises ValueError or FileNotFoundError for what cannot be used."""
-    module, records = published(settings.csd), list[dict[str, float]]()
-    for case in progress.track("clips", cases(settings), total=len(settings.frames)):
-        records.append(compare(case, module))
-    about = {k: v for k, v in asdict(settings).items() if k not in ("csd", "out", "print")}
+    total = (settings.csd is not None) * len(settings.frames) + (settings.cds is not None)
+    records = [
+        compare(case, settings, torch.device(settings.device))
+        for case in progress.track("clips", cases(settings), total=total)
+    ]
+    about = {k: v for k, v in asdict(settings).items() if k not in ("csd", "cds", "out", "print")}
     about |= {"prior": Path(settings.prior).name, "torch": torch.__version__}
     write_json(settings.out / "peers.json", {"about": about, "records": records})
     write_text(settings.out / "peers.md", to_markdown(records, settings))
