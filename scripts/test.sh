@@ -12,6 +12,7 @@ quick=
 bash scripts/setup.sh dev,nerf
 
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE} # idle OpenMP workers sleep; spinning, they slow their neighbours 20 times
+unset PYTHONDONTWRITEBYTECODE                      # a hundred processes read what the first compiled
 export PYRIGHT_PYTHON_IGNORE_WARNINGS=1            # no look-up for a newer pyright
 python=.venv/bin/python
 

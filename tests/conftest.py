@@ -2,6 +2,7 @@
 
 import os
 import random
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 
 from tests.clips import REAL, encode, moving_picture
 from tests.toys import ToyPrior, resolve_toy
+from tests.warm import warm
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores: one thread each, and for what their tests start
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -39,6 +41,13 @@ def shapes_unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[dict[str, str]]:
+    """The environment in which commands run in forks of one warm process; see `tests.warm`."""
+    with tempfile.TemporaryDirectory(prefix="csd3d-") as folder, warm(Path(folder)) as environment:
+        yield environment
 
 
 @pytest.fixture(scope="session")

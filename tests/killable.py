@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -71,6 +72,8 @@ PLACES = (
     (StepLog, "add"),
 )
 """What can be interrupted, besides predictions."""
+LAST_STEP = 11
+"""Of a run of ns-train, which edits after steps 4, 5 and 10."""
 Watch = Callable[..., None]
 
 
@@ -128,13 +131,16 @@ def train_scene(prior: Path, run_dir: Path, watch: Watch) -> None:
     from csd3d.nerf import host
     from tests.nerf.tiny import config_for, trainer_for
 
-    config = config_for(prior.with_name("scene"), prior, run_dir, max_num_iterations=16)
+    config = config_for(prior.with_name("scene"), prior, run_dir, max_num_iterations=LAST_STEP, views_per_edit=3)
     config.steps_per_save, config.save_only_latest_checkpoint = 3, True
+    model: Any = config.pipeline.model
+    for tables in (vars(model), *model.proposal_net_args_list):  # most of a checkpoint
+        tables["log2_hashmap_size"] = 8
     config.load_dir = next((path.parent for path in run_dir.glob("**/step-*.ckpt")), None)
     trainer = trainer_for(config)
     step = host.CsdTrainer.train_iteration
     trainer.train_iteration = lambda number: watch() or step(trainer, number)
-    if trainer._start_step < 16:
+    if trainer._start_step < LAST_STEP:
         trainer.train()
 
 

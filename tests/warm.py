@@ -14,7 +14,8 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -66,7 +67,7 @@ def _serve(place: str) -> None:
             request = json.loads(_received(asked, int.from_bytes(head, "big")))
             if os.fork() == 0:
                 server.close()
-                _become(asked, request, streams)
+                _keep(asked, request, streams)
             for stream in (asked.detach(), *streams):
                 os.close(stream)
 
@@ -78,11 +79,21 @@ def _received(asked: socket.socket, size: int) -> bytes:
     return data
 
 
-def _become(asked: socket.socket, request: dict, streams: list[int]) -> None:
-    """What a fork does: the command, its exit code to who asked, the end of the process."""
+def _keep(asked: socket.socket, request: dict, streams: list[int]) -> None:
+    """What a fork does: it forks the command, and tells who asked how that ends."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    if (command := os.fork()) == 0:
+        asked.close()
+        _become(request, streams)
+    code = os.waitstatus_to_exitcode(os.waitpid(command, 0)[1])
+    asked.sendall((code if code >= 0 else 128 - code).to_bytes(4, "big"))
+    os._exit(0)
+
+
+def _become(request: dict, streams: list[int]) -> None:
+    """The command, to the end of the process."""
     code = 1
     try:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
             os.close(stream)
@@ -98,7 +109,6 @@ def _become(asked: socket.socket, request: dict, streams: list[int]) -> None:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        asked.sendall(code.to_bytes(4, "big"))
         os._exit(code)
 
 
@@ -113,10 +123,20 @@ def _run(words: list[str]) -> int:
     return main()
 
 
-if __name__ == "__main__":
+def _warm_up() -> None:
+    """Import what commands import, and load a prior, after which transformers knows how to read weights."""
     import torch
 
-    import tests.priors.tiny  # noqa: F401  what loads a prior: diffusers and transformers
+    from csd3d.cli.main import COMMANDS
+    from csd3d.priors.auto import load_prior
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # a fork lacks the threads of its parent
+    for command in COMMANDS.values():
+        with suppress(ImportError):  # of an extra
+            import_module(command.module)
+    load_prior("builtin", device="cpu")
+
+
+if __name__ == "__main__":
+    _warm_up()
     _serve(sys.argv[1])

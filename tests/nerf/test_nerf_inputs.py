@@ -192,3 +192,15 @@ def test_the_prompt_of_nerfstudio_is_ours_too(scene: Path, prior: Path, tmp_path
     config: Any = config_for(scene, prior, tmp_path / "out", prompt=None)
     config.pipeline.model.prompt = "make it night"  # what ns-train makes of --prompt
     assert trainer_for(config).pipeline.current.prompt == "make it night"
+
+
+def test_two_different_prompts_are_refused(
+    scene: Path, prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config: Any = config_for(scene, prior, tmp_path / "out")
+    config.pipeline.model.prompt = "make it so"
+    with pytest.raises(SystemExit):
+        trainer_for(config)
+    said = capsys.readouterr().err
+    assert "prompt: expected the same as --prompt, 'make it so', got 'make it snowy'" in said
+    assert not (tmp_path / "out").exists()

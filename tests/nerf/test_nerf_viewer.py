@@ -28,10 +28,6 @@ def test_the_default_viewer_starts_in_an_empty_folder(scene: Path, prior: Path, 
     words = [str(word) for name, value in settings.items() for word in (f"--pipeline.{name}", value)]
     command = [str(Path(sys.executable).parent / "ns-train"), "csd-edit-cpu", "--data", str(scene), *words]
     command += ["--max-num-iterations", "2", "--viewer.quit-on-train-completion", "True"]
-    refused = subprocess.run([*command, "--prompt", "make it so"], capture_output=True, text=True, cwd=tmp_path)
-    assert refused.returncode == 2
-    assert "prompt: expected the same as --prompt, 'make it so', got 'make it snowy'" in refused.stderr
-    assert not list(tmp_path.iterdir()), "a start that is refused leaves nothing"
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert list(tmp_path.glob("outputs/small/csd-edit-cpu/*/edited_views/sheet.png"))

@@ -1,4 +1,4 @@
-"""What each of several processes does in `test_runs_crew.py`: python -m tests.runs.crew_work FOLDER."""
+"""What each of several processes does in `test_runs_crew.py`."""
 
 import os
 import sys
@@ -59,7 +59,7 @@ def latents(run: Path) -> torch.Tensor:
     return torch.from_numpy(np.load(run / f"state-{state.record['step']}-z.npy")) if own is None else own
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
+def main() -> None:
+    """Of a process; its words are the folder."""
     place = Path(sys.argv[1])
     sys.exit(together(lambda: run_all(place, place / f"by-{os.environ['RANK']}")))

@@ -140,8 +140,8 @@ def test_torchrun_is_for_the_editors(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert {name for name, entry in COMMANDS.items() if entry.several} == {"video", "panorama", "image"}
 
 
-def started(count: int, *words: str) -> list["subprocess.Popen[str]"]:
-    """So many processes, as torchrun starts them."""
+def started(count: int, server: dict[str, str], *words: str) -> list["subprocess.Popen[str]"]:
+    """So many processes, with what torchrun tells them."""
     with socket.socket() as some:
         some.bind(("127.0.0.1", 0))
         port = some.getsockname()[1]
@@ -149,8 +149,8 @@ def started(count: int, *words: str) -> list["subprocess.Popen[str]"]:
     common |= {"MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return [
         subprocess.Popen(
-            [sys.executable, "-m", *words],
-            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            [sys.executable, "-S", server["CLIENT_PY"], *words],
+            env={**os.environ, **server, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
         )
         for rank in range(count)
@@ -162,8 +162,8 @@ def spread(a: Tensor, b: Tensor) -> float:
 
 
 @pytest.mark.slow
-def test_two_processes_edit_as_one(folder: Path) -> None:
-    processes = started(2, "tests.runs.crew_work", str(folder))
+def test_two_processes_edit_as_one(folder: Path, server: dict[str, str]) -> None:
+    processes = started(2, server, "-c", "from tests.runs.crew_work import main; main()", str(folder))
     said = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
     assert said[0][0].startswith("device: expected cpu or cuda for several processes")
@@ -180,10 +180,10 @@ def test_two_processes_edit_as_one(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_of_two_is_stopped_and_one_goes_on(folder: Path, tmp_path: Path) -> None:
-    words = ["csd3d", "video", str(folder / "clip.mp4"), "--prompt", "make it snowy", "--prior", str(folder / "prior")]
+def test_a_run_of_two_is_stopped_and_one_goes_on(folder: Path, tmp_path: Path, server: dict[str, str]) -> None:
+    words = ["video", str(folder / "clip.mp4"), "--prompt", "make it snowy", "--prior", str(folder / "prior")]
     words += ["--size", "32", "--steps", "2", "--run-dir", str(tmp_path / "run"), "--device", "cpu"]
-    processes = started(2, *words)
+    processes = started(2, server, *words)
     said = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
     assert "report" in said[0][0]
