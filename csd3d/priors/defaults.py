@@ -115,8 +115,10 @@ def for_timesteps(config: CsdConfig, num_timesteps: int) -> CsdConfig:
     """The same range of noise for a prior that was trained with another number of timesteps than `USUAL_TIMESTEPS`."""
     if num_timesteps == USUAL_TIMESTEPS:
         return config
-    t_min, t_max = (round(t * num_timesteps / USUAL_TIMESTEPS) for t in (config.t_min, config.t_max))
-    return replace(config, t_min=t_min, t_max=max(t_max, t_min + 1))
+    share = num_timesteps / USUAL_TIMESTEPS
+    t_min, t_max, guide_min = (round(t * share) for t in (config.t_min, config.t_max, config.guide_min))
+    guide_max = None if config.guide_max is None else max(round(config.guide_max * share), guide_min + 1)
+    return replace(config, t_min=t_min, t_max=max(t_max, t_min + 1), guide_min=guide_min, guide_max=guide_max)
 
 
 def _at(effort: Effort, usual: CsdConfig) -> CsdConfig:

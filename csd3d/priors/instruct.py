@@ -118,12 +118,13 @@ class InstructScore:
         Latents may be in any precision, on any device; the prediction comes back in the same. Sources are clean and
         scaled; the number of each particle in the whole set picks its sentence.
         """
-        coefficients = instruct_coefficients(self.guidance.text, self.guidance.image)
+        guidance = self.guidance.at(x.t)
+        coefficients = instruct_coefficients(guidance.text, guidance.image)
         return self._epsilon(coefficients, x.z_t, x, role="target")
 
     def source(self, x: Noised) -> Latents:
         """The same for the noisy sources themselves, without the instruction. Two UNet rows each, or one."""
-        return self._epsilon(instruct_source_coefficients(self.guidance.image), x.s_t, x, role="source")
+        return self._epsilon(instruct_source_coefficients(self.guidance.at(x.t).image), x.s_t, x, role="source")
 
     @property
     def sites(self) -> tuple[Site, ...]:

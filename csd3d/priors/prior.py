@@ -76,6 +76,14 @@ class Guidance:
     """Of the source picture, for instruction editors: 1 = none, larger keeps more of the source."""
     source: float | None = None
     """Of the text in the prediction for the source, for text-to-image models; None: as `text`."""
+    t_min: int = 0
+    """The scales count from this timestep on: elsewhere all are 1."""
+    t_max: int | None = None
+    """And below this one. None: up to the noisiest."""
+
+    def at(self, t: int | float) -> "Guidance":
+        """The scales of a timestep."""
+        return self if self.t_min <= t and (self.t_max is None or t < self.t_max) else NO_GUIDANCE
 
     @property
     def source_text(self) -> float:
@@ -85,7 +93,11 @@ class Guidance:
     @classmethod
     def of(cls, csd: CsdConfig) -> "Guidance":
         """The scales among the settings of the engine."""
-        return cls(csd.s_text, csd.s_image, csd.s_source)
+        return cls(csd.s_text, csd.s_image, csd.s_source, csd.guide_min, csd.guide_max)
+
+
+NO_GUIDANCE = Guidance(1.0)
+"""Predictions as they are."""
 
 
 @dataclass(frozen=True, eq=False)

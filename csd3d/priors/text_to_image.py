@@ -58,7 +58,7 @@ class TextToImagePrior(LatentDiffusion, TextToImage):
         `Prior.score` does.
         """
         target, source = self.encode_target(prompts), self.encode_source(prompts)
-        return TextToImageScore(self, target, source, guidance.text, guidance.source_text)
+        return TextToImageScore(self, target, source, guidance)
 
     @torch.no_grad()
     def sample(
@@ -126,8 +126,7 @@ class TextToImageScore:
     prior: TextToImagePrior
     prompt: Sentences
     source_prompt: Sentences | None
-    s_text: float
-    s_source: float
+    guidance: Guidance
 
     @property
     def schedule(self) -> Schedule:
@@ -135,7 +134,7 @@ class TextToImageScore:
         return self.prior.schedule
 
     def target(self, x: Noised) -> Latents:
-        """Guided noise prediction for edited particles under their caption. Two UNet rows each, one at `s_text` 1.
+        """Guided noise prediction for edited particles under their caption. Two UNet rows each, one without guidance.
 
         Latents may be in any precision, on any device; the prediction comes back in the same. Clean sources are not
         used; the number of each particle in the whole set picks its caption.
@@ -257,7 +256,7 @@ class TextToImageScore:
         role: Role = "target",
         coefficients: Mapping[TextBranch, float] | None = None,
     ) -> Float32[Tensor, "n c h w"]:
-        """The guided output of the UNet (epsilon or v), on the prior's device. `coefficients` None: by `s_text`."""
+        """The guided output of the UNet (epsilon or v), on the prior's device. `coefficients` None: as guided at t."""
         device = self.prior.device
         z_in, n = z_in.to(device), len(z_in)
         read = caption.rows(index)
@@ -281,7 +280,8 @@ class TextToImageScore:
             outputs = self.prior.denoiser.predict(rows, named, t)
             return outputs.chunk(len(names))
 
-        scale = self.s_text if role == "target" else self.s_source
+        guidance = self.guidance.at(float(t))
+        scale = guidance.text if role == "target" else guidance.source_text
         return guided(coefficients or text_coefficients(scale), branches)
 
     def _epsilon(self, caption: Sentences, x_t: Latents, x: Noised, *, role: Role) -> Latents:

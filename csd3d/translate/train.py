@@ -8,7 +8,7 @@ on as if it had not been, on the CPU bit for bit.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -69,7 +69,7 @@ class Trainer:
         t = self._prior.schedule.shifted(draw_timestep(rng, config.engine), config.engine.shift)
         e = draw_noise(s, rng, config.engine)
         s_text = config.guidance_at(number)
-        score = self._prior.score(Prompts(wanted, own), Guidance(s_text, source=config.engine.s_source))
+        score = self._prior.score(Prompts(wanted, own), replace(Guidance.of(config.engine), text=s_text))
 
         z = self.network(s, task.to(device))
         x = score.schedule.noised(Batch(z.detach(), s, torch.arange(len(s), device=device)), t, e)

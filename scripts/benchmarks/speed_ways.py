@@ -33,8 +33,6 @@ from video.propagate import CarriedFrames, key_frames
 Order = Literal["random", "stratified", "descending"]
 """How timesteps are drawn: each for itself, one from each of `steps` equal parts of the range in random order, or the
 same parts from the noisiest down."""
-NO_GUIDANCE = (1.0, 1.0)
-"""Scales of text and image."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +44,6 @@ class Way:
     bank: int = 0
     """So many fixed timesteps, each with noise of its own, at which the source is predicted once; 0: new ones in every
     step. Where timesteps descend, moves at the same one follow each other."""
-    guided: tuple[int, int] | None = None
-    """Timesteps from the first to below the second have the guidance of `csd`, others none; None: all have it."""
     reuse: int = 1
     """The part of the update that is without any condition is evaluated in every so many moves, and kept for those
     between (equal guidance scales only)."""
@@ -60,18 +56,13 @@ class Way:
         """UNet rows a frame, for a clip of so many that was moved at these timesteps."""
         rows = 0
         for move, t in enumerate(times):
-            scales = self.scales(t)
-            target = sampling_rows(*scales)
-            source = csd_rows(*scales) - target
-            if move % self.reuse and scales[0] != 1:
+            guidance = Guidance.of(self.csd).at(t)
+            target = sampling_rows(guidance.text, guidance.image)
+            source = csd_rows(guidance.text, guidance.image) - target
+            if move % self.reuse and guidance.text != 1:
                 target, source = target - 1, source - 1
             rows += target + (0 if self.bank and t in times[:move] else source)
         return rows * min(self.keys or frames, frames) / frames
-
-    def scales(self, t: int) -> tuple[float, float]:
-        """Guidance of text and image at a timestep."""
-        inside = self.guided is None or self.guided[0] <= t < self.guided[1]
-        return (self.csd.s_text, self.csd.s_image) if inside else NO_GUIDANCE
 
     @torch.no_grad()
     def edit(self, job: Job, sentences: Sequence[str]) -> list[tuple[Float[Tensor, "n 3 H W"], float]]:
@@ -138,18 +129,15 @@ class _Predictions:
         n, k = len(s), len(sentences)
         prompts = Prompts(list(sentences), assign=torch.arange(k).repeat_interleave(n))
         self._way, self._s, self._k = way, s, k
-        both = ((way.csd.s_text, way.csd.s_image), NO_GUIDANCE)
-        self._scores = {scales: prior.score(prompts, Guidance(*scales)) for scales in both}
+        self._score = prior.score(prompts, Guidance.of(way.csd))
         self._known: dict[int, Tensor] = {}
         self._plain: Tensor | None = None
 
     def __call__(self, z: Tensor, t: int, e: Tensor, step: int) -> _Predicted:
-        way, s, k = self._way, self._s, self._k
-        scales = way.scales(t)
-        score = self._scores[scales]
+        way, s, k, score = self._way, self._s, self._k, self._score
         x = score.schedule.noised(Batch(z, s.repeat(k, 1, 1, 1), torch.arange(len(z))), t, e.repeat(k, 1, 1, 1))
         own = score.schedule.noised(Batch(s, s, torch.arange(len(s))), t, e)
-        if way.reuse > 1 and scales[0] != 1:
+        if way.reuse > 1 and score.guidance.at(t).text != 1:
             return self._reused(score, x, own, step)
         if not way.bank or t not in self._known:
             self._known = {**(self._known if way.bank else {}), t: score.source(own)}
@@ -243,12 +231,13 @@ WAYS: Mapping[str, Way] = {
     "normal, tolerance 0.03": down(20, 1.5, tolerance=0.03),
     "careful, tolerance 0.05": down(40, 0.75, tolerance=0.05),
     "careful, tolerance 0.03": down(40, 0.75, tolerance=0.03),
+    "100 moves, guidance 1.5 / 1.5, tolerance 0.05": Way(at(100, 0.5, s_text=1.5, s_image=1.5, tolerance=0.05)),
     "15 moves, lr 2, constant, descending from 900": down(15, 2.0),
     "normal, source bank of 10": replace(down(20, 1.5), bank=10),
     "20 moves, lr 2, source bank of 8": replace(Way(at(20, 2.0)), bank=8),
-    "guidance 1.5 / 1.5, t from 450": replace(down(20, 1.5, guidance=1.5), guided=(450, 1000)),
-    "guidance 1.5 / 1.5, t below 450": replace(down(20, 1.5, guidance=1.5), guided=(0, 450)),
-    "guidance 1.5 / 1.5, t from 250 to 650": replace(down(20, 1.5, guidance=1.5), guided=(250, 650)),
+    "guidance 1.5 / 1.5, t from 450": down(20, 1.5, guidance=1.5, guide_min=450),
+    "guidance 1.5 / 1.5, t below 450": down(20, 1.5, guidance=1.5, guide_max=450),
+    "guidance 1.5 / 1.5, t from 250 to 650": down(20, 1.5, guidance=1.5, guide_min=250, guide_max=650),
     "guidance 1.5 / 1.5, difference 00 every 2": replace(down(20, 1.5, guidance=1.5), reuse=2),
     "guidance 1.5 / 1.5, difference 00 every 4": replace(down(20, 1.5, guidance=1.5), reuse=4),
     "normal, independent": down(20, 1.5, coupling="independent"),

@@ -46,6 +46,8 @@ def validate(changes: dict[str, Any]) -> None:
         ({"nce_patches": 1}, "nce_patches: expected 2 or more, got 1"),
         ({"nce_patch_sizes": ()}, r"nce_patch_sizes: expected whole numbers of 1 or more, got \(\)"),
         ({"nce_patch_sizes": (1, 0)}, r"nce_patch_sizes: expected whole numbers of 1 or more, got \(1, 0\)"),
+        ({"tolerance": -0.1}, "tolerance: expected 0 to 1, got -0.1"),
+        ({"guide_min": 300, "guide_max": 300}, "guide_min: expected a timestep below guide_max = 300, got 300"),
         ({"t_min": -5}, "t_min: expected 0 or more and below t_max = 500, got -5"),
         ({"t_min": 500}, "t_min: expected 0 or more and below t_max = 500, got 500"),
     ],

@@ -110,7 +110,7 @@ def score_of(
     read = Sentences(text, (Tokens((), len(text[0])),) * len(text), Texts(("",) * sentences, None))
     if isinstance(prior, InstructPrior):
         return InstructScore(replace(prior, **there), read, guidance)
-    return TextToImageScore(replace(prior, **there), read, read, guidance.text, guidance.source_text)
+    return TextToImageScore(replace(prior, **there), read, read, guidance)
 
 
 class Still:

@@ -12,6 +12,7 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_instruct_pix
 )
 from torch import Tensor
 
+from csd3d.engine.config import CsdConfig
 from csd3d.engine.residuals import Score, source_baseline
 from csd3d.engine.types import Batch, Noised
 from csd3d.priors.instruct import InstructPrior
@@ -180,6 +181,31 @@ def test_rows_of_a_particle_are_the_branches_that_count(
     score.target(noisy(z_t, 10, s, index))
     score.source(noisy(z_t, 10, s, index))
     assert counts == [3 * target, 3 * source]
+
+
+@pytest.mark.parametrize(("t", "inside"), [(199, False), (200, True), (599, True), (600, False)])
+def test_outside_its_interval_guidance_is_none_and_costs_no_rows(
+    prior: InstructPrior,
+    batch: tuple[Tensor, Tensor, Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+    t: int,
+    inside: bool,
+) -> None:
+    z_t, s, index = batch
+    x = noisy(z_t, t, s, index)
+    csd = CsdConfig(s_text=7.5, s_image=1.5, guide_min=200, guide_max=600)
+    score, plain, always = (
+        prior.score(Prompts("make it snowy"), g)
+        for g in (Guidance.of(csd), Guidance(1.0), Guidance(csd.s_text, csd.s_image))
+    )
+    other = always if inside else plain
+    assert torch.equal(score.target(x), other.target(x))
+    assert torch.equal(score.source(x), other.source(x))
+    counts: list[int] = []
+    monkeypatch.setattr(prior.denoiser._unet, "forward", lambda x, *_, **__: (counts.append(len(x)), (x[:, :4],))[1])
+    score.target(x)
+    score.source(x)
+    assert counts == ([9, 6] if inside else [3, 3])
 
 
 @pytest.mark.parametrize("most", [1, 2, 4, 5])

@@ -164,6 +164,19 @@ def test_guidance_costs_a_second_row(
     assert counts == expected
 
 
+def test_captions_are_guided_in_an_interval(t2i: TextToImagePrior, batch: tuple[Tensor, Tensor, Tensor]) -> None:
+    z_t, s, index = batch
+    prompts = Prompts("a red ball", "a blue cube")
+    score, plain, always = (
+        t2i.score(prompts, g) for g in (Guidance(7.5, source=2.0, t_min=300), Guidance(1.0), Guidance(7.5, source=2.0))
+    )
+    for t, other in ((299, plain), (300, always)):
+        x = noisy(z_t, t, s, index)
+        assert torch.equal(score.target(x), other.target(x))
+        assert torch.equal(score.source(x), other.source(x))
+    assert not torch.equal(score.source(x), plain.source(x))
+
+
 @pytest.mark.parametrize("most", [1, 2, 5])
 def test_pieces_give_the_same_as_the_whole(
     t2i: TextToImagePrior, batch: tuple[Tensor, Tensor, Tensor], most: int

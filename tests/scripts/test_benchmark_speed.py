@@ -61,7 +61,7 @@ def test_a_plain_way_moves_as_the_video_editor_does(job: Job, csd: Any) -> None:
         Way(at(4, 2.0), bank=2),
         Way(at(4, 2.0), keys=2),
         replace(down(4, 2.0), bank=2),
-        replace(down(4, 2.0, guidance=1.5), guided=(450, 1000)),
+        down(4, 2.0, guidance=1.5, guide_min=450),
         replace(down(4, 2.0, guidance=1.5), reuse=2),
     ],
 )

@@ -248,29 +248,30 @@ class EditorScore:
         sentences = self.texts.of(x.index)
         asked = [bool(sentence.strip()) for sentence in sentences]
         if self.prior.is_distilled or all(asked):
-            return self._epsilon(self._target_coefficients(), x.z_t, x, sentences)
+            return self._epsilon(self._target_coefficients(x.t), x.z_t, x, sentences)
         out = torch.empty_like(x.z_t)
         for is_asked in {*asked}:
             places = [i for i, a in enumerate(asked) if a == is_asked]
             some, said = x.rows(places), [sentences[i] for i in places]
-            coefficients = self._target_coefficients() if is_asked else self._source_coefficients()
+            coefficients = self._target_coefficients(x.t) if is_asked else self._source_coefficients(x.t)
             out[places] = self._epsilon(coefficients, some.z_t, some, said)
         return out
 
     def source(self, x: Noised) -> Latents:
         """The same for the noisy sources themselves, without the instruction."""
         sentences = [""] * len(x.s) if self.prior.is_distilled else self.texts.of(x.index)
-        return self._epsilon(self._source_coefficients(), x.s_t, x, sentences)
+        return self._epsilon(self._source_coefficients(x.t), x.s_t, x, sentences)
 
-    @property
-    def _image(self) -> float:
-        return self.guidance.image if self.prior.has_null else 1.0
+    def _image(self, t: int) -> float:
+        return self.guidance.at(t).image if self.prior.has_null else 1.0
 
-    def _target_coefficients(self) -> Mapping[Branch, float]:
-        return {"IT": 1.0} if self.prior.is_distilled else instruct_coefficients(self.guidance.text, self._image)
+    def _target_coefficients(self, t: int) -> Mapping[Branch, float]:
+        if self.prior.is_distilled:
+            return {"IT": 1.0}
+        return instruct_coefficients(self.guidance.at(t).text, self._image(t))
 
-    def _source_coefficients(self) -> Mapping[Branch, float]:
-        return {"IT": 1.0} if self.prior.is_distilled else instruct_source_coefficients(self._image)
+    def _source_coefficients(self, t: int) -> Mapping[Branch, float]:
+        return {"IT": 1.0} if self.prior.is_distilled else instruct_source_coefficients(self._image(t))
 
     def _epsilon(
         self, coefficients: Mapping[Branch, float], x_t: Latents, x: Noised, sentences: Sequence[str]
@@ -295,7 +296,7 @@ class CaptionScore:
 
     def target(self, x: Noised) -> Latents:
         """Guided noise prediction for edited particles under their captions."""
-        return self._epsilon(self.texts, x.z_t, x, self.guidance.text)
+        return self._epsilon(self.texts, x.z_t, x, self.guidance.at(x.t).text)
 
     def source(self, x: Noised) -> Latents:
         """The same for the noisy sources under the caption of the source. Raises ValueError if there is none."""
@@ -303,10 +304,11 @@ class CaptionScore:
             raise ValueError(
                 "source_prompt: expected a caption of the source, with which the result is compared, got none"
             )
-        return self._epsilon(self.source_texts, x.s_t, x, self.guidance.source_text)
+        return self._epsilon(self.source_texts, x.s_t, x, self.guidance.at(x.t).source_text)
 
     def output(self, z_in: Latents, t: Num[Tensor, ""], index: Index) -> Float32[Tensor, "n c h w"]:
-        """See `SampledScore`. Guided as the pipeline does it, which may keep the norm of the branch with the text."""
+        """See `SampledScore`. Guided as the pipeline does it, at all levels; that may keep the norm of the branch with
+        the text."""
         w = 1.0 if self.prior.is_distilled else self.guidance.text
         branches: tuple[Branch, ...] = ("IT",) if w == 1 else ("00", "IT")
         said = self.prior.predict(branches, z_in, float(t), z_in, self.texts.of(index), self.negative)

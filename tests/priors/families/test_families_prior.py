@@ -153,6 +153,19 @@ def test_a_negative_prompt_is_what_guidance_leads_away_from(family: Load) -> Non
     assert not torch.equal(plain.source(x), other.source(x))
 
 
+@pytest.mark.parametrize("name", ["sdxl-ip2p", "sd3"])
+def test_guidance_counts_in_an_interval(family: Load, name: str) -> None:
+    prior = family(name)
+    prompts = Prompts("make it snowy", "a dog" if prior.kind == "text-to-image" else None)
+    always = prior.score(prompts, Guidance(3.0, 1.5))
+    score, plain = (prior.score(prompts, g) for g in (Guidance(3.0, 1.5, t_min=400), Guidance(1.0)))
+    x = noised(prior, 1)
+    for t, other in ((399, plain), (400, always)):
+        at = replace(x, t=t)
+        assert torch.equal(score.target(at), other.target(at))
+        assert torch.equal(score.source(at), other.source(at))
+
+
 def test_files_say_which_loader_serves_them(family_path: Write, tiny: Path) -> None:
     assert isinstance(load_prior(family_path("kontext"), device="cpu"), FamilyEditor)
     assert check_directory(family_path("sd3")) == "text-to-image"
