@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+import sys
 from pathlib import Path
 
 import diffusers.utils.logging as diffusers_logging
@@ -45,6 +46,19 @@ def test_parts_arrive_frozen_in_the_precision_asked_for(tiny: Path) -> None:
         assert model.dtype == torch.bfloat16
         assert not model.training
         assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_long_loading_shows_how_far_it_is_at_a_terminal_alone(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown: list[str] = []
+    for terminal, least in ((True, 1), (True, 10**9), (False, 1)):
+        monkeypatch.setattr("csd3d.priors.store.silence.LONG_BYTES", least)
+        monkeypatch.setattr(sys.stderr, "isatty", lambda it=terminal: it)
+        load_parts(tiny, device=CPU, dtype=torch.float32)
+        shown.append(capsys.readouterr().err)
+    assert "loading the prior" in shown[0]
+    assert shown[1:] == ["", ""]
 
 
 def test_weights_arrive_as_they_were_written(tiny: Path) -> None:

@@ -26,7 +26,7 @@ from csd3d.priors.store.files import check_whole, first_line
 from csd3d.priors.store.load import locate
 from csd3d.priors.store.resolve import Resolved, named_parts, pipeline_of, read_json, resolve
 from csd3d.priors.store.savings import reading_quantised, require_savings, save_memory
-from csd3d.priors.store.silence import quiet
+from csd3d.priors.store.silence import quiet, worth_a_bar
 from csd3d.priors.store.single_file import read_single
 
 _DTYPE = "dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype"
@@ -79,14 +79,15 @@ def read_pipeline(
     lacks = [package for package in family.needs if importlib.util.find_spec(package) is None]
     if lacks:
         raise ValueError(f'prior {path}: {family.title} needs {", ".join(lacks)}: pip install "csd3d[families]"')
-    for file in sorted(path.glob("*/*.safetensors")):
+    files = sorted(path.glob("*/*.safetensors"))
+    for file in files:
         check_whole(file)
     cls = _class_of(pipeline_of(path), family)
     if cls is None:
         raise ValueError(
             f"prior {path}: expected a diffusers that has {pipeline_of(path)}, got {diffusers.__version__}; upgrade it"
         )
-    with quiet():
+    with quiet(hide_bars=not worth_a_bar(files)):
         try:
             if weights is not None:
                 pipe = read_single(weights, path, cls, dtype=dtype)

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from rich.console import Console
+from rich.progress import track
 from torch import nn
 
 from csd3d.engine.schedule import Schedule
@@ -24,7 +26,7 @@ from csd3d.priors.store.resolve import (
     read_json,
     weights_variant,
 )
-from csd3d.priors.store.silence import quiet
+from csd3d.priors.store.silence import quiet, worth_a_bar
 from csd3d.priors.store.single_file import read_single
 
 if TYPE_CHECKING:  # diffusers takes seconds to import
@@ -146,10 +148,16 @@ def load_parts(
     if weights is not None:
         return _load_single(weights, path, kind, device=device, dtype=dtype)
     _check_shared_vae(path)
+    models = {
+        part_folder(path, "vae"): AutoencoderKL,
+        path / "text_encoder": CLIPTextModel,
+        path / "unet": UNet2DConditionModel,
+    }
+    shown = worth_a_bar(file for folder in models for file in folder.glob("*.safetensors"))
     with quiet():
-        vae = _load_model(AutoencoderKL, part_folder(path, "vae"), device, dtype)
-        text_encoder = _load_model(CLIPTextModel, path / "text_encoder", device, dtype)
-        unet = _load_model(UNet2DConditionModel, path / "unet", device, dtype).to(memory_format=layout(device))
+        bar = track(models.items(), "loading the prior", console=Console(stderr=True), disable=not shown)
+        vae, text_encoder, unet = (_load_model(cls, folder, device, dtype) for folder, cls in bar)
+        unet = unet.to(memory_format=layout(device))
         with _readable(path, "tokenizer"):
             tokenizer = CLIPTokenizer.from_pretrained(str(path / "tokenizer"), local_files_only=True)
         scheduler = _load_scheduler(path)

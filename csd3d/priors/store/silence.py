@@ -1,8 +1,18 @@
 """Keeping the model libraries from talking over us, for the length of a call."""
 
 import logging
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+LONG_BYTES = 10**9
+"""Weights of this size may take over ten seconds to read."""
+
+
+def worth_a_bar(files: Iterable[Path]) -> bool:
+    """Whether reading weights takes so long that somebody at a terminal should see how far it is."""
+    return sys.stderr.isatty() and sum(file.stat().st_size for file in files) >= LONG_BYTES
 
 
 @contextmanager
