@@ -1,13 +1,16 @@
 """`csd3d ui`: the page in a browser."""
 
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from csd3d.cli.parse import read_dataclass
 from csd3d.cli.priors import builtin_names, describe
-from csd3d.priors.prompts.vocabulary import Vocabulary
+from csd3d.priors.prompts.photographs import read_marks
+from csd3d.ui.known import Known, known_of
 
 
 @dataclass(frozen=True)
@@ -39,16 +42,23 @@ def main(argv: Sequence[str]) -> int:
         raise ValueError("ui: expected the packages of the page, found none: pip install 'csd3d[ui]'")
     if not 0 < command.port < 2**16 or command.max_mb < 1:
         raise ValueError("port, max-mb: expected a port below 65536 and 1 MB or more, got others")
+    os.environ.setdefault("GRADIO_TEMP_DIR", str((command.runs / "uploads" / ".page").resolve()))
     from csd3d.ui import jobs, serve  # slow to import, and not there without the extra
 
-    known = describe(builtin_names()[0]).vocabulary
-    sentences = [entry.wordings[0] for entry in known.edits.values()] if isinstance(known, Vocabulary) else []
     folder = serve.make_folder(command.runs)
     with jobs.Jobs() as running:
         app = serve.app_of(
-            folder, running, priors=[*builtin_names(), *command.prior], sentences=sentences, max_mb=command.max_mb,
-            host=command.host, password=command.password,
+            folder, running, {name: what_knows(name) for name in (*builtin_names(), *command.prior)},
+            max_mb=command.max_mb, host=command.host, password=command.password,
         )  # fmt: skip
         print(f"csd3d is at http://{command.host}:{command.port}; Ctrl-C ends it, runs keep their state")
         serve.serve(app, host=command.host, port=command.port)
     return 0
+
+
+def what_knows(name: str) -> Known:
+    """What a prior knows, by its files; one that is not on this machine yet takes any text."""
+    with suppress(ValueError, OSError):
+        prior = describe(name)
+        return known_of(prior.vocabulary, read_marks(prior.path))
+    return Known()

@@ -5,6 +5,8 @@ In reading order:
     request    what a person has filled in, as the words of a command line
     jobs       command lines in a queue, each a process of its own that can be stopped and resumed
     files      what the page may read and write: uploads and the folder of runs, nothing else
+    known      what each prior knows, to complete and to read
+    doing      what the buttons do, and what is shown of a run
     page       the page itself (Gradio)
     serve      the server around it: who may come in, and the reports of runs
 

@@ -4,6 +4,7 @@ A job is a run in the folder of runs, whose manifest says how it stands once it 
 that a job waits, and what it has printed. Stopping sends what Ctrl-C sends: the run saves its state.
 """
 
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +22,18 @@ Status = Literal["waiting", "running", "interrupted", "finished", "failed", "und
 CSD3D = (sys.executable, "-m", "csd3d")
 LINES = 40
 """Lines of a job's output that are held."""
+_PROGRESS = re.compile(r"(?P<phase>[\w ]+): (?P<done>\d+)/(?P<total>\d+), (?P<left>.+)")
+
+
+@dataclass(frozen=True)
+class HowFar:
+    """What `csd3d.runs.progress` prints where there is no terminal."""
+
+    phase: str
+    done: int
+    total: int
+    left: str
+    """How much time is left, in words."""
 
 
 @dataclass
@@ -34,6 +47,19 @@ class Job:
     lines: deque[str] = field(default_factory=lambda: deque[str](maxlen=LINES))
     """What it printed last."""
     process: "subprocess.Popen[str] | None" = None
+    stopping: bool = False
+    """It was asked to save its state and end."""
+    then: Sequence[str] | None = None
+    """What is done next, before any other job, once it has ended with its state saved."""
+
+    @property
+    def how_far(self) -> HowFar | None:
+        """How far the phase is that it has spoken of last."""
+        found = (_PROGRESS.fullmatch(line) for line in reversed(self.lines.copy()))
+        match = next(filter(None, found), None)
+        if match is None:
+            return None
+        return HowFar(match["phase"], int(match["done"]), int(match["total"]), match["left"])
 
     @property
     def status(self) -> Status:
@@ -94,8 +120,13 @@ class Jobs:
             self._changed.notify_all()
         return job
 
-    def stop(self, run_dir: Path) -> None:
-        """Take a job out of the queue, or ask it to save its state and end; nothing where it does not run."""
+    def stop(self, run_dir: Path, *, then: Sequence[str] | None = None) -> None:
+        """Take a job out of the queue, or ask it to save its state and end; nothing where it does not run.
+
+        Args:
+            run_dir: of the job.
+            then: a command line that is run as soon as the state is saved, before what waits.
+        """
         with self._changed:
             job = self._jobs.get(run_dir)
             if job is not None and job.waiting:
@@ -103,6 +134,8 @@ class Jobs:
                 del self._jobs[run_dir]
                 _forget_empty(run_dir)
                 return
+            if job is not None:
+                job.then = then
         if job is not None:
             _interrupt(job)
 
@@ -130,6 +163,10 @@ class Jobs:
                 job.lines.append(line.rstrip())
             job.process.wait()
             _forget_empty(job.run_dir)
+            with self._changed:
+                if job.then is not None and status_of(job.run_dir) == "interrupted" and not self._closed:
+                    self._jobs[job.run_dir] = follower = Job(job.run_dir, tuple(job.then))
+                    self._queue.appendleft(follower)
 
 
 def _forget_empty(run_dir: Path) -> None:
@@ -152,5 +189,7 @@ def _begin(command: Sequence[str]) -> "subprocess.Popen[str]":
 
 
 def _interrupt(job: Job) -> None:
-    if job.process is not None and job.process.poll() is None:
+    """Once: a second Ctrl-C would end it without its state."""
+    if job.process is not None and job.process.poll() is None and not job.stopping:
+        job.stopping = True
         job.process.send_signal(signal.SIGINT)

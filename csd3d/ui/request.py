@@ -11,6 +11,8 @@ Editor = Literal["video", "panorama", "image"]
 EDITORS: tuple[Editor, ...] = ("video", "panorama", "image")
 WIDE = 1.9
 """Pictures wider than so many times their height are panoramas."""
+AT_ONCE = "--tolerance=1"
+"""Ends a run that is resumed as soon as it may end: the result is written as things stand."""
 _CLIPS = frozenset((*CONTAINERS, ".avi", ".gif"))
 
 
@@ -31,6 +33,8 @@ class Asked:
     """A picture file, or what else the command's `--mask` takes."""
     mask_words: str | None = None
     """The thing that alone is edited."""
+    source_prompt: str | None = None
+    """What the source shows, for priors that edit by captions."""
 
 
 def editor_for(source: Path) -> Editor:
@@ -65,6 +69,12 @@ def words_of(asked: Asked) -> list[str]:
         "seed": asked.seed,
         "mask": asked.mask,
         "mask-words": asked.mask_words,
+        "source-prompt": asked.source_prompt,
     }
     given = [f"--{name}={value}" for name, value in flags.items() if value is not None]
     return [asked.editor or editor_for(asked.source), str(asked.source), *given]
+
+
+def first_look_in(picture: Path) -> list[str]:
+    """More words, with which a command only writes what a few frames, or a part, would become."""
+    return ["--preview", f"--output={picture}"]

@@ -10,7 +10,7 @@ are refused, so that no page elsewhere can reach it through a name of its own (D
 import base64
 import binascii
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import gradio as gr
@@ -22,11 +22,15 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from csd3d.ui.files import RunsFolder
 from csd3d.ui.jobs import Jobs
+from csd3d.ui.known import Known
 from csd3d.ui.page import build
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
 """Names of this machine."""
+THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+"""Fonts of the machine: nothing is fetched from elsewhere."""
 STYLE = """
+#bar progress { width: 100%; height: 8px; accent-color: var(--color-accent); display: block; }
 #report iframe { width: 100%; height: 70vh; border: 1px solid var(--border-color-primary); border-radius: 8px;
                  background: #fff; }
 #runs .grid-container { grid-template-columns: repeat(6, 1fr) !important; }
@@ -35,16 +39,14 @@ STYLE = """
 
 
 def app_of(
-    folder: RunsFolder, jobs: Jobs, *, priors: Sequence[str], sentences: Sequence[str], max_mb: int, host: str,
-    password: str | None,
+    folder: RunsFolder, jobs: Jobs, known: Mapping[str, Known], *, max_mb: int, host: str, password: str | None,
 ) -> FastAPI:  # fmt: skip
     """The page with what surrounds it.
 
     Args:
         folder: the runs.
         jobs: those that are started.
-        priors: see `csd3d.ui.page.build`.
-        sentences: likewise.
+        known: see `csd3d.ui.page.build`.
         max_mb: largest upload, 10^6 bytes.
         host: where it listens.
         password: asked for with any user name; None: nobody is asked.
@@ -63,11 +65,11 @@ def app_of(
         except (ValueError, OSError):
             return Response(status_code=404)
 
-    page = build(folder, jobs, priors=priors, sentences=sentences)
+    page = build(folder, jobs, known)
     page.queue(default_concurrency_limit=8)
     app = gr.mount_gradio_app(
         app, page, path="/", server_name=host, allowed_paths=[str(folder.path)], max_file_size=max_mb * 10**6,
-        show_error=True, css=STYLE, footer_links=[], ssr_mode=False,
+        show_error=True, css=STYLE, theme=THEME, footer_links=[], ssr_mode=False,
     )  # fmt: skip
     if host in LOCAL:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOCAL, "[::1]"])

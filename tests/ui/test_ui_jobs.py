@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from csd3d.runs.manifest import Manifest
-from csd3d.ui.jobs import Job, Jobs, status_of
+from csd3d.ui.jobs import HowFar, Job, Jobs, status_of
 
 PROGRAM = """
 import signal, sys, time
@@ -24,6 +24,8 @@ folder.joinpath("manifest.json").write_text(folder.parent.joinpath("running.json
 stopped = []
 signal.signal(signal.SIGINT, lambda *_: stopped.append(1))
 print("works", flush=True)
+print("edit: 3/20, about 2 min left", flush=True)
+print("note: a thing", flush=True)
 while what == "wait" and not stopped:
     time.sleep(0.01)
 status = "interrupted" if stopped else "finished"
@@ -61,7 +63,8 @@ def test_jobs_are_done_in_order_one_at_a_time(jobs: Jobs, tmp_path: Path) -> Non
     made = [started(jobs, claim(tmp_path, name), "finish") for name in "abc"]
     wait_for(lambda: all(job.status == "finished" for job in made))
     assert (tmp_path / "order").read_text() == "abc"
-    assert list(made[0].lines) == ["begun", "works"]
+    assert list(made[0].lines)[:2] == ["begun", "works"]
+    assert made[0].how_far == HowFar("edit", 3, 20, "about 2 min left")
 
 
 def test_a_job_that_waits_says_how_many_are_before_it(jobs: Jobs, tmp_path: Path) -> None:
@@ -88,6 +91,30 @@ def test_a_stopped_job_is_gone_on_with(jobs: Jobs, tmp_path: Path) -> None:
     second = started(jobs, run_dir, "finish")
     wait_for(lambda: second.status == "finished")
     assert jobs.find(run_dir) is second
+
+
+def test_what_follows_a_stop_is_done_before_what_waits(jobs: Jobs, tmp_path: Path) -> None:
+    first = started(jobs, claim(tmp_path, "a"), "wait")
+    wait_for(lambda: "works" in first.lines)
+    waits = started(jobs, claim(tmp_path, "b"), "finish")
+    jobs.stop(first.run_dir, then=["finish", str(first.run_dir)])
+    jobs.stop(first.run_dir, then=["finish", str(first.run_dir)])  # clicked twice: the state is saved all the same
+    wait_for(lambda: waits.status == "finished")
+    follower = jobs.find(first.run_dir)
+    assert first.status == "finished"
+    assert follower is not None
+    assert (follower is not first, (tmp_path / "order").read_text()) == (True, "aab")
+
+
+def test_a_pause_after_a_stop_is_a_pause(jobs: Jobs, tmp_path: Path) -> None:
+    job = started(jobs, claim(tmp_path, "a"), "wait")
+    wait_for(lambda: "works" in job.lines)
+    jobs.stop(job.run_dir, then=["finish", str(job.run_dir)])
+    jobs.stop(job.run_dir)
+    wait_for(lambda: job.status == "interrupted" and job.process is not None and job.process.poll() is not None)
+    other = started(jobs, claim(tmp_path, "b"), "finish")
+    wait_for(lambda: other.status == "finished")
+    assert jobs.find(job.run_dir) is job
 
 
 def test_a_refused_job_leaves_its_line_and_no_folder(jobs: Jobs, tmp_path: Path) -> None:
