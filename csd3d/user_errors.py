@@ -31,9 +31,12 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, of which torch says so in a type for devices and in a text for the CPU."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    texts = ("can't allocate memory", "could not create a primitive", "not enough memory", "Insufficient memory")
+    if isinstance(error, OSError):  # FFmpeg's text for a thread that could not be started is EAGAIN's
+        return error.errno in (errno.ENOMEM, errno.EAGAIN)
+    texts = (
+        "can't allocate memory", "could not create a primitive", "not enough memory", "Insufficient memory",
+        "failed to map segment",
+    )  # fmt: skip
     return any(text in str(error) for text in texts)
 
 

@@ -98,6 +98,8 @@ def test_running_out_of_gpu_memory_is_a_failed_run() -> None:
         OSError(12, "Cannot allocate memory", "a.mp4"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried ..."),
         RuntimeError("could not create a primitive"),
+        BlockingIOError(11, "Resource temporarily unavailable"),
+        ImportError("stream.so: failed to map segment from shared object", name="av.stream"),
     ],
 )
 def test_running_out_of_memory_is_a_failed_run(error: Exception) -> None:

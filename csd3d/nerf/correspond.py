@@ -6,7 +6,12 @@
 o, D   camera centre, and distance along the ray to what the field shows
 p      centre of a place, a latent or a pixel; the padding around a view corresponds to nothing
 
-Cameras are pinholes; a little lens distortion shifts positions by as much.
+Cameras are perspective, with lens distortion as OpenCV and nerfstudio have it, r^2 = x^2 + y^2 of a direction (x, y):
+
+    x' = x d + 2 p1 x y + p2 (r^2 + 2 x^2)    y' = y d + 2 p2 x y + p1 (r^2 + 2 y^2)
+    d  = 1 + k1 r^2 + k2 r^4 + k3 r^6 + k4 r^8
+
+It is undone by Newton's method. Far outside of the picture the polynomial folds back; what lies there is not visible.
 """
 
 from dataclasses import dataclass
@@ -19,6 +24,8 @@ from csd3d.media.geometry import WorkingSize, pixel_centres
 
 SAME_SURFACE = 0.05
 """Two distances to a point that differ by less than this share are of the same surface."""
+_NEWTON_STEPS, _LEAST_DETERMINANT = 10, 1e-3  # as nerfstudio has them for the rays of training
+_FOLD_PROBES = 8
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,8 @@ class DepthCorrespondences:
     """At which the prior works."""
     unit_px: int
     """Pixels of that size along one side of a place: the codec's factor for latents, 1 for decoded views."""
+    distortion: Float[Tensor, "n 6"] | None = None
+    """k1, k2, k3, k4, p1, p2 of each lens; None: pinholes."""
 
     def __call__(self, i: int, index: Int[Tensor, " m"]) -> tuple[Float[Tensor, "m h w 2"], Float[Tensor, "m h w"]]:
         """See the protocol."""
@@ -47,14 +56,10 @@ class DepthCorrespondences:
         corner = px.new_tensor([self.size.left_px, self.size.top_px])
         grid = pixel_centres(*(side // self.unit_px for side in self.size.padded)).to(px)
         seen_at = (grid * self.unit_px - corner) / content * px  # places to pixels of `distance`
-        local = torch.stack(
-            [
-                (seen_at[..., 0] - self.centre[i, 0]) / self.focal[i, 0],
-                (self.centre[i, 1] - seen_at[..., 1]) / self.focal[i, 1],
-                -torch.ones_like(seen_at[..., 0]),
-            ],
-            dim=-1,
-        )
+        flat = (seen_at - self.centre[i]) / self.focal[i]
+        if self.distortion is not None:
+            flat = undistorted(flat, self.distortion[i])
+        local = torch.stack([flat[..., 0], -flat[..., 1], -torch.ones_like(flat[..., 0])], dim=-1)
         rays = torch.nn.functional.normalize(local, dim=-1) @ self.c2w[i, :, :3].T
         points = self.c2w[i, :, 3] + rays * _look_up(self.distance[i, 0], seen_at)[..., None]
         offset = points - self.c2w[j, None, None, :, 3]
@@ -62,11 +67,62 @@ class DepthCorrespondences:
         front = -in_camera[..., 2:]
         ahead = front[..., 0] > 1e-6
         flat = in_camera[..., :2] / torch.where(ahead[..., None], front, torch.ones_like(front))
-        seen = self.centre[j, None, None] + self.focal[j, None, None] * flat * flat.new_tensor([1.0, -1.0])
+        flat = flat * flat.new_tensor([1.0, -1.0])
+        if self.distortion is not None:
+            lenses = self.distortion[j, None, None]
+            ahead &= ~_folded(flat, lenses)
+            flat = distorted(flat, lenses)[0]
+        seen = self.centre[j, None, None] + self.focal[j, None, None] * flat
         far = torch.stack([_look_up(d, at) for d, at in zip(self.distance[j, 0], seen, strict=True)])
         same = (offset.norm(dim=-1) - far).abs() < SAME_SURFACE * far
         visible = _inside(seen_at, px) & ahead & _inside(seen, px) & same
         return (seen / px * content + corner) / self.unit_px, visible.to(px)
+
+
+def distorted(
+    flat: Float[Tensor, "*n 2"], lens: Float[Tensor, "*#n 6"]
+) -> tuple[Float[Tensor, "*n 2"], Float[Tensor, "*n 2 2"]]:
+    """Where a lens shows directions (x, y), y down, and the Jacobian of that."""
+    x, y = flat.unbind(-1)
+    k1, k2, k3, k4, p1, p2 = lens.unbind(-1)
+    r = x * x + y * y
+    d = 1 + r * (k1 + r * (k2 + r * (k3 + r * k4)))
+    slope = 2 * (k1 + r * (2 * k2 + r * (3 * k3 + r * 4 * k4)))
+    shown = torch.stack(
+        [d * x + 2 * p1 * x * y + p2 * (r + 2 * x * x), d * y + 2 * p2 * x * y + p1 * (r + 2 * y * y)], -1
+    )
+    across = slope * x * y + 2 * p1 * x + 2 * p2 * y
+    jacobian = [
+        d + slope * x * x + 2 * p1 * y + 6 * p2 * x,
+        across,
+        across,
+        d + slope * y * y + 2 * p2 * x + 6 * p1 * y,
+    ]
+    return shown, torch.stack(jacobian, -1).unflatten(-1, (2, 2))
+
+
+def undistorted(shown: Float[Tensor, "*n 2"], lens: Float[Tensor, "*#n 6"]) -> Float[Tensor, "*n 2"]:
+    """The directions that a lens shows at positions, by Newton's method from the positions; see `distorted`."""
+    flat = shown
+    for _ in range(_NEWTON_STEPS):
+        at, jacobian = distorted(flat, lens)
+        (a, b), (c, d) = (row.unbind(-1) for row in jacobian.unbind(-2))
+        determinant = a * d - b * c
+        x, y = (shown - at).unbind(-1)
+        step = torch.stack([d * x - b * y, a * y - c * x], -1) / determinant[..., None]
+        flat = flat + torch.where(determinant[..., None].abs() > _LEAST_DETERMINANT, step, torch.zeros_like(step))
+    return flat
+
+
+def _folded(flat: Float[Tensor, "*n 2"], lens: Float[Tensor, "*#n 6"]) -> Bool[Tensor, "*n"]:
+    """Whether the way from the axis to a direction comes to where the lens' picture turns back (radial part alone)."""
+    k1, k2, k3, k4, _, _ = lens.unbind(-1)
+    r = (flat * flat).sum(-1)
+    slopes = [
+        1 + q * (3 * k1 + q * (5 * k2 + q * (7 * k3 + q * 9 * k4)))
+        for q in (r * (i / _FOLD_PROBES) ** 2 for i in range(1, _FOLD_PROBES + 1))
+    ]
+    return (torch.stack(slopes) <= 0).any(0)
 
 
 def _inside(position: Float[Tensor, "*n h w 2"], px: Float[Tensor, "2"]) -> Bool[Tensor, "*n h w"]:

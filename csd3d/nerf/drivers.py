@@ -102,7 +102,7 @@ class _Parts:
         size = view_size(sources, current.prior, current.size_px)
         _, distances = scene.render(views, current.size_px)
         correspondences = None
-        if scene.pinholes:
+        if scene.perspective:
             correspondences = correspond(scene.cameras, views, distances, size, current.prior.codec.factor)
         masks = view_masks(
             sources, current.prior, search.under(Prompts(current.prompt, current.source_prompt)), current.prompt, size,
@@ -162,7 +162,7 @@ class Update(_Parts):
         self.on_progress(what)
         renders, distances = self.scene.render(views, current.size_px)
         correspondences = None
-        if settings.by_depth and self.scene.pinholes:
+        if settings.by_depth and self.scene.perspective:
             size = view_size(sources, current.prior, current.size_px)
             correspondences = partial(correspond, self.scene.cameras, views, distances, size)
         inside = self.scene.inside(views, distances)

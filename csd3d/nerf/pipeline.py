@@ -75,12 +75,12 @@ class CsdEditPipeline(VanillaPipeline):
         region = read_region(config.mask_dir, config.box, mask_names(data.train_dataset), height, width)
         self.scene = Scene(self.model, data, region)
         self.current = CurrentEdit(config, resolved, str(self.device))
-        if config.by_depth and not self.scene.pinholes:
+        if config.by_depth and not self.scene.perspective:
             if config.coupling == "depth":
                 raise ValueError(
-                    "coupling: expected svgd, paper or independent for cameras that are no pinholes, got depth"
+                    "coupling: expected svgd, paper or independent for fisheye and panoramic cameras, got depth"
                 )
-            CONSOLE.log("views are coupled pixel by pixel, not by depth: their cameras are no pinholes")
+            CONSOLE.log("views are coupled pixel by pixel, not by depth: their cameras are fisheyes or panoramic")
         cover = Cover(self.scene.cameras.camera_to_worlds)
         self.schedule = EditSchedule(cover, first_edit=config.scene_steps, edit_every=config.edit_every)
         self.history = EditHistory(data.photographs, names, mask_names(data.train_dataset))

@@ -39,8 +39,8 @@ class Scene:
         return self.data.train_dataset.cameras
 
     @property
-    def pinholes(self) -> bool:
-        """Whether all cameras project as pinholes do, as correspondences by depth suppose."""
+    def perspective(self) -> bool:
+        """Whether all cameras project perspectively, lens distortion apart, as correspondences by depth suppose."""
         return bool((self.cameras.camera_type == CameraType.PERSPECTIVE.value).all())
 
     @property

@@ -74,4 +74,7 @@ def correspond(
     some = cameras[torch.tensor(views)].to("cpu")
     scale = distance.new_tensor([distance.shape[-1], distance.shape[-2]]) / torch.cat([some.width, some.height], -1)
     focal, centre = torch.cat([some.fx, some.fy], -1) * scale, torch.cat([some.cx, some.cy], -1) * scale
-    return DepthCorrespondences(some.camera_to_worlds.float(), focal, centre, distance, size, unit_px)
+    lens = some.distortion_params
+    if lens is not None and not lens.any():
+        lens = None
+    return DepthCorrespondences(some.camera_to_worlds.float(), focal, centre, distance, size, unit_px, lens)

@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from nerfstudio.cameras.cameras import Cameras
 
 from csd3d.engine.transport import transport
 from csd3d.media.geometry import WorkingSize
-from csd3d.nerf.correspond import DepthCorrespondences
+from csd3d.nerf.correspond import DepthCorrespondences, distorted
+from csd3d.nerf.views import correspond
 from csd3d.world.flow import trace
 from csd3d.world.sample import Views, sample_scene
 
@@ -81,3 +83,34 @@ def test_transport_along_them_shows_one_view_from_the_other() -> None:
     aligned = (moved[0] - rgb[2]).abs().mean(0)[seen].mean()
     unaligned = (rgb[3] - rgb[2]).abs().mean(0)[seen].mean()
     assert aligned < 0.5 * unaligned
+
+
+def test_lens_distortion_is_that_of_the_rays_of_training() -> None:
+    turned = torch.tensor([[0.96, 0.0, 0.28, 0.3], [0.0, 1.0, 0.0, 0.1], [-0.28, 0.0, 0.96, -0.1]])
+    c2w = torch.stack([torch.eye(4)[:3], turned])
+    lens = torch.tensor([[-0.3, 0.08, 0.0, 0.0, 0.01, -0.02], [-0.2, 0.05, 0.01, 0.0, -0.01, 0.01]])
+    views = Cameras(c2w, 40.0, 42.0, 25.0, 22.0, 48, 44, lens)
+    distance = torch.full((2, 1, 44, 48), 3.0)
+    position, visible = correspond(views, [0, 1], distance, WorkingSize(44, 48, 0, 0, 0, 0), 1)(0, torch.arange(2))
+    grid = torch.stack(torch.meshgrid(torch.arange(44) + 0.5, torch.arange(48) + 0.5, indexing="ij"), -1)
+    rays = views.generate_rays(0, coords=grid)
+    points = rays.origins + rays.directions * 3.0
+    assert (position[0].flip(-1) - grid).abs().max() < 1e-3
+    inside = ((position[1] >= 0) & (position[1] <= torch.tensor([48, 44]))).all(-1)
+    assert inside.float().mean() > 0.5
+    back = views.generate_rays(1, coords=position[1].flip(-1))
+    along = torch.nn.functional.normalize(points - back.origins, dim=-1)
+    assert ((along - back.directions).norm(dim=-1)[inside] < 1e-4).all()
+    assert visible[0].all()
+
+
+def test_what_a_lens_folds_back_into_its_picture_is_not_visible() -> None:
+    lens = torch.tensor([-0.3, 0.0, 0.0, 0.0, 0.0, 0.0]).expand(2, 6)  # turns back at r = 1.05
+    aside = torch.tensor([[0.48, 0.0, -0.88, 0.0], [0.0, 1.0, 0.0, 0.0], [0.88, 0.0, 0.48, 0.0]])  # by 61 degrees
+    views = Cameras(torch.stack([torch.eye(4)[:3], aside]), 100.0, 100.0, 24.0, 24.0, 48, 48, lens)
+    distance = torch.full((2, 1, 48, 48), 3.0)
+    position, visible = correspond(views, [0, 1], distance, WorkingSize(48, 48, 0, 0, 0, 0), 1)(0, torch.arange(2))
+    inside = ((position[1] >= 0) & (position[1] <= 48)).all(-1)
+    assert not (visible[1].bool() & inside).any()
+    shown, _ = distorted(torch.tensor([1.83, 0.0]), lens[0])
+    assert shown.abs().max() < 0.01  # 61 degrees from the axis, the polynomial shows things in the middle

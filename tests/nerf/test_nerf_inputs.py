@@ -73,7 +73,7 @@ def test_views_of_fisheye_cameras_are_coupled_pixel_by_pixel(
 ) -> None:
     change(scene, lambda about: about.update(camera_model="OPENCV_FISHEYE", k1=0.01))
     line = refusal(scene, prior, tmp_path / "out", capsys, coupling="depth")
-    assert "coupling: expected svgd, paper or independent for cameras that are no pinholes, got depth" in line
+    assert "coupling: expected svgd, paper or independent for fisheye and panoramic cameras, got depth" in line
     by_default = edited(scene, prior, tmp_path / "default").pipeline
     assert "views are coupled pixel by pixel" in capsys.readouterr().out
     by_pixel = edited(scene, prior, tmp_path / "svgd", coupling="svgd").pipeline
