@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,7 +23,6 @@ from torch import Tensor
 from csd3d.attention.presets import Attention
 from csd3d.attention.score import Controllable, Steerable
 from csd3d.attention.steer import Pick, Steer, Steering
-from csd3d.attention.structure import StructureDiffusion
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.loop import require_timesteps
 from csd3d.engine.validate import require, require_choice, require_int
@@ -76,9 +75,10 @@ class GenerateConfig(RunConfig):
     """A method that changes attention, NAME or NAME:key=value,...: `structure` (phrases keep their colours),
     `reweight:word=snow,scale=1.5`. As often as there are methods."""
     steer: str | None = None
-    """Sampling steered so that every thing of the caption appears as it is named: `conform` or `excite`, or
+    """Pictures steered so that every thing of the caption appears as it is named: `conform` or `excite`, or
     NAME:key=value,... with step or rms, until, rounds, columns, level, sites; conform also temperature, previous,
-    negatives. None: the sampler goes where the prior leads it."""
+    negatives. Of the sampler; with --method csd or sds a pull beside the prior's. None: pictures go where the prior
+    leads them."""
     group: str = ""
     """The things of the caption with their attributes, such as "red ball | blue cube", for `steer`, `pick` and
     `structure`. Empty: as they are found."""
@@ -95,29 +95,26 @@ class GenerateConfig(RunConfig):
         require_int(self, 8, 100_000, "width", "height")
         require_int(self, 1, 1000, "pick")
         require_int(self, 0, None, "pick_after")
-        Attention.of("none", self.attention)  # refuses what cannot be read, as the next does
-        for name, asked in (("steer", self.steering is not None), ("pick", self.pick > 1)):
-            require(self, name, not asked or self.method == "ddim", f"--method ddim beside it, not {self.method}")
+        require(self, "pick", self.pick == 1 or self.method == "ddim", f"--method ddim beside it, not {self.method}")
+        _ = self.attending, self.steering  # refuses what cannot be read
         if self.csd is not None:
             noise = self.csd.residual == "noise"
             require(self.csd, "residual", noise, "noise, as there is no source to compare with")
 
     @property
     def steering(self) -> Steering | None:
-        """How the sampler is steered, read."""
+        """How pictures are steered, read."""
         return None if self.steer is None else Steering.of(self.steer)
 
     @property
     def composed(self) -> Composed:
-        """Steering and choosing of noises."""
-        return Composed(self.steering, Pick(self.pick, self.pick_after), self.group)
+        """Steering of the sampler and choosing of noises."""
+        return Composed(self.steering if self.method == "ddim" else None, Pick(self.pick, self.pick_after), self.group)
 
     @property
     def attending(self) -> Attention:
-        """The compositions, read; `group` says their phrases where these do not."""
-        read = Attention.of("none", self.attention).compositions
-        said = [replace(c, groups=c.groups or self.group) if isinstance(c, StructureDiffusion) else c for c in read]
-        return Attention("none", tuple(said))
+        """What is done inside the network, read; the sampler is steered for itself."""
+        return Attention.of("none", self.attention, None if self.method == "ddim" else self.steer, self.group)
 
 
 def generate(
@@ -226,7 +223,8 @@ class GenerateEditor(Editor[GenerateConfig]):
             require_timesteps(prior.schedule, config.engine)
         self.score = prior.score(prompts, Guidance.of(config.engine))
         self._controls = config.attending.alone(self.score, self._size_lat)
-        self._steer()  # refuses what cannot be steered
+        prior.attended(self.score, config.attending)  # refuses what cannot be steered, as the next does
+        self._steer()
 
     def place(self, run_dir: Path) -> tuple[Path, Sequence[Path]]:
         """A picture, or several with numbers."""
@@ -262,7 +260,7 @@ class GenerateEditor(Editor[GenerateConfig]):
         )
         self._log = session.move(
             particles,
-            config.attending.over(self.score),
+            self.prior.attended(self.score, config.attending),
             config,
             count=len(self._windows),
             rng=self._rng,
@@ -319,9 +317,9 @@ class GenerateEditor(Editor[GenerateConfig]):
         """Raises ValueError for canvases of several windows, for priors whose attention cannot be read, and as
         `Composed.steer` does."""
         config = self.config
-        if not config.composed.reads_maps:
-            return None
         name = "steer" if config.steer else "pick"
+        if not (config.steer or config.pick > 1):
+            return None
         if not isinstance(self.score, Steerable):
             raise ValueError(f"{name}: expected a prior of Stable Diffusion's kind, whose attention can be read")
         if len(self._windows) > config.n:

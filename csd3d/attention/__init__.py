@@ -17,6 +17,7 @@ In reading order:
     groups        which things a caption names, with what is said of them
     energy        what maps should be: CONFORM, Attend-and-Excite
     steer         a sampler moved along the gradient of an energy; choosing among noises by it
+    pull          the same gradient as a term of distillation
     tail          NAME:key=value,... of settings
     presets       what settings ask for
 

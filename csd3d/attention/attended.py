@@ -20,6 +20,7 @@ from torch import Tensor
 from csd3d.attention.bank import Bank
 from csd3d.attention.compositions import Composition, KvFusion, PromptToPrompt, keeping
 from csd3d.attention.control import Control, Qkv
+from csd3d.attention.pull import Pull
 from csd3d.attention.rows import Role, Rows
 from csd3d.attention.sag import SelfAttentionGuidance
 from csd3d.attention.score import Controllable
@@ -40,7 +41,8 @@ BANKED = 8
 class AttendedScore:
     """A `Score` under control; satisfies `StepScore`.
 
-    Where `score` does it satisfies `Features` and `Perceptual`, of the prior as it is.
+    Where `score` does it satisfies `Features` and `Perceptual`, of the prior as it is; what it prepares for a step is
+    `Regularised`.
     """
 
     score: Controllable
@@ -48,6 +50,8 @@ class AttendedScore:
     """One after another."""
     shares: bool = False
     """Whether all particles of a step look at its anchors."""
+    pull: Pull | None = None
+    """A term beside what the prior wants, read off the prior as it is."""
 
     def __post_init__(self) -> None:
         for composition in self.compositions:
@@ -99,6 +103,14 @@ class _StepScore:
     @property
     def schedule(self) -> Schedule:
         return self.own.schedule
+
+    @property
+    def has_term(self) -> bool:
+        return self.own.pull is not None
+
+    def own_gradient(self, x: Noised) -> Latents:
+        assert self.own.pull is not None  # as it has a term
+        return self.own.pull(x)
 
     def target(self, x: Noised) -> Latents:
         predicted, sources = self._predict(x, self._sharing("target"), lambda: self._sharing("source"))

@@ -43,6 +43,11 @@ class Energy(Protocol):
     targets: ClassVar[Mapping[float, float]]
     """Shares of the sampling steps at which a particle is refined, and the energy at which that is enough."""
 
+    @property
+    def compares(self) -> bool:
+        """Whether it looks at maps of the step before."""
+        ...
+
     def __call__(
         self, maps: Float[Tensor, "l a b"], before: Float[Tensor, "l a b"] | None, groups: Sequence[Group]
     ) -> Float[Tensor, ""]:
@@ -65,6 +70,11 @@ class Contrast:
     def __post_init__(self) -> None:
         require(self, "temperature", 0 < self.temperature < math.inf, "more than 0")
 
+    @property
+    def compares(self) -> bool:
+        """As asked for."""
+        return self.previous
+
     def __call__(
         self, maps: Float[Tensor, "l a b"], before: Float[Tensor, "l a b"] | None, groups: Sequence[Group]
     ) -> Float[Tensor, ""]:
@@ -85,6 +95,11 @@ class Excite:
     """Attend-and-Excite."""
 
     targets: ClassVar[Mapping[float, float]] = MappingProxyType({0.0: 1 - 0.05, 0.2: 1 - 0.5, 0.4: 1 - 0.8})
+
+    @property
+    def compares(self) -> bool:
+        """Never."""
+        return False
 
     def __call__(
         self, maps: Float[Tensor, "l a b"], before: Float[Tensor, "l a b"] | None, groups: Sequence[Group]

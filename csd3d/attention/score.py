@@ -67,6 +67,11 @@ class MapsRead:
     gradient: Latents | None
     """By the noisy latents; None unless it was asked for."""
 
+    def where(self, z: Latents) -> "MapsRead":
+        """On the device of `z`, the gradient in its precision."""
+        slope = None if self.gradient is None else self.gradient.to(z)
+        return MapsRead(self.maps.to(z.device), self.energy.to(z.device), slope)
+
 
 @runtime_checkable
 class Steerable(Controllable, Protocol):
@@ -80,6 +85,7 @@ class Steerable(Controllable, Protocol):
         *,
         sites: Sequence[Site],
         energy: MapEnergy,
+        s: Latents | None = None,
         controls: Sequence[Control] = (),
         gradient: bool = True,
     ) -> MapsRead:
@@ -88,6 +94,7 @@ class Steerable(Controllable, Protocol):
         Args:
             z_t: at timestep `t`.
             index: their numbers.
+            s: their clean sources, for priors that look at them.
             controls: act meanwhile.
         """
         ...

@@ -82,6 +82,13 @@ class Steering:
         steering: Callable[..., Steering] = cls
         return steering(energy=made(**energy), **rest)
 
+    def scaled(self, slope: Latents, z: Latents) -> Latents:
+        """A gradient in the length of the first move of `z`."""
+        if self.rms is None:
+            assert self.step is not None
+            return self.step * slope
+        return self.rms * _rms(z) * slope / _rms(slope).clamp_min(1e-12)
+
     def chosen(self, sites: Sequence[Site]) -> tuple[Site, ...]:
         """The cross-attentions whose maps are read. Raises ValueError if there are none."""
         levels = {site.level for site in choose(sites, kind="cross")}
@@ -130,14 +137,14 @@ class Steer:
         targets = {round(share * self.steps): target for share, target in self.steering.energy.targets.items()}
         target = targets.get(step, math.inf)
         assert self.steering.rounds is not None
-        read = self._read(z_t, t, index)
+        read = self.read(z_t, t, index, self._before)
         active = read.energy > target
         for _ in range(self.steering.rounds if step in targets else 0):
             if not bool(active.any()):
                 break
             z_t = torch.where(active[:, None, None, None], self._moved(z_t, read, step), z_t)
             active = active & (read.energy > target)  # as published: looked at once more after it was enough
-            read = self._read(z_t, t, index)
+            read = self.read(z_t, t, index, self._before)
         self._before.update(zip(numbers(index), read.maps, strict=True))
         return self._moved(z_t, read, step)
 
@@ -145,14 +152,31 @@ class Steer:
     def worth(self, z_t: Latents, t: int, index: Index) -> Float[Tensor, " n"]:
         """How surely the thing is seen that is seen least: the smallest peak of the nouns, in [0, 1]."""
         peaks = replace(self, steering=replace(self.steering, energy=Excite()))
-        return 1 - peaks._read(z_t, t, index, gradient=False).energy
+        return 1 - peaks.read(z_t, t, index, {}, gradient=False).energy
 
     def go_on(self, other: "Steer", best: Int64[Tensor, " m"]) -> None:
         """Take over what `other` has read of particles `best`, which are 0 to m - 1 here."""
         self._before = {k: other._before[i] for k, i in enumerate(numbers(best)) if i in other._before}
 
-    def _read(self, z_t: Latents, t: int, index: Index, *, gradient: bool = True) -> MapsRead:
-        """Comparable, smoothed maps, their energies, and the gradient of these by `z_t`."""
+    def read(
+        self,
+        z_t: Latents,
+        t: int,
+        index: Index,
+        before: Mapping[int, Float[Tensor, "l a b"]],
+        *,
+        s: Latents | None = None,
+        gradient: bool = True,
+    ) -> MapsRead:
+        """Maps, their energies once they are comparable and smooth, and the gradient of these by `z_t`.
+
+        Args:
+            z_t: at timestep `t`.
+            index: their numbers.
+            before: maps of the step before, of those that have any.
+            s: their sources, for priors that look at them.
+            gradient: whether it is wanted.
+        """
         columns = self.steering.columns
         assert columns is not None
 
@@ -160,25 +184,22 @@ class Steer:
             now = smoothed(comparable(A, rows.tokens, columns))
             energies: list[Tensor] = []
             for maps, tokens, particle in zip(now, rows.tokens, rows.particle, strict=True):
-                before = self._before.get(particle)
-                if before is not None:
-                    before = smoothed(comparable(before[None].to(A), [tokens], columns))[0]
-                energies.append(self.steering.energy(maps, before, self.groups[tokens]))
+                earlier = before.get(particle)
+                if earlier is not None:
+                    earlier = smoothed(comparable(earlier[None].to(A), [tokens], columns))[0]
+                energies.append(self.steering.energy(maps, earlier, self.groups[tokens]))
             return torch.stack(energies)
 
         sites = self.steering.chosen(self.score.sites)
         return self.score.read_energy(
-            z_t, t, index, sites=sites, energy=of_rows, controls=self.controls, gradient=gradient
+            z_t, t, index, sites=sites, energy=of_rows, s=s, controls=self.controls, gradient=gradient
         )
 
     def _moved(self, z_t: Latents, read: MapsRead, step: int) -> Latents:
         """`z_t` after one move."""
         assert read.gradient is not None
-        size, slope = math.sqrt(1 - step / (2 * max(self.steps - 1, 1))), read.gradient
-        if self.steering.rms is None:
-            assert self.steering.step is not None
-            return z_t - size * self.steering.step * slope
-        return z_t - size * self.steering.rms * _rms(z_t) * slope / _rms(slope).clamp_min(1e-12)
+        size = math.sqrt(1 - step / (2 * max(self.steps - 1, 1)))
+        return z_t - size * self.steering.scaled(read.gradient, z_t)
 
 
 def _rms(z: Latents) -> Float[Tensor, "n 1 1 1"]:

@@ -52,6 +52,7 @@ from csd3d.engine.optimise import first_moments as first_moments
 from csd3d.engine.regularisers import Features as Features
 from csd3d.engine.regularisers import FeatureSite as FeatureSite
 from csd3d.engine.regularisers import PatchNce as PatchNce
+from csd3d.engine.regularisers import Regularised as Regularised
 from csd3d.engine.regularisers import Regulariser as Regulariser
 from csd3d.engine.regularisers import patch_nce as patch_nce
 from csd3d.engine.residuals import Score as Score

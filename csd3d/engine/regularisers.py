@@ -51,6 +51,24 @@ class Regulariser(Protocol):
 
 
 @runtime_checkable
+class Regularised(Protocol):
+    """A Score that brings a term of its own, such as an energy of what its network looks at."""
+
+    @property
+    def has_term(self) -> bool:
+        """Whether it brings one."""
+        ...
+
+    def own_gradient(self, x: Noised) -> Latents:
+        """The gradient of that term by `x.z`, which is added to g as it is.
+
+        `x` are particles of the step for which the score was prepared, all of them or some; what comes out for one
+        depends on that one and on what was prepared.
+        """
+        ...
+
+
+@runtime_checkable
 class Features(Protocol):
     """A Score that also gives features of its inner layers, and differentiates through them."""
 

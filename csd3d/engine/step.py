@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
-from csd3d.engine.regularisers import Features, PatchNce, Regulariser
+from csd3d.engine.regularisers import Features, PatchNce, Regularised, Regulariser
 from csd3d.engine.residuals import Score, StepScore, anchored, noise_baseline, released, source_baseline
 from csd3d.engine.schedule import Schedule
 from csd3d.engine.stein import FeatureKernel, Kernel, Perceptual, RbfKernel, couple
@@ -51,7 +51,7 @@ def csd_step(
     """The direction in which particles `x` descend.
 
     `kernel` replaces the one that `config.bandwidth` and `config.kernel_on` describe; `regularisers` are added to
-    the one that `config.regulariser` names.
+    the one that `config.regulariser` names, and so is the term of a `Regularised` score.
 
     Raises:
         ValueError: a coupling along correspondences without a `kernel` that knows them, particles that the bandwidth
@@ -69,6 +69,8 @@ def csd_step(
     g = step_weight(score.schedule, x.t, config) * g if config.weight != "one" else g
     for regulariser in (*named_regularisers(score, config), *regularisers):
         g = g + regulariser(x)
+    if isinstance(predicts, Regularised) and predicts.has_term:
+        g = g + predicts.own_gradient(x)
     return StepResult(g, r, weights)
 
 

@@ -99,6 +99,12 @@ class EditSettings(VanillaPipelineConfig):
     attention: tuple[str, ...] = ()
     """Methods that change attention, each NAME or NAME:key=value,...: `reweight:word=snow,scale=1.5`, `p2p`, `pnp`,
     `masactrl`, `kv-fusion`, `structure`, `sag`."""
+    steer: str | None = None
+    """A pull beside the prior's, by which every thing of the sentence is to show in every view: `conform`, `excite`, or
+    NAME:key=value,...; see `csd3d video --help`. None: the prior's alone."""
+    group: str = ""
+    """The things of the sentence with their attributes, such as "red ball | blue cube", for `steer` and `structure`.
+    Empty: as they are found."""
     strength: float = 1.0
     """Strength of the edit, 0 to 1: 0 gives the photographs back, 1 the whole edit."""
     detail: float = 1.0
@@ -146,7 +152,7 @@ class EditSettings(VanillaPipelineConfig):
             require(self, "tolerance", not asked, "0 with driver distil, whose steps have no end")
             for name in ("strength", "detail"):
                 require(self, name, getattr(self, name) == 1, "1 with driver distil, which replaces no picture")
-        Attention.of(self.share, self.attention)  # refuses what cannot be read
+        _ = self.attending  # refuses what cannot be read
         engine = self.engine(builtin=True)
         views = "views_per_edit" if self.driver == "update" else "distil_views"
         if engine.coupling == "svgd" and engine.bandwidth == "paper":
@@ -161,7 +167,7 @@ class EditSettings(VanillaPipelineConfig):
     @property
     def attending(self) -> Attention:
         """How the attention of the prior is controlled. Raises `ValueError` for methods that cannot be read."""
-        return Attention.of(self.share, self.attention)
+        return Attention.of(self.share, self.attention, self.steer, self.group)
 
     @property
     def asked_prompt(self) -> str | None:

@@ -43,7 +43,7 @@ BUILTIN_CAPTION_GUIDANCE = 3.0
 """Text guidance of the published text-to-image methods on the small built-in model."""
 
 _PUBLISHED_STEERING: Mapping[str, Any] = {"step": 20.0, "rounds": 20, "columns": "all", "sites": ""}
-_BUILTIN_STEERING: Mapping[str, Any] = {
+_BUILTIN_STEERING: dict[str, Any] = {
     "rms": 0.03, "rounds": 5, "columns": "words", "level": 1, "sites": "up_blocks.1.attentions.0",
 }  # fmt: skip
 """What `suited` fills in."""
@@ -138,13 +138,14 @@ def generation_config(method: GenerateMethod, *, builtin: bool, family: Family |
     return replace(config, steps=200, s_text=7.5) if builtin else replace(config, steps=500, s_text=30.0)
 
 
-def suited(steering: Steering, *, builtin: bool) -> Steering:
+def suited(steering: Steering, *, builtin: bool, pulls: bool = False) -> Steering:
     """Complete: what is None is as published, or what suits the small built-in model.
 
     That one looks mostly at padding, so only words are compared; at one site, where the peak of a noun says best
-    whether the thing will be there; and moves are a share of the latent.
+    whether the thing will be there; and moves are a share of the latent, of which more is needed where it `pulls`
+    particles that are moved by the prior too.
     """
-    usual = _BUILTIN_STEERING if builtin else _PUBLISHED_STEERING
+    usual = _BUILTIN_STEERING | ({"rms": 0.3} if pulls else {}) if builtin else _PUBLISHED_STEERING
     given = {f.name for f in fields(steering) if getattr(steering, f.name) is not None}
     given |= {"step", "rms"} if given & {"step", "rms"} else set()
     return replace(steering, **{name: value for name, value in usual.items() if name not in given})

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from csd3d.attention.control import Control
 from csd3d.attention.rows import Role, Rows
+from csd3d.attention.score import MapEnergy, MapsRead
 from csd3d.attention.sites import Site
 from csd3d.attention.words import Tokens
 from csd3d.engine.config import CsdConfig
@@ -155,6 +156,38 @@ class InstructScore:
     def controlled(self, controls: Sequence[Control]) -> AbstractContextManager[None]:
         """Within the context its predictions are controlled. Raises ValueError where that cannot be done."""
         return self.prior.denoiser.controlled(controls)
+
+    def read_energy(
+        self,
+        z_t: Latents,
+        t: int,
+        index: Index,
+        *,
+        sites: Sequence[Site],
+        energy: MapEnergy,
+        s: Latents | None = None,
+        controls: Sequence[Control] = (),
+        gradient: bool = True,
+    ) -> MapsRead:
+        """See `Steerable`: the row IT. Values come back where `z_t` is."""
+        assert s is not None  # as particles of an editor have sources
+        device = self.prior.device
+        condition, read = self.prior.condition(s.to(device)), self.sentences.rows(index)
+        sentence, said_by = ready(read, device), numbers(read)
+        rows = Rows.of(
+            "target",
+            ["IT"],
+            numbers(index),
+            lambda _, i: self.sentences.tokens[said_by[i]],
+            noise=float(t) / self.schedule.num_timesteps,
+            size_lat=(z_t.shape[-2], z_t.shape[-1]),
+        )
+        found = self.prior.denoiser.map_energy(
+            z_t.to(device), t, rows,
+            make=lambda z, i: (torch.cat([z, condition[i].to(z)], 1), self.sentences.text[sentence[i]]),
+            sites=sites, energy=energy, controls=controls, gradient=gradient,
+        )  # fmt: skip
+        return found.where(z_t)
 
     def feature_gradient(self, x: Noised, site: FeatureSite, loss: FeatureLoss) -> Latents:
         """Gradient of a loss between features of particles (branch IT) and of their sources (branch I0)."""

@@ -7,7 +7,7 @@ score      the engine's view of a prior under both
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -22,7 +22,7 @@ from csd3d.engine.residuals import Score
 from csd3d.engine.sampling import By
 from csd3d.engine.schedule import Schedule
 from csd3d.engine.types import Index
-from csd3d.priors.defaults import GenerateMethod, Particle, default_config, for_timesteps, generation_config
+from csd3d.priors.defaults import GenerateMethod, Particle, default_config, for_timesteps, generation_config, suited
 from csd3d.priors.families.table import Kind
 from csd3d.priors.loading import PLAIN, Loading
 from csd3d.priors.networks.sampler import Predict
@@ -192,7 +192,13 @@ class Prior(ABC):
         self.require(csd, prompts)
         score = self.score(prompts, Guidance.of(csd))
         require_timesteps(score.schedule, csd)
-        return score if attention is None else attention.over(score)
+        return score if attention is None else self.attended(score, attention)
+
+    def attended(self, score: Score, attention: Attention) -> Score:
+        """One of its scores with its attention controlled, what is left open suited to it. Raises as `Attention.over`
+        does."""
+        steering = attention.steering and suited(attention.steering, builtin=self.builtin, pulls=True)
+        return replace(attention, steering=steering).over(score)
 
 
 @runtime_checkable

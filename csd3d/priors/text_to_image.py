@@ -186,6 +186,7 @@ class TextToImageScore:
         *,
         sites: Sequence[Site],
         energy: MapEnergy,
+        s: Latents | None = None,
         controls: Sequence[Control] = (),
         gradient: bool = True,
     ) -> MapsRead:
@@ -205,8 +206,7 @@ class TextToImageScore:
             z_t.to(device), t, rows, make=lambda z, i: (z, self.prompt.text[sentence[i]]), sites=sites, energy=energy,
             controls=controls, gradient=gradient,
         )  # fmt: skip
-        slope = None if found.gradient is None else found.gradient.to(z_t)
-        return MapsRead(found.maps.to(z_t.device), found.energy.to(z_t.device), slope)
+        return found.where(z_t)
 
     def feature_gradient(self, x: Noised, site: FeatureSite, loss: FeatureLoss) -> Latents:
         """Gradient of a loss between features of particles and of sources, each under its own caption, unguided.

@@ -75,6 +75,13 @@ class EditConfig(RunConfig):
     attention: tuple[str, ...] = ()
     """A method that changes attention, NAME or NAME:key=value,...: `reweight:word=snow,scale=1.5`, `p2p`, `pnp`,
     `masactrl`, `kv-fusion`, `structure`, `sag`. As often as there are methods."""
+    steer: str | None = None
+    """A pull beside the prior's, by which every thing of the sentence is to show in every particle: `conform`,
+    `excite`, or NAME:key=value,... with step or rms, until, columns, level, sites; conform also temperature, previous,
+    negatives. Not with --by sampling. None: the prior's alone."""
+    group: str = ""
+    """The things of the sentence with their attributes, such as "red ball | blue cube", for `steer` and `structure`.
+    Empty: as they are found."""
     mask_words: str | None = None
     """Edit only what these words name in the source, such as "the ball", found by attention; `instruction`: the thing
     that the sentence itself names. Instead of --mask. None: as --mask says."""
@@ -96,7 +103,8 @@ class EditConfig(RunConfig):
             require(self, "mask_words", bool(self.mask_words.strip()), "what to look for, such as 'the ball'")
             mask = getattr(self, "mask", None)  # of the editor's own
             require(self, "mask", mask is None, f"none beside mask-words {self.mask_words!r}")
-        Attention.of(self.share, self.attention)  # refuses what cannot be read
+        require(self, "steer", self.steer is None or not sampled, "none with --by sampling")
+        _ = self.attending  # refuses what cannot be read
 
     @property
     def kept_on_resume(self) -> tuple[str, ...]:
@@ -105,5 +113,5 @@ class EditConfig(RunConfig):
 
     @property
     def attending(self) -> Attention:
-        """Both, read."""
-        return Attention.of(self.share, self.attention)
+        """What is done inside the network, read."""
+        return Attention.of(self.share, self.attention, self.steer, self.group)

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from csd3d.attention.presets import Attention
 from csd3d.engine.config import CsdConfig, Effort, Method
-from csd3d.engine.regularisers import FeatureLoss, Features, FeatureSite
+from csd3d.engine.regularisers import FeatureLoss, Features, FeatureSite, Regularised
 from csd3d.engine.residuals import Score, StepScore
 from csd3d.engine.sampling import By
 from csd3d.engine.schedule import Schedule
@@ -126,6 +126,14 @@ class Gradient:
 
 
 @dataclass(frozen=True)
+class Term:
+    """Gradients of the term that a score brings."""
+
+    number: int
+    x: Noised
+
+
+@dataclass(frozen=True)
 class Encode:
     """Latents of pictures in [0, 1]."""
 
@@ -139,7 +147,7 @@ class Decode:
     z: Tensor
 
 
-Order = Load | Under | ForStep | Predict | Gradient | Encode | Decode
+Order = Load | Under | ForStep | Predict | Gradient | Term | Encode | Decode
 
 
 @dataclass
@@ -187,6 +195,10 @@ class Hand:
                 score, some = self.scores[order.number], order.x.rows(_mine(len(order.x.z)))
                 assert isinstance(score, Features)  # as the scores of all our priors are
                 return score.feature_gradient(some, order.site, order.loss), len(order.x.z)
+            case Term():
+                score, some = self.scores[order.number], order.x.rows(_mine(len(order.x.z)))
+                assert isinstance(score, Regularised)  # as it has a term
+                return score.own_gradient(some), len(order.x.z)
             case Encode():
                 if self.loaded.looks_at_pictures:  # every rank has to see all of them
                     return self.loaded.encode(order.rgb), 0
@@ -313,7 +325,7 @@ class SharedPrior(Prior):
 
 @dataclass(frozen=True)
 class OrderedScore:
-    """A score of which every rank has its own. Satisfies `StepScore`, `Features` and `Perceptual`."""
+    """A score of which every rank has its own. Satisfies `StepScore`, `Features`, `Regularised` and `Perceptual`."""
 
     hand: Hand
     number: int
@@ -341,6 +353,16 @@ class OrderedScore:
     def feature_gradient(self, x: Noised, site: FeatureSite, loss: FeatureLoss) -> Latents:
         """Gradient of a loss between features of edited and source latents, of all particles."""
         return _rows(self.hand, Gradient(self.number, _on_cpu(x), site, loss)).to(x.z)
+
+    @property
+    def has_term(self) -> bool:
+        """Whether the score brings a term."""
+        score = self.hand.scores[self.number]
+        return isinstance(score, Regularised) and score.has_term
+
+    def own_gradient(self, x: Noised) -> Latents:
+        """Of that term, of all particles."""
+        return _rows(self.hand, Term(self.number, _on_cpu(x))).to(x.z)
 
     def perceptual_features(self, z: Latents) -> Float[Tensor, "n d"]:
         """Features of clean latents, by rank 0 alone, which differentiates them."""

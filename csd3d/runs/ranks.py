@@ -14,7 +14,7 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
-from csd3d.engine.regularisers import FeatureLoss, Features, FeatureSite
+from csd3d.engine.regularisers import FeatureLoss, Features, FeatureSite, Regularised
 from csd3d.engine.residuals import Score, StepScore
 from csd3d.engine.schedule import Schedule
 from csd3d.engine.stein import Perceptual
@@ -67,7 +67,7 @@ def broadcast(value: Any) -> Any:
 @dataclass(frozen=True)
 class SharedScore:
     """A prior of which every rank holds a copy: each does its share of the particles. Satisfies `StepScore`,
-    `Features` and `Perceptual`."""
+    `Features`, `Regularised` and `Perceptual`."""
 
     score: Score
 
@@ -93,6 +93,17 @@ class SharedScore:
         score = self.score
         assert isinstance(score, Features)  # as the scores of all our priors are
         return map_sharded(len(x.z), lambda mine: score.feature_gradient(x.rows(mine), site, loss))
+
+    @property
+    def has_term(self) -> bool:
+        """Whether the score brings a term."""
+        return isinstance(self.score, Regularised) and self.score.has_term
+
+    def own_gradient(self, x: Noised) -> Latents:
+        """Of that term, of all particles."""
+        score = self.score
+        assert isinstance(score, Regularised)  # as it has a term
+        return map_sharded(len(x.z), lambda mine: score.own_gradient(x.rows(mine)))
 
     def perceptual_features(self, z: Latents) -> Float[Tensor, "n d"]:
         """Features of clean latents; every rank evaluates all, as it differentiates them."""

@@ -136,7 +136,7 @@ def test_what_cannot_be_composed_is_refused(folder: Path, tmp_path: Path, capsys
     words = ["generate", "--prompt", "a red ball and a snowy cover", "--prior", str(folder), "--steps", "2"]
     for flags, message in (
         (["--steer", "boost"], "steer: expected conform, excite, got 'boost'"),
-        (["--steer", "conform", "--method", "csd"], "steer: expected --method ddim beside it"),
+        (["--steer", "conform:rounds=2", "--method", "csd"], "steer: expected no rounds where particles are moved"),
         (["--pick", "2", "--method", "sds"], "pick: expected --method ddim beside it"),
         (["--pick", "2", "--pick-after", "2"], "pick_after: expected less than the 2 steps"),
         (["--steer", "excite", "--width", "80"], "steer: expected pictures as large as the prior's own"),

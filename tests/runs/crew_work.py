@@ -35,7 +35,9 @@ def edits(folder: Path) -> Iterator[tuple[str, Any, Path, Any]]:
     yield "wide sampled", edit_panorama, folder / "wide.png", replace(wide, share="anchors", **sampled)
     yield "wide", edit_panorama, folder / "wide.png", wide
     cds = {"residual": "source", "coupling": "independent", "regulariser": "patch-nce", "nce_patches": 4}
-    caption = replace(wide, csd=replace(CSD, **cds), prior=str(folder / "t2i"), source_prompt="a blue ball")
+    caption = replace(
+        wide, csd=replace(CSD, **cds), prior=str(folder / "t2i"), source_prompt="a blue ball", steer="excite:until=1"
+    )
     yield "cds", edit_image, folder / "wide.png", replace(caption, window=None)
 
 

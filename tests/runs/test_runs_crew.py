@@ -15,6 +15,9 @@ import torch.distributed as dist
 from PIL import Image
 from torch import Tensor
 
+from csd3d.attention import Attention
+from csd3d.attention.energy import Excite
+from csd3d.attention.steer import Steering
 from csd3d.cli.main import COMMANDS, main
 from csd3d.engine import Batch, CsdConfig, csd_step
 from csd3d.priors.auto import find_prior, load_prior
@@ -76,6 +79,12 @@ def test_orders_are_what_the_prior_does(shared: SharedPrior, folder: Path) -> No
         theirs, mine = make(own), make(shared)
         x = particles(mine)
         assert torch.equal(csd_step(mine, x, csd).g, csd_step(theirs, x, csd).g)
+    pulled = Attention(steering=Steering(Excite(), step=1.0, columns="words", level=1), group="snowy")
+    scores: list[Any] = [p.score_under(csd, prompts, pulled) for p in (shared, own)]
+    x = scores[0].schedule.noised(Batch(z, z, torch.arange(3)), 600, torch.randn(z.shape))
+    terms = [score.for_step(x).own_gradient(x) for score in scores]
+    assert torch.equal(*terms)
+    assert terms[0].abs().max() > 0
     for name in ("name", "path", "kind", "native_px", "multiple_px", "looks_at_pictures", "device", "things"):
         assert getattr(shared, name) == getattr(own, name)
     assert shared.kinds_of(["make it snowy"]) == own.kinds_of(["make it snowy"])
