@@ -2,7 +2,7 @@
 
 What fails for no fault of the request, or takes its worker along, is tried once more, by another worker if there is
 one.
-Workers are processes of this machine (`LocalWorkers`); others satisfy `Workers`.
+Workers are processes of this machine (`LocalWorkers`), or actors of a Ray cluster (`video.pool_ray`).
 """
 
 import multiprocessing
@@ -126,13 +126,16 @@ def _run(
 class LocalWorkers:
     """Processes of this machine, each on a GPU of its own as far as there are several; satisfies `Workers`."""
 
-    def __init__(self, count: int, *, target: Callable[[Connection], None] | None = None) -> None:
-        """`target` is what a worker does with the connection that brings it requests; None: it edits."""
+    def __init__(
+        self, count: int, *, target: Callable[[Connection], None] | None = None, threads: int | None = None
+    ) -> None:
+        """`target` is what a worker does with the connection that brings it requests; None: it edits. `threads` of
+        each; None: its share of the processors."""
         self._target = target or work
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([self._target.__module__])  # so that all import torch once
         self._gpus = visible_gpus()
-        self._threads = max(1, (os.cpu_count() or 1) // count)
+        self._threads = threads or max(1, (os.cpu_count() or 1) // count)
         self._processes: list[Any] = [None] * count
         self._connections: list[Connection | None] = [None] * count
 

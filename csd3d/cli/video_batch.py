@@ -48,9 +48,12 @@ class Batch:
     """Folder for the results; the runs are in its `runs/`: NAME, and NAME-2 and so on for what was done anew."""
     prior: str | None = None
     """Prior of the jobs that name none. None: that which the method is for."""
-    workers: int = 1
+    workers: int | None = None
     """So many clips at a time, each by a process of its own, on a GPU of its own where there are several. What fails
-    for no fault of its line is tried once more by another."""
+    for no fault of its line is tried once more by another. None: one; with --ray, one for each GPU of the cluster."""
+    ray: bool = False
+    """Workers on a Ray cluster, the one that RAY_ADDRESS names or one of this machine (the `ray` extra). All machines
+    have csd3d and see these files under the same paths."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -60,14 +63,19 @@ def main(argv: Sequence[str]) -> int:
         ValueError, FileNotFoundError: the file makes no sense; nothing was done.
     """
     batch = read_dataclass(Batch, argv, prog="csd3d video batch")
-    if batch.workers < 1:
+    if batch.workers is not None and batch.workers < 1:
         raise ValueError(f"workers: expected 1 or more, got {batch.workers}")
     return edit_all(requests(read_jobs(batch.jobs), batch), spread_of(batch))
 
 
 def spread_of(batch: Batch) -> Spread | None:
     """Who does the edits; None: this process."""
-    return None if batch.workers == 1 else spread(lambda: LocalWorkers(batch.workers))
+    workers = batch.workers
+    if batch.ray:
+        from video.pool_ray import RayWorkers
+
+        return spread(lambda: RayWorkers(workers))
+    return None if workers in (None, 1) else spread(lambda: LocalWorkers(workers))
 
 
 def read_jobs(path: Path) -> list[dict[str, Any]]:

@@ -27,6 +27,8 @@ def toy_work(connection: Connection) -> None:
             connection.send(Outcome("failed", 0.1, "out of memory", elsewhere=True))
         elif request.prompt == "refuse":
             connection.send(Outcome("failed", 0.1, "prompt: expected another"))
+        elif request.prompt == "slow" and tries == 1:
+            time.sleep(60)
         elif request.prompt == "wait":
             while not stopped:
                 time.sleep(0.01)
