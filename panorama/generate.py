@@ -56,7 +56,7 @@ class GenerateConfig(RunConfig):
 
     prior: str = "builtin:t2i"
     """`builtin:t2i` (small, knows a closed set of words), a folder in diffusers layout, or a hub id of a
-    text-to-image model: Stable Diffusion 1.x or 2.x, SDXL, SD3, FLUX.1, Qwen-Image, PixArt."""
+    text-to-image model: Stable Diffusion 1.x or 2.x, SDXL, SD3, FLUX.1, Qwen-Image, PixArt, Sana."""
     method: GenerateMethod = "csd"
     """`csd`: pictures or windows made together, so that they agree; `sds`: each for itself; `ddim`: the ordinary
     sampler, which is DDIM for Stable Diffusion and the model's own for others."""

@@ -24,7 +24,7 @@ from tests.priors.families.tiny import FAMILIES as TINY
 
 Write = Callable[[str], Path]
 Load = Callable[[str], FamilyPrior]
-EDITORS = [name for name in TINY if name not in ("sdxl", "sd3", "flux", "qwen-image", "pixart")]
+EDITORS = [name for name in TINY if name not in ("sdxl", "sd3", "flux", "qwen-image", "pixart", "sana")]
 
 
 def noised(prior: Prior, n: int = 2, t: int = 300) -> Noised:
@@ -57,7 +57,7 @@ def test_nothing_is_wanted_where_nothing_is_asked_for(name: str, family: Load) -
     assert r[1].abs().max() > 1e-5
 
 
-@pytest.mark.parametrize("name", ["sdxl", "sd3", "flux", "qwen-image", "pixart"])
+@pytest.mark.parametrize("name", ["sdxl", "sd3", "flux", "qwen-image", "pixart", "sana"])
 def test_a_caption_that_stays_changes_nothing(name: str, family: Load) -> None:
     prior = family(name)
     assert isinstance(prior, FamilyTextToImage)

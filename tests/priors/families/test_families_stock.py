@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from math import hypot, sqrt
 from typing import Any, NamedTuple
 
@@ -63,8 +64,8 @@ def level_at(prior: FamilyPrior, step: Step) -> Level:
     if prior.levels.noising == "vp":
         return Level(ab, "epsilon", step.t)
     level = flow_level((1 - step.sigma) ** 2 / hypot(1 - step.sigma, step.sigma) ** 2)
-    assert level.time == pytest.approx(step.t, abs=1e-3)
-    return level
+    assert level.time == pytest.approx(step.t, abs=1e-3 if type(prior.pipe).__name__ != "SanaPipeline" else 1)
+    return replace(level, time=step.t)  # which that of Sana cuts to a whole number
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -85,7 +86,7 @@ def test_it_predicts_and_samples_as_its_pipeline_does(
     noise = torch.randn(s.shape)
     steps = sample(pipe, prior, picture, noise)
     is_flow, layout = prior.levels.noising == "flow", prior.family.layout
-    z = noise.clone() if is_flow else noise * steps[0].sigma / sqrt(1 + steps[0].sigma ** 2)
+    z = noise / level_at(prior, steps[0]).scale if is_flow else noise * steps[0].sigma / sqrt(1 + steps[0].sigma ** 2)
     if name == "pixart" or name.startswith(
         "sdxl"
     ):  # begins at unit variance, and its sigmas are not at the first of them

@@ -313,6 +313,41 @@ def pixart() -> Any:
     )  # fmt: skip
 
 
+def sana() -> Any:
+    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "\u2581", *(chr(c) for c in range(33, 127))]
+    tokenizer: Any = transformers.GemmaTokenizer(
+        vocab={p: i for i, p in enumerate(pieces)}, merges=[], model_max_length=512
+    )
+    text = transformers.Gemma2Model(
+        transformers.Gemma2Config(
+            vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+            num_key_value_heads=2, head_dim=8, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )  # fmt: skip
+    coder: dict[str, Any] = {}
+    for side in ("encoder", "decoder"):
+        coder |= {
+            f"{side}_block_types": ("ResBlock", "EfficientViTBlock"), f"{side}_block_out_channels": (8, 8),
+            f"{side}_layers_per_block": (1, 1), f"{side}_qkv_multiscales": ((), (5,)),
+        }  # fmt: skip
+    vae = diffusers.AutoencoderDC(
+        latent_channels=4, attention_head_dim=2, downsample_block_type="conv", upsample_block_type="interpolate",
+        scaling_factor=0.41407, **coder,
+    )  # fmt: skip
+    net = diffusers.SanaTransformer2DModel(
+        patch_size=1, in_channels=4, out_channels=4, num_layers=1, num_attention_heads=2, attention_head_dim=8,
+        num_cross_attention_heads=2, cross_attention_head_dim=8, cross_attention_dim=16, caption_channels=16,
+        sample_size=32,
+    )  # fmt: skip
+    scheduler: Any = diffusers.DPMSolverMultistepScheduler(
+        solver_order=1, prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+    )
+    return diffusers.SanaPipeline(
+        tokenizer=tokenizer, text_encoder=text, vae=vae, transformer=net, scheduler=scheduler
+    )  # fmt: skip
+
+
 FAMILIES: dict[str, Callable[[], Any]] = {
     "klein": klein,
     "klein-distilled": lambda: klein(distilled=True),
@@ -330,6 +365,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "flux": lambda: flux(editor=False),
     "qwen-image": lambda: qwen("make"),
     "pixart": pixart,
+    "sana": sana,
 }
 """Each by a short name."""
 
