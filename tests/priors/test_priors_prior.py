@@ -133,7 +133,7 @@ def test_a_source_has_a_scale_of_its_own(tiny: Path, t2i: TextToImagePrior) -> N
     x = t2i.schedule.noised(Batch(s, s, torch.arange(1)), 300, s.flip(-1))
     t2i = TextToImagePrior.load(t2i.path, device="cpu")  # other tests change the one that all share
     prompts = Prompts("a cat", "a dog")
-    one, other, both = (t2i.score(prompts, Guidance(*g)) for g in ([5.0], [5.0, 1.0, 2.0], [2.0]))
+    one, other, both = (t2i.score(prompts, g) for g in (Guidance(5.0), Guidance(5.0, 1.0, 2.0), Guidance(2.0)))
     assert torch.equal(one.target(x), other.target(x))
     assert torch.equal(other.source(x), both.source(x))
     assert not torch.equal(one.source(x), other.source(x))
