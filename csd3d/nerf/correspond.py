@@ -1,4 +1,4 @@
-"""Where the points that one view shows are in the others, by the depth of the field. Knows no nerfstudio.
+"""Where the points that one view shows are in the others, by the depth of the field.
 
     X_i(p) = o_i + D_i(p) ray_i(p)        pos_ij(p) = where camera j shows X_i(p)
     v_ij(p) = 1 if |X_i(p) - o_j| is what view j has there, D_j(pos_ij(p)), to `SAME_SURFACE`; else 0
@@ -11,20 +11,21 @@ Cameras are perspective, with lens distortion as OpenCV and nerfstudio have it, 
     x' = x d + 2 p1 x y + p2 (r^2 + 2 x^2)    y' = y d + 2 p2 x y + p1 (r^2 + 2 y^2)
     d  = 1 + k1 r^2 + k2 r^4 + k3 r^6 + k4 r^8
 
-It is undone by Newton's method. Far outside of the picture the polynomial folds back; what lies there is not visible.
+nerfstudio undoes it, as for the rays of training. Far outside of the picture the polynomial folds back; what lies
+there is not visible.
 """
 
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
+from nerfstudio.cameras.camera_utils import radial_and_tangential_undistort
 from torch import Tensor
 
 from csd3d.media.geometry import WorkingSize, pixel_centres
 
 SAME_SURFACE = 0.05
 """Two distances to a point that differ by less than this share are of the same surface."""
-_NEWTON_STEPS, _LEAST_DETERMINANT = 10, 1e-3  # as nerfstudio has them for the rays of training
 _FOLD_PROBES = 8
 
 
@@ -58,7 +59,7 @@ class DepthCorrespondences:
         seen_at = (grid * self.unit_px - corner) / content * px  # places to pixels of `distance`
         flat = (seen_at - self.centre[i]) / self.focal[i]
         if self.distortion is not None:
-            flat = undistorted(flat, self.distortion[i])
+            flat = radial_and_tangential_undistort(flat, self.distortion[i])
         local = torch.stack([flat[..., 0], -flat[..., 1], -torch.ones_like(flat[..., 0])], dim=-1)
         rays = torch.nn.functional.normalize(local, dim=-1) @ self.c2w[i, :, :3].T
         points = self.c2w[i, :, 3] + rays * _look_up(self.distance[i, 0], seen_at)[..., None]
@@ -71,7 +72,7 @@ class DepthCorrespondences:
         if self.distortion is not None:
             lenses = self.distortion[j, None, None]
             ahead &= ~_folded(flat, lenses)
-            flat = distorted(flat, lenses)[0]
+            flat = distorted(flat, lenses)
         seen = self.centre[j, None, None] + self.focal[j, None, None] * flat
         far = torch.stack([_look_up(d, at) for d, at in zip(self.distance[j, 0], seen, strict=True)])
         same = (offset.norm(dim=-1) - far).abs() < SAME_SURFACE * far
@@ -79,39 +80,15 @@ class DepthCorrespondences:
         return (seen / px * content + corner) / self.unit_px, visible.to(px)
 
 
-def distorted(
-    flat: Float[Tensor, "*n 2"], lens: Float[Tensor, "*#n 6"]
-) -> tuple[Float[Tensor, "*n 2"], Float[Tensor, "*n 2 2"]]:
-    """Where a lens shows directions (x, y), y down, and the Jacobian of that."""
+def distorted(flat: Float[Tensor, "*n 2"], lens: Float[Tensor, "*#n 6"]) -> Float[Tensor, "*n 2"]:
+    """Where a lens shows directions (x, y), y down."""
     x, y = flat.unbind(-1)
     k1, k2, k3, k4, p1, p2 = lens.unbind(-1)
     r = x * x + y * y
     d = 1 + r * (k1 + r * (k2 + r * (k3 + r * k4)))
-    slope = 2 * (k1 + r * (2 * k2 + r * (3 * k3 + r * 4 * k4)))
-    shown = torch.stack(
+    return torch.stack(
         [d * x + 2 * p1 * x * y + p2 * (r + 2 * x * x), d * y + 2 * p2 * x * y + p1 * (r + 2 * y * y)], -1
     )
-    across = slope * x * y + 2 * p1 * x + 2 * p2 * y
-    jacobian = [
-        d + slope * x * x + 2 * p1 * y + 6 * p2 * x,
-        across,
-        across,
-        d + slope * y * y + 2 * p2 * x + 6 * p1 * y,
-    ]
-    return shown, torch.stack(jacobian, -1).unflatten(-1, (2, 2))
-
-
-def undistorted(shown: Float[Tensor, "*n 2"], lens: Float[Tensor, "*#n 6"]) -> Float[Tensor, "*n 2"]:
-    """The directions that a lens shows at positions, by Newton's method from the positions; see `distorted`."""
-    flat = shown
-    for _ in range(_NEWTON_STEPS):
-        at, jacobian = distorted(flat, lens)
-        (a, b), (c, d) = (row.unbind(-1) for row in jacobian.unbind(-2))
-        determinant = a * d - b * c
-        x, y = (shown - at).unbind(-1)
-        step = torch.stack([d * x - b * y, a * y - c * x], -1) / determinant[..., None]
-        flat = flat + torch.where(determinant[..., None].abs() > _LEAST_DETERMINANT, step, torch.zeros_like(step))
-    return flat
 
 
 def _folded(flat: Float[Tensor, "*n 2"], lens: Float[Tensor, "*#n 6"]) -> Bool[Tensor, "*n"]:
