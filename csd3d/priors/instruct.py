@@ -169,25 +169,13 @@ class InstructScore:
         controls: Sequence[Control] = (),
         gradient: bool = True,
     ) -> MapsRead:
-        """See `Steerable`: the row IT. Values come back where `z_t` is."""
+        """See `Steerable`: the row IT."""
         assert s is not None  # as particles of an editor have sources
-        device = self.prior.device
-        condition, read = self.prior.condition(s.to(device)), self.sentences.rows(index)
-        sentence, said_by = ready(read, device), numbers(read)
-        rows = Rows.of(
-            "target",
-            ["IT"],
-            numbers(index),
-            lambda _, i: self.sentences.tokens[said_by[i]],
-            noise=float(t) / self.schedule.num_timesteps,
-            size_lat=(z_t.shape[-2], z_t.shape[-1]),
-        )
-        found = self.prior.denoiser.map_energy(
-            z_t.to(device), t, rows,
-            make=lambda z, i: (torch.cat([z, condition[i].to(z)], 1), self.sentences.text[sentence[i]]),
-            sites=sites, energy=energy, controls=controls, gradient=gradient,
+        condition = self.prior.condition(s.to(self.prior.device))
+        return self.prior.read_energy(
+            z_t, t, index, branch="IT", sentences=self.sentences, condition=condition, sites=sites,
+            energy=energy, controls=controls, gradient=gradient,
         )  # fmt: skip
-        return found.where(z_t)
 
     def feature_gradient(self, x: Noised, site: FeatureSite, loss: FeatureLoss) -> Latents:
         """Gradient of a loss between features of particles (branch IT) and of their sources (branch I0)."""

@@ -12,12 +12,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from csd3d.attention.control import Control
+from csd3d.attention.rows import Rows
+from csd3d.attention.score import MapEnergy, MapsRead
+from csd3d.attention.sites import Site
 from csd3d.engine.config import CsdConfig
+from csd3d.engine.types import Index, Latents, numbers
 from csd3d.priors.defaults import native_px
 from csd3d.priors.loading import PLAIN, Loading
 from csd3d.priors.networks.chunks import Chunks
 from csd3d.priors.networks.codec import VaeCodec
-from csd3d.priors.networks.denoiser import Denoiser, Prediction
+from csd3d.priors.networks.denoiser import Denoiser, Prediction, ready
 from csd3d.priors.networks.sampler import Before, Predict, Sampler, denoise, fresh_scheduler
 from csd3d.priors.networks.text import PromptEncoder
 from csd3d.priors.prior import Prior, Prompts
@@ -177,6 +182,42 @@ class LatentDiffusion(Prior):
     def known(self, sentence: str) -> str:
         """The sentence as the prior learnt it. Raises UnknownPrompt when it knows a closed set without this one."""
         return self.vocabulary.match(sentence) if self.vocabulary is not None and sentence.strip() else sentence.strip()
+
+    def read_energy(
+        self,
+        z_t: Latents,
+        t: int,
+        index: Index,
+        *,
+        branch: str,
+        sentences: Sentences,
+        condition: Latents | None = None,
+        sites: Sequence[Site],
+        energy: MapEnergy,
+        controls: Sequence[Control],
+        gradient: bool,
+    ) -> MapsRead:
+        """See `Steerable.read_energy`: of the row of a branch that reads the sentence, and `condition` if there is one
+        beside each noisy latent. Values come back where `z_t` is."""
+        read = sentences.rows(index)
+        sentence, said_by = ready(read, self.device), numbers(read)
+        rows = Rows.of(
+            "target",
+            [branch],
+            numbers(index),
+            lambda _, i: sentences.tokens[said_by[i]],
+            noise=float(t) / self.schedule.num_timesteps,
+            size_lat=(z_t.shape[-2], z_t.shape[-1]),
+        )
+
+        def make(z: Tensor, i: Tensor) -> tuple[Tensor, Tensor]:
+            x = z if condition is None else torch.cat([z, condition[i].to(z)], 1)
+            return x, sentences.text[sentence[i]]
+
+        found = self.denoiser.map_energy(
+            z_t.to(self.device), t, rows, make=make, sites=sites, energy=energy, controls=controls, gradient=gradient
+        )
+        return found.where(z_t)
 
     def denoise(
         self,

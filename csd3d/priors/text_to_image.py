@@ -190,23 +190,11 @@ class TextToImageScore:
         controls: Sequence[Control] = (),
         gradient: bool = True,
     ) -> MapsRead:
-        """See `Steerable`: the row without guidance that reads the caption. Values come back where `z_t` is."""
-        device = self.prior.device
-        read = self.prompt.rows(index)
-        sentence, said_by = ready(read, device), numbers(read)
-        rows = Rows.of(
-            "target",
-            ["text"],
-            numbers(index),
-            lambda _, i: self.prompt.tokens[said_by[i]],
-            noise=float(t) / self.schedule.num_timesteps,
-            size_lat=(z_t.shape[-2], z_t.shape[-1]),
-        )
-        found = self.prior.denoiser.map_energy(
-            z_t.to(device), t, rows, make=lambda z, i: (z, self.prompt.text[sentence[i]]), sites=sites, energy=energy,
-            controls=controls, gradient=gradient,
+        """See `Steerable`: the row without guidance that reads the caption."""
+        return self.prior.read_energy(
+            z_t, t, index, branch="text", sentences=self.prompt, sites=sites, energy=energy, controls=controls,
+            gradient=gradient,
         )  # fmt: skip
-        return found.where(z_t)
 
     def feature_gradient(self, x: Noised, site: FeatureSite, loss: FeatureLoss) -> Latents:
         """Gradient of a loss between features of particles and of sources, each under its own caption, unguided.
