@@ -24,7 +24,7 @@ from csd3d.evaluate.cases import Case
 from csd3d.evaluate.config import EvaluateConfig
 from csd3d.evaluate.job import evaluate
 from csd3d.evaluate.layouts import Entry, cases_of_layout, read_layout
-from csd3d.media.clip.formats import CONTAINERS
+from csd3d.media.clip.formats import CLIPS, CONTAINERS
 from csd3d.runs.job import Request
 from csd3d.runs.progress import RunProgress
 from scripts.benchmarks.entry import run_script
@@ -57,7 +57,7 @@ def entries_of_folder(folder: Path, prompts: Sequence[str]) -> list[Entry]:
     Raises:
         FileNotFoundError: there is no such folder, or no clip in it.
     """
-    clips = sorted(path for path in folder.glob("*") if path.suffix.lower() in (*CONTAINERS, ".avi", ".gif"))
+    clips = sorted(path for path in folder.glob("*") if path.suffix.lower() in CLIPS)
     if not clips:
         raise FileNotFoundError(f"data: expected a folder of clips, got {folder}, which has none")
     return [

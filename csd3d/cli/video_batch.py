@@ -20,7 +20,7 @@ import yaml
 from csd3d.cli.editors import flags_for, request_of
 from csd3d.cli.parse import Flag, read_dataclass
 from csd3d.cli.video_form import FORM
-from csd3d.media.clip.formats import CONTAINERS
+from csd3d.media.clip.formats import CLIPS
 from csd3d.media.place import at_home
 from csd3d.runs.found_masks import AUTO
 from csd3d.runs.job import Request
@@ -160,7 +160,7 @@ def _clips(pattern: Path) -> list[Path]:
     """One clip, or all video files that fit a pattern; patterns of pictures are one clip."""
     if not any(sign in pattern.name for sign in "*?[") or pattern.exists():
         return [pattern]
-    found = sorted(p for p in pattern.parent.glob(pattern.name) if p.suffix.lower() in (*CONTAINERS, ".avi", ".gif"))
+    found = sorted(p for p in pattern.parent.glob(pattern.name) if p.suffix.lower() in CLIPS)
     return found or [pattern]
 
 

@@ -18,13 +18,13 @@ import yaml
 from csd3d.evaluate.cases import Case
 from csd3d.evaluate.frames import pictures_of
 from csd3d.evaluate.spreadsheet import read_spreadsheet
-from csd3d.media.clip.formats import CONTAINERS
+from csd3d.media.clip.formats import CLIPS
 from csd3d.media.clip.probe import PICTURES
 from video.batch import default_name
 
 Row = Mapping[str, str]
 TGVE_KINDS = ("style", "object", "background", "multiple")
-_SUFFIXES = (*CONTAINERS, ".avi", ".gif", *PICTURES)
+_SUFFIXES = (*CLIPS, *PICTURES)
 
 
 @dataclass(frozen=True)

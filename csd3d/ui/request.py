@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from csd3d.media.clip.formats import CONTAINERS
+from csd3d.media.clip.formats import CLIPS
 from csd3d.media.pictures.levels import read_header
 
 Editor = Literal["video", "panorama", "image"]
@@ -13,7 +13,6 @@ WIDE = 1.9
 """Pictures wider than so many times their height are panoramas."""
 AT_ONCE = "--tolerance=1"
 """Ends a run that is resumed as soon as it may end: the result is written as things stand."""
-_CLIPS = frozenset((*CONTAINERS, ".avi", ".gif"))
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ def editor_for(source: Path) -> Editor:
     Raises:
         ValueError: it is no clip by its name, and no picture that can be read.
     """
-    if source.suffix.lower() in _CLIPS:
+    if source.suffix.lower() in CLIPS:
         return "video"
     try:
         header = read_header(source)

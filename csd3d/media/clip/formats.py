@@ -18,6 +18,8 @@ Depth = Literal[8, 10]
 
 CONTAINERS = (".mp4", ".m4v", ".mov", ".mkv", ".webm")
 """Suffixes of clips that can be written."""
+CLIPS = (*CONTAINERS, ".avi", ".gif")
+"""Suffixes by which a file in a folder is taken for a clip."""
 ANIMATIONS = (".gif", ".webp")
 """Suffixes of small animated pictures."""
 _NO_AVX512 = "MMX2,SSE2Fast,SSSE3,SSE4.2,LZCNT,AVX,FMA3,BMI2,AVX2"
