@@ -223,8 +223,8 @@ class GenerateEditor(Editor[GenerateConfig]):
             require_timesteps(prior.schedule, config.engine)
         self.score = prior.score(prompts, Guidance.of(config.engine))
         self._controls = config.attending.alone(self.score, self._size_lat)
-        prior.attended(self.score, config.attending)  # refuses what cannot be steered, as the next does
-        self._steer()
+        self._attended = prior.attended(self.score, config.attending)
+        self._steer()  # refuses what cannot be steered
 
     def place(self, run_dir: Path) -> tuple[Path, Sequence[Path]]:
         """A picture, or several with numbers."""
@@ -260,7 +260,7 @@ class GenerateEditor(Editor[GenerateConfig]):
         )
         self._log = session.move(
             particles,
-            self.prior.attended(self.score, config.attending),
+            self._attended,
             config,
             count=len(self._windows),
             rng=self._rng,

@@ -22,6 +22,7 @@ import torch
 import tyro
 
 from csd3d.engine.types import Latents
+from csd3d.engine.validate import require_int
 from csd3d.media.atomic import write_json, write_text
 from csd3d.priors.instruct import InstructPrior
 from csd3d.priors.text_to_image import TextToImagePrior
@@ -78,9 +79,8 @@ class Settings:
                 raise ValueError(f"{name}: expected a checkout with {file}, got {folder}")
         if self.csd is None and self.cds is None:
             raise ValueError("csd: expected a checkout, of CSD or with --cds of CDS, got none")
-        for name, least in (("steps", 1), ("repeats", 1), ("size_px", 64)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: expected {least} or more, got {getattr(self, name)}")
+        require_int(self, 1, None, "steps", "repeats")
+        require_int(self, 64, None, "size_px")
         if not self.frames or min(self.frames) < 3:
             raise ValueError(f"frames: expected 3 or more, which the published bandwidth needs, got {self.frames}")
 

@@ -120,15 +120,12 @@ class Doing:
         with _in_one_line():
             run_dir = self._folder.place(name or "")
             job = self._jobs.find(run_dir)
-            if job is not None and job.status == "waiting":
-                self._jobs.stop(run_dir)
-            elif job is not None and job.status == "running":
-                if status_of(run_dir) is not None:  # else there is no state yet, of which a result could be made
-                    self._jobs.stop(run_dir, then=[*self._resuming(run_dir.name), AT_ONCE])
-                else:
-                    self._jobs.stop(run_dir)
-            else:
+            if job is None or job.status not in ("waiting", "running"):
                 self._jobs.start(run_dir, [*self._resuming(run_dir.name), AT_ONCE])
+            elif status_of(run_dir) is None:  # there is no state yet, of which a result could be made
+                self._jobs.stop(run_dir)
+            else:
+                self._jobs.stop(run_dir, then=[*self._resuming(run_dir.name), AT_ONCE])
 
     def resume(self, name: str | None) -> None:
         """Go on with a run."""

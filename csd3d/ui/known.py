@@ -1,6 +1,6 @@
 """What a person may ask of a prior, for the page: sentences to complete, and a list of them by kind."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from csd3d.priors.prompts.photographs import Mark
@@ -40,11 +40,6 @@ def known_of(vocabulary: Vocabulary | Words | None, marks: Mapping[str, Mark]) -
         kinds.setdefault(entry.kind, []).append(entry.wordings[0])
     kinds = dict(sorted(kinds.items(), key=lambda item: [*MARKS, None].index(marks.get(item[0]))))
     first = [sentence for sentences in kinds.values() for sentence in sentences]
-    others = _others(entry.wordings for entry in vocabulary.edits.values())
+    others = [wording for entry in vocabulary.edits.values() for wording in entry.wordings[1:]]
     groups = [(kind, MARKS[marks[kind]] if kind in marks else "", sentences) for kind, sentences in kinds.items()]
     return Known([*first, *others], groups)
-
-
-def _others(wordings: Iterable[Sequence[str]]) -> list[str]:
-    """All but the first wording of each edit."""
-    return [wording for each in wordings for wording in each[1:]]

@@ -40,11 +40,11 @@ def instruct(tmp_path_factory: pytest.TempPathFactory) -> InstructPrior:
     return sharp(InstructPrior.load(write_tiny_prior(tmp_path_factory.mktemp("attended") / "instruct"), device="cpu"))
 
 
-def sharp(prior: Any) -> Any:
+def sharp(prior: Any, by: float = 6) -> Any:
     """With attentions that tell places apart: random ones look everywhere alike."""
     for name, module in prior.denoiser._unet.named_modules():
         if name.endswith(("to_q", "to_k", "to_v")):
-            module.weight.data *= 6
+            module.weight.data *= by
     return prior
 
 

@@ -19,21 +19,11 @@ from csd3d.engine.regularisers import Regularised
 from csd3d.priors.instruct import InstructPrior
 from csd3d.priors.prior import Guidance, Prompts
 from csd3d.priors.text_to_image import TextToImagePrior
-from tests.attention.test_attention_steer import CAPTIONS, PUBLISHED, Loops
+from tests.attention.test_attention_steer import CAPTIONS, PUBLISHED, Loops, exact
 from tests.priors.tiny import write_tiny_prior
 
 ENERGIES = [Contrast(), Contrast(previous=False), Excite()]
 INSTRUCTIONS = ("make the ball red", "cover everything with snow")
-
-
-def exact(prior: Any) -> Any:
-    """In float64, with attentions that tell places apart."""
-    prior.denoiser._unet.double()
-    prior.denoiser._dtype = torch.float64
-    for name, module in prior.denoiser._unet.named_modules():
-        if name.endswith(("to_q", "to_k", "to_v")):
-            module.weight.data *= 3
-    return prior
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from csd3d.runs.job import Request
 from csd3d.runs.manifest import Manifest
 from tests.priors.tiny import write_tiny_prior
 from tests.video.pool_toys import toy_work
-from video.batch import Outcome, edit_all
+from video.batch import Outcome, Spread, edit_all
 from video.config import VideoConfig
 from video.pool import LocalWorkers, spread, visible_gpus
 
@@ -56,19 +56,24 @@ def test_one_worker_tries_again_itself(tmp_path: Path) -> None:
     assert [o.status for _, o in toys(1)(asked(tmp_path, "die once", "fine"), lambda _: None)] == ["edited"] * 2
 
 
-def test_a_stop_reaches_all_workers(tmp_path: Path) -> None:
-    requests = asked(tmp_path, "wait", "wait", "fine")
+def check_stop(spread_over_two: Spread, folder: Path) -> None:
+    """A stop ends both of two workers, and nothing is begun after it."""
+    requests = asked(folder, "wait", "wait", "fine")
 
     def both_at_work() -> None:
-        while not all((tmp_path / f"{k}").exists() for k in (0, 1)):
+        while not all((folder / f"{k}").exists() for k in (0, 1)):
             pass
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=both_at_work).start()
     with pytest.raises(RunInterrupted) as stop:
-        list(toys(2)(requests, lambda _: None))
+        list(spread_over_two(requests, lambda _: None))
     assert stop.value.exit_code == 143
-    assert not (tmp_path / "2").exists()
+    assert not (folder / "2").exists()
+
+
+def test_a_stop_reaches_all_workers(tmp_path: Path) -> None:
+    check_stop(toys(2), tmp_path)
 
 
 def test_each_worker_has_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,6 @@
 """Edits are spread over the workers of a Ray cluster as over those of one machine."""
 
 import os
-import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -12,9 +11,8 @@ import pytest
 
 from csd3d.cli.main import main
 from csd3d.cli.video_batch import Batch, spread_of
-from csd3d.runs.interrupt import RunInterrupted
 from tests.video.pool_toys import toy_work
-from tests.video.test_video_pool import asked, check, tries, written
+from tests.video.test_video_pool import asked, check, check_stop, tries, written
 from video.pool import Workers, spread
 from video.pool_ray import RayWorkers, Seat
 
@@ -70,18 +68,7 @@ def test_an_actor_that_is_killed_takes_nothing_along(cluster: None, tmp_path: Pa
 
 @pytest.mark.slow
 def test_a_stop_reaches_all_workers(cluster: None, tmp_path: Path) -> None:
-    requests = asked(tmp_path, "wait", "wait", "fine")
-
-    def both_at_work() -> None:
-        while not all((tmp_path / f"{k}").exists() for k in (0, 1)):
-            pass
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=both_at_work).start()
-    with pytest.raises(RunInterrupted) as stop:
-        list(toys(2)(requests, lambda _: None))
-    assert stop.value.exit_code == 143
-    assert not (tmp_path / "2").exists()
+    check_stop(toys(2), tmp_path)
 
 
 @pytest.mark.slow
