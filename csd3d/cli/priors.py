@@ -21,7 +21,8 @@ from csd3d.priors.loading import PLAIN, Loading
 from csd3d.priors.memory import peak_bytes
 from csd3d.priors.prompts.photographs import read_marks
 from csd3d.priors.prompts.vocabulary import Vocabulary
-from csd3d.priors.prompts.words import Words, read_known
+from csd3d.priors.prompts.words import Words, read_known, with_learnt
+from csd3d.priors.store.additions import about
 from csd3d.priors.store.resolve import (
     VAE_OF,
     VAE_SHA256,
@@ -64,6 +65,10 @@ class Show:
     """Print what is known of it as JSON, for scripts."""
     prior_config: Path | None = None
     """For a .safetensors file: the folder with its configurations. None: that of the model that is recognised."""
+    lora: tuple[str, ...] = ()
+    """Say what this LoRA adds, FILE.safetensors:SCALE. As often as there are such files."""
+    embedding: tuple[str, ...] = ()
+    """Say what this textual inversion adds, FILE.safetensors. As often as there are such files."""
     measure: bool = False
     """Load it and measure how long a row of its network and a picture in its autoencoder take here."""
     device: str | None = None
@@ -108,6 +113,8 @@ class Described:
     """Of every part that has weights, in the files that are read."""
     peaks_bytes: Mapping[int, int] = field(default_factory=dict[int, int])
     """Of a call for one row or picture, by the side of the picture in px."""
+    added: tuple[str, ...] = ()
+    """What LoRAs and textual inversions put into it, a line each."""
 
     @property
     def about(self) -> list[str]:
@@ -121,25 +128,25 @@ class Described:
             if self.peaks_bytes:
                 needed = ", ".join(f"{_gb(total + peak)} GB at {px} px" for px, peak in self.peaks_bytes.items())
                 lines.append(f"memory needed: {needed} (weights and one row in half precision, by csd3d.priors.memory)")
-        return lines
+        return [*lines, *self.added]
 
     def as_json(self) -> dict[str, Any]:
         """The same for scripts; `knows` holds wordings by edit, words by group, or None for any sentence."""
         knows = self.vocabulary
         if isinstance(knows, Words):
-            known: dict[str, list[str]] | None = {name: list(words) for name, words in knows.groups.items()}
+            known: dict[str, list[str]] | None = {name: list(words) for name, words in knows.by_group.items()}
         else:
             known = None if knows is None else {name: list(entry.wordings) for name, entry in knows.edits.items()}
         family = None if self.family is None else self.family.title
         facts = {"name": self.name, "kind": self.kind, "path": str(self.path), "size_bytes": self.size_bytes}
         facts |= {"family": family, "licence": self.licence, "weights_bytes": dict(self.weights_bytes)}
-        facts["peaks_bytes"] = dict(self.peaks_bytes)
+        facts |= {"peaks_bytes": dict(self.peaks_bytes), "added": list(self.added)}
         return {**facts, "knows": known}
 
     def summary(self) -> str:
         """Kind, size and how much it knows, in one line."""
         if isinstance(self.vocabulary, Words):
-            knows = f"{sum(map(len, self.vocabulary.groups.values()))} words"
+            knows = f"{sum(map(len, self.vocabulary.by_group.values()))} words"
         else:
             knows = "any sentence" if self.vocabulary is None else f"{len(self.vocabulary.edits)} edits"
         return f"{self.kind}, {self.size_bytes / 1e6:,.0f} MB, knows {knows}"
@@ -159,7 +166,7 @@ def run(command: Command) -> int:
     console = Console(soft_wrap=True, highlight=False)
     if isinstance(command.action, Show):
         action = command.action
-        how = Loading(prior_config=action.prior_config)
+        how = Loading(action.lora, action.embedding, action.prior_config)
         prior = describe(action.name, how)
         if action.json:
             print(json.dumps(prior.as_json(), indent=2))
@@ -195,7 +202,7 @@ def describe(name: str, how: Loading = PLAIN) -> Described:
         if path is None:
             raise FileNotFoundError(f"prior {name!r}: not in the Hugging Face cache yet; its first use fetches it")
         kind = check_directory(path)
-    vocabulary = read_known(path)
+    vocabulary = with_learnt(read_known(path), how, title=name)
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     weights = weights_of(path)
     if found.weights is not None:
@@ -205,7 +212,7 @@ def describe(name: str, how: Loading = PLAIN) -> Described:
     sizes = {px: peak_bytes(path, part_folder(path, "vae"), px, looks=kind == "instruct") for px in SHOWN_PX}
     return Described(
         name, str(kind), path, size, vocabulary, family, licence_of(path), weights,
-        {px: peak for px, peak in sizes.items() if peak is not None},
+        {px: peak for px, peak in sizes.items() if peak is not None}, tuple(about(how)),
     )  # fmt: skip
 
 
@@ -318,7 +325,7 @@ def show(prior: Described, console: Console) -> None:
         return
     if isinstance(prior.vocabulary, Words):
         console.print("\nWords it knows; a caption such as 'a red ball and a blue cube on grass, at night' joins them:")
-        for name, words in prior.vocabulary.groups.items():
+        for name, words in prior.vocabulary.by_group.items():
             console.print(f"  [bold]{escape(name)}[/bold]  {escape(', '.join(words))}")
         return
     console.print("\nInstructions it knows; each line is one edit, other wordings after the first:")

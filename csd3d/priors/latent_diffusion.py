@@ -24,12 +24,12 @@ from csd3d.priors.networks.chunks import Chunks
 from csd3d.priors.networks.codec import VaeCodec
 from csd3d.priors.networks.denoiser import Denoiser, Prediction, ready
 from csd3d.priors.networks.sampler import Before, Predict, Sampler, denoise, fresh_scheduler
-from csd3d.priors.networks.text import PromptEncoder
+from csd3d.priors.networks.text import PromptEncoder, sentence_length
 from csd3d.priors.prior import Prior, Prompts
 from csd3d.priors.prompts.sentences import Sentences, encode_sentences
 from csd3d.priors.prompts.vocabulary import Vocabulary
-from csd3d.priors.prompts.words import Words, read_known
-from csd3d.priors.store.additions import add_to
+from csd3d.priors.prompts.words import Words, read_known, with_learnt
+from csd3d.priors.store.additions import add_apart, add_to
 from csd3d.priors.store.device import pick_device, pick_dtype
 from csd3d.priors.store.load import load_parts, locate, read_schedule
 from csd3d.priors.store.resolve import Resolved, require_kind, resolve
@@ -103,10 +103,10 @@ class LatentDiffusion(Prior):
         require_kind(found, cls.kind)
         require_savings(how, chosen, whole=False)
         parts = load_parts(found.path, device=chosen, dtype=precision, kind=found.kind, weights=found.weights)
-        vocabulary = read_known(found.path)
-        if vocabulary is not None and how.embedding:
-            raise ValueError(f"embedding: expected none, {found.name!r} knows a closed set of words")
+        vocabulary = with_learnt(read_known(found.path), how, title=found.name)
         said = add_to(parts.holder(), how, title=found.name) if how.lora or how.embedding else []
+        length = sentence_length(parts.tokenizer, parts.text_encoder)
+        learnt = add_apart(how, parts.tokenizer, parts.unet, length, title=found.name)
         save_memory(parts.unet, (parts.unet, parts.text_encoder, parts.vae), how, chosen)
         schedule, prediction = read_schedule(parts.scheduler)
         unet_chunks, codec_chunks = (Chunks(chosen, _budget_bytes(memory_gb)) for _ in range(2))
@@ -123,7 +123,7 @@ class LatentDiffusion(Prior):
             dtype=parts.unet.dtype,
             prediction=prediction,
             denoiser=Denoiser(parts.unet, chunks=unet_chunks, compiled=compiled, checkpointing=checkpointing),
-            text=PromptEncoder(parts.tokenizer, parts.text_encoder),
+            text=PromptEncoder(parts.tokenizer, parts.text_encoder, learnt),
             scheduler=parts.scheduler,
             chunks=(unet_chunks, codec_chunks),
             how=how,

@@ -36,7 +36,7 @@ from csd3d.priors.families.table import Kind
 from csd3d.priors.latent_diffusion import LatentDiffusion
 from csd3d.priors.networks.denoiser import MakeRowsOf, ready, to_epsilon
 from csd3d.priors.networks.sampler import Sampler
-from csd3d.priors.prior import Guidance, Prompts, TextToImage, require_source_caption
+from csd3d.priors.prior import Guidance, Prior, Prompts, TextToImage, require_source_caption
 from csd3d.priors.prompts.sentences import Sentences
 
 
@@ -119,6 +119,14 @@ class TextToImagePrior(LatentDiffusion, TextToImage):
         return self.codec.decode(z)
 
 
+def require_stable(prior: Prior) -> TextToImagePrior:
+    """The prior, if it is one of this kind. Raises ValueError for others."""
+    if not isinstance(prior, TextToImagePrior):
+        got = "an instruction editor" if prior.kind == "instruct" else "one unlike Stable Diffusion 1 and 2"
+        raise ValueError(f"prior {prior.name!r}: expected a text-to-image model, got {got}")
+    return prior
+
+
 @dataclass(frozen=True, eq=False)
 class TextToImageScore:
     """The Score that the engine drives. Make one with `TextToImagePrior.score`."""
@@ -175,7 +183,10 @@ class TextToImageScore:
         return self.prior.denoiser.controlled(controls)
 
     def encode(self, sentences: Sequence[str]) -> tuple[Float[Tensor, "k l d"], tuple[Tokens, ...]]:
-        """Embeddings and tokens of captions. Raises UnknownPrompt for words that the prior does not know."""
+        """Embeddings and tokens of captions. Raises UnknownPrompt for words that the prior does not know, and
+        ValueError where parts of the network read different texts."""
+        if self.prior.text.readers > 1:
+            raise ValueError("structure: expected words that all layers read alike, got an embedding for each layer")
         return self.prior.embed(sentences), tuple(self.prior.text.tokens(self.prior.known(s)) for s in sentences)
 
     def read_energy(

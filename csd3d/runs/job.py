@@ -294,7 +294,7 @@ def load_for(request: Request[Any], sentences: Sequence[str] = (), *, kind: Kind
         found = resolve(name, Loading.of(config))
     if kind is not None:
         require_kind(found, kind)
-    require_known(found, [*sentences, config.negative_prompt])
+    require_known(found, [*sentences, config.negative_prompt], Loading.of(config))
     if request.offline and found.path is None:
         from csd3d.priors.auto import find_prior  # slow to import: mistakes are reported before
 

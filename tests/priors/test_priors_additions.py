@@ -10,7 +10,7 @@ import torch
 from diffusers import DiffusionPipeline
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from csd3d.cli.main import main
@@ -23,6 +23,7 @@ from csd3d.priors.instruct import InstructPrior
 from csd3d.priors.latent_diffusion import LatentDiffusion
 from csd3d.priors.loading import Loading
 from csd3d.priors.prior import Guidance, Prior, Prompts
+from csd3d.priors.prompts.words import UnknownWords
 from csd3d.priors.store.fingerprint import fingerprint_of, prior_entry
 from tests.priors.families.tiny import write_family
 from tests.priors.tiny import write_tiny_prior
@@ -56,7 +57,7 @@ def write_lora(prior: Path, folder: Path) -> Path:
     layers: dict[str, Any]
     if hasattr(pipe, "unet"):
         layers = {"unet_lora_layers": lora_of(pipe.unet, QKV)}
-        layers["text_encoder_lora_layers"] = lora_of(pipe.text_encoder, ["q_proj", "v_proj"])
+        layers["text_encoder_lora_layers"] = lora_of(pipe.text_encoder, ["q_proj", "v_proj", "out_proj"])
         layers["unet_lora_adapter_metadata"] = pipe.unet.peft_config["default"].to_dict()
         layers["text_encoder_lora_adapter_metadata"] = pipe.text_encoder.peft_config["default"].to_dict()
     else:
@@ -131,7 +132,9 @@ def test_a_new_word_is_spelled_by_its_vectors(open_prior: Path, tmp_path: Path) 
     table: Any = prior.text._encoder.get_input_embeddings()
     rows = table.weight[ids]
     assert torch.equal(rows[-4:-1], vectors[[0, 1, 0]])
-    assert [word.text for word in prior.text.tokens("a <toy>").words][-1].startswith("<toy>")
+    words = prior.text.tokens("make the <toy> charm snowy").words
+    assert [word.tokens for word in words] == [(1,), (2,), (3, 4), (5,), (6,)], "those around stay words"
+    assert words[2].text.startswith("<toy>")
     plain = load_prior(open_prior, device="cpu")
     assert torch.equal(target(prior), target(plain))
     assert not torch.allclose(target(prior, "make it <toy>"), target(plain, "make it <toy>"))
@@ -139,6 +142,44 @@ def test_a_new_word_is_spelled_by_its_vectors(open_prior: Path, tmp_path: Path) 
         "'<toy>' is a word of sentences now, by learnt.safetensors",
         "'charm' is a word of sentences now, by charm.safetensors",
     ]
+
+
+def test_a_prior_of_known_words_learns_one_more(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "look.safetensors"
+    save_file({"<Look>": 0.2 * torch.randn(2, 128)}, file)
+    prior = load_prior("builtin:t2i", device="cpu", how=Loading(embedding=(str(file),)))
+    assert isinstance(prior, LatentDiffusion)
+    assert prior.known("A <Look> ball, on grass.") == "a <Look> ball, on grass"
+    assert len(prior.embed(["a <Look> ball"])) == 1
+    with pytest.raises(UnknownWords, match="learnt: <Look>"):
+        prior.known("a <look> ball")
+    assert main(["priors", "show", "builtin:t2i", f"--embedding={file}"]) == 0
+    assert f"embedding {file}: '<Look>', 2 x 128" in capfd.readouterr().out
+    out = ["--prompt", "a <Look> ball", "--method=ddim", "--n=1", "--steps=1", f"--run-dir={tmp_path / 'run'}"]
+    assert main(["generate", *out, f"--embedding={file}"]) == 0
+
+
+def test_loras_in_the_names_of_kohya_are_the_same(
+    open_prior: Path, lora: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Which has dots of a path as underscores, and alpha beside each pair."""
+    renamed: dict[str, torch.Tensor] = {}
+    heads = {"unet": "lora_unet", "text_encoder": "lora_te"}
+    for key, value in load_file(lora).items():
+        part, path = key.split(".", 1)
+        path, side, _ = path.rsplit(".", 2)
+        path = path if part == "unet" or path.startswith("text_model") else f"text_model.{path}"
+        name = f"{heads[part]}_{path.replace('.', '_')}"
+        renamed[f"{name}.{'lora_down' if side == 'lora_A' else 'lora_up'}.weight"] = value
+        renamed[f"{name}.alpha"] = torch.tensor(4.0)
+    save_file(renamed, tmp_path / "kohya.safetensors")
+    theirs = load_prior(open_prior, device="cpu", how=Loading(lora=(str(tmp_path / "kohya.safetensors"),)))
+    ours = load_prior(open_prior, device="cpu", how=Loading(lora=(str(lora),)))
+    torch.testing.assert_close(target(theirs), target(ours), atol=1e-5, rtol=1e-4)
+    assert theirs.said == []
+    for file in ("kohya.safetensors", str(lora)):
+        assert main(["priors", "show", str(open_prior), f"--lora={tmp_path / file}:0.5"]) == 0
+        assert "layers, rank 2, scale 0.5" in capfd.readouterr().out
 
 
 def test_sdxl_has_two_tables_of_words(tmp_path: Path) -> None:
@@ -204,7 +245,7 @@ def test_words_that_cannot_be_added_are_refused(
     how = Loading(embedding=(str(file),))
     with pytest.raises(ValueError, match=r"word.safetensors is not for .*: its vectors are of another length"):
         load_prior(open_prior, device="cpu", how=how)
-    with pytest.raises(ValueError, match=r"embedding: expected none, .* knows a closed set of words"):
+    with pytest.raises(ValueError, match=r"embedding: expected none, .* knows a closed set of sentences"):
         load_prior(tiny, device="cpu", how=how)
     with pytest.raises(ValueError, match="expected one tensor, or clip_l and clip_g, got"):
         load_prior(open_prior, device="cpu", how=Loading(embedding=(str(lora),)))

@@ -228,3 +228,13 @@ def to_epsilon(
         return output
     ab = schedule.alpha_bar(t)
     return ab**0.5 * output + (1 - ab) ** 0.5 * z_t
+
+
+def target_of(
+    z: Float[Tensor, "n c h w"], e: Float[Tensor, "n c h w"], t: int, *, schedule: Schedule, prediction: Prediction
+) -> Float[Tensor, "n c h w"]:
+    """What a UNet is to say of clean latents `z` under noise `e`: the noise, or the velocity v."""
+    if prediction == "epsilon":
+        return e
+    ab = schedule.alpha_bar(t)
+    return ab**0.5 * e - (1 - ab) ** 0.5 * z

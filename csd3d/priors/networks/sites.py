@@ -47,6 +47,15 @@ def sites_of(unet: nn.Module) -> tuple[Site, ...]:
     return tuple(site for site, _ in _found(unet))
 
 
+def readers_of(unet: nn.Module) -> tuple[nn.Module, ...]:
+    """Whatever in a UNet reads the text: its cross-attentions in order, and last what embeds the text beside the
+    timestep, where it has that. Raises ValueError as `sites_of` does."""
+    crosses = {site.name for site in sites_of(unet) if site.kind == "cross"}
+    assert isinstance(unet, UNet2DConditionModel)
+    beside = [unet.add_embedding] if unet.config["addition_embed_type"] == "text" else []
+    return (*(module for site, module in _found(unet) if site.name in crosses), *beside)
+
+
 @contextmanager
 def controlled(unet: UNet2DConditionModel, controls: Sequence[Control]) -> Iterator[Running]:
     """Within the context calls of `unet` are controlled; the rows of each are to be set first.

@@ -7,13 +7,16 @@ Read from `vocabulary.json` beside the weights:
 
 import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
+from csd3d.priors.loading import PLAIN, Loading
 from csd3d.priors.prompts.vocabulary import FILE_NAME, UnknownPrompt, Vocabulary, normalise
+from csd3d.priors.store.files import word_of
 from csd3d.priors.store.resolve import Resolved, read_json
 
 
@@ -30,6 +33,17 @@ class Words:
     """The words a prior knows, by group."""
 
     groups: Mapping[str, tuple[str, ...]]
+    learnt: tuple[str, ...] = ()
+    """Words that were added by textual inversion, as sentences spell them."""
+
+    def adding(self, words: Iterable[str]) -> "Words":
+        """The same with more learnt words."""
+        return replace(self, learnt=(*self.learnt, *words))
+
+    @property
+    def by_group(self) -> Mapping[str, tuple[str, ...]]:
+        """All words, the learnt ones as a group."""
+        return {**self.groups, "learnt": self.learnt} if self.learnt else self.groups
 
     def match(self, sentence: str) -> str:
         """The caption in lower case, with commas as its only punctuation: as the prior learnt captions.
@@ -37,17 +51,23 @@ class Words:
         Raises:
             UnknownWords: It holds a word that is not known.
         """
-        parts = [normalise(part) for part in re.split("[,;]", sentence)]
-        caption = ", ".join(part for part in parts if part)
-        unknown = [w for w in dict.fromkeys(normalise(sentence).split()) if w not in self._known]
+        parts = [list(self._split(part)) for part in re.split("[,;]", sentence)]
+        caption = ", ".join(" ".join(part) for part in parts if part)
+        unknown = [w for w in dict.fromkeys(chain(*parts)) if w not in self._known]
         if unknown:
             nearest = [near for w in unknown for near in get_close_matches(w, sorted(self._known), n=1, cutoff=0.7)]
-            raise UnknownWords(sentence, unknown, nearest, {k: list(v) for k, v in self.groups.items()})
+            raise UnknownWords(sentence, unknown, nearest, {k: list(v) for k, v in self.by_group.items()})
         return caption
+
+    def _split(self, part: str) -> Iterator[str]:
+        """Words in lower case; learnt ones as they are spelt, a full stop behind them left out."""
+        for word in part.split():
+            plain = word if word in self.learnt else word.rstrip(".:!?")
+            yield from [plain] if plain in self.learnt else normalise(word).split()
 
     @cached_property
     def _known(self) -> frozenset[str]:
-        return frozenset(w for group in self.groups.values() for w in group)
+        return frozenset(w for group in self.by_group.values() for w in group)
 
     @classmethod
     def from_dict(cls, content: Mapping[str, object], *, origin: str = "vocabulary") -> "Words":
@@ -73,10 +93,20 @@ def read_known(directory: Path) -> Vocabulary | Words | None:
     return (Words if "words" in content else Vocabulary).from_dict(content, origin=str(path))
 
 
-def require_known(found: Resolved, sentences: Iterable[str]) -> None:
+def with_learnt(known: Vocabulary | Words | None, how: Loading, *, title: str) -> Vocabulary | Words | None:
+    """What a prior called `title` understands with the words of textual inversions. Raises ValueError for one that
+    knows no words but whole sentences, and for files that add none."""
+    if known is None or not how.embeddings:
+        return known
+    if not isinstance(known, Words):
+        raise ValueError(f"embedding: expected none, {title!r} knows a closed set of sentences")
+    return known.adding(word_of(path) for path in how.embeddings)
+
+
+def require_known(found: Resolved, sentences: Iterable[str], how: Loading = PLAIN) -> None:
     """Raises UnknownPrompt for the first sentence that a prior was never taught, by its files alone, before it is
-    loaded."""
-    known = None if found.path is None else read_known(found.path)
+    loaded, and as `with_learnt` does."""
+    known = None if found.path is None else with_learnt(read_known(found.path), how, title=found.name)
     if known is not None:
         for sentence in filter(str.strip, sentences):
             known.match(sentence)

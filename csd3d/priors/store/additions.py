@@ -9,17 +9,24 @@ import importlib.util
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from jaxtyping import Float
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from csd3d.priors.loading import Loading, Lora
-from csd3d.priors.store.files import check_whole, first_line
+from csd3d.priors.networks.learnt import Learnt, read_apart, token_names
+from csd3d.priors.store.files import SECOND, check_whole, first_line, shapes_in, word_of
 from csd3d.priors.store.silence import quiet
 
-_SECOND = {"clip_l": ("tokenizer", "text_encoder"), "clip_g": ("tokenizer_2", "text_encoder_2")}
-"""Tensors of a textual inversion of SDXL, and the parts of a pipeline that they are for."""
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
+_PARTS = (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2"))
+"""Parts of a pipeline that tensors of `SECOND` are for."""
+_DOWN = ("lora_A.weight", "lora_down.weight", "lora.down.weight")
+"""Ends of the names of A in the published layouts: peft's and diffusers', kohya's, diffusers' of before."""
 _WRONG = (ValueError, RuntimeError, KeyError, TypeError, AttributeError, OSError, IndexError)
 """What diffusers and peft say of files that do not fit."""
 
@@ -45,7 +52,11 @@ def add_to(pipe: Any, how: Loading, *, title: str, merge: bool = True) -> list[s
         if names and not merge:
             pipe.set_adapters(names, [lora.scale for lora in how.loras])
         for path in how.embeddings:
-            notes.append(_add_embedding(pipe, path, title))
+            vectors = _of_layers(path)
+            if vectors is not None and not hasattr(pipe, "unet"):
+                raise ValueError(f"embedding: {path} is not for {title}: it has vectors for each layer of a UNet")
+            tensors = load_file(path) if vectors is None else {word_of(path): vectors[0]}
+            notes.append(_add_embedding(pipe, path, tensors, title))
     for part in pipe.components.values():
         if isinstance(part, nn.Module):
             part.requires_grad_(False).eval()
@@ -73,6 +84,21 @@ def _add_lora(pipe: Any, lora: Lora, name: str, title: str, *, merge: bool) -> l
     return [f"{lora.path.name}: {lacking} of its {there} tensors have no place in {title}"] if lacking > 0 else []
 
 
+def about(how: Loading) -> list[str]:
+    """What each file of `how` would add to a prior, a line each, by its names and shapes alone. Raises ValueError for
+    a damaged file, and for an embedding that adds no word."""
+    lines: list[str] = []
+    for lora in how.loras:
+        downs = [s for key, s in shapes_in(lora.path).items() if key.endswith(_DOWN)]
+        ranks = sorted({shape[0] for shape in downs})
+        what = f"{len(downs)} layers, rank {', '.join(map(str, ranks))}" if downs else "no layers of a known layout"
+        lines.append(f"lora {lora.path}: {what}, scale {lora.scale:g}")
+    for path in how.embeddings:
+        shape = next(iter(shapes_in(path).values()))
+        lines.append(f"embedding {path}: {word_of(path)!r}, {' x '.join(map(str, shape))}")
+    return lines
+
+
 def _tensors_of(pipe: Any, path: Path) -> int:
     """How many tensors a LoRA file has, in diffusers' own form."""
     read = pipe.lora_state_dict(str(path), use_safetensors=True, local_files_only=True)
@@ -86,29 +112,59 @@ def _loadable(pipe: Any) -> dict[str, nn.Module]:
     return {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
 
 
-def _add_embedding(pipe: Any, path: Path, title: str) -> str:
+def _of_layers(path: Path) -> Float[Tensor, "s v d"] | None:
+    """Vectors of an extended textual inversion, several for each reader of a network; None of others."""
+    tensors = load_file(path)
+    only = next(iter(tensors.values()), None)
+    return only if len(tensors) == 1 and only is not None and only.ndim == 3 else None
+
+
+def add_apart(how: Loading, tokenizer: "CLIPTokenizer", unet: nn.Module, length: int, *, title: str) -> list[Learnt]:
+    """The words among `how` that layers of a UNet read differently, after `add_to`; the layers are made ready.
+
+    Args:
+        how: What was put in.
+        tokenizer: Which knows the words by now.
+        unet: Whose layers read them.
+        length: Tokens of a sentence.
+        title: What people call the model.
+
+    Raises:
+        ValueError: Vectors for another number of layers than the UNet has.
+    """
+    found = {path: vectors for path in how.embeddings if (vectors := _of_layers(path)) is not None}
+    if not found:
+        return []
+    from csd3d.priors.networks.sites import readers_of  # imports diffusers: where a network is, it is there already
+
+    learnt: list[Learnt] = []
+    readers = readers_of(unet)
+    for path, vectors in found.items():
+        if len(vectors) != len(readers):
+            raise ValueError(
+                f"embedding: {path} is not for {title}: expected vectors for {len(readers)} layers, got {len(vectors)}"
+            )
+        numbers = tokenizer.get_vocab()
+        names = token_names(word_of(path), vectors.shape[1])
+        learnt.append(Learnt(tuple(numbers[name] for name in names), vectors))
+    read_apart(readers, length)
+    return learnt
+
+
+def _add_embedding(pipe: Any, path: Path, tensors: Mapping[str, Tensor], title: str) -> str:
     """Returns what the new word is, and whose."""
     if not hasattr(pipe, "load_textual_inversion"):
         raise ValueError(f"embedding: expected none, diffusers loads none into {title}, got {path}")
-    check_whole(path)
-    tensors = load_file(path)
+    word = word_of(path)
     try:
-        if tensors.keys() <= _SECOND.keys():
+        if tensors.keys() <= set(SECOND):
             for key, vectors in tensors.items():
-                tokenizer, encoder = (getattr(pipe, part) for part in _SECOND[key])
-                pipe.load_textual_inversion(vectors, token=path.stem, tokenizer=tokenizer, text_encoder=encoder)
-            return _word(path.stem, path)
-        if len(tensors) != 1:
-            raise ValueError(f"expected one tensor, or clip_l and clip_g, got {len(tensors)}")
-        word = next(iter(tensors))
-        word = path.stem if word == "emb_params" else word
-        pipe.load_textual_inversion(tensors, token=word)
+                tokenizer, encoder = (getattr(pipe, part) for part in _PARTS[SECOND.index(key)])
+                pipe.load_textual_inversion(vectors, token=word, tokenizer=tokenizer, text_encoder=encoder)
+        else:
+            pipe.load_textual_inversion(tensors, token=word)
     except _WRONG as error:
         raise ValueError(f"embedding: {path} is not for {title}: {_why(error)}") from error
-    return _word(word, path)
-
-
-def _word(word: str, path: Path) -> str:
     return f"{word!r} is a word of sentences now, by {path.name}"
 
 
