@@ -34,11 +34,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "csd3d.runs": {"csd3d.priors", "csd3d.media", "csd3d.attention", "csd3d.metrics", "csd3d.engine"},
     "csd3d.nerf": BELOW_EDITORS,
     "csd3d.translate": BELOW_EDITORS,
+    "csd3d.personal": BELOW_EDITORS,
     "video": BELOW_EDITORS,
     "panorama": BELOW_EDITORS,
     "csd3d.ui": BELOW_EDITORS,
     "csd3d.evaluate": BELOW_EDITORS | {"video"},
-    "csd3d.cli": BELOW_EDITORS | {"video", "panorama", "csd3d.translate", "csd3d.ui", "csd3d.evaluate"},
+    "csd3d.cli": BELOW_EDITORS
+    | {"video", "panorama", "csd3d.translate", "csd3d.personal", "csd3d.ui", "csd3d.evaluate"},
 }
 """Rooms that a room may enter besides itself. What is not listed (the doctor, scripts) may enter all of them."""
 

@@ -78,7 +78,7 @@ class Form(Generic[C]):
     extra: tuple[Flag, ...] = ()
     """Flags that are no settings."""
     without: tuple[str, ...] = ()
-    """Settings that are no flags."""
+    """Settings that are no flags, of the editor and of the engine."""
     has_method: bool = True
     """Whether `--method` chooses among published methods."""
 
@@ -126,7 +126,7 @@ def read_request(form: Form[C], argv: Sequence[str], *, prog: str | None = None)
     request = _base(form, values, only_help=any(word in HELP for word in argv))
     run, method = flags_of(RunFlags()), flags_of(MethodFlag()) if form.has_method else {}
     own, engine = settings_flags(request.config)
-    own = {k: f for k, f in own.items() if k not in form.without}
+    own, engine = ({k: f for k, f in flags.items() if k not in form.without} for flags in (own, engine))
     first = [own["prior"], *method.values(), run["preset"], *((own | engine)[k] for k in form.first)]
     source = () if form.source is None else (form.source,)
     main = (*source, run["prompt"], run["output"], *first, run["run_dir"], run["resume"], *form.extra)
@@ -160,7 +160,7 @@ def flags_for(form: Form[Any]) -> dict[str, Flag]:
     """Every flag of a command by name, with defaults that need no prior."""
     own, engine = settings_flags(replace(form.editor.settings(), csd=METHODS["sds"]))
     method = flags_of(MethodFlag()) if form.has_method else {}
-    own = {k: f for k, f in own.items() if k not in form.without}
+    own, engine = ({k: f for k, f in flags.items() if k not in form.without} for flags in (own, engine))
     extra = {f.name: f for f in (*form.extra, *([] if form.source is None else [form.source]))}
     return {**engine, **own, **method, **flags_of(RunFlags()), **extra}
 

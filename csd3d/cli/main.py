@@ -42,6 +42,7 @@ COMMANDS: Mapping[str, Entry] = {
     "translate": Entry(
         "csd3d.cli.translate", "Learn an edit once from a folder of pictures, then apply it in one pass."
     ),
+    "personalise": Entry("csd3d.cli.personalise", "Let a prior learn a subject from a few pictures of it."),
     "world": Entry(
         "csd3d.cli.world", "Write sample clips, scenes, panoramas and photos whose edits are known exactly."
     ),

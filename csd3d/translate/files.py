@@ -5,12 +5,12 @@ from pathlib import Path
 from csd3d.media.clip.formats import Encoding
 from csd3d.media.clip.output import open_output
 from csd3d.media.clip.source import chunk_frames, open_clip
+from csd3d.media.pictures.find import SUFFIXES
 from csd3d.media.pictures.levels import from_levels, to_levels
 from csd3d.media.pictures.read import open_picture
 from csd3d.media.pictures.write import require_writable, write_picture
 from csd3d.runs.progress import RunProgress
 from csd3d.translate.apply import Trained
-from csd3d.translate.job import SUFFIXES
 
 _CHUNK = 16
 

@@ -13,57 +13,26 @@ from torch import Tensor
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.loop import require_timesteps
 from csd3d.media.geometry import read_square
-from csd3d.media.json_file import load_json
+from csd3d.media.pictures.find import find_pictures, read_captions
 from csd3d.media.sheet import contact_sheet, save_picture
 from csd3d.metrics.change import distance_note
 from csd3d.priors.families.table import Kind
 from csd3d.priors.prior import Prior
-from csd3d.priors.text_to_image import TextToImagePrior
-from csd3d.runs.checkpoint import as_saved, load_checkpoint, save_checkpoint
+from csd3d.priors.text_to_image import require_stable
 from csd3d.runs.curves import Curve
 from csd3d.runs.job import Editor, Request, Result, make_request, run_job
 from csd3d.runs.manifest import fingerprint
 from csd3d.runs.progress import RunProgress
 from csd3d.runs.report import Report
 from csd3d.runs.session import Session
+from csd3d.runs.training import train
 from csd3d.translate.apply import Trained, save_trained
 from csd3d.translate.config import TranslateConfig
 from csd3d.translate.network import make_translator
-from csd3d.translate.train import Trainer
+from csd3d.translate.train import Trainer, TrainInfo
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"}
 CURVES = ("gradient_rms", "change_rms", "s_text", "identity")
 SHOWN = 6
-
-
-def find_pictures(folder: Path) -> list[Path]:
-    """The pictures in a folder, in order. Raises FileNotFoundError or ValueError when there are none."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"pictures: expected a folder, got {folder}")
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
-    if not found:
-        raise ValueError(f"pictures: expected files ending in {', '.join(sorted(SUFFIXES))} in {folder}, found none")
-    return found
-
-
-def read_captions(files: Sequence[Path], table: Path | None, same: str | None) -> list[str]:
-    """The caption of each picture: from a JSON object of file names and captions, or the same for all.
-
-    Raises:
-        FileNotFoundError, ValueError: there is neither, or a picture is not in the table.
-    """
-    if table is None:
-        if same is None or not same.strip():
-            raise ValueError("source-prompt: expected what the pictures show, or --captions FILE.json, got neither")
-        return [same] * len(files)
-    if not table.is_file():
-        raise FileNotFoundError(f"captions: expected a JSON file, got {table}, which does not exist")
-    content = load_json(table, "captions")
-    content = content if isinstance(content, dict) else {}
-    missing = [f.name for f in files if not isinstance(content.get(f.name, same), str)]
-    if missing:
-        raise ValueError(f"captions: expected one for every picture in {table}, got none for {missing[0]}")
-    return [content.get(f.name, same) for f in files]
 
 
 def train_network(
@@ -174,9 +143,7 @@ class TranslateEditor(Editor[TranslateConfig]):
 
     def prepare(self, prior: Prior, config: TranslateConfig) -> None:
         """Make the untrained network; refuse what the prior cannot serve."""
-        if not isinstance(prior, TextToImagePrior):
-            got = "an instruction editor" if prior.kind == "instruct" else "one unlike Stable Diffusion 1 and 2"
-            raise ValueError(f"prior {prior.name!r}: expected a text-to-image model, got {got}")
+        prior = require_stable(prior)
         require_timesteps(prior.schedule, config.engine)
         self.prior, self.config = prior, config
         self._size = config.size or prior.native_px
@@ -201,20 +168,14 @@ class TranslateEditor(Editor[TranslateConfig]):
 
     def move(self, session: Session) -> None:
         """Training, from the last saved state to the last step."""
-        config, folder = self.config, session.folder
+        config = self.config
         self._trainer = Trainer(self.prior, self._network, config, self._s, self._captions)
-        with session.manifest.timed("train"):
-            done, self._curves = _load(folder.state, self._trainer)
-            for step in session.progress.track("train", range(done, config.steps), total=config.steps, start=done):
-                info = self._trainer.step(step)
-                session.note(*filter(None, [distance_note(info.change_rms)]))
-                self._curves.append([float(getattr(info, name)) for name in CURVES])
-                done = step + 1
-                if session.stop or done % config.checkpoint_every == 0 or done == config.steps:
-                    curves = torch.tensor(self._curves, dtype=torch.float64)
-                    save_checkpoint(folder.state, self._trainer.state_dict() | {"curves": curves}, {"step": done})
-                    session.manifest.steps_done = done
-                session.stop_if_asked(f"{done} of {config.steps} steps are done")
+
+        def values(info: TrainInfo) -> list[float]:
+            session.note(*filter(None, [distance_note(info.change_rms)]))
+            return [float(getattr(info, name)) for name in CURVES]
+
+        self._curves = train(session, self._trainer, values, steps=config.steps, every=config.checkpoint_every)
 
     def write(self, session: Session) -> Report:
         """The network and the contact sheet."""
@@ -234,13 +195,3 @@ class TranslateEditor(Editor[TranslateConfig]):
         )
         facts = (f"{len(self._files)} pictures", f"{len(tasks)} tasks", f"prior {self.prior.name}")
         return Report("Translation network", "", facts, curves=charts)
-
-
-def _load(state: Path, trainer: Trainer) -> tuple[int, list[list[float]]]:
-    if not state.exists():
-        return 0, []
-    saved = load_checkpoint(state)
-    with as_saved(state):
-        curves = saved.tensors.pop("curves").tolist()
-        trainer.load_state_dict(saved.tensors)
-        return int(saved.record["step"]), curves

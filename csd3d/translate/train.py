@@ -9,7 +9,6 @@ on as if it had not been, on the CPU bit for bit.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -20,6 +19,7 @@ from csd3d.engine.step import csd_step, measured, require_finite, surrogate_loss
 from csd3d.engine.types import Batch
 from csd3d.priors.prior import Guidance, Prompts
 from csd3d.priors.text_to_image import TextToImagePrior
+from csd3d.runs.training import moments_of, put_moments
 from csd3d.translate.config import TranslateConfig
 from csd3d.translate.network import Translator
 
@@ -85,21 +85,11 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Weights and moments, as tensors by name."""
-        state = {f"network.{k}": v for k, v in self.network.state_dict().items()}
-        for i, moments in self._optimizer.state_dict()["state"].items():
-            state |= {f"adam.{i}.{k}": v for k, v in moments.items()}
-        return state
+        return {f"network.{k}": v for k, v in self.network.state_dict().items()} | moments_of(self._optimizer)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Return to a state of `state_dict`."""
         self.network.load_state_dict(
             {k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")}
         )
-        moments: dict[int, dict[str, Any]] = {}
-        for name, value in state.items():
-            if name.startswith("adam."):
-                _, i, key = name.split(".", 2)
-                moments.setdefault(int(i), {})[key] = value
-        self._optimizer.load_state_dict(
-            {"state": moments, "param_groups": self._optimizer.state_dict()["param_groups"]}
-        )
+        put_moments(self._optimizer, state)
