@@ -91,13 +91,21 @@ def _texts(value: object) -> list[str]:
     return [str(text) for text in value] if isinstance(value, Sequence) else []
 
 
+def was_ended(manifest: Manifest) -> bool:
+    """Whether a run was told to end as soon as it may (tolerance 1): its result is not that of all its steps."""
+    csd = manifest.config.get("csd")
+    return isinstance(csd, Mapping) and csd.get("tolerance") == 1
+
+
 def repeat_command(run_dir: Path, manifest: Manifest) -> str:
-    """The command line that does once more what a run did; empty where that takes more than a source and a sentence."""
+    """The command line that does once more what a run did, or, where that `was_ended`, all of it; empty where that
+    takes more than a source and a sentence."""
     if "prompt" not in manifest.config:
         return ""
     words = ["csd3d", manifest.command, *(entry["path"] for entry in manifest.inputs[:1])]
     words += ["--prompt", prompt] if (prompt := manifest.config["prompt"]) is not None else []
-    return shlex.join([*words, "--preset", str(run_dir / "manifest.json")])
+    words += ["--preset", str(run_dir / "manifest.json")]
+    return shlex.join([*words, "--tolerance", "0"] if was_ended(manifest) else words)
 
 
 def provenance(comment: str | None, history: Sequence[Mapping[str, Any]]) -> dict[str, str]:

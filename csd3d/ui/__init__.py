@@ -8,7 +8,8 @@ In reading order:
     known      what each prior knows, to complete and to read
     doing      what the buttons do, and what is shown of a run
     page       the page itself (Gradio)
-    serve      the server around it: who may come in, and the reports of runs
+    guard      who may come in, and with what
+    serve      the server around it, and the reports of runs
 
 A run that the page starts is `csd3d ...` in the same folder as any other: it is listed, resumed and undone there too,
 and it outlives the page.

@@ -18,7 +18,7 @@ from csd3d.media.clip.source import open_clip
 from csd3d.media.pictures.levels import to_8_bits, to_levels
 from csd3d.media.pictures.read import open_picture
 from csd3d.media.sheet import save_picture
-from csd3d.runs.history import repeat_command, undo
+from csd3d.runs.history import repeat_command, undo, was_ended
 from csd3d.runs.manifest import Manifest
 from csd3d.ui.files import RunsFolder
 from csd3d.ui.jobs import Job, Jobs, Status, run_to_end, status_of
@@ -169,10 +169,10 @@ class Doing:
             return gr.skip(), gr.skip(), stamp
         return self.runs(), gr.Dropdown(self._names(name or ""), value=name), stamp
 
-    def tick(self, name: str | None, before: str) -> Sequence[Any]:
-        """`view`, if anything has changed."""
+    def tick(self, name: str | None, *before: str) -> Sequence[Any]:
+        """`view`, if its text, its bar or its report has changed."""
         seen = self.view(name)
-        return [gr.skip()] * len(seen) if seen[0] == before else seen
+        return [gr.skip()] * len(seen) if tuple(seen[:3]) == before else seen
 
     def view(self, name: str | None) -> Sequence[Any]:
         """How a run stands: text, bar, report, which buttons do something, result, command."""
@@ -199,7 +199,7 @@ class Doing:
         return [
             text, _bar(job) if stands == "running" else "", report, *buttons,
             gr.File(value=str(found) if found else None, visible=found is not None),
-            gr.Code(value=line, label=label, visible=bool(line)),
+            gr.Textbox(value=line, label=label, visible=bool(line)),
         ]  # fmt: skip
 
     def _said_of(self, job: Job, stands: Status) -> str:
@@ -216,11 +216,7 @@ class Doing:
     def _repeated(self, run_dir: Path) -> tuple[str, str]:
         """The command line that does what a run did, or, of one that was stopped on its way, all of it; what it is."""
         manifest = Manifest.read(run_dir / "manifest.json")
-        line = repeat_command(run_dir, manifest)
-        csd = manifest.config.get("csd")
-        if line and isinstance(csd, Mapping) and csd.get("tolerance") == 1:
-            return f"{line} --tolerance 0", WHOLE
-        return line, SAME
+        return repeat_command(run_dir, manifest), WHOLE if was_ended(manifest) else SAME
 
     def _names(self, *more: str) -> list[str]:
         return list(dict.fromkeys([*filter(None, more), *(run.name for run in self._folder.listed())]))
@@ -229,7 +225,7 @@ class Doing:
 def _nothing(why: str) -> Sequence[Any]:
     """`view` where there is no run."""
     buttons = [gr.Button(interactive=False)] * 5
-    return [why, "", "", *buttons, gr.File(visible=False), gr.Code(visible=False)]
+    return [why, "", "", *buttons, gr.File(visible=False), gr.Textbox(visible=False)]
 
 
 def _bar(job: Job | None) -> str:

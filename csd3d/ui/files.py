@@ -1,5 +1,6 @@
 """What the page may read and write: uploads, and the runs of one folder. Nothing else of the machine."""
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -112,3 +113,31 @@ class RunsFolder:
         except (ValueError, OSError):
             return None
         return next((path for path in written if path.is_file()), None)
+
+
+def may_come_in(body: bytes, uploads: Path) -> bool:
+    """Whether a request may be answered: it is JSON, and each `path` in it lies below `uploads`, links followed."""
+    try:
+        paths = list(_paths_in(json.loads(body or b"null")))
+    except (ValueError, RecursionError):
+        return False
+    return all(isinstance(path, str) and _is_below(path, uploads) for path in paths)
+
+
+def _is_below(path: str, uploads: Path) -> bool:
+    try:
+        return Path(path).is_absolute() and Path(path).resolve().is_relative_to(uploads.resolve())
+    except (ValueError, OSError, RuntimeError):  # no name of a file, or links in a circle
+        return False
+
+
+def _paths_in(value: object) -> Iterator[object]:
+    """All `path` of the objects in a piece of JSON, however deep they lie; None where there is no file."""
+    if isinstance(value, dict):
+        if value.get("path") is not None:
+            yield value["path"]
+        for item in value.values():
+            yield from _paths_in(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _paths_in(item)

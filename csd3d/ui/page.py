@@ -61,7 +61,7 @@ class _Shown:
     bar: gr.HTML
     report: gr.HTML
     result: gr.File
-    command: gr.Code
+    command: gr.Textbox
 
     @property
     def view(self) -> list[gr.components.Component]:
@@ -89,7 +89,7 @@ def build(folder: RunsFolder, jobs: Jobs, known: Mapping[str, Known]) -> gr.Bloc
             with gr.Column(scale=3, min_width=320):
                 shown = _shown()
         gallery = gr.Gallery(
-            label="Runs", columns=6, rows=1, height=200, object_fit="contain", allow_preview=False, elem_id="runs"
+            label="Runs", height="auto", object_fit="contain", allow_preview=False, elem_id="runs", buttons=[]
         )
 
         form.look.click(doing.look, form.fields, form.glimpse, concurrency_limit=1)
@@ -108,9 +108,9 @@ def build(folder: RunsFolder, jobs: Jobs, known: Mapping[str, Known]) -> gr.Bloc
             shown.resume.click(doing.resume, chosen),
             shown.undo.click(doing.undo, chosen),
         ):
-            done.then(doing.view, chosen, view)
+            done.then(doing.view, chosen, view, show_progress="hidden")
         timer = gr.Timer(EVERY_S)
-        timer.tick(doing.tick, [chosen, shown.status], view, show_progress="hidden")
+        timer.tick(doing.tick, [chosen, *view[:3]], view, show_progress="hidden")
         timer.tick(doing.runs_if_changed, [listed, chosen], [gallery, chosen, listed], show_progress="hidden")
     return page
 
@@ -156,14 +156,13 @@ def _shown() -> _Shown:
     bar = gr.HTML("", elem_id="bar")
     with gr.Row():
         pause, stop, resume, chain, undo = (
-            gr.Button(label, interactive=False, elem_id=label_id, min_width=90, size="sm")
+            gr.Button(label, interactive=False, elem_id=label_id, min_width=110, size="sm")
             for label, label_id in (
                 ("Pause", "pause"), ("Stop here", "stop"), ("Go on", "resume"), ("Edit the result", "chain"),
                 ("Undo", "undo"),
             )
         )  # fmt: skip
     report = gr.HTML("", elem_id="report")
-    with gr.Row():
-        result = gr.File(label="Result", interactive=False, visible=False, elem_id="result")
-        command = gr.Code(label=SAME, language="shell", visible=False, wrap_lines=True, elem_id="command")
+    result = gr.File(label="Result", interactive=False, visible=False, elem_id="result")
+    command = gr.Textbox(label=SAME, visible=False, interactive=False, max_lines=6, buttons=["copy"], elem_id="command")
     return _Shown(chosen, pause, stop, resume, chain, undo, status, bar, report, result, command)

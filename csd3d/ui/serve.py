@@ -7,20 +7,17 @@ are refused, so that no page elsewhere can reach it through a name of its own (D
 # The page's packages come with the extra `ui`; types are checked without it.
 # pyright: reportMissingImports=false
 
-import base64
-import binascii
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
 import gradio as gr
 import uvicorn
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Response
 from fastapi.responses import FileResponse
-from starlette.middleware.base import RequestResponseEndpoint
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from csd3d.ui.files import RunsFolder
+from csd3d.ui.guard import asking_for, minding
 from csd3d.ui.jobs import Jobs
 from csd3d.ui.known import Known
 from csd3d.ui.page import build
@@ -30,11 +27,21 @@ LOCAL = ("127.0.0.1", "localhost", "::1")
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 """Fonts of the machine: nothing is fetched from elsewhere."""
 STYLE = """
-#bar progress { width: 100%; height: 8px; accent-color: var(--color-accent); display: block; }
+#bar progress { width: 100%; height: 8px; display: block; appearance: none; border: 0; border-radius: 4px;
+                overflow: hidden; background: var(--border-color-primary); }
+#bar progress::-webkit-progress-bar { background: var(--border-color-primary); }
+#bar progress[value]::-webkit-progress-value { background: var(--color-accent); }
+#bar progress[value]::-moz-progress-bar { background: var(--color-accent); }
+#bar progress:not([value]) { animation: csd3d-waits 1.2s ease-in-out infinite alternate; }
+@keyframes csd3d-waits { to { opacity: 0.4; } }
 #report iframe { width: 100%; height: 70vh; border: 1px solid var(--border-color-primary); border-radius: 8px;
                  background: #fff; }
-#runs .grid-container { grid-template-columns: repeat(6, 1fr) !important; }
-#runs .caption-label { white-space: normal; max-width: 100%; }
+#runs .grid-wrap { min-height: 150px; padding-top: 32px; }
+#runs .grid-container { grid-template-columns: repeat(auto-fill, minmax(170px, 1fr)) !important; padding-top: 0; }
+#runs .thumbnail-item { display: flex; flex-direction: column; height: auto; aspect-ratio: auto; }
+#runs .thumbnail-item img { height: 110px; }
+#runs .caption-label { position: static; white-space: normal; overflow-wrap: anywhere; max-width: 100%; }
+#command textarea { font-family: var(--font-mono); font-size: 13px; }
 """
 
 
@@ -71,27 +78,13 @@ def app_of(
         app, page, path="/", server_name=host, allowed_paths=[str(folder.path)], max_file_size=max_mb * 10**6,
         show_error=True, css=STYLE, theme=THEME, footer_links=[], ssr_mode=False,
     )  # fmt: skip
+    page.has_launched = page.is_running = True  # as its own server says; until then Gradio serves whatever it is told
+    app.middleware("http")(minding(Path(gr.utils.get_upload_folder())))
     if host in LOCAL:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOCAL, "[::1]"])
     if password:
-        app.middleware("http")(_asking_for(password))
+        app.middleware("http")(asking_for(password))
     return app
-
-
-def _asking_for(password: str):
-    """Middleware that lets nobody in without the password (HTTP basic authentication)."""
-
-    async def ask(request: Request, call_next: RequestResponseEndpoint) -> Response:
-        kind, _, given = request.headers.get("authorization", "").partition(" ")
-        try:
-            _, _, told = base64.b64decode(given, validate=True).decode().partition(":")
-        except (binascii.Error, UnicodeDecodeError):
-            told = ""
-        if kind.lower() == "basic" and secrets.compare_digest(told.encode(), password.encode()):
-            return await call_next(request)
-        return Response(status_code=401, headers={"WWW-Authenticate": 'Basic realm="csd3d"'})
-
-    return ask
 
 
 def serve(app: FastAPI, *, host: str, port: int) -> None:

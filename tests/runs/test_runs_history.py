@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from csd3d.runs.folder import exclusive
-from csd3d.runs.history import earlier_runs, runs_in, sentences, undo
+from csd3d.runs.history import earlier_runs, repeat_command, runs_in, sentences, undo
 from csd3d.runs.manifest import Manifest, fingerprint
 
 STRANGE = {
@@ -91,3 +91,10 @@ def test_a_run_at_work_is_not_taken_back(tmp_path):
     with exclusive(tmp_path / "a"), pytest.raises(ValueError, match="at work"):
         undo(tmp_path / "a")
     assert os.path.exists(clip)
+
+
+@pytest.mark.parametrize(("tolerance", "more"), [(0, []), (0.05, []), (1, ["--tolerance", "0"])])
+def test_what_was_ended_on_its_way_is_repeated_to_its_end(tmp_path, tolerance, more):
+    manifest = Manifest("image", {"prompt": "make it red", "csd": {"tolerance": tolerance}}, 0)
+    words = repeat_command(tmp_path, manifest).split()
+    assert words[words.index("--preset") + 2 :] == more

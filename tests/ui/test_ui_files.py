@@ -1,12 +1,13 @@
 """What the page reads and writes: its folder, nothing else."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from csd3d.runs.manifest import Manifest
-from csd3d.ui.files import RunsFolder
+from csd3d.ui.files import RunsFolder, may_come_in
 
 PLAIN = Manifest("image", {"prompt": "make it snowy"}, 0, status="finished")
 
@@ -86,3 +87,35 @@ def test_the_stamp_changes_with_the_runs_alone(folder: RunsFolder) -> None:
     assert after != before
     (folder.path / "a" / "sheet.png").unlink()
     assert folder.stamp() != after
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/etc/passwd",
+        "{uploads}/../secret.png",
+        "{uploads}/link.png",
+        "photo.png",
+        "http://127.0.0.1/a.png",
+        "a\0",
+        3,
+        ["a"],
+    ],
+)
+def test_a_request_names_no_file_of_elsewhere(folder: RunsFolder, tmp_path: Path, path: object) -> None:
+    folder.uploads.mkdir()
+    (folder.uploads / "link.png").symlink_to(tmp_path / "secret.png")
+    given = path.format(uploads=folder.uploads) if isinstance(path, str) else path
+    for data in ([{"path": given}], {"value": {"layers": [[{"path": given, "meta": {}}]]}}):
+        assert not may_come_in(json.dumps({"data": data}).encode(), folder.uploads)
+
+
+def test_a_request_names_what_was_handed_in(folder: RunsFolder) -> None:
+    body = {"data": [{"path": str(folder.uploads / "a" / "photo.png")}, None, {"path": None}, "path", 1]}
+    assert may_come_in(json.dumps(body).encode(), folder.uploads)
+    assert may_come_in(b"", folder.uploads)
+
+
+@pytest.mark.parametrize("body", [b"a=1&b=2", b"{", b"\xff", b"[" * 200_000])
+def test_a_request_that_cannot_be_read_is_refused(folder: RunsFolder, body: bytes) -> None:
+    assert not may_come_in(body, folder.uploads)
