@@ -1,16 +1,16 @@
-"""Sentences with several right answers: which way of editing a clip brings all frames to one of them?
+"""Sentences with several right answers: which way of editing brings all frames, views or windows to one of them?
 
-    python scripts/benchmark_agreement.py [--prior builtin] [--out FOLDER] [--clips 3] [--seeds 2] [--quick]
+    python scripts/benchmark_agreement.py [--prior builtin] [--out FOLDER] [--of clips scenes panoramas] [--quick]
 
-Ways of editing are those of `benchmark_video.py`, with the same settings, and SVGD without repulsion. The prior must
-know the families of the world (`csd3d.world.families`). Writes agreement.md and agreement.json; what is done is kept in
-FOLDER/work, so a run that was stopped goes on when it is started again.
+Ways of editing are those of `benchmark_video.py` and `benchmark_panorama.py`, with the same settings, shared attention
+and SVGD without repulsion. The prior must know the families of the world (`csd3d.world.families`). Writes agreement.md
+and agreement.json; what is done is kept in FOLDER/work, so a run that was stopped goes on when it is started again.
 """
 
 import sys
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import tyro
@@ -22,36 +22,31 @@ from csd3d.metrics import jsonable
 from csd3d.priors.defaults import BUILTIN
 from csd3d.priors.instruct import InstructPrior
 from csd3d.runs.progress import RunProgress
-from csd3d.world.camera import PathName
 from csd3d.world.edits import KINDS, Kind
-from csd3d.world.sample import Clip, sample_clip
-from scripts.benchmarks.agreement import OpenEdit, measure, open_edits, to_markdown
-from scripts.benchmarks.clips import pairs_of
+from scripts.benchmarks.agreement import OpenEdit, measure, to_markdown
+from scripts.benchmarks.agreement_places import Place, Scales, What, clip_place, panorama_place, scene_place
 from scripts.benchmarks.entry import run_script
 from scripts.benchmarks.kept import Kept, selected
-from scripts.benchmarks.video_methods import Job, Method, collaboration, standard
-
-PATHS: tuple[PathName, ...] = ("orbit", "dolly", "shake", "pan")
-FIRST_CLIP = 5000
-"""Clips that no other benchmark uses."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Compare ways of editing a clip by sentences with several right answers."""
+    """Compare ways of editing by sentences with several right answers."""
 
     prior: str = "builtin"
     """"builtin", a directory in diffusers layout, or a hub id."""
     out: Path = Path("outputs/benchmark_agreement")
     """Folder for the results."""
-    clips: int = 3
-    """Held-out clips; in every second one things move."""
+    of: tuple[What, ...] = get_args(What)
+    """What is edited."""
+    places: int = 3
+    """Held-out clips, scenes and panoramas, so many of each."""
     frames: int = 8
-    """Frames of a clip."""
+    """Frames of a clip, views of a scene."""
     size_px: int = 128
-    """Side of a frame."""
+    """Side of a frame, view or window."""
     kinds: tuple[Kind, ...] = KINDS
-    """One family of each kind for every clip, where it leaves one open."""
+    """One family of each kind for every place that leaves one open."""
     seeds: int = 2
     """How often each is edited, with other noise."""
     s_text: float = 1.5
@@ -67,10 +62,10 @@ class Settings:
     device: str | None = None
     """None: CUDA when there is one."""
     quick: bool = False
-    """One clip of 4 frames, three kinds, one seed, few steps."""
+    """One place of 4 frames, three kinds, one seed, few steps."""
 
     def __post_init__(self) -> None:
-        require_int(self, 1, None, "clips", "frames", "seeds", "sampling_steps")
+        require_int(self, 1, None, "places", "frames", "seeds", "sampling_steps")
         require(self, "size_px", self.size_px % 8 == 0 and self.size_px >= 64, "a multiple of 8, 64 or more")
 
     def effective(self) -> "Settings":
@@ -78,38 +73,22 @@ class Settings:
         if not self.quick:
             return self
         few = replace(self.csd, steps=min(self.csd.steps, 20))
-        return replace(self, clips=1, frames=min(self.frames, 4), kinds=self.kinds[:3], seeds=1, csd=few)
+        return replace(self, places=1, frames=min(self.frames, 4), kinds=self.kinds[:3], seeds=1, csd=few)
 
 
-def ways(settings: Settings) -> dict[str, Method]:
-    """The rows of the table."""
-    scales = {"s_text": settings.s_text, "s_image": settings.s_image}
-    known = standard(settings.csd, sampling_steps=settings.sampling_steps, keys=2, ablation=True, **scales)
-    wanted = (
-        "per-frame sampling", "per-frame sampling, same noise", "first frame, carried along the flow",
-        "csd-edit, independent", "independent, shared noise", "csd-edit, SVGD", "csd-edit, SVGD along motion",
-        "csd-edit, SVGD, paper", "SVGD, shared noise", "SVGD, no repulsion",
-    )  # fmt: skip
-    along = replace(settings.csd, coupling="svgd", noise="shared")
-    extra = {"SVGD, no repulsion, shared noise": collaboration(replace(along, repulsion=0.0))}
-    return selected({row: known[row] for row in wanted} | extra, settings.rows)
+def place_of(settings: Settings, what: What, k: int) -> Place:
+    """Held-out place number k of a sort."""
+    own = {"csd": settings.csd, "scales": Scales(settings.sampling_steps, settings.s_text, settings.s_image)}
+    if what == "clips":
+        return clip_place(k, frames=settings.frames, size_px=settings.size_px, **own)
+    if what == "scenes":
+        return scene_place(k, views=settings.frames, size_px=settings.size_px, **own)
+    return panorama_place(k, window_px=settings.size_px, **own)
 
 
-def clip_of(settings: Settings, k: int) -> Clip:
-    """Held-out clip number k."""
-    return sample_clip(
-        FIRST_CLIP + k,
-        frames=settings.frames,
-        height_px=settings.size_px,
-        width_px=settings.size_px,
-        path=PATHS[k % len(PATHS)],
-        moving=k % 2 == 1,
-    )
-
-
-def asked_of(clip: Clip, settings: Settings, k: int) -> list[OpenEdit]:
-    """One family of each kind, another one for every clip."""
-    found = open_edits(clip)
+def asked_of(place: Place, settings: Settings, k: int) -> list[OpenEdit]:
+    """One family of each kind, another one for every place."""
+    found = place.open_edits()
     chosen = []
     for kind in settings.kinds:
         some = [a for a in found if a.family.kind == kind]
@@ -119,17 +98,13 @@ def asked_of(clip: Clip, settings: Settings, k: int) -> list[OpenEdit]:
 
 
 def run_case(
-    clip: Clip, name: str, asked: OpenEdit, row: str, method: Method, prior: InstructPrior, seeds: int
+    place: Place, about: dict[str, Any], asked: OpenEdit, prior: InstructPrior, seeds: int
 ) -> list[dict[str, Any]]:
-    """Records of one way of editing one clip by one sentence, one a seed."""
+    """Records of one way (`about["row"]`) of editing one place by one sentence, one a seed."""
     records = []
-    geometry = all(e.same_geometry for e in asked.members)
     for seed in range(seeds):
-        job = Job(prior, clip.source(), asked.family.wordings[0], seed, clip)
-        output = method.run(job).float().cpu()
-        warp = pairs_of(clip, 1).error(output).mean().item() if geometry else float("nan")
-        about = {"views": name, "family": asked.family.name, "kind": asked.family.kind, "row": row, "seed": seed}
-        records.append(about | measure(output, asked) | {"warp": warp})
+        output = place.edit(about["row"], asked, prior, seed=seed)
+        records.append(about | measure(output, asked) | {"warp": place.warp(output, asked), "seed": seed})
     return records
 
 
@@ -140,8 +115,7 @@ def benchmark(settings: Settings, progress: RunProgress) -> Path:
     """
     given, settings = settings, settings.effective()
     prior = InstructPrior.load(settings.prior, device=settings.device)
-    methods = ways(settings)
-    fixed = asdict(settings) | dict.fromkeys(("prior", "out", "clips", "kinds", "rows", "quick", "device"))
+    fixed = asdict(settings) | dict.fromkeys(("prior", "out", "of", "places", "kinds", "rows", "quick", "device"))
     kept, records = Kept(settings.out / "work", fixed, settings.prior), []
     about = {
         "prior": given.prior if given.prior.startswith("builtin") else Path(given.prior).name,
@@ -149,15 +123,16 @@ def benchmark(settings: Settings, progress: RunProgress) -> Path:
         "settings": asdict(settings) | dict.fromkeys(("prior", "out", "device")),
         "torch": torch.__version__,
     }
-    for k in progress.track("clips", range(settings.clips), total=settings.clips):
-        clip = clip_of(settings, k)
-        for asked in asked_of(clip, settings, k):
-            for row, method in methods.items():
-                name = "-".join(f"clip {k} {asked.family.name} {row}".replace(",", "").split())
-                records += kept.records(
-                    name,
-                    lambda c=clip, a=asked, r=row, m=method, i=k: run_case(c, str(i), a, r, m, prior, settings.seeds),
-                )
+    places: list[tuple[What, int]] = [(what, k) for what in settings.of for k in range(settings.places)]
+    known = {row: row for what in settings.of for row in place_of(settings, what, 0).rows}
+    wanted = selected(known, settings.rows)
+    for what, k in progress.track("places", places, total=len(places)):
+        place = place_of(settings, what, k)
+        for asked in asked_of(place, settings, k):
+            for row in (row for row in place.rows if row in wanted):
+                case = {"of": what, "views": str(k), "family": asked.family.name, "kind": asked.family.kind, "row": row}
+                name = "-".join(f"{what} {k} {asked.family.name} {row}".replace(",", "").split())
+                records += kept.records(name, lambda p=place, c=case, a=asked: run_case(p, c, a, prior, settings.seeds))
                 last = records[-1]
                 progress.say(f"{asked.family.name}: {row}: agreement {last['agreement']:.2f}, {last['accuracy']:.2f}")
             write_json(settings.out / "agreement.json", jsonable({"about": about, "records": records}))

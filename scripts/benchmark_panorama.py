@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import tyro
@@ -28,23 +28,24 @@ from csd3d.priors.defaults import BUILTIN
 from csd3d.priors.instruct import InstructPrior
 from csd3d.runs.progress import RunProgress
 from csd3d.world.edits import Edit, Kind
-from csd3d.world.sample import Views, sample_panorama
-from panorama.config import PanoramaConfig
-from panorama.edit import make_surface
+from csd3d.world.sample import Views
 from panorama.plane import Plane
-from panorama.sphere import Sphere
 from panorama.surface import Surface
-from panorama.views import view_of
-from panorama.wrap import Wrap
 from scripts.benchmarks.entry import run_script
 from scripts.benchmarks.kept import Kept
 from scripts.benchmarks.memory import peak_memory
-from scripts.benchmarks.panorama_methods import Task, standard
+from scripts.benchmarks.panorama_methods import (
+    PanoramaKind,
+    as_picture,
+    assembled,
+    in_windows,
+    latents_of,
+    make_task,
+    sample,
+    standard,
+)
 from scripts.benchmarks.panorama_tables import CODEC, TRUTH, UNEDITED, accuracy, measure_picture, to_json, to_markdown
 from scripts.benchmarks.rows import csd_rows, sampling_rows
-
-PanoramaKind = Literal["strip", "turn", "sphere"]
-WRAPS: dict[str, Wrap] = {"strip": "none", "turn": "cylinder", "sphere": "sphere"}
 
 
 @dataclass(frozen=True)
@@ -121,31 +122,11 @@ def cases(settings: Settings, window_px: int) -> Iterator[Case]:
     for kind in settings.kinds:
         for k in range(settings.panoramas):
             seed = 1000 * settings.seed + k
-            if kind == "sphere":
-                views = sample_panorama(seed, kind="sphere", height_px=2 * window_px)
-            else:
-                turn = 360.0 if kind == "turn" else 180.0
-                views = sample_panorama(seed, kind="strip", height_px=window_px, turn=turn)
+            views = sample(kind, seed, window_px)
             known = views.choose(settings.candidates, seed=seed, kinds=settings.edit_kinds)
             truths = torch.cat([views.source(), *(views.truth(edit) for edit in known)])
             for i, edit in enumerate(known[: settings.edits]):
                 yield Case(kind, k, views, edit, truths, 1 + i)
-
-
-def in_windows(surface: Surface, rgb: Float[Tensor, "3 H W"], window_px: int) -> Float[Tensor, "n 3 h w"]:
-    """What is judged: the views of a sphere, or squares half a window apart."""
-    if isinstance(surface, Sphere):
-        return torch.stack([view_of(rgb, view) for view in surface.views])
-    starts = range(0, rgb.shape[-1] - window_px + 1, window_px // 2)
-    return torch.stack([rgb[..., x : x + window_px] for x in starts])
-
-
-def assembled(task: Task, picture: Picture, z: Tensor, *, detail: float) -> Float[Tensor, "3 H W"]:
-    """The whole picture from a canvas."""
-    out = torch.empty(3, picture.height_px, picture.width_px)
-    for block in task.surface.blocks(picture, z, task.s, task.decode, detail=detail):
-        out[:, block.rows[:, None], block.columns[None]] = block.edited
-    return out
 
 
 def run_case(
@@ -153,7 +134,8 @@ def run_case(
 ) -> list[dict[str, Any]]:
     """Records of all rows; writes the panoramas to look at into `sheet`."""
     truth = case.truths[case.right]
-    picture, task = _task(case, prior, settings, window_px)
+    sentence, picture = case.edit.wordings[0], as_picture(case.truths[0])
+    task = make_task(picture, case.kind, prior, sentence, window_px=window_px, seed=settings.seed)
     borders = _borders(task.apart, picture)
     judged = torch.stack([in_windows(task.surface, t, window_px) for t in case.truths])
     records: list[dict[str, Any]] = []
@@ -166,7 +148,7 @@ def run_case(
 
     shown = {"source": case.truths[0], TRUTH: truth}
     record(TRUTH, truth, None)
-    record(CODEC, assembled(task, picture, _latents(task.surface, _as_picture(truth), task), detail=0.0), None)
+    record(CODEC, assembled(task, picture, latents_of(task, as_picture(truth)), detail=0.0), None)
     record(UNEDITED, case.truths[0], None)
     methods = standard(
         settings.csd, sampling_steps=settings.sampling_steps, s_text=settings.s_text, s_image=settings.s_image
@@ -193,26 +175,6 @@ def run_case(
         record(name, shown[name], True, **price)
     save_picture(contact_sheet({name: rgb[None].clamp(0, 1) for name, rgb in shown.items()}, cell_px=900), sheet)
     return records
-
-
-def _task(case: Case, prior: InstructPrior, settings: Settings, window_px: int) -> tuple[Picture, Task]:
-    picture = _as_picture(case.truths[0])
-    lat = window_px // prior.codec.factor
-    config = PanoramaConfig(window=lat, size=2 * window_px if case.kind == "sphere" else window_px)
-    surface = make_surface(picture, WRAPS[case.kind], config, prior)
-    apart = make_surface(picture, WRAPS[case.kind], replace(config, stride=lat, smooth=False), prior)
-    blank = torch.zeros(1, prior.codec.channels, 1, 1)
-    task = Task(prior, blank, surface, apart, case.kind == "sphere", case.edit.wordings[0], settings.seed)
-    return picture, replace(task, s=_latents(surface, picture, task))
-
-
-def _as_picture(rgb: Float[Tensor, "3 H W"]) -> Picture:
-    return Picture(Path("world.png"), (rgb * 65535).round().permute(1, 2, 0).contiguous().numpy().astype("uint16"))
-
-
-def _latents(surface: Surface, picture: Picture, task: Task) -> Float[Tensor, "k c h w"]:
-    *_, (_, canvas) = surface.encode(picture, task.encode)
-    return canvas
 
 
 def _borders(apart: Surface, picture: Picture) -> list[int]:

@@ -102,7 +102,7 @@ COLUMNS = {
 
 
 def to_markdown(records: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> str:
-    """The page: one line for each way of editing, then one for each way and kind."""
+    """The page: for what is edited, one line for each way of editing it, then one for each way and kind."""
 
     def rows(some: Sequence[Mapping[str, Any]]) -> list[list[object]]:
         found = aggregate(some, "row", [c for c in COLUMNS if c != "variety"])
@@ -112,16 +112,24 @@ def to_markdown(records: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) 
             lines.append([row, means["agreement"].n, *(values.get(c, _variety(some, row)) for c in COLUMNS)])
         return lines
 
-    kinds = list(dict.fromkeys(r["kind"] for r in records))
     head = ["way of editing", "n", *COLUMNS.values()]
-    parts = [markdown_table(head, rows(records))]
-    for kind in kinds:
-        parts += ["", f"## {kind}", "", markdown_table(head, rows([r for r in records if r["kind"] == kind]))]
+    parts = []
+    for what in dict.fromkeys(r["of"] for r in records):
+        own = [r for r in records if r["of"] == what]
+        parts += [f"## {what.capitalize()}", "", markdown_table(head, rows(own)), ""]
+        for kind in dict.fromkeys(r["kind"] for r in own):
+            parts += [
+                f"### {what.capitalize()}, {kind}",
+                "",
+                markdown_table(head, rows([r for r in own if r["kind"] == kind])),
+                "",
+            ]
     text = (
-        "Each clip is edited by a sentence with several right answers. Accuracy: share of frames nearest to some "
-        "member of the family. Agreement: share nearest to the member that most are nearest to; by chance: what "
-        "independent even choices would give. Of windows: the same within one frame. PSNR: to that member. Variety: "
-        "how many members different seeds share among them, of one clip and sentence."
+        "Frames of clips, views of scenes and windows of panoramas are edited by a sentence with several right "
+        "answers. Accuracy: share of them nearest to some member of the family. Agreement: share nearest to the "
+        "member that most are nearest to; by chance: what independent even choices would give. Of windows: the same "
+        "within one picture. PSNR: to that member. Variety: how many members different seeds share among them, of one "
+        "place and sentence."
     )
     return "\n".join([
         "# Edits with several right answers",
@@ -131,12 +139,11 @@ def to_markdown(records: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) 
         text,
         "",
         *parts,
-        "",
     ])  # fmt: skip
 
 
 def _variety(records: Sequence[Mapping[str, Any]], row: str) -> float:
-    """Mean over clips and families of the variety of the seeds' choices."""
+    """Mean over places and families of the variety of the seeds' choices."""
     groups: dict[tuple[str, str], list[int]] = {}
     for r in records:
         if r["row"] == row:

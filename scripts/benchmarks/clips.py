@@ -12,7 +12,7 @@ from csd3d.media.sheet import evenly
 from csd3d.metrics import warp_error
 from csd3d.world.camera import PathName
 from csd3d.world.edits import Edit, Kind
-from csd3d.world.sample import Clip, sample_clip
+from csd3d.world.sample import Clip, Views, sample_clip
 from scripts.training.pictures import edited_pictures
 
 
@@ -56,7 +56,7 @@ class Material:
 
 
 @torch.no_grad()
-def pairs_of(clip: Clip, gap: int) -> Pairs:
+def pairs_of(clip: Views, gap: int) -> Pairs:
     """All frames of a clip that are `gap` apart; none if it is no longer than that."""
     first = torch.arange(max(0, len(clip) - gap))
     if len(first) == 0:

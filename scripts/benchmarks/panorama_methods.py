@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -14,11 +16,18 @@ from csd3d.engine.loop import Objective, run
 from csd3d.engine.residuals import Score
 from csd3d.engine.schedule import Schedule
 from csd3d.engine.types import Noised
+from csd3d.media.pictures.read import Picture
 from csd3d.priors.instruct import InstructPrior
 from csd3d.priors.prior import Guidance, Prompts
+from csd3d.world.sample import Views, sample_panorama
+from panorama.config import PanoramaConfig
+from panorama.edit import make_surface
 from panorama.regions import Everywhere, Plan, Sentence
+from panorama.sphere import Sphere
 from panorama.surface import Surface
+from panorama.views import view_of
 from panorama.windows import WindowParticles, Windows
+from panorama.wrap import Wrap
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,57 @@ class Task:
     def decode(self, z: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
         """Pictures of latents, on the CPU."""
         return self.prior.codec.decode(z.to(self.prior.device)).cpu()
+
+
+PanoramaKind = Literal["strip", "turn", "sphere"]
+WRAPS: Mapping[PanoramaKind, Wrap] = {"strip": "none", "turn": "cylinder", "sphere": "sphere"}
+
+
+def sample(kind: PanoramaKind, seed: int, window_px: int) -> Views:
+    """Panorama number `seed`: 180 or 360 degrees of a cylinder, `window_px` high, or a sphere of twice that height."""
+    if kind == "sphere":
+        return sample_panorama(seed, kind="sphere", height_px=2 * window_px)
+    return sample_panorama(seed, kind="strip", height_px=window_px, turn=360.0 if kind == "turn" else 180.0)
+
+
+def make_task(
+    picture: Picture, kind: PanoramaKind, prior: InstructPrior, sentence: str, *, window_px: int, seed: int
+) -> Task:
+    """What methods are given to edit `picture` by `sentence`."""
+    lat = window_px // prior.codec.factor
+    config = PanoramaConfig(window=lat, size=2 * window_px if kind == "sphere" else window_px)
+    surface = make_surface(picture, WRAPS[kind], config, prior)
+    apart = make_surface(picture, WRAPS[kind], replace(config, stride=lat, smooth=False), prior)
+    blank = torch.zeros(1, prior.codec.channels, 1, 1)
+    task = Task(prior, blank, surface, apart, kind == "sphere", sentence, seed)
+    return replace(task, s=latents_of(task, picture))
+
+
+def as_picture(rgb: Float[Tensor, "3 H W"]) -> Picture:
+    """Values in [0, 1] as if they had been read."""
+    return Picture(Path("world.png"), (rgb * 65535).round().permute(1, 2, 0).contiguous().numpy().astype("uint16"))
+
+
+def latents_of(task: Task, picture: Picture) -> Float[Tensor, "k c h w"]:
+    """The canvas of a picture of the task's size."""
+    *_, (_, canvas) = task.surface.encode(picture, task.encode)
+    return canvas
+
+
+def in_windows(surface: Surface, rgb: Float[Tensor, "3 H W"], window_px: int) -> Float[Tensor, "n 3 h w"]:
+    """What is judged: the views of a sphere, or squares half a window apart."""
+    if isinstance(surface, Sphere):
+        return torch.stack([view_of(rgb, view) for view in surface.views])
+    starts = range(0, rgb.shape[-1] - window_px + 1, window_px // 2)
+    return torch.stack([rgb[..., x : x + window_px] for x in starts])
+
+
+def assembled(task: Task, picture: Picture, z: Tensor, *, detail: float) -> Float[Tensor, "3 H W"]:
+    """The whole picture from a canvas."""
+    out = torch.empty(3, picture.height_px, picture.width_px)
+    for block in task.surface.blocks(picture, z, task.s, task.decode, detail=detail):
+        out[:, block.rows[:, None], block.columns[None]] = block.edited
+    return out
 
 
 Method = Callable[[Task], Float[Tensor, "k c h w"]]

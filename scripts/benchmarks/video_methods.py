@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from csd3d.attention.presets import Attention, Sharing
 from csd3d.engine.config import PAPER, CsdConfig
 from csd3d.engine.loop import Objective, run
 from csd3d.engine.sampling import run_sampling
@@ -17,7 +18,7 @@ from csd3d.priors.defaults import default_config
 from csd3d.priors.instruct import InstructPrior
 from csd3d.priors.prior import Guidance, Prompts
 from csd3d.runs.sampling import sampled_edit
-from csd3d.world.sample import Clip
+from csd3d.world.sample import Views
 from scripts.benchmarks.memory import peak_memory
 from scripts.benchmarks.rows import csd_rows, sampling_rows
 from video.config import ANCHORS, Draw, VideoConfig
@@ -35,7 +36,7 @@ class Job:
     source: Float[Tensor, "n 3 H W"]
     sentence: str
     seed: int
-    clip: Clip
+    clip: Views
     """What the source is of, for true motion."""
 
     def rng(self) -> torch.Generator:
@@ -120,9 +121,9 @@ def true_motion(job: Job) -> Correspondences:
 
 
 class TrueMotion:
-    """The exact motion of a clip of the world as the engine's `Correspondences`."""
+    """The exact motion of a clip of the world, or where views of it meet, as the engine's `Correspondences`."""
 
-    def __init__(self, clip: Clip, per_latent_px: int) -> None:
+    def __init__(self, clip: Views, per_latent_px: int) -> None:
         self._clip, self._unit = clip, per_latent_px
         self._found: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
@@ -141,17 +142,25 @@ class TrueMotion:
         return self._found[i, j]
 
 
-def collaboration(csd: CsdConfig, *, along: Coupled | None = None, frames_per_step: int = 24) -> Method:
+def collaboration(
+    csd: CsdConfig, *, along: Coupled | None = None, share: Sharing = "none", frames_per_step: int = 24
+) -> Method:
     """CSD-Edit of all frames together, exactly as the video editor moves them; coupled `along` their motion, if any."""
 
     @torch.no_grad()
     def edit(job: Job) -> Float[Tensor, "n 3 H W"]:
         s = job.prior.codec.encode(job.source)
         kernel = TransportKernel(along(job), RbfKernel(csd.bandwidth)) if along else None
-        z = move(job, csd, s, kernel, draw="window" if along else "stratified", budget=frames_per_step)
+        z = move(
+            job, csd, s, kernel, draw="window" if along else "stratified", budget=frames_per_step, share=share
+        )  # fmt: skip
         return decode(job.prior, z)
 
-    return Method(edit, lambda frames: csd_rows(csd.s_text, csd.s_image) * csd.steps)
+    def unet_rows(frames: int) -> float:
+        seen = min(ANCHORS, frames) / frames if share == "anchors" else 0.0
+        return csd_rows(csd.s_text, csd.s_image) * csd.steps * (1 + seen)
+
+    return Method(edit, unet_rows)
 
 
 def propagation(csd: CsdConfig, *, keys: int | None) -> Method:
@@ -171,7 +180,14 @@ def propagation(csd: CsdConfig, *, keys: int | None) -> Method:
 
 
 def move(
-    job: Job, csd: CsdConfig, s: Float[Tensor, "n c h w"], kernel: Kernel | None, *, draw: Draw, budget: int
+    job: Job,
+    csd: CsdConfig,
+    s: Float[Tensor, "n c h w"],
+    kernel: Kernel | None,
+    *,
+    draw: Draw,
+    budget: int,
+    share: Sharing = "none",
 ) -> Float[Tensor, "n c h w"]:
     """The latents of an edit that begins at `s`."""
     batching = Batching(budget, draw, anchors=ANCHORS)
@@ -179,7 +195,7 @@ def move(
         csd, steps=csd.steps * batching.steps(len(s)), lr_decay_every=csd.lr_decay_every * batching.steps(len(s))
     )
     particles = FrameParticles(s, csd, batching=batching, device=job.prior.device)
-    score = job.prior.score(Prompts(job.sentence), Guidance.of(csd))
+    score = Attention(share).over(job.prior.score(Prompts(job.sentence), Guidance.of(csd)))
     for _ in run(particles, Objective(score, config, kernel), rng=job.rng()):
         pass
     return particles.z[:]
