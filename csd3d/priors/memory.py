@@ -4,7 +4,9 @@
     a transformer   copies alive x width x tokens, those of a picture that it looks at included
     an autoencoder  maps alive x width of its first block x pixels of the picture
 
-each in bytes of its precision. The numbers alive at the peak of a call were found by trying, on the small priors.
+each in bytes of its precision. The numbers alive were counted on networks of released sizes without their weights
+(`tests/priors/test_priors_memory.py`), with a fifth to spare for what kernels take besides: Stable Diffusion 26 maps,
+SDXL 16, FLUX 23 and SD3 13 copies, the autoencoders of Stable Diffusion 6 maps and of Qwen-Image and Wan 18.
 """
 
 import json
@@ -12,35 +14,45 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-UNET_MAPS = 96
-"""Full-size feature maps, of the first block's width, that are alive at the peak of a UNet call."""
-TOKENS_ALIVE = 40
-"""Copies of all tokens that are alive at the peak of a call of a transformer."""
-CODEC_MAPS = 16
-"""Full-size feature maps, of the first block's width, that are alive at the peak of an autoencoder's call."""
+UNET_MAPS, UNET_MAPS_WITHOUT_ATTENTION = 31, 20
+"""Full-size feature maps, of the first block's width, that are alive at the peak of a UNet call: with attention at the
+finest level, whose feed-forward layers are the peak, and without."""
+UNET_MAPS_KEPT = 350
+"""The same where a gradient goes back through the UNet: Stable Diffusion keeps 305."""
+TOKENS_ALIVE = 28
+"""Copies of all tokens of the picture that are alive at the peak of a call of a transformer; its words included."""
+CODEC_MAPS, CAUSAL_CODEC_MAPS = 8, 22
+"""Full-size feature maps, of the first block's width, that are alive at the peak of an autoencoder's call: of pictures,
+and of one that is causal in time."""
 HALF_BYTES = 2
 
 
-def network_bytes(config: Mapping[str, Any], places: int, *, itemsize: int, pictures: int = 1) -> int:
+def network_bytes(
+    config: Mapping[str, Any], places: int, *, itemsize: int, pictures: int = 1, gradient: bool = False
+) -> int:
     """Of one row of a network.
 
     Args:
         config: Of the network.
         places: Pixels of its latents, or tokens.
         itemsize: Bytes of a number.
-        pictures: 2 where it may look at a second picture of the same size.
+        pictures: 2 where a transformer looks at the tokens of a second picture of the same size too.
+        gradient: Whether activations of a UNet are kept for the way back.
     """
     widths = config.get("block_out_channels")
     if widths:
-        return pictures * UNET_MAPS * int(widths[0]) * places * itemsize
+        finest = (config["down_block_types"][0], config["up_block_types"][-1])
+        forward = UNET_MAPS if any("Attn" in block for block in finest) else UNET_MAPS_WITHOUT_ATTENTION
+        return (UNET_MAPS_KEPT if gradient else forward) * int(widths[0]) * places * itemsize
     width = int(config.get("num_attention_heads") or 24) * int(config.get("attention_head_dim") or 128)
     return pictures * TOKENS_ALIVE * width * places * itemsize
 
 
 def codec_bytes(config: Mapping[str, Any], pixels: int, *, itemsize: int) -> int:
     """Of one picture in an autoencoder."""
-    widths = config.get("block_out_channels") or config.get("encoder_block_out_channels") or (config["base_dim"],)
-    return CODEC_MAPS * int(widths[0]) * pixels * itemsize
+    widths = config.get("block_out_channels") or config.get("encoder_block_out_channels")
+    maps = CODEC_MAPS * int(widths[0]) if widths else CAUSAL_CODEC_MAPS * int(config["base_dim"])
+    return maps * pixels * itemsize
 
 
 def peak_bytes(prior: Path, vae: Path, side_px: int, *, looks: bool) -> int | None:

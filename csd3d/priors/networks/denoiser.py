@@ -39,8 +39,6 @@ MakeRowsOf = Callable[
 ]
 """The same from noisy latents and the numbers of their particles, differentiable by the latents."""
 
-MAPS_KEPT = 600
-"""The same where a gradient goes back through the UNet."""
 HALF_SCALE = 1024.0
 """Factor on losses whose gradient goes through a float16 UNet, lest it vanish there."""
 
@@ -58,7 +56,6 @@ class Denoiser:
         self._unet = unet
         self._chunks = chunks
         self._dtype = unet.dtype
-        self._first_width = int(unet.config["block_out_channels"][0])
         self._call = torch.compile(unet) if compiled else unet
         self._compiled = compiled
         self._running: Running | None = None
@@ -121,9 +118,10 @@ class Denoiser:
 
         return self._chunks.map(some, len(rows), row_bytes=self.row_bytes(rows.size_lat))
 
-    def row_bytes(self, size_lat: tuple[int, int]) -> int:
+    def row_bytes(self, size_lat: tuple[int, int], *, gradient: bool = False) -> int:
         """Memory that one more row of `size_lat` is planned to take during a call, in bytes."""
-        return network_bytes(self._unet.config, size_lat[0] * size_lat[1], itemsize=self._dtype.itemsize)
+        places, itemsize = size_lat[0] * size_lat[1], self._dtype.itemsize
+        return network_bytes(self._unet.config, places, itemsize=itemsize, gradient=gradient)
 
     def feature_gradient(
         self,
@@ -163,8 +161,7 @@ class Denoiser:
                 total = scale * loss(maps(*make_target(z, i)), source)
                 return torch.autograd.grad(total, z)[0] / scale
 
-        row_bytes = MAPS_KEPT * self._first_width * size_lat[0] * size_lat[1] * self._dtype.itemsize
-        return self._chunks.map(some, len(z_t), row_bytes=row_bytes)
+        return self._chunks.map(some, len(z_t), row_bytes=self.row_bytes(size_lat, gradient=True))
 
     def map_energy(
         self,
@@ -198,9 +195,9 @@ class Denoiser:
             maps.keep_values()
             return torch.cat([E.detach()[:, None], slope.flatten(1)], 1)
 
-        row_bytes = MAPS_KEPT * self._first_width * z_t.shape[-2] * z_t.shape[-1] * self._dtype.itemsize
+        row_bytes = self.row_bytes((z_t.shape[-2], z_t.shape[-1]), gradient=gradient)
         with self.controlled([*controls, maps.control]):
-            found = self._chunks.map(some, len(rows), row_bytes=row_bytes if gradient else row_bytes // 6)
+            found = self._chunks.map(some, len(rows), row_bytes=row_bytes)
         A = maps.cross(rows.role, rows.branch[0], rows.particle, level=level)
         return MapsRead(A, found[:, 0], found[:, 1:].view(z_t.shape) if gradient else None)
 
