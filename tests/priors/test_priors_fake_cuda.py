@@ -30,6 +30,7 @@ from csd3d.engine import (
     descend,
     first_moments,
     measured,
+    optimise,
 )
 from csd3d.priors import instruct, text_to_image
 from csd3d.priors.instruct import InstructPrior, InstructScore
@@ -83,7 +84,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the host knows without asking the GPU has no values here either: the schedule, and who reads what."""
     monkeypatch.setattr(Schedule, "alpha_bar", lambda self, t: 0.5)
     monkeypatch.setattr(Sentences, "rows", lambda self, index: torch.ones_like(index))
-    for module in (instruct, text_to_image):
+    for module in (instruct, text_to_image, optimise):
         monkeypatch.setattr(module, "numbers", lambda index: [1] * len(index))
 
 
@@ -129,9 +130,14 @@ def step(score: Score, config: CsdConfig, size_lat: int = 8) -> None:
     assert (moved.device, moved.dtype, moved.shape) == (CUDA, torch.float32, z.shape)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("kind", [0, 1])
-@pytest.mark.parametrize("coupling", ["svgd", "motion", "depth", "independent"])
+@pytest.mark.parametrize(
+    ("coupling", "kind", "dtype"),
+    [
+        (coupling, kind, (torch.float16, torch.bfloat16)[(k + kind) % 2])
+        for k, coupling in enumerate(("svgd", "motion", "depth", "independent"))
+        for kind in (0, 1)
+    ],
+)
 def test_a_step_neither_mixes_devices_nor_waits(
     priors: tuple[InstructPrior, TextToImagePrior],
     dtype: torch.dtype,
@@ -144,7 +150,10 @@ def test_a_step_neither_mixes_devices_nor_waits(
             step(score, CsdConfig(coupling=coupling))
     with pretended_gpu():
         score = score_of(priors[kind], dtype, Guidance(1.5, 1.5), sentences=N, big=False)
-        step(score, CsdConfig(coupling=coupling, residual="noise", bandwidth="paper", kernel_on="clean"))
+        step(
+            score,
+            CsdConfig(coupling=coupling, residual="noise", bandwidth="paper", kernel_on="clean", optimizer="adam"),
+        )
 
 
 @pytest.mark.slow
