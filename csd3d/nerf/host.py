@@ -8,8 +8,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
@@ -21,7 +21,6 @@ from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
-from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils import writer
@@ -36,28 +35,23 @@ from csd3d.nerf.backends import require_device
 from csd3d.nerf.checkpoints import checkpoint_path, load_checkpoint, plain, random_state, restore_random_state
 from csd3d.nerf.eta import SceneEta
 from csd3d.nerf.refusals import folder_unless_refused, mistakes_in_one_line
-from csd3d.nerf.transforms import check_pictures, check_transforms, transforms_path
+from csd3d.nerf.starts import (
+    data_errors,
+    has_viewer,
+    require_data,
+    require_pictures,
+    require_steps,
+    require_views,
+    require_way_to_edit,
+)
 from csd3d.runs.interrupt import StopRequest, stoppable
 from csd3d.runs.progress import LONG_S, words
 from csd3d.runs.ranks import ranks
 
 SECONDS_BETWEEN_STEPS_SHOWN = 0.5
-LEAST_VIEWS = 3
-"""Fewer views than this make no scene."""
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def data_errors(config: Any) -> Iterator[None]:
-    """What nerfstudio finds wrong with data, in one line with its name; `config`: of the data manager."""
-    try:
-        yield
-    except (AssertionError, KeyError, IndexError, RuntimeError) as error:
-        where = config.data or config.dataparser.data
-        what = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"data: nerfstudio cannot use {where} ({what})") from error
 
 
 class CsdDataset(InputDataset):
@@ -149,50 +143,6 @@ class CsdFullImageDataManager(FullImageDatamanager[CsdDataset]):
         image[..., :3] = (picture * 255).round().to(image) if image.dtype == torch.uint8 else picture.to(image)
 
 
-def require_views(dataset: InputDataset) -> None:
-    """Raises `ValueError` for a scene of too few views, or of views that differ in size."""
-    cameras, where = dataset.cameras, Path(dataset.image_filenames[0]).parent if len(dataset) else "the data"
-    if len(dataset) < LEAST_VIEWS:
-        raise ValueError(f"data: expected at least {LEAST_VIEWS} training views, got {len(dataset)} in {where}")
-    sizes = {(int(w), int(h)) for w, h in zip(cameras.width, cameras.height, strict=True)}
-    if len(sizes) > 1:
-        some = ", ".join(f"{w}x{h}" for w, h in sorted(sizes)[:3])
-        raise ValueError(f"data: expected training images of one size, got {some} in {where}")
-
-
-def require_pictures(dataset: InputDataset) -> None:
-    """Raises `ValueError` for pictures that are not what their cameras say."""
-    cameras = dataset._dataparser_outputs.cameras  # before a resolution that is asked for
-    sizes = [(int(w), int(h)) for w, h in zip(cameras.width, cameras.height, strict=True)]
-    if check_pictures(zip(dataset.image_filenames, sizes, strict=True)):
-        CONSOLE.log("transparent pictures are composited on black, for training and for the prior")
-
-
-def require_data(config: TrainerConfig) -> None:
-    """Raises `FileNotFoundError` or `ValueError` if what a config says to train on is not there, or makes no scene."""
-    manager: Any = config.pipeline.datamanager
-    path = manager.data or manager.dataparser.data
-    if isinstance(manager.dataparser, NerfstudioDataParserConfig):
-        check_transforms(transforms_path(path))
-    elif not path.exists():
-        raise FileNotFoundError(f"data: expected a folder, got {path}, which does not exist")
-
-
-def require_steps(config: TrainerConfig) -> None:
-    """Raises `ValueError` for a prompt that would not edit anything, as training ends before.
-
-    Raises:
-        FileNotFoundError: the checkpoint to start from is not there.
-    """
-    pipeline: Any = config.pipeline
-    from_nothing = checkpoint_path(config) is None
-    if from_nothing and pipeline.asked_prompt and config.max_num_iterations <= pipeline.scene_steps:
-        raise ValueError(
-            f"max-num-iterations: expected more than the {pipeline.scene_steps} of --pipeline.scene-steps, after which "
-            f"the first edit comes, got {config.max_num_iterations}; a trained scene is edited at once, with --load-dir"
-        )
-
-
 def view_names(dataset: InputDataset) -> list[str]:
     """File names of the images without suffix; with their number where they are not unique."""
     names = [Path(p).stem for p in dataset.image_filenames]
@@ -234,8 +184,11 @@ class CsdTrainer(Trainer):
     program: ClassVar[str] = "csd-edit"
     """What messages begin with."""
     _resumed: dict[str, Any] | None = None
+    """The random numbers that a resumed run goes on with."""
     _step_shown_at = 0.0
     _end = 0
+    _steps = 0
+    """As many as are asked for."""
     _stop_request = StopRequest()
     _stop_training = False
     _last_step = 0
@@ -244,6 +197,7 @@ class CsdTrainer(Trainer):
     def setup(self, test_mode: str = "val") -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """As the stock trainer's; mistakes end in one line. What is not refused has its config.yml from then on."""
         asked = yaml.dump(self.config)  # before setting up completes it
+        self._steps = self.config.max_num_iterations
         with mistakes_in_one_line(self.program):
             assert isinstance(self.config, CsdTrainerConfig)
             self.config.refuse()
@@ -263,14 +217,8 @@ class CsdTrainer(Trainer):
 
         The first Ctrl-C ends it after the step, with a checkpoint, the second at once.
         """
-        if self._resumed is not None:
-            if ranks()[0] == 0:  # other ranks must not draw the same rays
-                restore_random_state(self._resumed["random"])
-            left = self._resumed["end"] - self._start_step
-            if left > 0:
-                self.config.max_num_iterations = left
-            else:
-                CONSOLE.log(f"that run had ended; {self.config.max_num_iterations} steps more follow")
+        if self._resumed is not None and ranks()[0] == 0:  # other ranks must not draw the same rays
+            restore_random_state(self._resumed)
         self._eta = SceneEta()
         self._end, self._last_step = self._start_step + self.config.max_num_iterations, self._start_step - 1
         writer.GLOBAL_BUFFER["max_iter"] = self._end  # of which the log tells the share that is done
@@ -392,12 +340,32 @@ class CsdTrainer(Trainer):
         self.pipeline.begin(self._start_step, edits)  # pyright: ignore[reportCallIssue]
         self.optimizers = self.setup_optimizers()  # loading splats makes new parameters
         if edits is None:
+            if self._edited.config.asked_prompt is None:
+                require_way_to_edit(self.config, "the scene alone is trained by the method that it is of")
             return  # a scene of the plain method: optimisers start anew, at the learning rates of the edit
         self.optimizers.load_optimizers(state["optimizers"])
         self.optimizers.load_schedulers(state["schedulers"])
         self.grad_scaler.load_state_dict(state["scalers"])
         self._edited.model.restore_training(edits.get("training", {}))
-        self._resumed = {"random": edits["random"], "end": edits["end"]}
+        self._resumed = edits["random"]
+        self._plan_steps(edits)
+
+    def _plan_steps(self, edits: Mapping[str, Any]) -> None:
+        """A resumed run goes to the end that it had; as many steps as are asked for follow one that had ended, or that
+        is now asked for another number. What ended, and is asked for again, ends the program: nothing is left to do.
+        """
+        left, same = edits["end"] - self._start_step, self._steps == edits.get("steps", self._steps)
+        if same and left > 0:
+            self.config.max_num_iterations = left
+            return
+        if same and self._edited.is_as_in(edits) and not has_viewer(self.config):
+            print(
+                f"{self.program}: that run ended with step {self._start_step - 1}; nothing is left to do "
+                "(another prompt, or another --max-num-iterations, trains on)"
+            )
+            sys.exit(0)
+        had = "had ended" if left <= 0 else f"was to end with step {edits['end'] - 1}"
+        CONSOLE.log(f"that run {had}; {self._steps} steps follow")
 
     @check_main_thread
     def save_checkpoint(self, step: int) -> None:
@@ -413,6 +381,7 @@ class CsdTrainer(Trainer):
                 **pipeline.edit_state(),
                 "random": random_state(),
                 "end": self._end,
+                "steps": self._steps,
                 "training": pipeline.model.training_state(),
             },
         }

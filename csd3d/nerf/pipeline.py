@@ -4,7 +4,7 @@ What happens in such a step is the driver's (`csd3d.nerf.drivers`), when it happ
 outside the module and never reaches a checkpoint.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -232,6 +232,10 @@ class CsdEditPipeline(VanillaPipeline):
             self.datamanager.show(view, self.history.current(view))
         if (sampler := getattr(self.model, "proposal_sampler", None)) is not None:
             sampler._steps_since_update, sampler._step = edits["steps_since_update"], step - 1
+
+    def is_as_in(self, edits: Mapping[str, Any]) -> bool:
+        """Whether sentences and scales are those of a checkpoint."""
+        return self.current.state() == edits["current"]
 
     def edit_state(self) -> dict[str, Any]:
         """All that `begin` needs, in plain containers and tensors."""

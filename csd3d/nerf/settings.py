@@ -126,8 +126,7 @@ class EditSettings(VanillaPipelineConfig):
 
     def check(self) -> Resolved:
         """The prior that is asked for; raises `ValueError` or `TypeError` for settings that cannot be used."""
-        for name in ("prompt", "source_prompt"):
-            sentence = getattr(self, name)
+        for name, sentence in (("prompt", self.asked_prompt), ("source_prompt", self.source_prompt)):
             require(self, name, sentence is None or bool(sentence.strip()), "a sentence")
         alias = self.model.prompt  # nerfstudio's --prompt
         if None not in (alias, self.prompt):
@@ -172,7 +171,7 @@ class EditSettings(VanillaPipelineConfig):
     @property
     def asked_prompt(self) -> str | None:
         """The sentence that is asked for, as `--pipeline.prompt` or by nerfstudio's `--prompt`."""
-        return self.prompt or self.model.prompt
+        return self.model.prompt if self.prompt is None else self.prompt
 
     @property
     def by_depth(self) -> bool:

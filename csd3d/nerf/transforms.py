@@ -16,6 +16,9 @@ EXIF_ORIENTATION = 0x0112
 MODES = ("L", "RGB", "RGBA")
 """What nerfstudio reads as it is meant: it takes palette entries for levels of grey, and cuts 16 bits to 8."""
 SIZES, FOCAL_LENGTHS, CENTRE = ("w", "h"), ("fl_x", "fl_y"), ("cx", "cy")
+OPTIONAL = ("k1", "k2", "k3", "k4", "p1", "p2", "applied_scale", "fisheye_crop_radius")
+LARGEST = 3.4e38
+"""Of what nerfstudio computes with."""
 
 
 def transforms_path(data: Path) -> Path:
@@ -41,22 +44,31 @@ def check_transforms(path: Path) -> None:
     frames = about.get("frames")
     if not isinstance(frames, list) or not frames:
         raise ValueError(f"data: expected a list of frames in {path}, which has none")
+    _check_optional(about, "of all frames", path)
+    _check_matrix("applied_transform", about.get("applied_transform", [[0.0] * 4] * 3), (3,), "of all frames", path)
     for number, frame in enumerate(frames):
         if not isinstance(frame, dict) or not isinstance(frame.get("file_path"), str):
             raise ValueError(f"data: expected a file_path in every frame of {path}, got none in frame {number}")
-        _check_pose(frame, path)
+        _check_matrix("transform_matrix", frame.get("transform_matrix"), (3, 4), f"for {frame['file_path']}", path)
+        _check_optional(frame, f"for {frame['file_path']}", path)
         for names, bound in ((SIZES, 0.0), (FOCAL_LENGTHS, 0.0), (CENTRE, -math.inf)):
             for name in names:
                 _check_number(name, about, frame, path, above=bound)
 
 
-def _check_pose(frame: Mapping[str, Any], path: Path) -> None:
-    rows = frame.get("transform_matrix")
-    good = isinstance(rows, list) and len(rows) in (3, 4) and all(isinstance(r, list) and len(r) == 4 for r in rows)
-    if not good or not all(_is_number(x) for row in rows or () for x in row):
-        raise ValueError(
-            f"data: expected a transform_matrix of 4x4 finite numbers, got another for {frame['file_path']} in {path}"
-        )
+def _check_matrix(name: str, rows: object, heights: tuple[int, ...], whose: str, path: Path) -> None:
+    matrix = rows if isinstance(rows, list) and len(rows) in heights else [None]
+    if not all(isinstance(row, list) and len(row) == 4 and all(map(_is_number, row)) for row in matrix):
+        raise ValueError(f"data: expected {name} of {heights[-1]}x4 finite numbers, got another {whose} in {path}")
+
+
+def _check_optional(fields: Mapping[str, Any], whose: str, path: Path) -> None:
+    for name in OPTIONAL:
+        if not _is_number(value := fields.get(name, 0.0)):
+            raise ValueError(f"data: expected a finite number for {name}, got {value!r} {whose} in {path}")
+    numbers = fields.get("distortion_params", [])
+    if not isinstance(numbers, list) or not all(map(_is_number, numbers)):
+        raise ValueError(f"data: expected finite numbers as distortion_params, got {numbers!r} {whose} in {path}")
 
 
 def _check_number(name: str, about: Mapping[str, Any], frame: Mapping[str, Any], path: Path, *, above: float) -> None:
@@ -72,7 +84,8 @@ def _check_number(name: str, about: Mapping[str, Any], frame: Mapping[str, Any],
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a value is a number that is finite as a float of 32 bits."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def check_pictures(pictures: Iterable[tuple[Path, tuple[int, int]]]) -> bool:

@@ -12,6 +12,8 @@ from PIL import Image
 
 pytest.importorskip("nerfstudio", reason="the nerf extra is not installed")
 
+from csd3d.nerf.checkpoints import load_checkpoint
+from csd3d.nerf.starts import require_steps
 from tests.nerf.tiny import PX, config_for, trainer_for
 
 pytestmark = pytest.mark.slow
@@ -92,6 +94,12 @@ def test_pictures_that_lie_down_are_refused(
     assert "EXIF orientation 8" in line
 
 
+def flatten(about: dict[str, Any]) -> None:
+    """Poses that have no up."""
+    for frame in about["frames"]:
+        frame["transform_matrix"] = [[0.0, 0.0, 0.0, row[3]] for row in frame["transform_matrix"]]
+
+
 @pytest.mark.parametrize(
     ("how", "message"),
     [
@@ -100,6 +108,9 @@ def test_pictures_that_lie_down_are_refused(
         (lambda about: about.update(fl_x=0), "expected a number above 0 for fl_x"),
         (lambda about: about.update(train_filenames=["images/nowhere.png"]), "nerfstudio cannot use"),
         (lambda about: about.update(camera_model="SPHERE9"), "nerfstudio cannot use"),
+        (lambda about: about.update(camera_model=["OPENCV"]), "nerfstudio cannot use"),
+        (lambda about: about.update(k1=float("nan")), "expected a finite number for k1, got nan"),
+        (flatten, "expected finite numbers for camera_to_worlds of all cameras"),
     ],
 )
 def test_transforms_that_make_no_scene_are_refused(
@@ -175,6 +186,10 @@ def test_masks_of_a_rig_are_found_by_folder_and_name(
     [
         ({"prompt": ""}, "prompt: expected a sentence, got ''"),
         ({"max_num_iterations": 4}, "max-num-iterations: expected more than the 4 of --pipeline.scene-steps"),
+        (
+            {"prompt": None, "max_num_iterations": 5},
+            "prompt: expected --pipeline.prompt, got none, and --vis tensorboard has",
+        ),
     ],
 )
 def test_what_would_edit_nothing_is_refused(
@@ -189,7 +204,7 @@ def test_what_would_edit_nothing_is_refused(
 
 
 def test_the_prompt_of_nerfstudio_is_ours_too(scene: Path, prior: Path, tmp_path: Path) -> None:
-    config: Any = config_for(scene, prior, tmp_path / "out", prompt=None)
+    config: Any = config_for(scene, prior, tmp_path / "out", prompt=None, max_num_iterations=9)
     config.pipeline.model.prompt = "make it night"  # what ns-train makes of --prompt
     assert trainer_for(config).pipeline.current.prompt == "make it night"
 
@@ -197,6 +212,10 @@ def test_the_prompt_of_nerfstudio_is_ours_too(scene: Path, prior: Path, tmp_path
 def test_two_different_prompts_are_refused(
     scene: Path, prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    config: Any = config_for(scene, prior, tmp_path / "out", prompt=None)
+    config.pipeline.model.prompt = ""
+    with pytest.raises(ValueError, match="prompt: expected a sentence"):
+        config.pipeline.check()
     config: Any = config_for(scene, prior, tmp_path / "out")
     config.pipeline.model.prompt = "make it so"
     with pytest.raises(SystemExit):
@@ -204,3 +223,21 @@ def test_two_different_prompts_are_refused(
     said = capsys.readouterr().err
     assert "prompt: expected the same as --prompt, 'make it so', got 'make it snowy'" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_a_prompt_can_come_from_the_viewer_or_later(
+    scene: Path, prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    in_a_viewer = config_for(
+        scene, prior, tmp_path / "out", prompt=None, vis="viewer+tensorboard", max_num_iterations=9
+    )
+    require_steps(in_a_viewer)
+    assert "no prompt: nothing is edited until one is typed in the viewer" in capsys.readouterr().out
+    alone = trainer_for(config_for(scene, prior, tmp_path / "out", prompt=None, scene_steps=2, max_num_iterations=2))
+    alone.train()
+    path = alone.checkpoint_dir / "step-000000001.ckpt"
+    state = load_checkpoint(path)
+    del state["csd3d"]  # as of a plain method
+    torch.save(state, path)
+    line = refusal(scene, prior, tmp_path / "next", capsys, prompt=None, load_dir=path.parent)
+    assert "prompt: expected --pipeline.prompt, got none" in line

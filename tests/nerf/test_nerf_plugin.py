@@ -152,18 +152,39 @@ def test_ctrl_c_lets_the_step_finish_and_the_run_can_be_resumed(
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
+def test_what_has_ended_is_not_trained_again_unless_more_is_asked_for(
+    scene: Path, prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings: dict[str, object] = {"max_num_iterations": 6, "edit_every": 40}
+    first = trainer_for(config_for(scene, prior, tmp_path / "first", **settings))
+    first.train()
+    settings["load_dir"] = first.checkpoint_dir
+
+    with pytest.raises(SystemExit) as end:
+        trainer_for(config_for(scene, prior, tmp_path / "second", **settings))
+    assert end.value.code == 0
+    assert "csd-edit: that run ended with step 5; nothing is left to do" in capsys.readouterr().out
+    assert not (tmp_path / "second").exists()
+
+    longer = trainer_for(config_for(scene, prior, tmp_path / "longer", **settings | {"max_num_iterations": 3}))
+    assert longer.config.max_num_iterations == 3
+    another = trainer_for(config_for(scene, prior, tmp_path / "another", **settings | {"prompt": "make it night"}))
+    assert another.config.max_num_iterations == 6
+    assert "that run had ended; 6 steps follow" in capsys.readouterr().out
+
+
 def test_a_plain_checkpoint_is_edited_at_once_and_its_lpips_is_ignored(
     scene: Path, prior: Path, tmp_path: Path
 ) -> None:
     scene_only = trainer_for(config_for(scene, prior, tmp_path / "scene", prompt=None))
     scene_only.train()
-    path = scene_only.checkpoint_dir / "step-000000009.ckpt"
+    path = scene_only.checkpoint_dir / "step-000000003.ckpt"
     state = load_checkpoint(path)
     del state["csd3d"]
     state["pipeline"]["_model.lpips.net.weight"] = torch.zeros(3)
     torch.save(state, path)
     edited = trainer_for(config_for(scene, prior, tmp_path / "edit", load_dir=scene_only.checkpoint_dir))
-    assert edited._start_step == 10
+    assert edited._start_step == 4
     edited.config.max_num_iterations = 1
     edited.train()
     assert len(edited.pipeline.history.edited()) == 4

@@ -55,6 +55,8 @@ def config_for(scene: Path, prior: Path, out: Path, /, **changes: object) -> Csd
         setattr(pipeline, name, value)
     for name, value in changes.items():
         setattr(pipeline if hasattr(pipeline, name) else config, name, value)
+    if pipeline.prompt is None and not {"load_dir", "max_num_iterations"} & set(changes):
+        config.max_num_iterations = min(10, pipeline.scene_steps)  # without a viewer, only the scene can be trained
     return config
 
 

@@ -238,10 +238,16 @@ class Text3dPipeline(VanillaPipeline):
         self.controls.show(self.prompt, self.engine_at(0.0).s_text)
         self.rng.set_state(state["rng"])
 
+    def is_as_in(self, state: Mapping[str, Any]) -> bool:
+        """Whether the sentence and its guidance are those of a checkpoint."""
+        return self._now() == state["from_sentence"]
+
+    def _now(self) -> dict[str, str | float | None]:
+        return {"prompt": self.prompt, "s_text": self.s_text}
+
     def edit_state(self) -> dict[str, Any]:
         """All that `begin` needs, in plain containers and tensors."""
-        now = {"prompt": self.prompt, "s_text": self.s_text}
-        return {"from_sentence": now, "given": self.given, "rng": self.rng.get_state()}
+        return {"from_sentence": self._now(), "given": self.given, "rng": self.rng.get_state()}
 
     def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
         """Load a checkpoint's weights. Raises `ValueError` for one that does not fit."""
