@@ -123,8 +123,8 @@ def undo(run_dir: Path, *, others: Path | None = None) -> tuple[list[Path], Mani
 
     Raises:
         FileNotFoundError: there is no run.
-        ValueError: it has written nothing, what it wrote was changed since or is no result of a run, a later run builds
-            on it, or another process is at work on it.
+        ValueError: it has written nothing, what it wrote was changed since, is no result of a run or was not put there
+            by it, a later run builds on it, or another process is at work on it.
     """
     path = run_dir / "manifest.json"
     manifest = Manifest.read(path)
@@ -140,6 +140,8 @@ def undo(run_dir: Path, *, others: Path | None = None) -> tuple[list[Path], Mani
             raise ValueError(f"undo: expected pictures, clips or folders of frames, got {file}; it is left alone")
         if fingerprint(file)["sha256"] != manifest.written[str(file)]:
             raise ValueError(f"undo: {file} was changed after {run_dir} wrote it; it is left alone")
+        if not _left_by(run_dir, manifest, file):
+            raise ValueError(f"undo: {file} was put there after {run_dir}, or by another program; it is left alone")
     with exclusive(run_dir):
         manifest.status = "undone"
         manifest.write(path)  # first: should this be stopped, a second try deletes the rest
@@ -153,6 +155,12 @@ def _is_result(path: Path) -> bool:
     if path.is_dir():
         return all(p.is_file() and (p.suffix == ".png" or p.name == TIMES) for p in path.iterdir())
     return path.suffix.lower() in (*SUFFIXES, *CONTAINERS, ".gif", ".safetensors")
+
+
+def _left_by(run_dir: Path, manifest: Manifest, file: Path) -> bool:
+    """Whether it was this run, on this machine, that wrote what it names: in its folder, or known by the moment."""
+    inside = file.resolve().is_relative_to(run_dir.resolve())
+    return inside or manifest.modified_ns.get(str(file)) == file.stat().st_mtime_ns
 
 
 def _delete(path: Path) -> None:

@@ -57,6 +57,9 @@ class Manifest:
     """What was written, by role."""
     written: dict[str, str] = field(default_factory=dict)
     """SHA-256 of the results by absolute path, by which an edit of an edit finds its history."""
+    modified_ns: dict[str, int] = field(default_factory=dict)
+    """When the results were last modified (ns since 1970), by absolute path: nobody else knows it, so what still has it
+    is what the run left there."""
     writing: dict[str, str] = field(default_factory=dict)
     """The same of a folder that is about to appear, by which a run that is killed then knows it for its own."""
     numbers: dict[str, float | int | str] = field(default_factory=dict)
@@ -135,6 +138,8 @@ class Manifest:
         manifest = cls(**value)
         if not all({"path", "sha256"} <= {k for k, v in i.items() if isinstance(v, str)} for i in manifest.inputs):
             raise ValueError(f"manifest: expected a path and a sha256 for each input in {path}")
+        if not all("prompt" in run for run in manifest.history):
+            raise ValueError(f"manifest: expected a prompt for each run of the history in {path}")
         return manifest
 
 

@@ -339,6 +339,7 @@ class Session:
         manifest.outputs |= {"report": str(folder.report.resolve()), "sheet": str(folder.sheet.resolve())}
         manifest.writing = {}
         manifest.written |= {entry["path"]: entry["sha256"] for entry in map(fingerprint, self.results)}
+        manifest.modified_ns |= {str(path.resolve()): path.stat().st_mtime_ns for path in self.results}
         seconds = {f"{name} (s)": value for name, value in manifest.timing_s.items()}
         memory = {f"peak {kind} memory (MB)": round(value / 1e6) for kind, value in manifest.memory_bytes.items()}
         page = replace(

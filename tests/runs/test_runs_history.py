@@ -15,16 +15,19 @@ STRANGE = {
     "created": '{"format": 2, "command": "a", "config": {}, "seed": 1, "created": 5}',
     "written": '{"format": 2, "command": "a", "config": {}, "seed": 1, "written": null}',
     "config": '{"format": 2, "command": "a", "config": [], "seed": 1}',
+    "history": '{"format": 2, "command": "a", "config": {}, "seed": 1, "history": [{}]}',
     "list": "[]",
     "latin": b"\xff\xfe\xe9",
 }
 
 
-def run_that_wrote(run_dir: Path, *results: Path) -> Manifest:
-    """A finished run."""
+def run_that_wrote(run_dir: Path, *results: Path, known: bool = True) -> Manifest:
+    """A finished run; `known`: with the moment of its results."""
     run_dir.mkdir(parents=True)
     manifest = Manifest("image", {"prompt": "make it red"}, 0, status="finished")
     manifest.written = {entry["path"]: entry["sha256"] for entry in map(fingerprint, results)}
+    if known:
+        manifest.modified_ns = {path: Path(path).stat().st_mtime_ns for path in manifest.written}
     manifest.write(run_dir / "manifest.json")
     return manifest
 
@@ -82,6 +85,36 @@ def test_what_no_run_writes_is_left_alone(tmp_path, kind):
         undo(tmp_path / "runs" / "a")
     assert mine.exists()
     assert json.loads((tmp_path / "runs" / "a" / "manifest.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.parametrize("kind", ["clip.mp4", "photo.png", "model.safetensors", "frames"])
+def test_a_manifest_from_elsewhere_deletes_nothing_of_mine(tmp_path, kind):
+    """Hashes of public files are known to everybody; when they came here is not."""
+    mine = tmp_path / kind
+    if kind == "frames":
+        mine.mkdir()
+        (mine / "1.png").write_bytes(b"1")
+    else:
+        mine.write_bytes(b"mine")
+    run_that_wrote(tmp_path / "runs" / "unknown", mine, known=False)
+    altered = run_that_wrote(tmp_path / "runs" / "guessed", mine)
+    altered.modified_ns = {path: moment + 1 for path, moment in altered.modified_ns.items()}
+    altered.write(tmp_path / "runs" / "guessed" / "manifest.json")
+    for name in ("unknown", "guessed"):
+        with pytest.raises(ValueError, match="left alone"):
+            undo(tmp_path / "runs" / name)
+    assert mine.exists()
+
+
+def test_a_run_of_an_earlier_version_can_be_taken_back_within_its_folder(tmp_path):
+    run_dir = tmp_path / "runs" / "a"
+    run_that_wrote(run_dir, known=False)
+    (run_dir / "a.png").write_bytes(b"a")
+    manifest = Manifest.read(run_dir / "manifest.json")
+    manifest.written = {str(run_dir / "a.png"): fingerprint(run_dir / "a.png")["sha256"]}
+    manifest.write(run_dir / "manifest.json")
+    undo(run_dir)
+    assert not (run_dir / "a.png").exists()
 
 
 def test_a_run_at_work_is_not_taken_back(tmp_path):
