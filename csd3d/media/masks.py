@@ -17,8 +17,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from csd3d.media.clip.animation import AnimationReader, is_animated_webp
 from csd3d.media.clip.probe import PICTURES, ClipInfo, probe
-from csd3d.media.clip.source import PyAVReader
+from csd3d.media.clip.source import PyAVReader, Reader
 from csd3d.media.pictures.levels import from_levels, luma, read_with_alpha
 
 
@@ -58,10 +59,12 @@ class ClipMask:
         """
         self.path, self.files = path, ()
         self._feather, self._info = feather_px, info
-        self._reader: PyAVReader | None = None
+        self._reader: Reader | None = None
         self._one: Tensor | None = None
         self._pictures: tuple[Path, ...] = ()
-        if path.suffix.lower() in PICTURES and (path.is_file() or not any(sign in path.name for sign in "*?[")):
+        is_file = path.is_file()
+        is_one = path.suffix.lower() in PICTURES and (is_file or not any(sign in path.name for sign in "*?["))
+        if is_one and not (is_file and is_animated_webp(path)):
             self._one = self._fitted(read_mask(path)[None], path)
             return
         own = probe(path)
@@ -69,7 +72,7 @@ class ClipMask:
         if own.frames < info.frames:
             raise ValueError(f"mask: expected {info.frames} frames as the clip has, got {own.frames} in {path}")
         if not own.files:
-            self._reader = PyAVReader(own, alpha=True)
+            self._reader = AnimationReader(path, alpha=True) if own.by_pillow else PyAVReader(own, alpha=True)
         self(range(1))
 
     @property

@@ -47,7 +47,7 @@ def open_output(
             notes.append(f"frames that stay for more than {LONGEST_SHOWN_S} s are shown for less")
         return write_animation(path, times, end, height_px=height, width_px=width)
     until = None if info.complete else (pts[-1] + round(1 / (info.fps * base))) * base
-    carried = None if info.files else Carried(info.path, info.start, until)
+    carried = None if info.files or info.by_pillow else Carried(info.path, info.start, until)
     return write_clip(
         path, width_px=info.width_px, height_px=info.height_px, fps=info.fps, pts=pts, time_base=base,
         sample_aspect=info.sample_aspect, colours=info.colours, tags=tags if carried else {}, carried=carried,

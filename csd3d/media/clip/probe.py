@@ -5,9 +5,11 @@ small part of what editing them costs.
 """
 
 import re
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from itertools import accumulate
 from pathlib import Path
 
 import av
@@ -16,6 +18,7 @@ from av.error import FFmpegError
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from csd3d.media.clip.animation import is_animated_webp, read_animation
 from csd3d.media.clip.container import (
     Damage,
     decoded_frames,
@@ -86,6 +89,8 @@ class ClipInfo:
     """The pictures, for a folder of frames."""
     times: Path | None = None
     """The file of timestamps in that folder, if there is one."""
+    by_pillow: bool = False
+    """Whether it is an animation that FFmpeg does not decode."""
 
     @property
     def frames(self) -> int:
@@ -133,6 +138,8 @@ def probe(path: Path, *, max_frames: int | None = None, stream: int | None = Non
         return _probe_pictures(
             path, [p for p in path.iterdir() if p.suffix.lower() in PICTURES and _may_be_file(p)], max_frames
         )
+    if is_animated_webp(path):
+        return _probe_animation(path, max_frames)
     if path.suffix.lower() in (".tif", ".tiff", ".webp"):
         _require_one_picture(path)
     with open_video(path, number=stream) as (container, video):
@@ -253,6 +260,21 @@ def _start(container: InputContainer, stream: VideoStream) -> Fraction:
     kept = [stream, *container.streams.audio]
     starts = [s.start_time * s.time_base for s in kept if s.start_time is not None and s.time_base is not None]
     return max(min(starts, default=Fraction(0)), Fraction(0))
+
+
+def _probe_animation(path: Path, max_frames: int | None) -> ClipInfo:
+    found = read_animation(path, max_frames)
+    *shown, last = found.durations_ms
+    notes = [NO_ALPHA] if found.has_alpha else []
+    notes += _profile_notes({found.icc} - {b""})
+    raw = list[int | None](accumulate(shown, initial=0))
+    usual = statistics.mode(found.durations_ms)
+    rates = [Fraction(1000, usual)] if usual else []
+    timing = timing_of(raw, Fraction(1, 1000), rates, Fraction(0), notes, last=last, uneven_end=True)
+    return ClipInfo(
+        path, found.width_px, found.height_px, Fraction(1), timing.fps, timing.constant, timing.pts, timing.base,
+        codec="webp", complete=max_frames is None or len(raw) < max_frames, notes=tuple(notes), by_pillow=True,
+    )  # fmt: skip
 
 
 def _probe_pictures(path: Path, found: Sequence[Path], max_frames: int | None) -> ClipInfo:

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Float, UInt8, UInt16
 from torch import Tensor
 
+from csd3d.media.clip.animation import AnimationReader
 from csd3d.media.clip.container import Damage, decoded_frames, open_video
 from csd3d.media.clip.probe import ClipInfo, probe, with_fps
 from csd3d.media.clip.shown import upright_levels
@@ -85,7 +86,7 @@ class Clip:
             yield frames, self.read(frames.start, frames.stop, exact=exact)
 
     def _exact_reader(self) -> Reader:
-        if isinstance(self._reader, PictureReader):
+        if isinstance(self._reader, PictureReader | AnimationReader):
             return self._reader
         self._exact = self._exact or PyAVReader(self.info)
         return self._exact
@@ -143,6 +144,8 @@ def open_clip(
         return Clip(with_fps(info, fps) if fps else info, PictureReader(info.files, info.depth), "pictures")
     if fps is not None:
         raise ValueError(f"fps: expected none for a video file, which has its own ({info.fps}), got {fps}")
+    if info.by_pillow:
+        return Clip(info, AnimationReader(path), "pillow")
     return Clip(info, PyAVReader(info, exact=False) if backend == "pyav" else DecordReader(info), backend)
 
 
