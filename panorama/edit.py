@@ -209,11 +209,11 @@ class PanoramaEditor(Editor[PanoramaConfig]):
         require_writable(target, picture.height_px, picture.width_px)
         return target, [target]
 
-    def work(self) -> Work | None:
-        """The windows, where they are moved."""
+    def work(self) -> Work:
+        """The windows."""
         size_lat = self._windows.rows.shape[1], self._windows.columns.shape[1]
-        work = Work(self.score, self.config.engine, len(self._windows), size_lat)
-        return work if self.config.by == "moves" else None
+        sampling = None if self._sampled is None else self._sampled.sampling
+        return Work(self.score, self.config.engine, len(self._windows), size_lat, sampling)
 
     def encode(self, session: Session) -> None:
         """Latents of the canvas."""

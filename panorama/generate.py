@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any, ClassVar
@@ -236,10 +236,12 @@ class GenerateEditor(Editor[GenerateConfig]):
         return target, results
 
     def work(self) -> Work | None:
-        """The windows, where they are moved."""
-        size_lat = self._windows.rows.shape[1], self._windows.columns.shape[1]
-        work = Work(self.score, self.config.engine, len(self._windows), size_lat)
-        return None if self.config.method == "ddim" else work
+        """The windows; of the sampler, unless it is steered or picks."""
+        size_lat, csd = (self._windows.rows.shape[1], self._windows.columns.shape[1]), self.config.engine
+        if self.config.method == "ddim":
+            csd = replace(csd, residual="noise")
+        work = Work(self.score, csd, len(self._windows), size_lat)
+        return None if self.config.method == "ddim" and self._steer() is not None else work
 
     def encode(self, session: Session) -> None:
         """Noise in the place of sources."""

@@ -211,11 +211,11 @@ class VideoEditor(Editor[VideoConfig]):
         short = self.config.size or self.prior.native_px
         return size_of_clip(self.clip, short, self.prior.multiple_px)
 
-    def work(self) -> Work | None:
-        """The frames, or the key frames that are known so far, where they are moved."""
+    def work(self) -> Work:
+        """The frames, or the key frames that are known so far."""
         height, width = (side // self.prior.codec.factor for side in self._size.padded)
-        work = Work(self.score, self.config.engine, len(self._plan.frames), (height, width))
-        return work if self.config.by == "moves" else None
+        sampling = None if self._sampled is None else self._sampled.sampling
+        return Work(self.score, self.config.engine, len(self._plan.frames), (height, width), sampling)
 
     def encode(self, session: Session) -> None:
         """Latents of the particles' sources and, for motion, the frames in grey; the files appear when whole."""

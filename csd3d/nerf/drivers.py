@@ -31,10 +31,12 @@ from csd3d.nerf.scene import Scene
 from csd3d.nerf.schedule import EditSchedule
 from csd3d.nerf.views import correspond
 from csd3d.priors.prior import Prompts
+from csd3d.runs.estimate import Work, measure
 from csd3d.runs.found_masks import NOT_MEASURED, MaskSearch
 from csd3d.runs.progress import LONG_S, Eta, words
 from csd3d.runs.ranks import local_indices, ranks
 
+SHORTER = "fewer --pipeline.edit-steps are shorter; a run that is stopped goes on with --load-dir"
 Step = tuple[Any, dict[str, Tensor], dict[str, Any]]
 """What a training step of nerfstudio gives: outputs of the model, losses, metrics."""
 
@@ -160,6 +162,8 @@ class Update(_Parts):
         if ranks()[0] == 0:
             CONSOLE.log(f"step {step}: {what}")
         self.on_progress(what)
+        if ranks()[0] == 0 and self.history.latest and not self.history.latest.views:
+            self._say_how_long(sources, count)
         renders, distances = self.scene.render(views, current.size_px)
         correspondences = None
         if settings.by_depth and self.scene.perspective:
@@ -193,6 +197,18 @@ class Update(_Parts):
                 _say(text)
         self.replace(views, edited.rgb)
         return views
+
+    def _say_how_long(self, sources: Float[Tensor, "n 3 H W"], count: int) -> None:
+        """Say how long it takes until every view is edited once, if that is long."""
+        current, csd = self.current, self.current.csd()
+        size = view_size(sources, current.prior, current.size_px)
+        height, width = (side // current.prior.codec.factor for side in size.padded)
+        prompts = Prompts(current.prompt or "", current.source_prompt)
+        score = current.prior.score_under(csd, prompts, current.settings.attending)
+        batches = -(-len(self.scene.photographs) // count)
+        estimate = measure(current.prior, Work(score, csd, batches * count, (height, width)))
+        if estimate and (line := estimate.line(SHORTER)):
+            CONSOLE.log(f"editing every view once: {line}")
 
     def _moved(self, what: str, timer: "MoveTimer", done: int, total: int) -> None:
         """Show how far a batch is; a long one says so on the console too."""

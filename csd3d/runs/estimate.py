@@ -2,8 +2,9 @@
 
     seconds = moves x particles x (a target and a source prediction of one particle) + 2 x pictures x (decoding one)
 
-Encoding is taken to last as long as decoding. Particles that share a call are cheaper on a GPU, so there it is an upper
-bound.
+A particle that is sampled makes transitions in the place of moves, of a target prediction each, or of one without
+guidance where it is inverted. Encoding is taken to last as long as decoding. Particles that share a call are cheaper on
+a GPU, so there it is an upper bound.
 """
 
 import time
@@ -14,8 +15,9 @@ import torch
 
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.residuals import Score, StepScore
+from csd3d.engine.sampling import Sampling
 from csd3d.engine.step import named_regularisers
-from csd3d.engine.types import Batch
+from csd3d.engine.types import Batch, Latents, Noised
 from csd3d.priors.prior import Prior
 from csd3d.runs.progress import LONG_S, duration
 
@@ -23,6 +25,7 @@ LEAST = 200
 """Moves of single particles below which nothing is measured: it would take a percent of the run, and the first steps
 say soon enough."""
 HOUR_S = 3600.0
+SHORTER = "fewer --steps are shorter; a run that is stopped goes on with --resume"
 _SHORT_S = 1.0  # calls so short are measured again, since the first pays for warm-up
 
 
@@ -36,11 +39,22 @@ class Work:
     particles: int
     size_lat: tuple[int, int]
     """Of a particle."""
+    sampling: Sampling | None = None
+    """Where particles are sampled, not moved."""
+    pictures: int | None = None
+    """That are encoded and decoded; None: as many as particles."""
+    also: Callable[[Latents], object] = lambda _: None
+    """What a move of one particle takes besides predictions."""
+
+    @property
+    def steps(self) -> int:
+        """Of every particle."""
+        return self.csd.steps if self.sampling is None else len(self.sampling.transitions)
 
     @property
     def moves(self) -> int:
         """Of single particles."""
-        return self.particles * self.csd.steps
+        return self.particles * self.steps
 
 
 @dataclass(frozen=True)
@@ -54,22 +68,26 @@ class Estimate:
     """A move of one particle."""
     codec_s: float
     """Encoding and decoding a picture of its size."""
+    pictures: int | None = None
+    """That are encoded and decoded; None: as many as particles."""
+    unit: str = "moves"
+    """What is counted."""
 
     @property
     def total_s(self) -> float:
         """Of the whole run."""
-        return self.particles * (self.moves * self.each_s + self.codec_s)
+        pictures = self.particles if self.pictures is None else self.pictures
+        return self.particles * self.moves * self.each_s + pictures * self.codec_s
 
-    def line(self) -> str:
-        """What to say, or nothing of a short run."""
+    def line(self, shorter: str = SHORTER) -> str:
+        """What to say, or nothing of a short run; `shorter`: what can be done about hours."""
         if self.total_s < LONG_S:
             return ""
         each = f"{self.each_s:.2g} s" if self.each_s >= 0.01 else "less than 0.01 s"
-        text = f"this takes about {duration(self.total_s)}: {self.particles} particles x {self.moves} moves at {each}"
-        text += " each, measured on one"
-        if self.total_s < HOUR_S:
-            return text
-        return f"{text}. OVER AN HOUR: fewer --steps are shorter; a run that is stopped goes on with --resume"
+        several = f"{self.particles} particles x " if self.particles > 1 else ""
+        text = f"this takes about {duration(self.total_s)}: {several}{self.moves} {self.unit} at {each} each, "
+        text += "measured on one"
+        return text if self.total_s < HOUR_S else f"{text}. OVER AN HOUR{shorter and f': {shorter}'}"
 
 
 def measure(prior: Prior, work: Work, *, clock: Callable[[], float] = time.monotonic) -> Estimate | None:
@@ -84,16 +102,35 @@ def measure(prior: Prior, work: Work, *, clock: Callable[[], float] = time.monot
     t = (work.csd.t_min + work.csd.t_max) // 2
     x = work.score.schedule.noised(Batch(s, s, torch.zeros(1, dtype=torch.long)), t, s.flip(-1))
 
-    def move() -> None:
-        score = work.score.for_step(x) if isinstance(work.score, StepScore) else work.score
-        score.target(x)
-        if work.csd.residual == "source":
-            score.source(x)
-        for regulariser in named_regularisers(work.score, work.csd):
-            regulariser(x)
+    each_s = _sampled_s(work.sampling, x, clock) if work.sampling else _seconds(lambda: _move(work, x), clock)
+    decode_s = _seconds(lambda: prior.decode(s), clock)
+    unit = "transitions" if work.sampling else "moves"
+    return Estimate(work.particles, work.steps, each_s, 2 * decode_s, work.pictures, unit)
 
-    each_s, decode_s = _seconds(move, clock), _seconds(lambda: prior.decode(s), clock)
-    return Estimate(work.particles, work.csd.steps, each_s, 2 * decode_s)
+
+def measure_frames(count: int, one: Callable[[], object], *, clock: Callable[[], float] = time.monotonic) -> Estimate:
+    """The estimate of so many frames, of which `one` makes one."""
+    return Estimate(1, count, _seconds(one, clock), 0.0, unit="frames")
+
+
+def _move(work: Work, x: Noised) -> None:
+    """What one move of a particle computes."""
+    score = work.score.for_step(x) if isinstance(work.score, StepScore) else work.score
+    score.target(x)
+    if work.csd.residual == "source":
+        score.source(x)
+    for regulariser in named_regularisers(work.score, work.csd):
+        regulariser(x)
+    work.also(x.s)
+
+
+def _sampled_s(sampling: Sampling, x: Noised, clock: Callable[[], float]) -> float:
+    """Seconds of a transition, on average."""
+    score, up, count = sampling.score, sampling.inversions, len(sampling.transitions)
+    down_s = _seconds(lambda: (score.for_step(x) if isinstance(score, StepScore) else score).target(x), clock)
+    inverter = sampling.inverter
+    up_s = 0.0 if inverter is None else _seconds(lambda: inverter.source(x), clock)
+    return (up * up_s + (count - up) * down_s) / count
 
 
 @torch.no_grad()

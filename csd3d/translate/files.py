@@ -9,6 +9,7 @@ from csd3d.media.pictures.find import SUFFIXES
 from csd3d.media.pictures.levels import from_levels, to_levels
 from csd3d.media.pictures.read import open_picture
 from csd3d.media.pictures.write import require_writable, write_picture
+from csd3d.runs.estimate import LEAST, measure_frames
 from csd3d.runs.progress import RunProgress
 from csd3d.translate.apply import Trained
 
@@ -41,6 +42,10 @@ def _translate_clip(trained: Trained, source: Path, task: str, output: Path, pro
     """Timing and sound stay."""
     notes: list[str] = []
     with open_clip(source) as clip, progress:
+        if clip.info.frames >= LEAST:
+            estimate = measure_frames(clip.info.frames, lambda: trained(clip.read(0, 1), task))
+            for line in filter(None, [estimate.line("")]):
+                progress.say(line)
         size = chunk_frames(clip, _CHUNK)
         chunks = progress.track("translate", clip.chunks(size, exact=True), total=clip.info.frames, unit=size)
         with open_output(output, clip.info, Encoding(), tags=clip.info.tags, notes=notes) as writer:

@@ -17,9 +17,10 @@ from csd3d.media.pictures.find import find_pictures, read_captions
 from csd3d.media.sheet import contact_sheet, save_picture
 from csd3d.metrics.change import distance_note
 from csd3d.priors.families.table import Kind
-from csd3d.priors.prior import Prior
+from csd3d.priors.prior import Guidance, Prior, Prompts
 from csd3d.priors.text_to_image import require_stable
 from csd3d.runs.curves import Curve
+from csd3d.runs.estimate import Work
 from csd3d.runs.job import Editor, Request, Result, make_request, run_job
 from csd3d.runs.manifest import fingerprint
 from csd3d.runs.progress import RunProgress
@@ -156,6 +157,20 @@ class TranslateEditor(Editor[TranslateConfig]):
         """The network, in the run's folder."""
         path = run_dir / "network.safetensors"
         return path, [path]
+
+    def work(self) -> Work:
+        """The batches, for each of which the network learns too."""
+        task, side = torch.zeros(1, dtype=torch.long, device=self.prior.device), self._size // self.prior.codec.factor
+
+        def learn(s: Float[Tensor, "1 c h w"]) -> None:
+            with torch.enable_grad():
+                self._network(s.to(task.device), task).square().mean().backward()
+            self._network.zero_grad()
+
+        prompts = Prompts((self.sentences[0],), self._captions[:1])
+        score, size_lat = self.prior.score(prompts, Guidance.of(self.config.engine)), (side, side)
+        csd = replace(self.config.engine, steps=self.config.steps)
+        return Work(score, csd, self.config.batch, size_lat, pictures=len(self._files), also=learn)
 
     def encode(self, session: Session) -> None:
         """Latents of the pictures."""

@@ -93,13 +93,20 @@ def test_views_are_edited_while_the_scene_trains_and_kept_beside_it(scene: Path,
     assert "lpips" not in names
 
 
-def test_a_prompt_edits_every_view_before_training_goes_on(scene: Path, prior: Path, tmp_path: Path) -> None:
+def test_a_prompt_edits_every_view_before_training_goes_on(
+    scene: Path, prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("csd3d.runs.estimate.LEAST", 1)
+    monkeypatch.setattr("csd3d.runs.estimate.LONG_S", 0.0)
     trainer = trainer_for(config_for(scene, prior, tmp_path, max_num_iterations=11))
     pipeline, steps = trainer.pipeline, []
     edit = pipeline.driver.edit
     pipeline.driver.edit = lambda step: steps.append(step) or edit(step)
     trainer.train()
     assert steps == [4, 5, 10]  # two batches of 4 for 6 views; then the 3 steps that each of them has
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("editing every view once: this takes about") == 1
+    assert "8 particles x 2 moves" in said
 
 
 def test_a_resumed_run_ends_with_the_same_bits(scene: Path, prior: Path, tmp_path: Path) -> None:

@@ -57,12 +57,17 @@ def test_what_fits_into_one_tile_is_decoded_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("method", ["csd", "sds", "ddim"])
-def test_pictures_are_made_and_reported(folder: Path, tmp_path: Path, method: str) -> None:
+def test_pictures_are_made_and_reported(
+    folder: Path, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     args = ["--prompt", "a red ball", "--prior", str(folder), "--n", "2", "--steps", "2", "--method", method]
     for k in range(2):
         assert (
             main(["generate", *args, "--output", str(tmp_path / f"{k}.png"), "--run-dir", str(tmp_path / f"r{k}")]) == 0
         )
+        assert ("2 particles x 2 moves" in capfd.readouterr().err) == bool(k)
+        monkeypatch.setattr("csd3d.runs.estimate.LEAST", 1)
+        monkeypatch.setattr("csd3d.runs.estimate.LONG_S", 0.0)
     first, second = ([np.array(Image.open(tmp_path / f"{k}-{i}.png")) for i in (1, 2)] for k in range(2))
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True)), "same seed, same bytes"
     assert not np.array_equal(first[0], first[1])

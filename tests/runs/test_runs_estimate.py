@@ -8,8 +8,9 @@ import torch
 
 from csd3d.cli.main import main
 from csd3d.engine.config import CsdConfig
+from csd3d.engine.sampling import Sampling
 from csd3d.priors.prior import Guidance, Prompts
-from csd3d.runs.estimate import LEAST, Estimate, Work, measure
+from csd3d.runs.estimate import LEAST, Estimate, Work, measure, measure_frames
 from csd3d.runs.manifest import Manifest
 from tests.conftest import OnlyToys
 from tests.toys import ToyPrior
@@ -26,6 +27,23 @@ def test_it_counts_what_it_measures() -> None:
     assert found is not None
     assert found == Estimate(particles=10, moves=100, each_s=3.0, codec_s=0.5)
     assert found.total_s == 10 * (100 * 3.0 + 0.5)
+
+
+def test_transitions_of_sampling_are_counted_up_and_down() -> None:
+    asked = work(20)
+    sampled = replace(asked, sampling=Sampling(asked.score, asked.score, asked.csd), pictures=4)
+    now = iter([0.0, 3.0, 10.0, 11.0, 20.0, 22.0])  # with guidance, without, a decoded picture
+    found = measure(ToyPrior(), sampled, clock=lambda: next(now))
+    assert found is not None
+    assert found == Estimate(10, 40, each_s=2.0, codec_s=4.0, pictures=4, unit="transitions")
+    assert found.total_s == 10 * 40 * 2.0 + 4 * 4.0
+    assert "10 particles x 40 transitions at 2 s each" in found.line()
+
+
+def test_frames_are_counted_alone() -> None:
+    now = iter([0.0, 2.0])
+    line = measure_frames(300, lambda: None, clock=lambda: next(now)).line("")
+    assert line == "this takes about 10 min: 300 frames at 2 s each, measured on one"
 
 
 def test_short_runs_are_not_measured_and_their_noise_is_left_alone() -> None:
@@ -49,6 +67,26 @@ def test_what_is_said(each_s: float, line: str) -> None:
     assert said.startswith(line)
     assert bool(said) == bool(line)
     assert "\n" not in said
+
+
+@pytest.mark.parametrize("how", [["--by", "sampling"], ["--by", "moves"]])
+def test_measuring_changes_no_bit(
+    how: list[str], only_toys: OnlyToys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    from csd3d.media.pictures.levels import to_levels
+    from csd3d.media.pictures.write import write_picture
+
+    monkeypatch.chdir(tmp_path)
+    write_picture(tmp_path / "a.png", to_levels(torch.rand(3, 40, 60)))
+    words = ["image", "a.png", "--prompt", "make it red", "--steps", "2", *how]
+    assert main([*words, "--output", "silent.png"]) == 0
+    assert "this takes" not in capfd.readouterr().err
+    monkeypatch.setattr("csd3d.runs.estimate.LEAST", 1)
+    monkeypatch.setattr("csd3d.runs.estimate.LONG_S", 0.0)
+    assert main([*words, "--output", "said.png"]) == 0
+    assert "this takes about" in capfd.readouterr().err
+    assert (tmp_path / "said.png").read_bytes() == (tmp_path / "silent.png").read_bytes()
 
 
 def test_it_is_said_before_anything_is_encoded(
