@@ -1,6 +1,8 @@
 """`csd3d doctor`: each check with made-up facts, the probes against this machine, the command as a whole."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
@@ -250,3 +252,9 @@ def test_everything_on_this_machine() -> None:
     console = Console(record=True, width=200)
     command.show(findings, console)
     assert "libx264" in console.export_text()
+
+
+def test_every_extra_is_looked_at() -> None:
+    project = (Path(__file__).resolve().parent.parent / "pyproject.toml").read_text(encoding="utf-8")
+    asked = project.partition("[project.optional-dependencies]")[2].partition("[project.scripts]")[0]
+    assert set(re.findall(r"^(\w+) = \[", asked, re.MULTILINE)) == set(command.EXTRAS)

@@ -26,6 +26,8 @@ EXTRAS = {
     "ui": "the page in a browser",
     "train": "training the built-in priors",
     "families": "big priors that look at pictures, LoRA",
+    "metrics": "learned features, LPIPS and FID of csd3d evaluate",
+    "ray": "clips spread over a Ray cluster",
     "dev": "format, lint, types, tests",
 }
 LOADING_NEEDS = {"--lora": "peft", "--quantise int8": "torchao", "--quantise nf4": "bitsandbytes"}

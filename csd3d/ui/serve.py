@@ -36,7 +36,7 @@ STYLE = """
 @keyframes csd3d-waits { to { opacity: 0.4; } }
 #report iframe { width: 100%; height: 70vh; border: 1px solid var(--border-color-primary); border-radius: 8px;
                  background: #fff; }
-#runs .grid-wrap { min-height: 150px; padding-top: 32px; }
+#runs .grid-wrap { min-height: 150px; padding-top: 32px; overflow-y: auto; }
 #runs .grid-container { grid-template-columns: repeat(auto-fill, minmax(170px, 1fr)) !important; padding-top: 0; }
 #runs .thumbnail-item { display: flex; flex-direction: column; height: auto; aspect-ratio: auto; }
 #runs .thumbnail-item img { height: 110px; }
