@@ -9,7 +9,7 @@ then, as in half precision it would vanish otherwise; autograd carries it on to 
 processes each has the loss of its own renders, whose mean is that of all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 import torch
@@ -19,9 +19,10 @@ from torch import Tensor
 from csd3d.attention.presets import Attention
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.loop import draw_noise, draw_timestep
-from csd3d.engine.step import csd_step, measured, require_finite, surrogate_loss
+from csd3d.engine.step import csd_step, measured, require_finite, scalar_kernel, surrogate_loss
+from csd3d.engine.transport import Correspondences, TransportKernel
 from csd3d.engine.types import Batch
-from csd3d.media.geometry import to_working, working_size
+from csd3d.media.geometry import WorkingSize, to_working, working_size
 from csd3d.priors.prior import Prior, Prompts
 from csd3d.runs.ranks import SharedScore, gather, local_indices
 
@@ -40,6 +41,7 @@ def distil_loss(
     attention: Attention | None = None,
     sentence: Sequence[int] | None = None,
     inside: Bool[Tensor, "m 1 _h _w"] | None = None,
+    correspondences: Callable[[WorkingSize, int], Correspondences] | None = None,
 ) -> Float[Tensor, ""]:
     """The surrogate loss of one step.
 
@@ -56,6 +58,8 @@ def distil_loss(
         attention: how the prior's is controlled; None = as it is.
         sentence: which of several sentences each particle of all processes has; None: there is one.
         inside: where the field may change: no gradient arrives elsewhere. None = everywhere.
+        correspondences: where the points of one render are in the others, by the size at which the prior works and the
+            pixels along a latent. None = renders are coupled place by place, if at all.
 
     Raises:
         UnknownPrompt: the prior knows a closed set of sentences, and this is not among them.
@@ -78,7 +82,10 @@ def distil_loss(
     t = score.schedule.shifted(draw_timestep(rng, csd), csd.shift)
     e = draw_noise(z, rng, csd)
     particles = score.schedule.noised(Batch(z, s, index), t, e)
-    result = csd_step(score, particles, csd)
+    kernel = None
+    if correspondences is not None:
+        kernel = TransportKernel(correspondences(size, prior.codec.factor), scalar_kernel(score, csd))
+    result = csd_step(score, particles, csd, kernel=kernel)
     require_finite(measured(result), particles, step=step)
     (g,) = torch.autograd.grad(mine, x, result.g[local_indices(count)])
     return surrogate_loss(seen, g) / mine.numel()

@@ -34,7 +34,7 @@ from csd3d.priors.prior import Prompts
 from csd3d.runs.estimate import Work, measure
 from csd3d.runs.found_masks import NOT_MEASURED, MaskSearch
 from csd3d.runs.progress import LONG_S, Eta, words
-from csd3d.runs.ranks import local_indices, ranks
+from csd3d.runs.ranks import gather, local_indices, ranks
 
 SHORTER = "fewer --pipeline.edit-steps are shorter; a run that is stopped goes on with --load-dir"
 Step = tuple[Any, dict[str, Tensor], dict[str, Any]]
@@ -299,11 +299,18 @@ class Distil(_Parts):
             self.scene.render_window(views[i], render_px, side_px, (corners[i][0], corners[i][1]), sources[i])
             for i in local_indices(len(views))
         ]
-        masks = [inside for _, _, inside in seen if inside is not None]
+        masks = [window.inside for window in seen if window.inside is not None]
+        correspondences = None
+        if settings.by_depth and self.scene.perspective:
+            distances = gather(torch.stack([window.distance for window in seen]), len(views))
+            corner_px = gather(torch.tensor([window.corner_px for window in seen]).float(), len(views))
+            correspondences = partial(
+                correspond, self.scene.cameras, views, distances, whole_px=seen[0].whole_px, corner_px=corner_px
+            )
         with torch.autocast(self.scene.model.device.type, enabled=False):
             return distil_loss(
-                torch.stack([rgb for rgb, _, _ in seen]).float(),
-                torch.stack([source for _, source, _ in seen]),
+                torch.stack([window.rgb for window in seen]).float(),
+                torch.stack([window.source for window in seen]),
                 len(views),
                 current.prior,
                 Prompts(current.prompt, current.source_prompt),
@@ -313,4 +320,5 @@ class Distil(_Parts):
                 size_px=prior_px,
                 attention=settings.attending,
                 inside=torch.stack(masks) if masks else None,
+                correspondences=correspondences,
             ).to(self.scene.model.device)

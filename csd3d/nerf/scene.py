@@ -15,6 +15,24 @@ from csd3d.nerf.views import look, points_of, scaled, show, square
 from csd3d.runs.ranks import map_sharded
 
 
+@dataclass(frozen=True)
+class Window:
+    """A view, or a square cut out of it."""
+
+    rgb: Float[Tensor, "3 h w"]
+    """What the field shows, with the graph to it."""
+    source: Float[Tensor, "3 h w"]
+    """The same pixels of a given picture."""
+    inside: Bool[Tensor, "1 h w"] | None
+    """Which of them may change; None: all."""
+    distance: Float[Tensor, "1 h w"]
+    """Along the rays to what the field shows, on the CPU."""
+    whole_px: tuple[int, int]
+    """Width and height of the whole view."""
+    corner_px: tuple[int, int]
+    """x and y of the upper left corner in it."""
+
+
 @dataclass
 class Scene:
     """A field and what it is trained on."""
@@ -75,16 +93,17 @@ class Scene:
 
     def render_window(
         self, view: int, size_px: int, side_px: int | None, at: tuple[float, float], source: Float[Tensor, "3 H W"]
-    ) -> tuple[Float[Tensor, "3 h w"], Float[Tensor, "3 h w"], Bool[Tensor, "1 h w"] | None]:
-        """A view of shorter side `size_px`, or a square of `side_px` cut out of it `at` (as `square` has it): colours
-        with the graph to the field, the same pixels of a `source` picture, and which of them may change (None: all).
-        """
+    ) -> Window:
+        """A view of shorter side `size_px`, or a square of `side_px` cut out of it `at` (as `square` has it), beside a
+        `source` picture of the view."""
         camera = scaled(self.cameras[view : view + 1], size_px)
         height, width = int(camera.height), int(camera.width)
         window = square(height, width, side_px, at)
         rgb, points = look(self.model, camera.to(self.model.device), view, window)
         inside = self.region and self.region.of_views([view], points[None], height, width, window)[0]
-        return rgb, resize(source[None], height, width).clamp(0, 1)[0][..., window[0], window[1]], inside
+        pixels = resize(source[None], height, width).clamp(0, 1)[0][..., window[0], window[1]]
+        distance = (points - camera.camera_to_worlds[0, :, 3].to(points)).norm(dim=-1)[None]
+        return Window(rgb, pixels, inside, distance, (width, height), (window[1].start, window[0].start))
 
     def loss_outside(self, outputs: dict[str, Tensor]) -> Float[Tensor, ""]:
         """The loss of colours of this step's rays that end outside of the region, which holds the field to the

@@ -91,8 +91,8 @@ class EditSettings(VanillaPipelineConfig):
     coupling: Literal["svgd", "depth", "paper", "independent"] | None = None
     """How views move: together where they show the same point of the scene, by the field's depth (`depth`), together
     pixel by pixel (`svgd`), the same with the published kernel, normalisation and learning rate (`paper`, needs 3
-    views), or each for itself (`independent`). None: `depth` for csd-edit and csd, `svgd` where the driver is `distil`,
-    which does not know `depth`; else `independent`."""
+    views), or each for itself (`independent`). None: `depth` for csd-edit and csd, `svgd` where the driver is `distil`;
+    else `independent`."""
     share: Sharing = "none"
     """Who sees whom inside the network: `anchors` = in every self-attention all views of a step look at the same few of
     them too, which makes them agree."""
@@ -144,7 +144,6 @@ class EditSettings(VanillaPipelineConfig):
         if self.driver == "distil":
             whole_images = isinstance(self.model, SplatfactoModelConfig)
             require(self, "driver", not whole_images, "update for splats, whose training cannot render patches")
-            require(self, "coupling", self.coupling != "depth", "svgd, paper or independent with driver distil")
             ordered = getattr(self, "timesteps") == "descending"  # noqa: B009 - a field of `with_engine_settings`
             require(self, "timesteps", not ordered, "random with driver distil, whose steps have no end")
             asked = getattr(self, "tolerance")  # noqa: B009 - likewise

@@ -68,12 +68,32 @@ def points_of(cameras: Cameras, view: int, distance: Float[Tensor, "1 h w"]) -> 
 
 @torch.no_grad()
 def correspond(
-    cameras: Cameras, views: list[int], distance: Float[Tensor, "n 1 h w"], size: WorkingSize, unit_px: int
+    cameras: Cameras,
+    views: list[int],
+    distance: Float[Tensor, "n 1 h w"],
+    size: WorkingSize,
+    unit_px: int,
+    *,
+    whole_px: tuple[int, int] | None = None,
+    corner_px: Float[Tensor, "n 2"] | None = None,
 ) -> DepthCorrespondences:
-    """Correspondences of some views, from the distances that they show."""
+    """Correspondences of some views, from the distances that they show; or of windows of them.
+
+    Args:
+        cameras: of all views.
+        views: which.
+        distance: along the rays, in units of the scene, at any resolution.
+        size: at which the prior works.
+        unit_px: see `DepthCorrespondences`.
+        whole_px: width and height of the views out of which windows were cut; None: these are whole.
+        corner_px: x and y in them of each window's upper left corner; None: 0, 0.
+    """
     some = cameras[torch.tensor(views)].to("cpu")
-    scale = distance.new_tensor([distance.shape[-1], distance.shape[-2]]) / torch.cat([some.width, some.height], -1)
+    whole = distance.new_tensor(whole_px or (distance.shape[-1], distance.shape[-2]))
+    scale = whole / torch.cat([some.width, some.height], -1)
     focal, centre = torch.cat([some.fx, some.fy], -1) * scale, torch.cat([some.cx, some.cy], -1) * scale
+    if corner_px is not None:
+        centre = centre - corner_px
     lens = some.distortion_params
     if lens is not None and not lens.any():
         lens = None

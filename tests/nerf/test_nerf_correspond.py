@@ -74,6 +74,23 @@ def test_latents_of_a_padded_view_lie_where_their_pixels_do() -> None:
     assert torch.allclose(moved.double(), expected[0] + (pixel - near)[0], atol=0.3)
 
 
+def test_windows_of_views_correspond_as_the_views_do() -> None:
+    views = posed()
+    c2w, focal, centre, distance = cameras(views)
+    made = Cameras(c2w, focal[:, :1], focal[:, 1:], centre[:, :1].clone(), centre[:, 1:].clone(), 48, 48)
+    whole = correspond(made, [1, 2], distance[[1, 2]], WorkingSize(48, 48, 0, 0, 0, 0), 1)
+    corners = torch.tensor([[8.0, 20.0], [16.0, 12.0]])
+    cut = torch.stack([distance[1, :, 20:44, 8:32], distance[2, :, 12:36, 16:40]])
+    size = WorkingSize(24, 24, 0, 0, 0, 0)
+    windows = correspond(made, [1, 2], cut, size, 1, whole_px=(48, 48), corner_px=corners)
+    position, visible = whole(0, torch.arange(2))
+    moved, seen = windows(0, torch.arange(2))
+    assert torch.allclose(moved, position[:, 20:44, 8:32] - corners[:, None, None], atol=1e-3)
+    assert (seen <= visible[:, 20:44, 8:32]).all()
+    assert seen[0].all()
+    assert 0.2 < seen[1].mean() < 1
+
+
 def test_transport_along_them_shows_one_view_from_the_other() -> None:
     views = posed()
     rgb = views.source()

@@ -12,8 +12,11 @@ pytest.importorskip("nerfstudio", reason="the nerf extra is not installed")
 
 from csd3d.engine.config import METHODS
 from csd3d.engine.loop import draw_noise, draw_timestep
+from csd3d.engine.stein import RbfKernel
 from csd3d.engine.step import csd_step
+from csd3d.engine.transport import TransportKernel
 from csd3d.engine.types import Batch
+from csd3d.media.geometry import WorkingSize
 from csd3d.nerf.distil import distil_loss
 from csd3d.nerf.viewer import Undo
 from csd3d.nerf.views import square
@@ -98,6 +101,41 @@ def away_from(goal: torch.Tensor, trainer: Any) -> float:
     return float((renders - goal).square().mean())
 
 
+class Shifted:
+    """Every place of a picture is one place to the right in the next."""
+
+    def __call__(self, i: int, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        n, side = len(index), PX // 4
+        at = torch.stack(torch.meshgrid(torch.arange(side) + 0.5, torch.arange(side) + 0.5, indexing="xy"), -1)
+        away = (index - index[i]).view(n, 1, 1) * torch.ones(side, side)
+        moved = at + torch.stack([away, torch.zeros_like(away)], -1)
+        return moved, ((moved >= 0) & (moved <= side)).all(-1).float()
+
+
+def test_renders_move_together_where_they_correspond() -> None:
+    toy = ToyEditor(redder)
+    renders, sources = torch.rand(3, 3, PX, PX).requires_grad_(), torch.rand(3, 3, PX, PX)
+    asked = list[tuple[tuple[int, int], int]]()
+
+    def correspondences(size: WorkingSize, unit_px: int) -> Shifted:
+        asked.append((size.padded, unit_px))
+        return Shifted()
+
+    distil_loss(
+        renders, sources, 3, toy, Prompts(""), CSD, rng=torch.Generator().manual_seed(1), step=0, size_px=PX,
+        correspondences=correspondences,
+    ).backward()  # fmt: skip
+    assert asked == [((PX, PX), 4)]
+    rng = torch.Generator().manual_seed(1)
+    z, s = toy.codec.encode(renders.detach()), toy.codec.encode(sources)
+    t, e = draw_timestep(rng, CSD), draw_noise(z, rng, CSD)
+    x = toy.schedule.noised(Batch(z, s, torch.arange(3)), t, e)
+    g = csd_step(toy, x, CSD, kernel=TransportKernel(Shifted(), RbfKernel(CSD.bandwidth))).g
+    assert renders.grad is not None
+    assert torch.allclose(renders.grad, interpolate(g / 16 / g.numel(), scale_factor=4.0), atol=1e-9)
+    assert not torch.allclose(g, csd_step(toy, x, CSD).g, atol=1e-3)
+
+
 @pytest.mark.parametrize("patches", [False, True])
 def test_the_field_goes_where_the_edit_wants_it(patches: bool, tmp_path: Path) -> None:
     scene = write_small_scene(tmp_path / "scene")
@@ -112,6 +150,7 @@ def test_the_field_goes_where_the_edit_wants_it(patches: bool, tmp_path: Path) -
         distil_views=3,
         distil_px=16,
         distil_patches=patches,
+        coupling="depth" if patches else None,
     )
     trainer = trainer_for(config)
     pipeline = trainer.pipeline

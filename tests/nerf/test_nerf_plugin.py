@@ -446,7 +446,6 @@ def test_views_are_coupled_by_the_depth_of_the_field(scene: Path, prior: Path, t
         ({"mask_dir": Path("nowhere")}, "mask-dir: expected a folder of masks, got nowhere"),
         ({"driver": "distil", "strength": 0.5}, "strength: expected 1 with driver distil"),
         ({"driver": "distil", "detail": 0.0}, "detail: expected 1 with driver distil"),
-        ({"driver": "distil", "coupling": "depth"}, "coupling: expected svgd, paper or independent with driver distil"),
         ({"coupling": "paper", "views_per_edit": 2}, "views_per_edit: expected 3 or more with coupling paper, got 2"),
         ({"strength": 1.5}, "strength: expected 0 to 1, got 1.5"),
         ({"box": (1.0, 0.0, 0.0, 0.5, 1.0, 1.0)}, "box: expected least x, y, z below largest x, y, z, got 1.0 0.0 0.0"),
