@@ -27,6 +27,7 @@ from csd3d.runs.history import earlier_runs
 from csd3d.runs.job import Editor, Request, Result, make_request, run_job
 from csd3d.runs.manifest import fingerprint
 from csd3d.runs.progress import RunProgress
+from csd3d.runs.reference import like_files, placed
 from csd3d.runs.report import Report
 from csd3d.runs.sampling import SampledEdit, score_of_edit
 from csd3d.runs.session import Session
@@ -135,7 +136,7 @@ class PanoramaEditor(Editor[PanoramaConfig]):
             raise ValueError(f"{cls.command}: expected a picture, got none; only --resume can do without")
         if request.resumed is not None and request.resumed.command != cls.command:
             cls = ImageEditor if request.resumed.command == "image" else PanoramaEditor
-        yield cls(open_picture(request.source), request)
+        yield cls(open_picture(request.source), replace(request, config=placed(request.config)))
 
     @property
     def wrap(self) -> Wrap:
@@ -154,12 +155,11 @@ class PanoramaEditor(Editor[PanoramaConfig]):
 
     @property
     def reads(self) -> Sequence[Path]:
-        """The picture and all masks."""
-        regions = [self._plan.mask, *(sentence.region for sentence in self._plan.sentences)]
-        return [self.picture.path, *(region.path for region in regions if isinstance(region, MaskFile))]
+        """The picture, all masks, and a picture to be like."""
+        return [self.picture.path, *self._plan.files, *like_files(self.config)]
 
     def inputs(self) -> list[dict[str, Any]]:
-        """The picture and all masks."""
+        """The same."""
         return [fingerprint(path) for path in self.reads]
 
     def history(self, sha256: str) -> list[dict[str, Any]]:

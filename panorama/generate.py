@@ -10,8 +10,8 @@ A picture is a layer of one canvas, under one window or under several that overl
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import replace
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,101 +20,37 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from csd3d.attention.presets import Attention
-from csd3d.attention.score import Controllable, Steerable
-from csd3d.attention.steer import Pick, Steer, Steering
+from csd3d.attention.attended import AttendedScore
+from csd3d.attention.score import Steerable
+from csd3d.attention.steer import Steer
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.loop import require_timesteps
-from csd3d.engine.validate import require, require_choice, require_int
+from csd3d.media.masks import read_mask
 from csd3d.media.pictures.levels import to_levels
 from csd3d.media.pictures.write import require_writable, write_picture
 from csd3d.media.sheet import contact_sheet, save_picture
-from csd3d.priors.composed import Composed, Stage, sample_composed
-from csd3d.priors.defaults import GenerateMethod
+from csd3d.priors.composed import Stage, sample_composed
 from csd3d.priors.families.table import Kind
 from csd3d.priors.prior import Guidance, Prior, Prompts, TextToImage
 from csd3d.priors.text_to_image import TextToImagePrior
-from csd3d.runs.config import RunConfig
 from csd3d.runs.estimate import Work
 from csd3d.runs.job import Editor, Request, Result, make_request, run_job
 from csd3d.runs.log import StepLog
+from csd3d.runs.manifest import fingerprint
 from csd3d.runs.progress import RunProgress
+from csd3d.runs.reference import attending_of, like_files, placed
 from csd3d.runs.report import Report
 from csd3d.runs.session import Session
+from panorama.generate_config import GenerateConfig
+from panorama.phrases import region_files, regions_of
 from panorama.plane import OVERLAP_LAT, TILE_LAT
+from panorama.predict import predict, predict_guided
 from panorama.spans import Spans, cover
 from panorama.surface import Decode
 from panorama.windows import WindowParticles, Windows, make_windows
 
 SPREAD = "mean distance of two pictures (rms)"
 """Name of `spread` among the numbers of a run."""
-
-
-@dataclass(frozen=True)
-class GenerateConfig(RunConfig):
-    """How pictures are made. `csd.steps` counts the moves of every picture, or the steps of the ordinary sampler."""
-
-    prior: str = "builtin:t2i"
-    """`builtin:t2i` (small, knows a closed set of words), a folder in diffusers layout, or a hub id of a
-    text-to-image model: Stable Diffusion 1.x or 2.x, SDXL, SD3, FLUX.1, Qwen-Image, PixArt, Sana."""
-    method: GenerateMethod = "csd"
-    """`csd`: pictures or windows made together, so that they agree; `sds`: each for itself; `ddim`: the ordinary
-    sampler, which is DDIM for Stable Diffusion and the model's own for others."""
-    n: int = 4
-    """How many pictures; several get numbers, NAME-1.png and so on."""
-    width: int | None = None
-    """Width in px; wider pictures than the prior's own are made of overlapping windows. None: what the prior was
-    trained at."""
-    height: int | None = None
-    """Height in px. None: what the prior was trained at."""
-    wrap: bool = False
-    """Close the picture: its left border goes on at the right."""
-    windows_per_step: int = 8
-    """Most pictures or windows in a step: bounds memory."""
-    attention: tuple[str, ...] = ()
-    """A method that changes attention, NAME or NAME:key=value,...: `structure` (phrases keep their colours),
-    `reweight:word=snow,scale=1.5`. As often as there are methods."""
-    steer: str | None = None
-    """Pictures steered so that every thing of the caption appears as it is named: `conform` or `excite`, or
-    NAME:key=value,... with step or rms, until, rounds, columns, level, sites; conform also temperature, previous,
-    negatives. Of the sampler; with --method csd or sds a pull beside the prior's. None: pictures go where the prior
-    leads them."""
-    group: str = ""
-    """The things of the caption with their attributes, such as "red ball | blue cube", for `steer`, `pick` and
-    `structure`. Empty: as they are found."""
-    pick: int = 1
-    """Noises that are drawn for each picture by the sampler; the one is kept in which every thing shows best."""
-    pick_after: int = 0
-    """Steps of the sampler after which noises are looked at for `pick`; 0 = at once, later costs more."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_choice(self, "method")
-        require_int(self, 1, 10_000, "n")
-        require_int(self, 1, None, "windows_per_step")
-        require_int(self, 8, 100_000, "width", "height")
-        require_int(self, 1, 1000, "pick")
-        require_int(self, 0, None, "pick_after")
-        require(self, "pick", self.pick == 1 or self.method == "ddim", f"--method ddim beside it, not {self.method}")
-        _ = self.attending, self.steering  # refuses what cannot be read
-        if self.csd is not None:
-            noise = self.csd.residual == "noise"
-            require(self.csd, "residual", noise, "noise, as there is no source to compare with")
-
-    @property
-    def steering(self) -> Steering | None:
-        """How pictures are steered, read."""
-        return None if self.steer is None else Steering.of(self.steer)
-
-    @property
-    def composed(self) -> Composed:
-        """Steering of the sampler and choosing of noises."""
-        return Composed(self.steering if self.method == "ddim" else None, Pick(self.pick, self.pick_after), self.group)
-
-    @property
-    def attending(self) -> Attention:
-        """What is done inside the network, read; the sampler is steered for itself."""
-        return Attention.of("none", self.attention, None if self.method == "ddim" else self.steer, self.group)
 
 
 def generate(
@@ -168,7 +104,10 @@ class GenerateEditor(Editor[GenerateConfig]):
     @classmethod
     @contextmanager
     def open(cls, request: Request[GenerateConfig]) -> Iterator["GenerateEditor"]:
-        """Nothing is read."""
+        """Pictures to be like, and masks, are looked at."""
+        request = replace(request, config=placed(request.config))
+        for path in region_files(request.config.region):
+            read_mask(path)
         if request.prompt is None or not request.prompt.strip():
             raise ValueError('expected a caption, --prompt "...", got none')
         yield cls(request.prompt, request)
@@ -185,12 +124,12 @@ class GenerateEditor(Editor[GenerateConfig]):
 
     @property
     def reads(self) -> Sequence[Path]:
-        """Nothing."""
-        return ()
+        """A picture to be like, and masks of regions."""
+        return (*like_files(self.config), *region_files(self.config.region))
 
     def inputs(self) -> list[dict[str, Any]]:
-        """Nothing is read."""
-        return []
+        """The same."""
+        return [fingerprint(path) | {"beside": True} for path in self.reads]
 
     def history(self, sha256: str) -> list[dict[str, Any]]:
         """None: what is made here does not come from one source."""
@@ -222,8 +161,10 @@ class GenerateEditor(Editor[GenerateConfig]):
         if config.method != "ddim":
             require_timesteps(prior.schedule, config.engine)
         self.score = prior.score(prompts, Guidance.of(config.engine))
-        self._controls = config.attending.alone(self.score, self._size_lat)
-        self._attended = prior.attended(self.score, config.attending)
+        regions = regions_of(config.region, self._windows_of(config.n * config.pick), self._size_lat)
+        self._attending = replace(attending_of(config, prior), regions=regions)
+        self._controls = self._attending.alone(self.score, self._size_lat)
+        self._attended = prior.attended(self.score, self._attending)
         self._steer()  # refuses what cannot be steered
 
     def place(self, run_dir: Path) -> tuple[Path, Sequence[Path]]:
@@ -240,7 +181,8 @@ class GenerateEditor(Editor[GenerateConfig]):
         size_lat, csd = (self._windows.rows.shape[1], self._windows.columns.shape[1]), self.config.engine
         if self.config.method == "ddim":
             csd = replace(csd, residual="noise")
-        work = Work(self.score, csd, len(self._windows), size_lat)
+        score = self._attended if self._attending.guides else self.score
+        work = Work(score, csd, len(self._windows), size_lat)
         return None if self.config.method == "ddim" and self._steer() is not None else work
 
     def encode(self, session: Session) -> None:
@@ -305,11 +247,11 @@ class GenerateEditor(Editor[GenerateConfig]):
 
     def _predict(self, windows: Windows, z: Tensor, t: Tensor) -> Float[Tensor, "m c h w"]:
         """Of all windows, a few at a time."""
-        seen, score, parts = windows.gather(z.cpu()), self.score, []
-        with score.controlled(self._controls) if isinstance(score, Controllable) and self._controls else nullcontext():
-            for index in torch.arange(len(windows)).split(self.config.windows_per_step):
-                parts.append(score.output(seen[index].to(z), t, index).cpu())
-        return torch.cat(parts)
+        at_once = self.config.windows_per_step
+        if self._attending.guides:
+            assert isinstance(self._attended, AttendedScore)
+            return predict_guided(self._attended, windows, z, int(t), at_once=at_once)
+        return predict(self.score, self._controls, windows, z, t, at_once=at_once)
 
     def _windows_of(self, count: int) -> Windows:
         window_lat = self.prior.native_px // self.prior.codec.factor
@@ -319,8 +261,8 @@ class GenerateEditor(Editor[GenerateConfig]):
         """Raises ValueError for canvases of several windows, for priors whose attention cannot be read, and as
         `Composed.steer` does."""
         config = self.config
-        name = "steer" if config.steer else "pick"
-        if not (config.steer or config.pick > 1):
+        name = "box" if config.box else "steer" if config.steer else "pick"
+        if not (config.steering or config.pick > 1):
             return None
         if not isinstance(self.score, Steerable):
             raise ValueError(f"{name}: expected a prior of Stable Diffusion's kind, whose attention can be read")

@@ -138,6 +138,12 @@ class Plan:
     """Nothing happens where this is 0."""
 
     @property
+    def files(self) -> list[Path]:
+        """Mask files that say so, that of the whole edit first."""
+        regions = [self.mask, *(sentence.region for sentence in self.sentences)]
+        return [region.path for region in regions if isinstance(region, MaskFile)]
+
+    @property
     def everywhere(self) -> bool:
         """One sentence for the whole picture, without a mask."""
         return len(self.sentences) == 1 and self.base == 0 and self.mask is None

@@ -31,7 +31,8 @@ from csd3d.runs.manifest import Manifest
 from csd3d.runs.progress import RunProgress
 from csd3d.translate.config import TranslateConfig
 from csd3d.world.edits import Kind
-from panorama.generate import SPREAD, GenerateConfig, generate
+from panorama.generate import SPREAD, generate
+from panorama.generate_config import GenerateConfig
 from scripts.benchmarks import translation
 from scripts.benchmarks.entry import run_script
 from scripts.benchmarks.heldout import FIRST_SEED, choose, world_source

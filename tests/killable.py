@@ -110,7 +110,8 @@ def start(kind: str, source: Path, run_dir: Path, watch: Watch) -> None:
         edit = edit_image if kind == "image" else edit_panorama
         edit(source, "make it red", None, config, prior=ToyPrior(watch), **options)
     elif kind == "generate":
-        from panorama.generate import GenerateConfig, generate
+        from panorama.generate import generate
+        from panorama.generate_config import GenerateConfig
 
         csd = replace(CSD, residual="noise", steps=4)
         config = GenerateConfig(csd=csd, prior=str(source), n=2, width=32, height=32, checkpoint_every=1)

@@ -27,6 +27,7 @@ from csd3d.runs.history import earlier_runs, provenance
 from csd3d.runs.job import Editor, Request, Result, make_request, run_job
 from csd3d.runs.manifest import Manifest, fingerprint
 from csd3d.runs.progress import RunProgress
+from csd3d.runs.reference import like_files, placed
 from csd3d.runs.report import Report
 from csd3d.runs.rows import Rows, writing_rows
 from csd3d.runs.session import Session
@@ -118,7 +119,7 @@ class VideoEditor(Editor[VideoConfig]):
     @contextmanager
     def open(cls, request: Request[VideoConfig]) -> Iterator["VideoEditor"]:
         """Open the clip and its mask."""
-        config, prompt = request.config, request.prompt
+        config, prompt = placed(request.config), request.prompt
         if request.source is None or prompt is None or not prompt.strip():
             raise ValueError("video: expected a clip and a prompt, got none; only --resume can do without")
         with ExitStack() as stack:
@@ -145,13 +146,14 @@ class VideoEditor(Editor[VideoConfig]):
 
     @property
     def reads(self) -> Sequence[Path]:
-        """The clip's files and the mask's."""
-        return (*self.clip.info.inputs, *(self.mask.inputs if self.mask else ()))
+        """The clip's files, the mask's, and a picture to be like."""
+        return (*self.clip.info.inputs, *(self.mask.inputs if self.mask else ()), *like_files(self.config))
 
     def inputs(self) -> list[dict[str, Any]]:
-        """The clip and its mask."""
-        source, mask = fingerprint(self.clip.info.path, self.clip.info.content), self.mask
-        return [source] if mask is None else [source, fingerprint(mask.path, mask.files)]
+        """The clip, its mask, and a picture to be like."""
+        masks = [] if self.mask is None else [fingerprint(self.mask.path, self.mask.files)]
+        source, likes = fingerprint(self.clip.info.path, self.clip.info.content), like_files(self.config)
+        return [source, *masks, *map(fingerprint, likes)]
 
     def history(self, sha256: str) -> list[dict[str, Any]]:
         """By the clip's content, or its comment."""

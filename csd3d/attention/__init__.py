@@ -13,9 +13,12 @@ In reading order:
     score         a prior whose attention can be controlled, as the engine sees it
     compositions  published methods: Prompt-to-Prompt, Plug-and-Play, MasaCtrl, re-weighting, fusion of keys and values
     structure     Structure Diffusion: noun phrases read each for itself
+    dense         dense text-to-image: phrases that hold in regions
+    like          Cross-Image attention: the look of a reference picture
     attended      a prior under control: particles share attention, targets look at their sources
     groups        which things a caption names, with what is said of them
     energy        what maps should be: CONFORM, Attend-and-Excite
+    layout        the energy of things in boxes, of LLM-grounded diffusion
     steer         a sampler moved along the gradient of an energy; choosing among noises by it
     pull          the same gradient as a term of distillation
     tail          NAME:key=value,... of settings

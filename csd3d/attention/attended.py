@@ -20,11 +20,13 @@ from torch import Tensor
 from csd3d.attention.bank import Bank
 from csd3d.attention.compositions import Composition, KvFusion, PromptToPrompt, keeping
 from csd3d.attention.control import Control, Qkv
+from csd3d.attention.like import CrossImage, Reference, Statistics, statistics
 from csd3d.attention.pull import Pull
 from csd3d.attention.rows import Role, Rows
 from csd3d.attention.sag import SelfAttentionGuidance
 from csd3d.attention.score import Controllable
 from csd3d.attention.sites import Site, choose
+from csd3d.engine.ddim import clean
 from csd3d.engine.regularisers import FeatureLoss, Features, FeatureSite
 from csd3d.engine.residuals import Score
 from csd3d.engine.schedule import Schedule
@@ -52,15 +54,26 @@ class AttendedScore:
     """Whether all particles of a step look at its anchors."""
     pull: Pull | None = None
     """A term beside what the prior wants, read off the prior as it is."""
+    reference: Reference | None = None
+    """Whom particles look like, where there is a `CrossImage`."""
 
     def __post_init__(self) -> None:
         for composition in self.compositions:
             composition.require(self.score)
-        if sum(isinstance(composition, SelfAttentionGuidance) for composition in self.compositions) > 1:
-            raise ValueError("attention: expected sag once, got it more than once")
-        longer = any(isinstance(composition, KvFusion) for composition in self.compositions)
-        if longer and any(isinstance(c, PromptToPrompt) and c.self_until > 0 for c in self.compositions):
-            raise ValueError("attention: expected p2p with self-until=0 beside kv-fusion, which adds keys, got more")
+        for kind, name in ((SelfAttentionGuidance, "sag"), (CrossImage, "like")):
+            if sum(isinstance(composition, kind) for composition in self.compositions) > 1:
+                raise ValueError(f"attention: expected {name} once, got it more than once")
+        if self.like is not None and self.reference is None:
+            raise ValueError("like: expected a picture, --like photo.jpg, got none")
+        if any(isinstance(c, PromptToPrompt) and c.self_until > 0 for c in self.compositions):
+            for kind, name in ((KvFusion, "kv-fusion"), (CrossImage, "like")):
+                if any(isinstance(composition, kind) for composition in self.compositions):
+                    raise ValueError(f"attention: expected p2p with self-until=0 beside {name}, which has other keys")
+
+    @property
+    def like(self) -> CrossImage | None:
+        """How particles look like a reference; None: they do not."""
+        return next((c for c in self.compositions if isinstance(c, CrossImage)), None)
 
     @property
     def schedule(self) -> Schedule:
@@ -99,6 +112,7 @@ class _StepScore:
     _bank: Bank = field(default_factory=Bank)
     _left: set[Role] = field(default_factory=set[Role])
     _sources: tuple[list[int], Latents] | None = None
+    _colours: Statistics | None = None
 
     @property
     def schedule(self) -> Schedule:
@@ -113,15 +127,34 @@ class _StepScore:
         return self.own.pull(x)
 
     def target(self, x: Noised) -> Latents:
-        predicted, sources = self._predict(x, self._sharing("target"), lambda: self._sharing("source"))
+        predicted, sources = self._shared(x)
         self._sources = None if sources is None else (numbers(x.index), sources)
-        return predicted
+        return self._coloured(predicted, x)
 
     def source(self, x: Noised) -> Latents:
         if self._sources is not None and self._sources[0] == numbers(x.index):
             return self._sources[1]
         with self.own.score.controlled(self._sharing("source")):
             return self.own.score.source(x)
+
+    def _shared(self, x: Noised) -> tuple[Latents, Latents | None]:
+        """`_predict` under sharing."""
+        return self._predict(x, self._sharing("target"), lambda: self._sharing("source"))
+
+    def _coloured(self, predicted: Latents, x: Noised) -> Latents:
+        """Predictions with the colours of the reference, if they are asked for; those of the step come from its
+        anchors, whoever is predicted."""
+        like, ab = self.own.like, self.schedule.alpha_bar(x.t)
+        if like is None or not like.moves_colours(self.schedule, x.t):
+            return predicted
+        assert self.own.reference is not None  # as it was required
+        places = numbers(anchors_of(self.x))
+        if places and self._colours is None:
+            anchors, here = self.x.rows(places), {number: i for i, number in enumerate(numbers(x.index))}
+            known = [here[number] for number in numbers(anchors.index) if number in here]
+            e = predicted[known] if len(known) == len(places) else self._shared(anchors)[0]
+            self._colours = statistics(clean(anchors.z_t, e, ab))
+        return like.coloured(predicted, x, ab, self._colours, self.own.reference.colours)
 
     def _predict(
         self, x: Noised, last: Sequence[Control], last_of_sources: Callable[[], Sequence[Control]]
@@ -149,6 +182,15 @@ class _StepScore:
         return torch.cat(targets), torch.cat(sources)
 
     def _target(self, x: Noised, controls: Sequence[Control]) -> Latents:
+        """What is predicted under controls, and as if a reference were seen in the place of oneself."""
+        e, like, score = self._guided(x, controls), self.own.like, self.own.score
+        if like is None or not (sites := like.acts(score, x.t)):
+            return e
+        assert self.own.reference is not None  # as it was required
+        looking = like.looking(score, sites, self.own.reference.left(score, sites, x.t))
+        return e + like.strength(self.schedule, x.t) * (self._guided(x, [*controls, looking]) - e)
+
+    def _guided(self, x: Noised, controls: Sequence[Control]) -> Latents:
         """What is predicted under controls, with the guidance that self-attention gives if it is asked for."""
         score = self.own.score
         for composition in self.own.compositions:

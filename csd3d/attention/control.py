@@ -41,7 +41,7 @@ class Control:
     """A change, or a reading, at `sites` in the calls for which `when` says so. A part that is None changes nothing.
 
     `weigh` makes the probabilities appear in memory, at most 1024 x 1024 for each head; without it the attention stays
-    fused.
+    fused. One that treats each query for itself may say so: larger maps then come some queries at a time.
     """
 
     sites: Sequence[Site]
@@ -51,6 +51,8 @@ class Control:
     bias: Bias | None = None
     weigh: Weigh | None = None
     leave: Leave | None = None
+    by_query: bool = False
+    """Whether what `weigh` does to a row of probabilities depends on that row alone."""
 
     @property
     def is_empty(self) -> bool:

@@ -1,13 +1,18 @@
 """Attention as settings say it: `NAME` or `NAME:key=value,key=value`, and whether particles share it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor
 
 from csd3d.attention.attended import AttendedScore
 from csd3d.attention.bank import Bank
 from csd3d.attention.compositions import Composition, KvFusion, MasaCtrl, PlugAndPlay, PromptToPrompt, Reweight
 from csd3d.attention.control import Control
+from csd3d.attention.dense import Dense, Regions
+from csd3d.attention.like import CrossImage, Reference
 from csd3d.attention.pull import Pull
 from csd3d.attention.sag import SelfAttentionGuidance
 from csd3d.attention.score import Controllable, Steerable
@@ -25,8 +30,10 @@ PRESETS: dict[str, type[Composition]] = {
     "kv-fusion": KvFusion,
     "structure": StructureDiffusion,
     "sag": SelfAttentionGuidance,
+    "like": CrossImage,
+    "dense": Dense,
 }
-"""The methods by name; their fields are the keys."""
+"""The methods by name; their fields are the keys, but for `regions`."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +47,40 @@ class Attention:
     """A term of distillation; complete for the prior once `over` is asked for."""
     group: str = ""
     """The things of the sentence, see `csd3d.attention.groups.groups_of`; empty: as they are found."""
+    reference: Float[Tensor, "1 c h w"] | None = field(default=None, compare=False)
+    """Latents of the picture that all are to be like, where there is a `CrossImage`."""
+    regions: Regions | None = field(default=None, compare=False)
+    """Where phrases hold, where there is a `Dense`."""
 
     @classmethod
-    def of(cls, share: Sharing, texts: tuple[str, ...], steer: str | None = None, group: str = "") -> "Attention":
-        """As settings say it. Raises ValueError as `parse` and `Steering.of` do, and for rounds, which only samplers
-        make."""
+    def of(
+        cls,
+        share: Sharing,
+        texts: tuple[str, ...],
+        steer: str | None = None,
+        group: str = "",
+        *,
+        likes: bool = False,
+        divides: bool = False,
+    ) -> "Attention":
+        """As settings say it; `likes`: there is a picture that all are to be like; `divides`: phrases have regions.
+
+        Raises ValueError as `parse` and `Steering.of` do, for rounds, which only samplers make, and for `like` without
+        a picture and `dense` without regions.
+        """
         steering = None if steer is None else Steering.of(steer)
         if steering is not None and steering.rounds is not None:
             raise ValueError(f"steer: expected no rounds where particles are moved, got {steering.rounds}")
         said = tuple(parse(text) for text in texts)
+        for kind, there, beside in (
+            (CrossImage, likes, "like beside a picture, --like photo.jpg"),
+            (Dense, divides, 'dense beside regions of generate, --region mask.png="a red ball"'),
+        ):
+            if any(isinstance(c, kind) for c in said):
+                if not there:
+                    raise ValueError(f"attention: expected {beside}, got it alone")
+            elif there:
+                said = (*said, kind())
         if group:
             said = tuple(replace(c, groups=c.groups or group) if isinstance(c, StructureDiffusion) else c for c in said)
         return cls(share, said, steering, group)
@@ -71,7 +103,11 @@ class Attention:
         sites = [site for site in score.sites if site.heads]
         with score.controlled([Control(sites, qkv=lambda site, rows, q, k, v: (q, k, v))]):
             pass  # what cannot be controlled is refused before anything is computed
-        return AttendedScore(score, self.compositions, shares=self.share == "anchors", pull=self._pull(score))
+        reference = None if self.reference is None else Reference(self.reference)
+        shares = self.share == "anchors"
+        regions = self.regions
+        compositions = tuple(replace(c, regions=regions) if isinstance(c, Dense) else c for c in self.compositions)
+        return AttendedScore(score, compositions, shares, self._pull(score), reference)
 
     def _pull(self, score: Controllable) -> Pull | None:
         if self.steering is None:
@@ -79,6 +115,11 @@ class Attention:
         if not isinstance(score, Steerable):
             raise ValueError(f"steer: expected a prior of Stable Diffusion's kind, got {type(score).__name__}")
         return Pull(Steer.over(score, self.steering, steps=1, group=self.group))
+
+    @property
+    def guides(self) -> bool:
+        """Whether something is predicted more than once, so that controls alone are not all of it."""
+        return any(isinstance(composition, SelfAttentionGuidance | CrossImage) for composition in self.compositions)
 
     def alone(self, score: Score, size_lat: tuple[int, int]) -> list[Control]:
         """The controls of compositions by themselves, for pictures that come from no source.
@@ -88,10 +129,11 @@ class Attention:
         """
         if not isinstance(over := replace(self, steering=None).over(score), AttendedScore):
             return []
-        bank, guides = Bank(), any(isinstance(c, SelfAttentionGuidance) for c in self.compositions)
-        if self.share != "none" or self.sees_sources or guides:
-            raise ValueError("attention: expected reweight or structure where there is no source to look at, got more")
-        return [control for c in self.compositions for control in c.take(over.score, bank, size_lat)]
+        if self.share != "none" or self.sees_sources:
+            given = ", ".join(name for name, kind in PRESETS.items() if not kind.sees_sources)
+            raise ValueError(f"attention: expected one of {given} where there is no source to look at, got more")
+        bank = Bank()
+        return [control for c in over.compositions for control in c.take(over.score, bank, size_lat)]
 
 
 def parse(text: str) -> Composition:
@@ -100,6 +142,8 @@ def parse(text: str) -> Composition:
     Raises:
         ValueError: an unknown name or key, a key that is missing, or a value that makes no sense.
     """
-    name, (values,) = read_tail(text, {name: (kind,) for name, kind in PRESETS.items()}, what="attention")
+    name, (values,) = read_tail(
+        text, {name: (kind,) for name, kind in PRESETS.items()}, what="attention", hide=("regions",)
+    )
     made: Callable[..., Composition] = PRESETS[name]
     return made(**values)

@@ -33,6 +33,11 @@ class Controllable(Score, Protocol):
         """For each branch of a target, the branch of a source that it is compared with."""
         ...
 
+    @property
+    def wordless_branch(self) -> Mapping[str, str]:
+        """For each branch of a target, the one like it without a sentence, in which a reference picture is read."""
+        ...
+
     def read(self, role: Role) -> tuple[Tokens, ...]:
         """The sentences of targets, or of sources; none where they have none."""
         ...
@@ -43,6 +48,10 @@ class Controllable(Score, Protocol):
 
     def noise_in(self, output: Latents, x: Noised) -> Latents:
         """The noise in `x.z_t` that an output of the network means."""
+        ...
+
+    def output_of(self, e: Latents, x: Noised) -> Latents:
+        """The output of the network that means noise `e` in `x.z_t`."""
         ...
 
     def controlled(self, controls: Sequence[Control]) -> AbstractContextManager[None]:

@@ -24,6 +24,7 @@ from torch import Tensor
 from csd3d.attention.control import Control
 from csd3d.attention.energy import Columns, Contrast, Energy, Excite, comparable, smoothed
 from csd3d.attention.groups import Group, groups_in, groups_of
+from csd3d.attention.layout import Box, Layout
 from csd3d.attention.rows import Rows
 from csd3d.attention.score import MapsRead, Steerable
 from csd3d.attention.sites import Site, choose
@@ -32,8 +33,10 @@ from csd3d.attention.words import Tokens
 from csd3d.engine.types import Index, Latents, numbers
 from csd3d.engine.validate import require, require_choice, require_int, require_number
 
-ENERGIES: Mapping[str, type[Contrast] | type[Excite]] = MappingProxyType({"conform": Contrast, "excite": Excite})
-"""The methods by name; the fields of their energies and of `Steering` are the keys."""
+ENERGIES: Mapping[str, type[Contrast] | type[Excite] | type[Layout]] = MappingProxyType(
+    {"conform": Contrast, "excite": Excite, "layout": Layout}
+)
+"""The methods by name; the fields of their energies, but for boxes, and of `Steering` are the keys."""
 PUBLISHED_LEVEL = 2
 """Of the maps that are read: 16 x 16 of 64 x 64 latents."""
 
@@ -69,15 +72,21 @@ class Steering:
         require_int(self, 0, 10, "level")
 
     @classmethod
-    def of(cls, text: str) -> "Steering":
-        """As a setting says it, `NAME` or `NAME:key=value,...`.
+    def of(cls, text: str, boxes: tuple[Box, ...] = ()) -> "Steering":
+        """As a setting says it, `NAME` or `NAME:key=value,...`, with the boxes of `layout`.
 
         Raises:
-            ValueError, TypeError: an unknown name or key, or a value that makes no sense.
+            ValueError, TypeError: an unknown name or key, a value that makes no sense, `layout` without boxes, or boxes
+                without it.
         """
         name, (energy, rest) = read_tail(
-            text, {k: (e, cls) for k, e in ENERGIES.items()}, what="steer", hide=("energy",)
+            text, {k: (e, cls) for k, e in ENERGIES.items()}, what="steer", hide=("energy", "boxes")
         )
+        if bool(boxes) != (name == "layout"):
+            raise ValueError(
+                f'steer: expected layout beside --box "the ball=x0,y0,x1,y1" and nowhere else, got {text!r}'
+            )
+        energy |= {"boxes": boxes} if boxes else {}
         made: Callable[..., Energy] = ENERGIES[name]
         steering: Callable[..., Steering] = cls
         return steering(energy=made(**energy), **rest)

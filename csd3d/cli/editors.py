@@ -24,7 +24,7 @@ from csd3d.runs.settings import load_preset, override
 C = TypeVar("C", bound=RunConfig)
 DECIDING = (
     "prompt", "preset", "run_dir", "resume", "prior", "prior_config", "offline", "device", "method", "effort", "steer",
-    "pick", "by",
+    "pick", "box", "by",
 )  # fmt: skip
 """Flags on which depends what the others begin with."""
 LOADING = tuple(field.name for field in fields(Loading))

@@ -123,9 +123,9 @@ def _undo(run_dir: Path) -> None:
     files, manifest = undo(run_dir)
     for file in files:
         print(f"deleted      {file}")
-    for entry in manifest.inputs[:1]:  # the others are masks
-        gone = "" if Path(entry["path"]).exists() else "  (which is no longer there)"
-        print(f"as before    {entry['path']}{gone}")
+    if manifest.source is not None:
+        gone = "" if Path(manifest.source).exists() else "  (which is no longer there)"
+        print(f"as before    {manifest.source}{gone}")
     if not files:
         print("nothing was left to delete")
     print(f"to have it back: {resume_command(manifest.command, run_dir)}", file=sys.stderr)

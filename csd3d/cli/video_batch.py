@@ -28,7 +28,7 @@ from video.batch import Spread, default_name, edit_all
 from video.config import VideoConfig
 from video.pool import LocalWorkers, spread
 
-PATHS = ("clip", "mask", "preset", "output")
+PATHS = ("clip", "mask", "like", "preset", "output")
 """Columns that are paths, taken from the file's folder; an output, from --out."""
 WORDS = (("preset", "paper"), ("mask", AUTO))
 """What is none, in the columns of paths."""

@@ -32,7 +32,7 @@ from csd3d.engine.schedule import Schedule
 from csd3d.engine.types import Index, Latents, Noised, numbers
 from csd3d.priors.families.table import Kind
 from csd3d.priors.latent_diffusion import LatentDiffusion
-from csd3d.priors.networks.denoiser import MakeRowsOf, ready, to_epsilon
+from csd3d.priors.networks.denoiser import MakeRowsOf, from_epsilon, ready, to_epsilon
 from csd3d.priors.networks.sampler import Sampler
 from csd3d.priors.prior import Guidance, Prompts, require_no_source
 from csd3d.priors.prompts.sentences import Sentences
@@ -137,6 +137,11 @@ class InstructScore:
         """A source has no sentence: IT is compared with I0."""
         return {"00": "00", "I0": "I0", "IT": "I0"}
 
+    @property
+    def wordless_branch(self) -> Mapping[str, str]:
+        """Without the instruction IT is I0."""
+        return self.source_branch
+
     def read(self, role: Role) -> tuple[Tokens, ...]:
         """The instructions; none of sources."""
         return self.sentences.tokens[1:] if role == "target" else ()
@@ -152,6 +157,10 @@ class InstructScore:
     def noise_in(self, output: Latents, x: Noised) -> Latents:
         """See `Controllable`."""
         return to_epsilon(output, x.z_t, x.t, schedule=self.schedule, prediction=self.prior.prediction)
+
+    def output_of(self, e: Latents, x: Noised) -> Latents:
+        """See `Controllable`."""
+        return from_epsilon(e, x.z_t, x.t, schedule=self.schedule, prediction=self.prior.prediction)
 
     def controlled(self, controls: Sequence[Control]) -> AbstractContextManager[None]:
         """Within the context its predictions are controlled. Raises ValueError where that cannot be done."""

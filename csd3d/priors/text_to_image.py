@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float, Float32, Int64, Num
 from torch import Tensor
 
+from csd3d.attention.attended import AttendedScore
 from csd3d.attention.control import Control
 from csd3d.attention.presets import Attention
 from csd3d.attention.rows import Role, Rows
@@ -34,7 +35,7 @@ from csd3d.engine.types import Index, Latents, Noised, numbers
 from csd3d.priors.composed import Composed, Stage, sample_composed
 from csd3d.priors.families.table import Kind
 from csd3d.priors.latent_diffusion import LatentDiffusion
-from csd3d.priors.networks.denoiser import MakeRowsOf, ready, to_epsilon
+from csd3d.priors.networks.denoiser import MakeRowsOf, from_epsilon, ready, to_epsilon
 from csd3d.priors.networks.sampler import Sampler
 from csd3d.priors.prior import Guidance, Prior, Prompts, TextToImage, require_source_caption
 from csd3d.priors.prompts.sentences import Sentences
@@ -94,6 +95,9 @@ class TextToImagePrior(LatentDiffusion, TextToImage):
         made = composed or Composed()
         if made.reads_maps and sampler != "ddim":
             raise ValueError(f"sampler: expected ddim where it is steered or picks, got {sampler}")
+        guides = attention is not None and attention.guides
+        if guides and sampler != "ddim":
+            raise ValueError(f"sampler: expected ddim where attention guides (sag, like), got {sampler}")
         shape = (count * made.pick.among, self.codec.channels, *size_lat)
         if noise is None:
             noise = torch.randn(*shape, generator=rng)
@@ -105,8 +109,13 @@ class TextToImagePrior(LatentDiffusion, TextToImage):
             score = self.score(replace(prompts, assign=said_by if several else None), guidance)
             controls = [] if attention is None else attention.alone(score, size_lat)
             index = torch.arange(count * among)
+            attended = attention.over(score) if guides and attention is not None else score
 
             def predict(z_in: Tensor, t: Tensor) -> Tensor:
+                if isinstance(attended, AttendedScore):
+                    x = Noised.from_noisy(z_in, int(t), torch.full_like(z_in, torch.nan), index)
+                    e = [attended.target(x.rows([i])) for i in range(len(z_in))]  # each picture for itself
+                    return score.output_of(torch.cat(e), x)
                 with score.controlled(controls) if controls else nullcontext():
                     return score.output(z_in, t, index)
 
@@ -163,6 +172,11 @@ class TextToImageScore:
         """Every branch is compared with the same of the source."""
         return {"null": "null", "text": "text"}
 
+    @property
+    def wordless_branch(self) -> Mapping[str, str]:
+        """Without a caption there is one branch."""
+        return {"null": "null", "text": "null"}
+
     def read(self, role: Role) -> tuple[Tokens, ...]:
         """The captions of targets, or of sources if there are any."""
         caption = self.prompt if role == "target" else self.source_prompt
@@ -177,6 +191,10 @@ class TextToImageScore:
     def noise_in(self, output: Latents, x: Noised) -> Latents:
         """See `Controllable`."""
         return to_epsilon(output, x.z_t, x.t, schedule=self.schedule, prediction=self.prior.prediction)
+
+    def output_of(self, e: Latents, x: Noised) -> Latents:
+        """See `Controllable`."""
+        return from_epsilon(e, x.z_t, x.t, schedule=self.schedule, prediction=self.prior.prediction)
 
     def controlled(self, controls: Sequence[Control]) -> AbstractContextManager[None]:
         """Within the context its predictions are controlled. Raises ValueError where that cannot be done."""

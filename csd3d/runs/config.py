@@ -74,7 +74,10 @@ class EditConfig(RunConfig):
     few of them too, which makes them agree."""
     attention: tuple[str, ...] = ()
     """A method that changes attention, NAME or NAME:key=value,...: `reweight:word=snow,scale=1.5`, `p2p`, `pnp`,
-    `masactrl`, `kv-fusion`, `structure`, `sag`. As often as there are methods."""
+    `masactrl`, `kv-fusion`, `structure`, `sag`, `like`. As often as there are methods."""
+    like: str | None = None
+    """A picture that the result is to look like: the network sees its places in the place of its own (Cross-Image
+    attention), and colours go to its. Settings of it are --attention like:key=value,... None: there is none."""
     steer: str | None = None
     """A pull beside the prior's, by which every thing of the sentence is to show in every particle: `conform`,
     `excite`, or NAME:key=value,... with step or rms, until, columns, level, sites; conform also temperature, previous,
@@ -114,4 +117,5 @@ class EditConfig(RunConfig):
     @property
     def attending(self) -> Attention:
         """What is done inside the network, read."""
-        return Attention.of(self.share, self.attention, self.steer, self.group)
+        likes = self.like is not None
+        return Attention.of(self.share, self.attention, self.steer, self.group, likes=likes)

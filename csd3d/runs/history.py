@@ -73,7 +73,7 @@ def earlier_runs(source: Path, sha256: str, comment: str | None = None) -> list[
 def entry(path: Path, manifest: Manifest) -> dict[str, Any]:
     """What a later run keeps of an earlier one."""
     known = {"command": manifest.command, "prompt": sentences(manifest), "run_dir": str(path.resolve())}
-    return known | {"input": manifest.inputs[0]["path"] if manifest.inputs else None, "created": manifest.created}
+    return known | {"input": manifest.source, "created": manifest.created}
 
 
 def sentences(manifest: Manifest) -> str:
@@ -102,7 +102,7 @@ def repeat_command(run_dir: Path, manifest: Manifest) -> str:
     takes more than a source and a sentence."""
     if "prompt" not in manifest.config:
         return ""
-    words = ["csd3d", manifest.command, *(entry["path"] for entry in manifest.inputs[:1])]
+    words = ["csd3d", manifest.command, *([manifest.source] if manifest.source else [])]
     words += ["--prompt", prompt] if (prompt := manifest.config["prompt"]) is not None else []
     words += ["--preset", str(run_dir / "manifest.json")]
     return shlex.join([*words, "--tolerance", "0"] if was_ended(manifest) else words)

@@ -269,10 +269,9 @@ def resume_request(editor: type[Editor[C]], run_dir: str | Path | None) -> Reque
     prompt = manifest.config.get("prompt")
     if not isinstance(prompt, str | None):
         raise ValueError(f"resume: expected a sentence in the manifest of {run_dir}, got {prompt!r:.60}")
-    source = manifest.inputs[0]["path"] if manifest.inputs else None
     output = manifest.outputs.get(editor.role)
     return Request(
-        source=None if source is None else Path(source),
+        source=None if manifest.source is None else Path(manifest.source),
         prompt=prompt,
         output=None if output is None else Path(output),
         config=config,

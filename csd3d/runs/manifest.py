@@ -44,7 +44,7 @@ class Manifest:
     seed: int
     """The seed all randomness of the run descends from."""
     inputs: list[dict[str, Any]] = field(default_factory=list)
-    """One entry an input: `path`, `sha256`, `bytes` (see `fingerprint`)."""
+    """One entry an input: `path`, `sha256`, `bytes` (see `fingerprint`), and maybe `beside`: it is no source."""
     prior: dict[str, Any] = field(default_factory=dict)
     """Which diffusion model: name as asked for, what it resolved to, kind, where it computes."""
     notes: list[str] = field(default_factory=list)
@@ -111,6 +111,11 @@ class Manifest:
             ValueError: a number in it is not finite.
         """
         write_json(path, dataclasses.asdict(self))
+
+    @property
+    def source(self) -> str | None:
+        """Path of what was edited; None where nothing was."""
+        return next((entry["path"] for entry in self.inputs[:1] if not entry.get("beside")), None)
 
     @classmethod
     def read(cls, path: Path) -> "Manifest":

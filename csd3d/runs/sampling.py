@@ -6,6 +6,7 @@ from csd3d.engine.residuals import Score
 from csd3d.engine.sampling import Sampling, Start
 from csd3d.priors.prior import Guidance, Prior, Prompts
 from csd3d.runs.config import EditConfig
+from csd3d.runs.reference import attending_of
 
 DEFAULT_START: dict[str, Start] = {"instruct": "noised", "text-to-image": "inverted"}
 """Of each kind of prior."""
@@ -31,7 +32,8 @@ def sampled_edit(prior: Prior, prompts: Prompts, config: EditConfig) -> SampledE
     """
     start = config.start or DEFAULT_START[prior.kind]
     asked = replace(config.engine, residual="noise")  # a caption of the source is asked for below, if it is needed
-    score, sees = prior.score_under(asked, prompts, config.attending), config.attending.sees_sources
+    attending = attending_of(config, prior)
+    score, sees = prior.score_under(asked, prompts, attending), attending.sees_sources
     if prior.kind == "text-to-image" and prompts.source is None and (sees or start == "inverted"):
         why = "under which it is inverted" if start == "inverted" else "which the prior reads while it looks at it"
         raise ValueError(f"source-prompt: expected what the source shows, {why}, got none (--start noised without)")
@@ -44,6 +46,6 @@ def score_of_edit(prior: Prior, prompts: Prompts, config: EditConfig) -> tuple[S
     """The prior under the sentences of an edit, and how it is sampled if it is. Raises ValueError as `sampled_edit` and
     `Prior.score_under` do."""
     if config.by == "moves":
-        return prior.score_under(config.engine, prompts, config.attending), None
+        return prior.score_under(config.engine, prompts, attending_of(config, prior)), None
     edit = sampled_edit(prior, prompts, config)
     return edit.sampling.score, edit

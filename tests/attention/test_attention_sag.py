@@ -120,11 +120,13 @@ def test_pieces_change_nothing_and_no_scale_costs_nothing(priors: dict[str, Inst
     assert prior.rows_done - before == 9, "one row more a particle"
 
 
-def test_where_only_controls_act_it_is_refused(priors: dict[str, InstructPrior | TextToImagePrior]) -> None:
+def test_where_only_controls_act_it_has_none(priors: dict[str, InstructPrior | TextToImagePrior]) -> None:
     score = priors["t2i"].score(Prompts("a ball"), Guidance(3.0))
-    for name in ("sag", "pnp"):
-        with pytest.raises(ValueError, match="expected reweight or structure"):
-            Attention.of("none", (name,)).alone(score, (8, 8))
+    with pytest.raises(ValueError, match="expected one of reweight, structure, sag"):
+        Attention.of("none", ("pnp",)).alone(score, (8, 8))
+    guiding = Attention.of("none", ("sag",))
+    assert guiding.guides
+    assert guiding.alone(score, (8, 8)) == []
 
 
 def test_it_is_asked_for_by_name() -> None:

@@ -254,7 +254,7 @@ def test_settings_in_one_word() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("boost", "steer: expected conform, excite, got 'boost'"),
+        ("boost", "steer: expected conform, excite, layout, got 'boost'"),
         ("excite:temperature=1", "steer: expected excite with step=..., .*, got 'temperature=1'"),
         ("conform:rounds=2.5", "steer: expected a whole number for conform rounds, got '2.5'"),
         ("conform:previous=1", "steer: expected yes or no for conform previous, got '1'"),

@@ -89,6 +89,6 @@ def test_what_cannot_be_served_is_one_line(t2i: TextToImagePrior) -> None:
         Attention.of("none", ("structure",)).over(t2i.score(Prompts("a photo"), Guidance(1.0)))
     score = t2i.score(Prompts(CAPTION), Guidance(1.0))
     for attention in (Attention.of("none", ("pnp",)), Attention.of("anchors", ("structure",))):
-        with pytest.raises(ValueError, match="attention: expected reweight or structure"):
+        with pytest.raises(ValueError, match="attention: expected one of reweight, structure, sag, like, dense"):
             attention.alone(score, (8, 8))
     assert Attention().alone(score, (8, 8)) == []

@@ -32,6 +32,10 @@ class Known:
     def source_branch(self):
         return {"text": "text"}
 
+    @property
+    def wordless_branch(self):
+        return {"text": "null"}
+
     def __init__(self):
         self.controls, self.seen = (), []
 
@@ -66,6 +70,9 @@ class Known:
         raise NotImplementedError
 
     def noise_in(self, output, x):
+        raise NotImplementedError
+
+    def output_of(self, e, x):
         raise NotImplementedError
 
     def encode(self, sentences):

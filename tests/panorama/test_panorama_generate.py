@@ -13,7 +13,8 @@ from csd3d.cli.main import main
 from csd3d.engine.config import METHODS
 from csd3d.priors.text_to_image import TextToImagePrior
 from csd3d.runs.manifest import Manifest
-from panorama.generate import GenerateConfig, decode_canvas, generate, spread
+from panorama.generate import decode_canvas, generate, spread
+from panorama.generate_config import GenerateConfig
 from panorama.windows import make_windows
 from tests.priors.tiny import write_tiny_prior
 
@@ -140,13 +141,13 @@ def test_pictures_are_composed_as_asked_for(folder: Path, tmp_path: Path, flags:
 def test_what_cannot_be_composed_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["generate", "--prompt", "a red ball and a snowy cover", "--prior", str(folder), "--steps", "2"]
     for flags, message in (
-        (["--steer", "boost"], "steer: expected conform, excite, got 'boost'"),
+        (["--steer", "boost"], "steer: expected conform, excite, layout, got 'boost'"),
         (["--steer", "conform:rounds=2", "--method", "csd"], "steer: expected no rounds where particles are moved"),
         (["--pick", "2", "--method", "sds"], "pick: expected --method ddim beside it"),
         (["--pick", "2", "--pick-after", "2"], "pick_after: expected less than the 2 steps"),
         (["--steer", "excite", "--width", "80"], "steer: expected pictures as large as the prior's own"),
         (["--steer", "excite", "--group", "cone"], "word: expected one of the prompt"),
-        (["--attention", "pnp", "--method", "ddim"], "attention: expected reweight or structure"),
+        (["--attention", "pnp", "--method", "ddim"], "attention: expected one of reweight, structure, sag"),
         (["--attention", "p2p"], "p2p: expected a caption of the source"),
     ):
         assert main([*words, *flags, "--run-dir", str(tmp_path / "run")]) == 2, flags

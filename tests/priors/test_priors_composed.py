@@ -82,7 +82,7 @@ def test_what_cannot_be_sampled_is_one_line(t2i: TextToImagePrior) -> None:
         sample(t2i, noise(2), composed=Composed(STEER), sampler="own")
     with pytest.raises(ValueError, match="pick_after: expected less than the 4 steps"):
         sample(t2i, noise(4), composed=Composed(STEER, pick=Pick(2, 4)))
-    with pytest.raises(ValueError, match="attention: expected reweight or structure"):
+    with pytest.raises(ValueError, match="attention: expected one of reweight, structure, sag, like, dense"):
         sample(t2i, noise(2), attention=Attention.of("none", ("kv-fusion",)))
 
 

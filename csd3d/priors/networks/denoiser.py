@@ -235,3 +235,18 @@ def target_of(
         return e
     ab = schedule.alpha_bar(t)
     return ab**0.5 * e - (1 - ab) ** 0.5 * z
+
+
+def from_epsilon(
+    e: Float[Tensor, "n c h w"],
+    z_t: Float[Tensor, "n c h w"],
+    t: int,
+    *,
+    schedule: Schedule,
+    prediction: Prediction,
+) -> Float[Tensor, "n c h w"]:
+    """The output of a UNet that means noise `e`: the inverse of `to_epsilon`."""
+    if prediction == "epsilon":
+        return e
+    ab = schedule.alpha_bar(t)
+    return (e - (1 - ab) ** 0.5 * z_t) / ab**0.5

@@ -149,14 +149,21 @@ class _Controlled:
                 q, k, v = control.qkv(site, rows, q, k, v)
         biases = [b for c in acting if c.bias is not None and (b := c.bias(site, rows, q, k)) is not None]
         bias = sum(biases[1:], biases[0]).to(q) if biases else None
-        weighing = [control.weigh for control in acting if control.weigh is not None]
+        weighing = [control for control in acting if control.weigh is not None]
         if not weighing:
             out = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         else:
-            A = _probabilities(site, q, k, bias)
-            for weigh in weighing:
-                A = weigh(site, rows, A)
-            out = A.to(v.dtype) @ v
+            by_query = all(control.by_query for control in weighing)
+            at_once = max(MOST_WEIGHTS // k.shape[2], 1) if by_query else q.shape[2]
+            parts: list[Tensor] = []
+            for first in range(0, q.shape[2], at_once):
+                some = slice(first, first + at_once)
+                A = _probabilities(site, q[:, :, some], k, bias if bias is None else bias[:, :, some])
+                for control in weighing:
+                    assert control.weigh is not None
+                    A = control.weigh(site, rows, A)
+                parts.append(A.to(v.dtype) @ v)
+            out = torch.cat(parts, 2)
         out = out.transpose(1, 2).flatten(2).to(q.dtype)
         for part in attn.to_out:  # a projection and dropout
             out = part(out)
