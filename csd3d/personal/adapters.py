@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from csd3d.personal.config import TOKEN, PersonalConfig
@@ -38,6 +38,11 @@ class Adapter(ABC):
         """All that learns, by name."""
 
     @abstractmethod
+    def require(self, captions: Sequence[str]) -> None:
+        """Raises UnknownPrompt for captions with other words than the prior knows, and ValueError for those that are
+        cut before the word of the subject."""
+
+    @abstractmethod
     def text(self, captions: Sequence[str]) -> Float[Tensor, "b l d"]:
         """Embeddings of captions with `{}`, differentiable by what learns."""
 
@@ -55,7 +60,10 @@ class NewWord(Adapter):
     """Vectors of a word that the prior did not have."""
 
     def __init__(self, prior: TextToImagePrior, config: PersonalConfig) -> None:
-        """Raises ValueError for a token that the prior has already, or an `init` that it does not know."""
+        """Raises ValueError for a token that the prior has already, an `init` that it does not know, and a prior whose
+        layers read different texts already."""
+        if prior.text.readers > 1:
+            raise ValueError("embedding: expected none with vectors for each layer where a word is learnt, got one")
         self.unet = prior.copy_unet().requires_grad_(False)
         self._prior, self.word = prior, config.word
         self._tokenizer, self._encoder = prior.text.copy()
@@ -64,7 +72,9 @@ class NewWord(Adapter):
         if readers:
             read_apart(readers, prior.text.max_length)
         first = _first_vectors(self._tokenizer, self._encoder, prior, config)
-        self._encoder.resize_token_embeddings(max(self._ids) + 1, mean_resizing=False)
+        table: Any = self._encoder.get_input_embeddings()
+        rows = max(len(table.weight), max(self._ids) + 1)
+        self._encoder.resize_token_embeddings(rows, mean_resizing=False)
         self._encoder.requires_grad_(False)
         self._vectors = nn.Parameter(first.expand(max(1, len(readers)), -1, -1).clone())
         self._extended = bool(readers)
@@ -74,17 +84,28 @@ class NewWord(Adapter):
         """The vectors."""
         return {"vectors": self._vectors}
 
-    def text(self, captions: Sequence[str]) -> Float[Tensor, "b sl d"]:
-        """What each reader reads, one after another."""
+    def require(self, captions: Sequence[str]) -> None:
+        """See `Adapter`."""
+        for caption, whole in ((c, (self._tokens([c]) == self._ids[-1]).any()) for c in captions):
+            if not bool(whole):
+                length = self._prior.text.max_length
+                raise ValueError(
+                    f"captions: expected {TOKEN} within the {length} tokens that are read, got {caption!r}"
+                )
+
+    def _tokens(self, captions: Sequence[str]) -> Int64[Tensor, "b l"]:
         said = [known_caption(self._prior, caption, self.word) for caption in captions]
-        ids = self._tokenizer(
+        return self._tokenizer(
             [caption.replace(self.word, " ".join(token_names(self.word, len(self._ids)))) for caption in said],
             padding="max_length",
             max_length=self._prior.text.max_length,
             truncation=True,
             return_tensors="pt",
         ).input_ids.to(self._vectors.device)
-        parts: list[Tensor] = []
+
+    def text(self, captions: Sequence[str]) -> Float[Tensor, "b sl d"]:
+        """What each reader reads, one after another."""
+        ids, parts = self._tokens(captions), list[Tensor]()
         for vectors in self._vectors:
             with spoken(self._encoder, self._ids, vectors):
                 parts.append(self._encoder(ids)[0])
@@ -119,6 +140,10 @@ class LowRank(Adapter):
     def parameters(self) -> Mapping[str, nn.Parameter]:
         """A and B of all layers."""
         return {name: p for name, p in self.unet.named_parameters() if p.requires_grad}
+
+    def require(self, captions: Sequence[str]) -> None:
+        """See `Adapter`."""
+        self.text(captions)
 
     def text(self, captions: Sequence[str]) -> Float[Tensor, "b l d"]:
         """As the prior embeds it."""

@@ -73,6 +73,8 @@ class PersonalConfig(RunConfig):
         caption, token = self.source_prompt, self.token
         require(self, "source_prompt", caption is None or TOKEN in caption, f"a caption with {TOKEN} for the subject")
         require(self, "token", token is None or len(token.split()) == 1, "one word")
+        require(self, "quantise", self.quantise == "none", "none where a prior learns")
+        require(self, "offload", not self.offload, "none where a prior learns")
         lora = self.method == "lora"
         require(self, "class_prompt", lora or self.class_prompt is None, "none but with --method lora")
         require(self, "vectors", not lora or self.vectors == 1, "none with --method lora")

@@ -158,6 +158,7 @@ class PersonalEditor(Editor[PersonalConfig]):
             raise ValueError(f"size: expected a multiple of {prior.codec.factor} px, got {self._size}")
         prior.embed(self.sentences)  # unknown words are refused here
         self._adapter = make_adapter(prior, config)
+        self._adapter.require(list(dict.fromkeys(self._captions)))
         self._where = None
         if config.mask is not None:
             where = self._subject.masks(Path(config.mask), self._size)
@@ -228,14 +229,14 @@ class PersonalEditor(Editor[PersonalConfig]):
         rows = {"subject": own[chosen]}
         for when, prior, word in (
             ("before", self.prior, plain),
-            ("after", with_learnt(self.prior, path, config), config.word),
+            ("after", personal_prior(self.prior, path, config), config.word),
         ):
             said = [" ".join(caption.replace(TOKEN, word).split()) for caption in captions]
             rows[f"{when}: {said[0]}"] = _drawn(prior, said, config, self._size)
         return rows
 
 
-def with_learnt(prior: TextToImagePrior, path: Path, config: PersonalConfig) -> TextToImagePrior:
+def personal_prior(prior: TextToImagePrior, path: Path, config: PersonalConfig) -> TextToImagePrior:
     """The prior, read again with what a run has written."""
     how = prior.how
     name = "lora" if config.method == "lora" else "embedding"

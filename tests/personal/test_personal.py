@@ -19,7 +19,7 @@ from csd3d.cli.personalise import FORM
 from csd3d.engine.config import CsdConfig
 from csd3d.personal.adapters import Adapter, NewWord, make_adapter
 from csd3d.personal.config import PersonalConfig, Way
-from csd3d.personal.job import personalise, with_learnt
+from csd3d.personal.job import personal_prior, personalise
 from csd3d.personal.subject import find_subject
 from csd3d.personal.train import Lesson, Trainer
 from csd3d.priors.loading import Loading
@@ -109,7 +109,7 @@ def test_what_is_written_is_read_back_as_it_was_learnt(way: Way, prior: TextToIm
     adapter = trained(prior, config)
     file = tmp_path / "learnt.safetensors"
     save_file({name: value.detach().contiguous() for name, value in adapter.tensors().items()}, file)
-    personal = with_learnt(prior, file, config)
+    personal = personal_prior(prior, file, config)
     with torch.no_grad():
         text = adapter.text(["a {} ball"])
     read = personal.embed([f"a {config.word} ball"])
@@ -142,6 +142,8 @@ def test_the_same_vectors_in_all_layers_are_a_plain_embedding(prior: TextToImage
     assert torch.equal(mixed[:, :32], texts[:, :32])
     assert not torch.equal(mixed[:, 32:48], texts[:, 32:48])
     assert not torch.equal(said(changed.copy_unet(), mixed), said(plain.copy_unet(), text))
+    with pytest.raises(ValueError, match="embedding: expected none with vectors for each layer"):
+        make_adapter(layered, config_for("embedding", prior))
     with pytest.raises(ValueError, match="expected vectors for 5 layers, got 3"):
         at("few.safetensors", other[:3])
 
@@ -236,7 +238,8 @@ def test_learn_and_use_from_the_command_line(
     assert main(["priors", "show", str(folder), f"--embedding={file}"]) == 0
     assert "'<toy>', 5 x 1 x 64" in capsys.readouterr().out
     made = ["generate", "--prompt=a <toy>", f"--prior={folder}", f"--embedding={file}", "--n=1", "--method=ddim"]
-    assert main([*made, "--steps=1", f"--run-dir={tmp_path / 'made'}"]) == 0
+    look = ["--steps=1", "--attention=reweight:word=<toy>,scale=1.5"]
+    assert main([*made, *look, f"--run-dir={tmp_path / 'made'}"]) == 0
     entry = json.loads((tmp_path / "made" / "manifest.json").read_text())["prior"]["added"]
     assert [e["path"] for e in entry] == [str(file)]
     assert main([*made, "--steps=1", "--attention=structure", f"--run-dir={tmp_path / 'no'}"]) == 2
@@ -252,6 +255,8 @@ def test_learn_and_use_from_the_command_line(
         ({"source_prompt": "a ball"}, "source_prompt: expected a caption with {} for the subject, got 'a ball'"),
         ({"class_prompt": "a ball"}, "class_prompt: expected none but with --method lora"),
         ({"method": "lora", "vectors": 2}, "vectors: expected none with --method lora"),
+        ({"source_prompt": "a ball " * 8 + "and {}"}, "captions: expected {} within the 16 tokens that are read, got"),
+        ({"quantise": "fp8"}, "quantise: expected none where a prior learns"),
         ({"size": 36}, "size: expected a multiple of 8 px, got 36"),
         ({"lr": 0.0}, "lr: expected a number above 0"),
     ],
