@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from csd3d.media.place import at_home
 from csd3d.runs.folder import RunFolder
 from csd3d.runs.found_masks import mask_file
 from csd3d.runs.manifest import Manifest
@@ -39,7 +40,7 @@ def case_of_paths(paths: Sequence[Path], *, prompt: str | None, source_prompt: s
     for given in others:
         name, sign, path = str(given).partition("=")
         named = bool(sign) and not given.exists()
-        method, file = (name, Path(path).expanduser()) if named else (given.stem, given)
+        method, file = (name, at_home(Path(path))) if named else (given.stem, given)
         if method in results:
             raise ValueError(f"evaluate: expected a name for each result, as in mine={file}; got {method!r} twice")
         results[method] = file

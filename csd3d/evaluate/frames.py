@@ -6,6 +6,7 @@ from types import TracebackType
 from jaxtyping import Float
 from torch import Tensor
 
+from csd3d.media.clip.animation import is_animation
 from csd3d.media.clip.probe import PICTURES, natural
 from csd3d.media.clip.source import Clip, open_clip
 from csd3d.media.geometry import resize
@@ -84,7 +85,7 @@ class Frames:
 def pictures_of(path: Path) -> tuple[Path, ...]:
     """The picture files that `path` is or holds, in natural order; none where it is a video file or a pattern."""
     if path.is_file():
-        return (path,) if path.suffix.lower() in PICTURES else ()
+        return (path,) if path.suffix.lower() in PICTURES and not is_animation(path) else ()
     if not path.is_dir():
         return ()
     found = [p for p in path.iterdir() if p.suffix.lower() in PICTURES and p.is_file() and not p.name.startswith(".")]

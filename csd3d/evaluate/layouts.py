@@ -20,6 +20,7 @@ from csd3d.evaluate.frames import pictures_of
 from csd3d.evaluate.spreadsheet import read_spreadsheet
 from csd3d.media.clip.formats import CLIPS
 from csd3d.media.clip.probe import PICTURES
+from csd3d.media.place import at_home
 from video.batch import default_name
 
 Row = Mapping[str, str]
@@ -75,9 +76,7 @@ def cases_of_layout(entries: Sequence[Entry], methods: Sequence[Path]) -> tuple[
     folders: dict[str, Path] = {}
     for given in methods:
         name, sign, path = str(given).partition("=")
-        method, folder = (
-            (name, Path(path).expanduser()) if sign and not given.exists() else (given.resolve().name, given)
-        )
+        method, folder = (name, at_home(Path(path))) if sign and not given.exists() else (given.resolve().name, given)
         if not folder.is_dir():
             raise FileNotFoundError(f"evaluate: expected a folder of results, got {folder}, which does not exist")
         if method in folders:
@@ -135,7 +134,7 @@ def _rows(table: Path) -> Sequence[Row]:
 def _own(row: Row, folder: Path) -> Iterator[Entry]:
     if not row.get("clip") or not row.get("prompt"):
         raise ValueError(f"evaluate: expected a clip and a prompt in every row, got {dict(row)}")
-    clip, prompt, mask = folder / Path(row["clip"]).expanduser(), row["prompt"], row.get("mask")
+    clip, prompt, mask = folder / at_home(Path(row["clip"])), row["prompt"], row.get("mask")
     name = row.get("output") or default_name(clip, prompt)
     case = Case(
         f"{clip.stem} {prompt}", _existing(clip), {}, prompt, row.get("source_prompt") or None,

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from csd3d.media.clip.animation import AnimationReader, is_animated_webp
+from csd3d.media.clip.animation import AnimationReader, is_animation
 from csd3d.media.clip.probe import PICTURES, ClipInfo, probe
 from csd3d.media.clip.source import PyAVReader, Reader
 from csd3d.media.pictures.levels import from_levels, luma, read_with_alpha
@@ -64,7 +64,7 @@ class ClipMask:
         self._pictures: tuple[Path, ...] = ()
         is_file = path.is_file()
         is_one = path.suffix.lower() in PICTURES and (is_file or not any(sign in path.name for sign in "*?["))
-        if is_one and not (is_file and is_animated_webp(path)):
+        if is_one and not (is_file and is_animation(path)):
             self._one = self._fitted(read_mask(path)[None], path)
             return
         own = probe(path)

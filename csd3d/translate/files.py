@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from csd3d.media.clip.animation import is_animation
 from csd3d.media.clip.formats import Encoding
 from csd3d.media.clip.output import open_output
 from csd3d.media.clip.source import chunk_frames, open_clip
@@ -24,7 +25,7 @@ def translate_file(
     Raises:
         ValueError, FileNotFoundError: `source` cannot be read, or `output` not be written.
     """
-    if source.is_file() and source.suffix.lower() in SUFFIXES:
+    if source.is_file() and source.suffix.lower() in SUFFIXES and not is_animation(source):
         return _translate_picture(trained, source, task, output)
     return _translate_clip(trained, source, task, output, progress or RunProgress())
 

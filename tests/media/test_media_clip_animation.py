@@ -1,5 +1,6 @@
 """Small animations as clips: frames and times as they were written, whatever the file is called."""
 
+import os
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from csd3d.evaluate.frames import Frames
 from csd3d.media.clip.probe import NO_ALPHA, ClipInfo, probe
 from csd3d.media.clip.source import open_clip
 from csd3d.media.clip.times import durations
@@ -74,3 +76,23 @@ def test_a_webp_that_is_cut_short_is_one_line(tmp_path):
     path.write_bytes(path.read_bytes()[:-900])
     with pytest.raises(ValueError, match=r"clip: expected .* got .*a\.webp"):
         open_clip(path).read(0, 4)
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".png"])
+def test_an_animation_is_measured_and_masks_as_a_clip(suffix, tmp_path):
+    path = animation(tmp_path / f"a{suffix}", [40] * 4)
+    with Frames(path) as frames:
+        assert (len(frames), frames.clip is not None) == (4, True)
+    with ClipMask(path, probe(path)) as mask:
+        assert mask(range(4)).shape == (4, 1, 24, 32)
+    first = Image.fromarray(LEVELS[0])
+    first.save(tmp_path / f"one{suffix}")
+    with Frames(tmp_path / f"one{suffix}") as frames:
+        assert (len(frames), frames.clip) == (1, None)
+
+
+def test_what_never_ends_is_no_clip(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    for place in (tmp_path / "pipe.mp4", Path("/dev/zero")):
+        with pytest.raises(ValueError, match="got the device or pipe"):
+            probe(place)

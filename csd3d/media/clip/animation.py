@@ -29,15 +29,28 @@ class Animation:
 
 def is_animated_webp(path: Path) -> bool:
     """Whether a file, whatever its name, is a WebP of several frames."""
-    with path.open("rb") as file:
-        head = file.read(_HEAD_BYTES)
-    if head[:4] != b"RIFF" or head[8:] != b"WEBP":
+    return _head(path)[8:] == b"WEBP" and is_animation(path)
+
+
+def is_animation(path: Path) -> bool:
+    """Whether a file, whatever its name, is a PNG or WebP of several frames: a clip, and no picture."""
+    head = _head(path)
+    if not (head.startswith(b"\x89PNG") or (head.startswith(b"RIFF") and head.endswith(b"WEBP"))):
         return False
     try:
         with Image.open(path) as picture:
             return getattr(picture, "n_frames", 1) > 1
     except DAMAGED:
         return False
+
+
+def _head(path: Path) -> bytes:
+    """How a file begins; empty for what is none, or cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(_HEAD_BYTES)
+    except OSError:
+        return b""
 
 
 def read_animation(path: Path, max_frames: int | None) -> Animation:

@@ -138,6 +138,8 @@ def probe(path: Path, *, max_frames: int | None = None, stream: int | None = Non
         return _probe_pictures(
             path, [p for p in path.iterdir() if p.suffix.lower() in PICTURES and _may_be_file(p)], max_frames
         )
+    if not path.is_file():
+        raise ValueError(f"clip: expected a video file or a folder of frames, got the device or pipe {path}")
     if is_animated_webp(path):
         return _probe_animation(path, max_frames)
     if path.suffix.lower() in (".tif", ".tiff", ".webp"):

@@ -85,7 +85,7 @@ def open_picture(path: Path) -> Picture:
         ValueError: it is no picture of a kind that is read, is damaged or cut short, or too large.
     """
     if not path.is_file():
-        what = "a folder" if path.is_dir() else "which does not exist"
+        what = "a folder" if path.is_dir() else "a device or pipe" if path.exists() else "which does not exist"
         raise FileNotFoundError(f"picture: expected a file, got {path}, {what}")
     require_utf8(path.absolute(), "picture")
     data = path.read_bytes()
