@@ -1,6 +1,8 @@
 """Small animations as clips: frames and times as they were written, whatever the file is called."""
 
 import os
+import subprocess
+import sys
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -8,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 
 from csd3d.evaluate.frames import Frames
 from csd3d.media.clip.probe import NO_ALPHA, ClipInfo, probe
@@ -96,3 +98,25 @@ def test_what_never_ends_is_no_clip(tmp_path):
     for place in (tmp_path / "pipe.mp4", Path("/dev/zero")):
         with pytest.raises(ValueError, match="got the device or pipe"):
             probe(place)
+
+
+def test_a_named_colour_profile_does_not_end_the_process(tmp_path):
+    """It is side data of a decoded PNG, which PyAV frees twice: this would crash a process of its own."""
+    first, *others = map(Image.fromarray, LEVELS)
+    kind = {"format": "PNG", "icc_profile": ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()}
+    first.save(tmp_path / "a.png", **kind)
+    first.save(tmp_path / "b.mov", **kind)
+    first.save(tmp_path / "c.png", save_all=True, append_images=others, duration=40, **kind)
+    code = "import gc, sys; from pathlib import Path; from csd3d.media.clip.probe import probe\n"
+    code += "for p in sorted(Path(sys.argv[1]).iterdir()): print(probe(p).frames); gc.collect()"
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split()) == (0, ["1", "1", "4"]), done.stderr
+
+
+def test_one_picture_is_a_clip_with_its_orientation_and_colours(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(LEVELS[0]).save(tmp_path / "a.png", exif=exif)
+    with open_clip(tmp_path / "a.png", fps=Fraction(5)) as clip:
+        assert (clip.info.width_px, clip.info.height_px, clip.info.fps, clip.info.content) == (24, 32, 5, ())
+        assert torch.equal(clip.read(0, 1), from_levels(np.rot90(LEVELS[0], -1).copy())[None])

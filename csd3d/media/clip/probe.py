@@ -18,7 +18,7 @@ from av.error import FFmpegError
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from csd3d.media.clip.animation import is_animated_webp, read_animation
+from csd3d.media.clip.animation import is_animated_webp, is_animation, read_animation
 from csd3d.media.clip.container import (
     Damage,
     decoded_frames,
@@ -86,7 +86,7 @@ class ClipInfo:
     notes: tuple[str, ...] = ()
     """Warnings about how the clip was read."""
     files: tuple[Path, ...] = field(default=(), repr=False)
-    """The pictures, for a folder of frames."""
+    """The pictures, for a folder of frames or one picture."""
     times: Path | None = None
     """The file of timestamps in that folder, if there is one."""
     by_pillow: bool = False
@@ -100,6 +100,8 @@ class ClipInfo:
     @property
     def content(self) -> tuple[Path, ...]:
         """The files whose bytes are the clip, of a folder of frames; none of a single file."""
+        if self.files == (self.path,):
+            return ()
         return self.files if self.times is None else (*self.files, self.times)
 
     @property
@@ -142,8 +144,13 @@ def probe(path: Path, *, max_frames: int | None = None, stream: int | None = Non
         raise ValueError(f"clip: expected a video file or a folder of frames, got the device or pipe {path}")
     if is_animated_webp(path):
         return _probe_animation(path, max_frames)
-    if path.suffix.lower() in (".tif", ".tiff", ".webp"):
-        _require_one_picture(path)
+    if path.suffix.lower() in PICTURES and not is_animation(path):
+        try:
+            read_header(path)
+            return _probe_pictures(path, [path], max_frames)
+        except OSError as error:  # it may be a video of that name
+            if path.suffix.lower() in (".tif", ".tiff", ".webp"):
+                raise ValueError(f"clip: expected a video, frames or one picture, got {path} ({error})") from None
     with open_video(path, number=stream) as (container, video):
         info = _probe_stream(path, container, video, max_frames)
     if info.damaged:
@@ -155,14 +162,6 @@ def probe(path: Path, *, max_frames: int | None = None, stream: int | None = Non
 def _may_be_file(path: Path) -> bool:
     """Whether a path is a file, or a link that leads nowhere, which is no frame to pass over."""
     return path.is_file() or (path.is_symlink() and not path.exists())
-
-
-def _require_one_picture(path: Path) -> None:
-    """Raise ValueError for a file of several pictures, of which PyAV shows the first, or of 32 bits a channel."""
-    try:
-        read_header(path)
-    except OSError as error:
-        raise ValueError(f"clip: expected a video, frames or one picture, got {path} ({error})") from None
 
 
 def _probe_stream(path: Path, container: InputContainer, stream: VideoStream, max_frames: int | None) -> ClipInfo:
@@ -184,9 +183,9 @@ def _probe_stream(path: Path, container: InputContainer, stream: VideoStream, ma
         damage = Damage()
     elif stream.frames - damage.hidden > _held(container, raw) or _ends_early(path):
         damage.truncated = True
-    is_animation = stream.codec_context.name in ANIMATED
+    is_animated = stream.codec_context.name in ANIMATED
     last = None if damage else last  # frames that are missing would count to the mean rate
-    timing = timing_of(raw, stream.time_base, rates, start, notes, last=last, uneven_end=is_animation)
+    timing = timing_of(raw, stream.time_base, rates, start, notes, last=last, uneven_end=is_animated)
     videos = video_streams(container)
     if len(videos) > 1:
         sizes = ", ".join(f"{k}: {s.width}x{s.height}" for k, s in enumerate(videos))
@@ -194,11 +193,12 @@ def _probe_stream(path: Path, container: InputContainer, stream: VideoStream, ma
     if damage:
         promised = f" of {stream.frames} promised" if stream.frames > len(raw) else ""
         notes.append(f"the file is damaged: {len(raw)} frames{promised} can be decoded, the rest is left out")
-    orientation = orientation_of(first)
+    codec = stream.codec_context.name
+    orientation = orientation_of(first, codec)
     if orientation is None:
         notes.append("the angle at which it is to be shown is not applied")
     notes += _looks(stream, first, interlaced=interlaced)
-    if stream.codec_context.name in DOLBY_CODECS and (is_dolby_vision(path) or side_data(first, "DOVI_METADATA")):
+    if codec in DOLBY_CODECS and (is_dolby_vision(path) or side_data(first, "DOVI_METADATA", codec)):
         notes.append(DOLBY_VISION)
     aspect = stream.sample_aspect_ratio or Fraction(1)
     width, height = first.width, first.height
@@ -227,13 +227,14 @@ def _looks(stream: VideoStream, first: VideoFrame, *, interlaced: bool) -> list[
         notes.append(f"{name} is read as if it were {'SDR' if 'HDR' in name else 'sRGB'}")
     coded = {key.lower(): text for key, text in stream.metadata.items()}.get("alpha_mode")  # beside the pictures
     has_alpha = any(c.is_alpha for c in first.format.components) or coded == "1"
-    if has_alpha and stream.codec_context.name != "gif":
+    codec = stream.codec_context.name
+    if has_alpha and codec != "gif":
         notes.append(NO_ALPHA)  # GIF is decoded with transparency, whether it has any or not
     if interlaced:
         notes.append("the clip is interlaced: both fields of a frame are edited as one picture, combing stays")
-    if side_data(first, "SPHERICAL"):
+    if side_data(first, "SPHERICAL", codec):
         notes.append("the clip is spherical (360 degrees): it is edited flat, and players are no longer told")
-    if side_data(first, "STEREO3D"):
+    if side_data(first, "STEREO3D", codec):
         notes.append("the clip is stereoscopic: it is edited as one picture, and players are no longer told")
     return notes
 

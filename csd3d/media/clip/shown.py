@@ -21,6 +21,10 @@ FAST = Interpolation.BILINEAR
 HD_PX = (1280, 576)
 """Untagged clips at least so wide, or higher than that, have the matrix of BT.709; smaller ones that of BT.601."""
 
+FREED_TWICE = ("png", "apng")
+"""Decoders whose pictures may have a colour profile with a name: asked for side data, PyAV 18.1 frees that twice, which
+ends the process."""
+
 _UNSPECIFIED, _BT2020 = 2, 9
 _WIDE = {9: "BT.2020", 11: "DCI-P3", 12: "Display P3"}
 _HDR = {16: "PQ", 18: "HLG"}
@@ -59,8 +63,10 @@ def tags_of(frame: VideoFrame) -> ColourTags:
     )
 
 
-def side_data(frame: VideoFrame, kind: str) -> bytes | None:
-    """What a frame carries besides its picture, by FFmpeg's name for it; None where there is none."""
+def side_data(frame: VideoFrame, kind: str, codec: str) -> bytes | None:
+    """What a frame of a codec carries besides its picture, by FFmpeg's name for it; None where there is none."""
+    if codec in FREED_TWICE:
+        return None
     try:
         found = frame.side_data.get(kind)
     except ValueError:  # PyAV does not know all kinds that FFmpeg does
@@ -68,9 +74,9 @@ def side_data(frame: VideoFrame, kind: str) -> bytes | None:
     return None if found is None else bytes(found)
 
 
-def orientation_of(frame: VideoFrame) -> int | None:
+def orientation_of(frame: VideoFrame, codec: str) -> int | None:
     """How the stored picture is made upright, as EXIF counts it, 1 to 8; None for an angle between."""
-    matrix = side_data(frame, "DISPLAYMATRIX")
+    matrix = side_data(frame, "DISPLAYMATRIX", codec)
     if matrix is None:
         return {0: 1, 90: 8, 180: 3, 270: 6}.get(round(frame.rotation) % 360)
     a, b, _, c, d, *_ = struct.unpack("=9i", matrix[:36])  # x' = a x + c y, y' = b x + d y
