@@ -71,8 +71,8 @@ class Doing:
 
     def _asked(
         self, source: str | None, prompt: str | None, where: str, named: str | None, mask: dict[str, Any] | None,
-        prior: str, effort: str, editor: str, caption: str | None, strength: float, steps: float | None,
-        seed: float | None,
+        prior: str, effort: str, editor: str, caption: str | None, strength: float, steps: int | None,
+        seed: int | None,
     ) -> Asked:  # fmt: skip
         """What the fields say, the source where it stays."""
         if source is None:
@@ -80,7 +80,7 @@ class Doing:
         chosen = EDITORS[EDITORS.index(editor)] if editor in EDITORS else editor_for(Path(source))
         return Asked(
             self._folder.take(Path(source)), prompt or "", chosen, prior, effort, None if strength == 1 else strength,
-            None if steps is None else int(steps), None if not seed else int(seed), self._mask(where, mask),
+            steps or None, seed or None, self._mask(where, mask),
             _thing(named) if where == NAMED else None, (caption or "").strip() or None,
         )  # fmt: skip
 

@@ -140,7 +140,7 @@ def _form(known: Mapping[str, Known]) -> _Form:
             info="For priors that edit by captions; the sentence above is then a caption, too.",
         )  # fmt: skip
         strength = gr.Slider(0, 1, value=1, step=0.05, label="Strength", elem_id="strength")
-        steps = gr.Number(None, label="Steps", info="Empty: by the effort.", precision=0, minimum=1)
+        steps = gr.Number(0, label="Steps", info="0: by the effort.", precision=0, minimum=0)
         seed = gr.Number(0, label="Seed", precision=0, minimum=0)
     with gr.Row():
         look = gr.Button("First look", elem_id="look", min_width=90)

@@ -1,0 +1,46 @@
+"""What the page's buttons start. Needs the extra `ui`."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from csd3d.ui.files import RunsFolder
+from csd3d.ui.jobs import Jobs
+from csd3d.ui.known import Known
+
+pytest.importorskip("gradio", reason="the extra ui is not installed")
+doing = pytest.importorskip("csd3d.ui.doing")
+BEGUN = ("make it night", "everywhere", "", None, "builtin:instruct", "normal", "by what the file is", "", 1.0, 0, 0)
+
+
+def started_by(tmp_path: Path, *fields: object) -> list[str]:
+    """The flags of the command that is put in the queue."""
+    Image.new("RGB", (64, 48)).save(tmp_path / "photo.png")
+    jobs, folder = Jobs(), RunsFolder(tmp_path / "runs")
+    _, name = doing.Doing(folder, jobs, {"builtin:instruct": Known()}).begin(str(tmp_path / "photo.png"), *fields)
+    job = jobs.find(folder.place(name))
+    assert job is not None
+    return sorted(word for word in job.words if word.startswith("--") and not word.startswith("--run-dir"))
+
+
+def test_what_is_left_alone_is_left_to_the_command(tmp_path: Path) -> None:
+    assert started_by(tmp_path, *BEGUN) == ["--effort=normal", "--prior=builtin:instruct", "--prompt=make it night"]
+
+
+def test_what_is_filled_in_is_a_flag(tmp_path: Path) -> None:
+    filled = (
+        "make it night",
+        "where it belongs",
+        "",
+        None,
+        "builtin:instruct",
+        "quick",
+        "panorama",
+        "a cube ",
+        0.5,
+        3,
+        7,
+    )
+    flags = ["--mask=auto", "--seed=7", "--source-prompt=a cube", "--steps=3", "--strength=0.5"]
+    assert set(flags) <= set(started_by(tmp_path, *filled))
