@@ -31,7 +31,8 @@ def read_mask(path: Path) -> Float[Tensor, "H W"]:
         ValueError: it cannot be read as a picture.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"mask: expected a picture, got {path}, which does not exist")
+        what = "a folder" if path.is_dir() else "a device or pipe" if path.exists() else "which does not exist"
+        raise FileNotFoundError(f"mask: expected a picture, got {path}, {what}")
     try:
         levels, alpha = read_with_alpha(path)
     except OSError as error:
@@ -79,6 +80,12 @@ class ClipMask:
     def inputs(self) -> tuple[Path, ...]:
         """The files, and the folder or pattern, that it is read from."""
         return (self.path, *self.files)
+
+    def require_white(self) -> None:
+        """Raises `ValueError` for a picture under which no frame of an edit would change; of a moving mask it is not
+        known."""
+        if self._one is not None and not self._one.any():
+            raise ValueError(f"mask: expected something white, got {self.path}, which leaves nothing to edit")
 
     def __call__(self, frames: range) -> Float[Tensor, "_n 1 H W"]:
         """How much each pixel of neighbouring frames may change, 0 to 1.
