@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from csd3d.cli.parse import read_dataclass
+from csd3d.engine.validate import require_int
 from csd3d.runs.progress import RunProgress
 from csd3d.world import export
 from csd3d.world.camera import PathName
@@ -20,6 +21,7 @@ from csd3d.world.edits import KINDS, Edit, Kind, all_edits, applicable, describe
 from csd3d.world.families import all_families, families_in, find_family
 from csd3d.world.sample import PanoramaKind, PosedScene, Views, sample_clip, sample_panorama, sample_photo, sample_scene
 
+LARGEST_SEED = 2**62
 SEEDS_TRIED = 1000
 """How many seeds are searched for one that suits an edit."""
 
@@ -143,6 +145,7 @@ def main(argv: Sequence[str]) -> int:
 def run(command: Command) -> int:
     """Write or list what was asked for; 0. Raises ValueError for an edit that is unknown or changes nothing."""
     a = command.action
+    require_int(a, -LARGEST_SEED, LARGEST_SEED, "seed")
     if isinstance(a, Edits):
         _list(a, Console(soft_wrap=True, highlight=False))
     elif isinstance(a, Clip):

@@ -133,6 +133,7 @@ class EditSettings(VanillaPipelineConfig):
             require(self, "prompt", self.prompt == alias, f"the same as --prompt, {alias!r}")
         require_int(self, 1, None, "edit_every", "views_per_edit", "distil_views", "distil_px")
         require_int(self, 0, None, "scene_steps")
+        require_int(self, 0, 2**63 - 1, "seed")
         if self.size is not None:
             require(self, "size", self.size >= 8, "8 px or more")
         if self.box is not None and not all(low < high for low, high in zip(self.box[:3], self.box[3:], strict=True)):

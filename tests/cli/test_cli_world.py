@@ -98,6 +98,8 @@ def test_an_edit_that_hardly_shows_is_said(tmp_path: Path, capsys: pytest.Captur
             ("panorama", "p.jpg", "--kind", "strip", "--turn", 500),
             "turn of a strip: expected degrees in (0, 360], got 500",
         ),
+        (("photo", "f.png", "--seed", 10**20), "seed: expected "),
+        (("edits", "--seed", 10**20), "seed: expected "),
         (("clip", "c.mp4", "--frames", 0), "frames: expected 1 or more, got 0"),
         (("photo", "f.png", "--edit", "change the weather"), "'change the weather' has several right answers"),
         (("clip", "c.mp4", "--crf", 60), "crf: expected 0 to 51, got 60"),

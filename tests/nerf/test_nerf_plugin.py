@@ -451,6 +451,7 @@ def test_views_are_coupled_by_the_depth_of_the_field(scene: Path, prior: Path, t
         ({"box": (1.0, 0.0, 0.0, 0.5, 1.0, 1.0)}, "box: expected least x, y, z below largest x, y, z, got 1.0 0.0 0.0"),
         ({"size": 0}, "size: expected 8 px or more, got 0"),
         ({"scene_steps": -1}, "scene_steps: expected 0 or more, got -1"),
+        ({"seed": 2**63}, "seed: expected 0 to "),
         ({"edit_every": 0}, "edit_every: expected 1 or more, got 0"),
         ({"lr": -1.0}, "lr: expected a number above 0, got -1.0"),
     ],

@@ -68,6 +68,7 @@ class Text3dSettings(VanillaPipelineConfig):
             raise ValueError(f"data: expected none, as scenes from a sentence need no photographs, got {data}")
         require_choice(self, "method")
         require_int(self, 1, None, "views_per_step", "anneal_steps", "t_max_last")
+        require_int(self, 0, 2**63 - 1, "seed")
         require_number(self, 0, None, "opacity", "entropy", "orientation")
         sizes = bool(self.render_px) and all(size >= 8 for size in self.render_px)
         require(self, "render_px", sizes, "sides of 8 px or more")
