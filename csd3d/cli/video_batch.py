@@ -9,8 +9,10 @@
 """
 
 import csv
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from io import StringIO
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -90,7 +92,10 @@ def read_jobs(path: Path) -> list[dict[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix.lower() == ".csv":
-            rows: Any = list(csv.DictReader(text.splitlines(), strict=True))
+            reader = csv.DictReader(StringIO(text), strict=True)
+            rows: Any = list(reader)
+            if twice := [name for name, count in Counter(reader.fieldnames or ()).items() if count > 1]:
+                raise ValueError(f"jobs: expected each column once, got {twice[0]} more often in {path}")
         elif path.suffix.lower() in (".yaml", ".yml"):
             rows = yaml.safe_load(text)
         else:
@@ -125,6 +130,7 @@ def requests(rows: Sequence[Mapping[str, Any]], batch: Batch) -> list[Request[Vi
 def _requests(row: Mapping[str, Any], batch: Batch) -> Iterator[Request[VideoConfig]]:
     flags = {name: flag for name, flag in flags_for(FORM).items() if name not in OURS}
     values: dict[str, Any] = {} if batch.prior is None else {"prior": batch.prior}
+    seen = set[str]()
     for column, value in row.items():
         name = str(column).strip().replace("-", "_")
         turns_off = name.startswith("no_") and name[3:] in flags and flags[name[3:]].hint is bool
@@ -134,6 +140,9 @@ def _requests(row: Mapping[str, Any], batch: Batch) -> Iterator[Request[VideoCon
         if isinstance(value, (list, dict)):  # of YAML, whose aliases make a few lines a gigabyte of text
             raise ValueError(f"{column}: expected one value, got several")
         if value is not None and str(value).strip():
+            if name in seen:
+                raise ValueError(f"{name}: expected one column for it, got several spellings")
+            seen.add(name)
             read = convert(flags[name], str(value).strip())
             values[name] = not read if turns_off else read
     if missing := [name for name in ("clip", "prompt") if name not in values]:

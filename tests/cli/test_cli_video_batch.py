@@ -119,6 +119,11 @@ def test_yaml_and_patterns(make_clip, tmp_path):
     assert all((r.config.strength, r.config.strict, r.config.prior) == (0.5, True, "builtin") for r in made)
 
 
+def test_a_cell_may_have_several_lines(tmp_path):
+    [request] = asked(write(tmp_path / "jobs.csv", 'clip,prompt\na.mp4,"make it\nsnowy"\n'), tmp_path / "out")
+    assert request.prompt == "make it\nsnowy"
+
+
 def test_presets_lie_beside_the_job_file(tmp_path):
     (tmp_path / "quick.json").write_text('{"csd": {"steps": 3}}')
     jobs = write(tmp_path / "jobs.csv", "clip,prompt,preset,no-steady\na.mp4,x,quick.json,\nb.mp4,x,paper,true\n")
@@ -138,6 +143,8 @@ def test_presets_lie_beside_the_job_file(tmp_path):
         ("j.csv", "clip,prompt,output\na.mp4,x,o.mp4\nb.mp4,x,o.mp4\n", "an output for each edit"),
         ("j.csv", "clip,prompt,output\na.mp4,x,../o.mp4\n", "a name below --out"),
         ("j.csv", "clip,prompt,output\na.mp4,x,/tmp/o.mp4\n", "a name below --out"),
+        ("j.csv", "clip,prompt,prompt\na.mp4,x,y\n", "expected each column once, got prompt more often"),
+        ("j.csv", "clip,prompt,s-text,s_text\na.mp4,x,2,3\n", "s_text: expected one column for it"),
         ("j.yaml", "- a: [", "cannot be read"),
         ("j.yaml", "[" * 5000, "cannot be read"),
         ("j.yaml", "- {clip: a.mp4, prompt: [x, y]}", "prompt: expected one value, got several"),
