@@ -96,6 +96,34 @@ EXHIBITS: Mapping[str, Exhibit] = {
                 'csd3d video clip.mp4 --prompt "0-0.4s: make it snowy, 0.4-1s: make it night" --output faded.mkv'),
         ),
     ),
+    "places": Exhibit(
+        (),
+        (
+            Row("one caption, four noises", tuple(f"plain-{k}.png" for k in range(1, 5)),
+                f'csd3d generate --prompt "{CAPTION}" --method ddim --n 4 --output plain.png'),
+            Row('--box "red ball=0.5,0,1,1" --box "blue cube=0,0,0.5,1"', tuple(f"boxed-{k}.png" for k in range(1, 5)),
+                f'csd3d generate --prompt "{CAPTION}" --box "red ball=0.5,0,1,1" --box "blue cube=0,0,0.5,1" --n 4 '
+                "--output boxed.png"),
+            Row('--region "0.5,0,1,1=a red ball" --region "0,0,0.5,1=a blue cube"',
+                tuple(f"divided-{k}.png" for k in range(1, 5)),
+                f'csd3d generate --prompt "{CAPTION}" --method ddim --region "0.5,0,1,1=a red ball" '
+                '--region "0,0,0.5,1=a blue cube" --n 4 --output divided.png'),
+        ),
+    ),
+    "like": Exhibit(
+        (
+            _photo(8), "csd3d world photo look.png --seed 5 --width 192 --height 192",
+            _image("make it snowy", "plain.png", "--by sampling"),
+            _image("make it snowy", "colours.png", "--by sampling --like look.png --attention like:scale=0"),
+            _image("make it snowy", "looking.png", "--by sampling --like look.png --attention like:colours=0"),
+            _image("make it snowy", "both.png", "--by sampling --like look.png"),
+        ),
+        (
+            Row("source, and what it is to be like", ("photo.png", "look.png")),
+            Row("make it snowy, plain, and --like look.png", ("plain.png", "both.png")),
+            Row("like:scale=0 (colours alone), like:colours=0 (attention alone)", ("colours.png", "looking.png")),
+        ),
+    ),
     "captions": Exhibit(
         (),
         (

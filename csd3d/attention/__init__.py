@@ -10,6 +10,7 @@ In reading order:
     maps          attention maps, read
     masks         where an edit is, by the difference of predictions
     word_masks    where the thing is that a word names
+    segments      what hangs together, by self-attention alone: DiffSeg
     score         a prior whose attention can be controlled, as the engine sees it
     compositions  published methods: Prompt-to-Prompt, Plug-and-Play, MasaCtrl, re-weighting, fusion of keys and values
     structure     Structure Diffusion: noun phrases read each for itself

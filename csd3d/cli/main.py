@@ -39,6 +39,7 @@ COMMANDS: Mapping[str, Entry] = {
     "stitch": Entry("csd3d.cli.stitch", "Join photos taken on one spot into one panorama."),
     "image": Entry("csd3d.cli.image", "Edit a single picture from one sentence.", several=True),
     "generate": Entry("csd3d.cli.generate", "Make pictures from a caption, several that agree, or a wide one."),
+    "segments": Entry("csd3d.cli.segments", "Write what hangs together in a clip or a picture as masks."),
     "translate": Entry(
         "csd3d.cli.translate", "Learn an edit once from a folder of pictures, then apply it in one pass."
     ),

@@ -47,6 +47,7 @@ _BUILTIN_STEERING: dict[str, Any] = {
     "rms": 0.03, "rounds": 5, "columns": "words", "level": 1, "sites": "up_blocks.1.attentions.0",
 }  # fmt: skip
 """What `suited` fills in."""
+_BUILTIN_SEGMENTS: Mapping[Kind, float] = {"instruct": 0.02, "text-to-image": 0.1}
 
 
 def default_prior(method: Method | None) -> str:
@@ -149,6 +150,12 @@ def suited(steering: Steering, *, builtin: bool, pulls: bool = False) -> Steerin
     given = {f.name for f in fields(steering) if getattr(steering, f.name) is not None}
     given |= {"step", "rms"} if given & {"step", "rms"} else set()
     return replace(steering, **{name: value for name, value in usual.items() if name not in given})
+
+
+def segment_threshold(kind: Kind, *, builtin: bool) -> float:
+    """The divergence below which places are of one segment (`csd3d.attention.segments`): as published for Stable
+    Diffusion; the small built-in priors, whose attention is softer, have less of it between any two places."""
+    return _BUILTIN_SEGMENTS[kind] if builtin else 0.9
 
 
 def trained_side_lat(unet_config: Mapping[str, object]) -> int | None:
