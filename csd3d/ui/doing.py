@@ -207,6 +207,8 @@ class Doing:
         """What is to be said of a job, in Markdown: its place in the queue, how far it is, why it was refused."""
         if stands == "waiting":
             return f"{self._jobs.ahead_of(job)} before it"
+        if stands == "stopped":
+            return "before there was anything to save"
         if stands == "running" and job.stopping:
             return "saves its state"
         if stands == "running" and (at := job.how_far) is not None:

@@ -1,5 +1,7 @@
 """What the page's buttons start. Needs the extra `ui`."""
 
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -44,3 +46,24 @@ def test_what_is_filled_in_is_a_flag(tmp_path: Path) -> None:
     )
     flags = ["--mask=auto", "--seed=7", "--source-prompt=a cube", "--steps=3", "--strength=0.5"]
     assert set(flags) <= set(started_by(tmp_path, *filled))
+
+
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        ("raise SystemExit(130)", "**stopped**: before there was anything to save"),
+        (
+            "print('csd3d image: expected a thing. It knows:'); raise SystemExit(2)",
+            "**refused**: `csd3d image: expected a thing.`",
+        ),
+    ],
+)
+def test_why_nothing_came_of_it_is_said(tmp_path: Path, ends: str, said: str) -> None:
+    folder = RunsFolder(tmp_path)
+    with Jobs((sys.executable, "-c", ends)) as jobs:
+        job = jobs.start(folder.place("a"), [])
+        until = time.monotonic() + 60
+        while job.status in ("waiting", "running") or not (job.lines or "130" in ends):
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        assert doing.Doing(folder, jobs, {}).view("a")[0] == said
