@@ -4,6 +4,7 @@ import os
 import random
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import jaxtyping
@@ -13,11 +14,24 @@ import torch
 
 from tests.clips import REAL, encode, moving_picture
 from tests.toys import ToyPrior, resolve_toy
-from tests.warm import warm
+from tests.warm import reached, servers
+
+WARM = "CSD3D_WARM"
+"""Variable that names the folder of the warm servers' sockets."""
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores: one thread each, and for what their tests start
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the servers of `tests.warm`, once for all workers; they import nothing before they are asked."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        stack = ExitStack()
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="csd3d-")))
+        stack.enter_context(servers(folder))
+        os.environ[WARM] = str(folder)
+        config.add_cleanup(stack.close)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -44,10 +58,15 @@ def shapes_unchecked() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[dict[str, str]]:
+def server() -> dict[str, str]:
     """The environment in which commands run in forks of one warm process; see `tests.warm`."""
-    with tempfile.TemporaryDirectory(prefix="csd3d-") as folder, warm(Path(folder)) as environment:
-        yield environment
+    return reached(Path(os.environ[WARM]), "commands")
+
+
+@pytest.fixture(scope="session")
+def scene_server() -> dict[str, str]:
+    """As `server`, of a process that has imported nerfstudio too."""
+    return reached(Path(os.environ[WARM]), "scenes")
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,9 @@
-"""Commands in forks of one process that has imported the model libraries, which takes each of them seconds alone.
+"""Commands in forks of two processes that have imported the model libraries, which takes each of them seconds alone.
 
-The server listens on a socket in a folder; `CLIENT`, a small Python program, hands it words, folder, environment and
-the three standard streams, and ends with the exit code that comes back. What a command does is what it does started
-alone: the fork runs `python -m csd3d WORDS` or `python -c CODE`, as `runpy` would.
+One server is for csd3d's commands, one has nerfstudio too; all workers of the tests share them, and each imports when
+it is first asked. A server listens on a socket in a folder; `CLIENT`, a small Python program, hands it words, folder,
+environment and the three standard streams, and ends with the exit code that comes back. What a command does is what it
+does started alone: the fork runs `python -m csd3d WORDS` or `python -c CODE`, as `runpy` would.
 """
 
 import json
@@ -15,6 +16,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -29,29 +31,35 @@ with socket.socket(socket.AF_UNIX) as server:
     code = server.recv(4)
 sys.exit(int.from_bytes(code, "big") if len(code) == 4 else 1)
 """
-IMPORTED_S = 120
+NAMES = ("commands", "scenes")
+UP_S = 60
+ORPHANED_S = 10
+"""After which a server looks whether anybody is left who could ask."""
 
 
 @contextmanager
-def warm(folder: Path) -> Iterator[dict[str, str]]:
-    """A server while the block lasts; the environment in which `python -S client.py WORDS` reaches it.
-
-    `CLIENT_PY` in it names the client's file. `folder` should have a short path: that of a socket is bounded.
-    """
-    place, client = folder / "socket", folder / "client.py"
-    client.write_text(CLIENT)
+def servers(folder: Path) -> Iterator[None]:
+    """Both servers while the block lasts. `folder` should have a short path: that of a socket is bounded."""
+    (folder / "client.py").write_text(CLIENT)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    server = subprocess.Popen([sys.executable, "-m", "tests.warm", str(place)], env=environment, cwd=ROOT)
+    commands = [[sys.executable, "-m", "tests.warm", str(folder / name)] for name in NAMES]
+    started = [subprocess.Popen(command, env=environment, cwd=ROOT) for command in commands]
     try:
-        until = time.monotonic() + IMPORTED_S
-        while not place.exists():
-            if server.poll() is not None or time.monotonic() > until:
-                raise RuntimeError("the process that imports the libraries has not come up")
-            time.sleep(0.05)
-        yield {"WARM_SOCKET": str(place), "CLIENT_PY": str(client)}
+        yield
     finally:
-        server.terminate()
-        server.wait()
+        for server in started:
+            server.terminate()
+            server.wait()
+
+
+def reached(folder: Path, name: str) -> dict[str, str]:
+    """The environment in which `python -S client.py WORDS` reaches a server; `CLIENT_PY` names the client's file."""
+    place, until = folder / name, time.monotonic() + UP_S
+    while not place.exists():
+        if time.monotonic() > until:
+            raise RuntimeError(f"the server {name} has not come up")
+        time.sleep(0.05)
+    return {"WARM_SOCKET": str(place), "CLIENT_PY": str(folder / "client.py")}
 
 
 def _serve(place: str) -> None:
@@ -61,8 +69,14 @@ def _serve(place: str) -> None:
         server.listen()
         os.rename(partial, place)
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # ended forks leave nothing behind
-        while True:
-            asked, _ = server.accept()
+        server.settimeout(ORPHANED_S)
+        parent = os.getppid()
+        while os.getppid() == parent:  # who started it may have been killed
+            try:
+                asked, _ = server.accept()
+            except TimeoutError:
+                continue
+            _warm_up(Path(place).name)
             head, streams, _, _ = socket.recv_fds(asked, 4, 3)
             request = json.loads(_received(asked, int.from_bytes(head, "big")))
             if os.fork() == 0:
@@ -123,7 +137,8 @@ def _run(words: list[str]) -> int:
     return main()
 
 
-def _warm_up() -> None:
+@cache
+def _warm_up(name: str) -> None:
     """Import what commands import, and load a prior, after which transformers knows how to read weights."""
     import torch
 
@@ -135,8 +150,13 @@ def _warm_up() -> None:
         with suppress(ImportError):  # of an extra
             import_module(command.module)
     load_prior("builtin", device="cpu")
+    for module in ("tests.killable", "tests.priors.tiny"):
+        import_module(module)
+    if name == "scenes":
+        for module in ("nerfstudio.scripts.train", "nerfstudio.scripts.eval", "nerfstudio.scripts.render"):
+            import_module(module)
+        import_module("tests.nerf.tiny")
 
 
 if __name__ == "__main__":
-    _warm_up()
     _serve(sys.argv[1])

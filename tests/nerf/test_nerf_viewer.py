@@ -1,7 +1,6 @@
 """The viewer: that it starts, what it shows, and that clicks do what they say, in their order. Needs nerfstudio."""
 
 import math
-import subprocess
 import sys
 import threading
 import time
@@ -18,18 +17,23 @@ from nerfstudio.viewer.viewer import Viewer
 
 from csd3d.nerf.viewer import ChangePrompt, Controls, Pause, Reset, SetScale, Undo
 from csd3d.nerf.viewer_page import CPU_MAX_PX, middle_camera, photograph_distance
+from tests.forking import in_fork
 from tests.nerf.tiny import PX, config_for, trainer_for
 
 pytestmark = pytest.mark.slow
 
 
-def test_the_default_viewer_starts_in_an_empty_folder(scene: Path, prior: Path, tmp_path: Path) -> None:
+def test_the_default_viewer_starts_in_an_empty_folder(
+    scene: Path, prior: Path, tmp_path: Path, scene_server: dict[str, str]
+) -> None:
     settings = {"prompt": "make it snowy", "prior": prior, "size": PX, "scene-steps": 1, "edit-steps": 1}
     words = [str(word) for name, value in settings.items() for word in (f"--pipeline.{name}", value)]
     command = [str(Path(sys.executable).parent / "ns-train"), "csd-edit-cpu", "--data", str(scene), *words]
     command += ["--max-num-iterations", "2", "--viewer.quit-on-train-completion", "True"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr[-2000:]
+    run = "import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    process = in_fork(scene_server, "-c", run, *command, cwd=tmp_path)
+    said = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, said[-2000:]
     assert list(tmp_path.glob("outputs/small/csd-edit-cpu/*/edited_views/sheet.png"))
 
 

@@ -45,8 +45,8 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def forked():
-    with forking() as run:
+def forked(server: dict[str, str]):
+    with forking(server) as run:
         yield run
 
 
@@ -105,10 +105,10 @@ def test_killed_anywhere_and_resumed_equals_never_killed(kind: str, folder: Path
 
 
 @pytest.mark.skipif(importlib.util.find_spec("nerfstudio") is None, reason="needs nerfstudio")
-def test_a_scene_killed_anywhere_and_resumed_equals_one_never_killed(tmp_path: Path):
+def test_a_scene_killed_anywhere_and_resumed_equals_one_never_killed(tmp_path: Path, scene_server: dict[str, str]):
     from tests.nerf.tiny import write_small_scene
 
     write_small_scene(tmp_path / "scene")
     prior = write_tiny_prior(tmp_path / "instruct")
-    with forking("ns-train") as forked:
+    with forking(scene_server) as forked:
         strike(forked, "ns-train", prior, tmp_path)

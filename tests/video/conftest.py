@@ -6,7 +6,7 @@ from tests.forking import forking
 
 
 @pytest.fixture(scope="session")
-def forked():
+def forked(server: dict[str, str]):
     """`forked(clip, run_dir, kind, **fate)`: see `tests.forking`."""
-    with forking() as run:
+    with forking(server) as run:
         yield run
