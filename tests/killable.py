@@ -15,7 +15,6 @@ import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -134,9 +133,6 @@ def train_scene(prior: Path, run_dir: Path, watch: Watch) -> None:
 
     config = config_for(prior.with_name("scene"), prior, run_dir, max_num_iterations=LAST_STEP, views_per_edit=3)
     config.steps_per_save, config.save_only_latest_checkpoint = 3, True
-    model: Any = config.pipeline.model
-    for tables in (vars(model), *model.proposal_net_args_list):  # most of a checkpoint
-        tables["log2_hashmap_size"] = 8
     config.load_dir = next((path.parent for path in run_dir.glob("**/step-*.ckpt")), None)
     trainer = trainer_for(config)
     step = host.CsdTrainer.train_iteration

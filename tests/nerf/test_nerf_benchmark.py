@@ -1,5 +1,6 @@
 """The benchmark of radiance fields: measures, the rival's sampler, and all of it on a tiny random prior."""
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +14,14 @@ pytest.importorskip("nerfstudio", reason="the nerf extra is not installed")
 
 from csd3d.engine.schedule import Schedule
 from csd3d.engine.types import Noised
+from csd3d.nerf import configs
 from csd3d.runs.progress import RunProgress
 from csd3d.world.edits import find_edit
 from scripts import benchmark_nerf
 from scripts.benchmarks.nerf_methods import Plan, sample_from
 from scripts.benchmarks.nerf_scenes import Judge, Place, place
 from scripts.benchmarks.nerf_tables import CEILING, FLOOR, TRUTH, UNEDITED, summarise
+from tests.nerf.tiny import make_small
 from tests.priors.tiny import write_tiny_prior
 
 pytestmark = pytest.mark.slow
@@ -89,6 +92,9 @@ def test_from_end_to_end_and_on_from_where_it_was(
     small: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(benchmark_nerf, "place", lambda *_, **__: small)  # its truths take longer than all the rest
+    method = copy.deepcopy(configs.csd_edit_cpu)
+    make_small(method.config.pipeline.model)
+    monkeypatch.setattr(configs, "csd_edit_cpu", method)
     prior = write_tiny_prior(tmp_path / "tiny")
     settings = benchmark_nerf.Settings(
         prior=str(prior),

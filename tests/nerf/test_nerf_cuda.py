@@ -16,7 +16,7 @@ pytest.importorskip("nerfstudio", reason="the nerf extra is not installed")
 from csd3d.nerf import methods
 from csd3d.nerf.checkpoints import load_checkpoint
 from tests.devices import CUDA
-from tests.nerf.tiny import PX, trainer_for
+from tests.nerf.tiny import PX, make_small, trainer_for
 from tests.priors.tiny import write_tiny_prior
 
 pytestmark = pytest.mark.slow
@@ -43,6 +43,8 @@ def config_on(device: str, entry: str, scene: Path | None, prior: Path, out: Pat
     ):
         if hasattr(place, name):
             setattr(place, name, value)
+    if entry == "csd_edit_cpu":
+        make_small(pipeline.model)
     usual = {"prompt": "make it snowy", "prior": str(prior), "size": PX, "scene_steps": 3, "edit_every": 3,
              "views_per_edit": 4, "edit_steps": 2, "lr": 0.5, "s_text": 2.0, "s_image": 1.2}  # fmt: skip
     for name, value in {**usual, **changes}.items():

@@ -19,7 +19,7 @@ from csd3d.nerf.text3d.model import ThingModel, ThingModelConfig
 from csd3d.nerf.text3d.orbit import Orbit
 from csd3d.nerf.viewer import ChangePrompt
 from csd3d.priors.prior import Prompts
-from tests.nerf.tiny import PX, ToyEditor, trainer_for
+from tests.nerf.tiny import PX, ToyEditor, make_small_thing, trainer_for
 from tests.priors.tiny import write_tiny_prior
 
 pytestmark = pytest.mark.slow
@@ -44,9 +44,7 @@ def config_for(prior: Path, out: Path, entry: str = "csd_3d_cpu", /, **changes: 
     pipeline.prompt, pipeline.prior, pipeline.size, pipeline.s_text = "a red ball", str(prior), PX, 2.0
     pipeline.render_px, pipeline.anneal_steps, pipeline.views_per_step = (8, 16), 8, 3
     pipeline.datamanager.eval_px = 16
-    model = pipeline.model
-    model.implementation, model.num_levels, model.max_res, model.log2_hashmap_size = "torch", 2, 16, 8
-    model.grid_sizes, model.coarse_samples, model.fine_samples = (4, 8), 8, 8
+    make_small_thing(pipeline.model)
     for name, value in changes.items():
         setattr(pipeline if hasattr(pipeline, name) else config, name, value)
     return config

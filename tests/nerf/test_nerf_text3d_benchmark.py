@@ -1,5 +1,6 @@
 """The benchmark of scenes from a sentence, from end to end in a few steps. Needs nerfstudio."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -10,11 +11,13 @@ pytest.importorskip("nerfstudio", reason="the nerf extra is not installed")
 
 from safetensors.torch import save_file
 
+from csd3d.nerf import configs
 from csd3d.runs.progress import RunProgress
 from csd3d.world.edits import describe
 from scripts import benchmark_text3d
 from scripts.benchmark_text3d import ROWS, SCENES, Settings, verdict
 from scripts.benchmarks.composition import Content, Reader, content_of
+from tests.nerf.tiny import make_small_thing
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +37,10 @@ def test_a_verdict_is_the_share_of_views() -> None:
     assert shares == {"found": 0.5, "right": 0.5, "exact": 0.5}
 
 
-def test_from_end_to_end_and_again_from_what_was_kept(tmp_path: Path) -> None:
+def test_from_end_to_end_and_again_from_what_was_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    method = copy.deepcopy(configs.csd_3d_cpu)
+    make_small_thing(method.config.pipeline.model)
+    monkeypatch.setattr(configs, "csd_3d_cpu", method)
     save_file(Reader().state_dict(), tmp_path / "reader.safetensors")
     settings = Settings(work=tmp_path, out=tmp_path / "out", quick=True)
     with RunProgress(quiet=True) as progress:

@@ -29,6 +29,20 @@ def write_small_scene(out: Path, *, train_views: int = 6) -> Path:
     return out
 
 
+def make_small(model: Any) -> None:
+    """Give a nerfacto few levels, entries and samples: what a test sees of a field holds for a small one too."""
+    model.num_levels, model.max_res, model.log2_hashmap_size = 4, 64, 12
+    model.num_proposal_samples_per_ray, model.num_nerf_samples_per_ray = (12, 8), 8
+    for network in model.proposal_net_args_list:
+        network |= {"log2_hashmap_size": 12, "num_levels": 2, "max_res": 32}
+
+
+def make_small_thing(model: Any) -> None:
+    """Give the field of a scene from a sentence few levels, cells and samples."""
+    model.implementation, model.num_levels, model.max_res, model.log2_hashmap_size = "torch", 2, 16, 8
+    model.grid_sizes, model.coarse_samples, model.fine_samples = (4, 8), 8, 8
+
+
 def config_for(scene: Path, prior: Path, out: Path, /, **changes: object) -> CsdTrainerConfig:
     """A tiny run: 4 steps of scene, then edits every 3 steps, to step 10."""
     config: Any = copy.deepcopy(methods.csd_edit_cpu.config)
@@ -39,6 +53,7 @@ def config_for(scene: Path, prior: Path, out: Path, /, **changes: object) -> Csd
     pipeline: Any = config.pipeline
     pipeline.datamanager.data = scene
     pipeline.datamanager.train_num_rays_per_batch = 64
+    make_small(pipeline.model)
     pipeline.model.average_init_density = 1.0  # rays of a field that is hardly trained end within the scene
     for name, value in {
         "prompt": "make it snowy",
