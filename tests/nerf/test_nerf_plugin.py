@@ -77,6 +77,14 @@ def test_configs_survive_yaml() -> None:
         assert again == config
 
 
+@pytest.fixture(scope="module")
+def whole(scene: Path, prior: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The trainer of a tiny run that nothing stopped."""
+    trainer = trainer_for(config_for(scene, prior, tmp_path_factory.mktemp("whole")))
+    trainer.train()
+    return trainer
+
+
 def test_views_are_edited_while_the_scene_trains_and_kept_beside_it(scene: Path, prior: Path, tmp_path: Path) -> None:
     trainer = trainer_for(config_for(scene, prior, tmp_path))
     data = trainer.pipeline.datamanager
@@ -113,9 +121,7 @@ def test_a_prompt_edits_every_view_before_training_goes_on(
     assert "8 particles x 2 moves" in said
 
 
-def test_a_resumed_run_ends_with_the_same_bits(scene: Path, prior: Path, tmp_path: Path) -> None:
-    whole = trainer_for(config_for(scene, prior, tmp_path / "whole"))
-    whole.train()
+def test_a_resumed_run_ends_with_the_same_bits(scene: Path, prior: Path, tmp_path: Path, whole: Any) -> None:
     first = trainer_for(config_for(scene, prior, tmp_path / "first"))
     first.config.max_num_iterations = 5  # stopped between the two edits ...
     first.train()
@@ -145,10 +151,8 @@ def test_a_run_that_is_resumed_late_ends_with_the_same_bits(scene: Path, prior: 
 
 
 def test_ctrl_c_lets_the_step_finish_and_the_run_can_be_resumed(
-    scene: Path, prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    scene: Path, prior: Path, tmp_path: Path, whole: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = trainer_for(config_for(scene, prior, tmp_path / "whole"))
-    whole.train()
     first = trainer_for(config_for(scene, prior, tmp_path / "first"))
     edit = first.pipeline.driver.edit
     first.pipeline.driver.edit = lambda step: os.kill(os.getpid(), signal.SIGINT) or edit(step)
