@@ -14,7 +14,7 @@ import torch
 
 from tests.clips import REAL, encode, moving_picture
 from tests.toys import ToyPrior, resolve_toy
-from tests.warm import reached, servers
+from tests.warm import reached, servers, skip_fsync
 
 WARM = "CSD3D_WARM"
 """Variable that names the folder of the warm servers' sockets."""
@@ -22,6 +22,7 @@ WARM = "CSD3D_WARM"
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores: one thread each, and for what their tests start
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+skip_fsync()
 
 
 def pytest_configure(config: pytest.Config) -> None:

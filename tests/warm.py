@@ -137,6 +137,11 @@ def _run(words: list[str]) -> int:
     return main()
 
 
+def skip_fsync() -> None:
+    """Files need not reach the disk: no test pulls the plug, and the waits add up to minutes."""
+    os.fsync = lambda fd: None
+
+
 @cache
 def _warm_up(name: str) -> None:
     """Import what commands import, and load a prior, after which transformers knows how to read weights."""
@@ -145,6 +150,7 @@ def _warm_up(name: str) -> None:
     from csd3d.cli.main import COMMANDS
     from csd3d.priors.auto import load_prior
 
+    skip_fsync()
     torch.set_num_threads(1)  # a fork lacks the threads of its parent
     for command in COMMANDS.values():
         with suppress(ImportError):  # of an extra
