@@ -23,6 +23,8 @@ from tests.priors.tiny import write_tiny_prior
 
 pytestmark = pytest.mark.slow
 KILLS = int(os.environ.get("CSD3D_KILLS", "12"))
+STRIKES = 4
+"""At most at one run."""
 ENDS = {
     "kill": (-signal.SIGKILL,),
     "stop": (130, 143, -signal.SIGTERM),  # the last before anything has begun
@@ -73,14 +75,9 @@ def strike(forked: Forked, kind: str, source: Path, where: Path, hows: Sequence[
     whole = contents(kind, where / "whole")
     assert whole
     rng, kills, run = random.Random(f"{kind} {KILLS}"), 0, 0
-    while True:
-        how = hows[kills % len(hows)]
-        run_dir, fate = where / f"run{run}", {"how": how, "at": rng.randint(1, deeds), "everything": True}
-        code, _ = forked(source, run_dir, kind, **(fate if kills < KILLS else {}))
-        if code in ENDS[how] and kills < KILLS:
-            kills += 1
-            continue
-        assert code == 0
+    while kills < KILLS:
+        run_dir = where / f"run{run}"
+        kills += struck(forked, kind, source, run_dir, deeds, rng, [hows[k % len(hows)] for k in range(kills, KILLS)])
         now = contents(kind, run_dir)
         assert now.keys() == whole.keys()
         assert [name for name in whole if now[name] != whole[name]] == []
@@ -88,8 +85,22 @@ def strike(forked: Forked, kind: str, source: Path, where: Path, hows: Sequence[
             assert Manifest.read(run_dir / "manifest.json").status == "finished"
         assert [p for p in where.rglob("*") if ".part-" in p.name or p.name.startswith("now-")] == []
         run += 1
-        if kills == KILLS:
-            return
+
+
+def struck(
+    forked: Forked, kind: str, source: Path, run_dir: Path, deeds: int, rng: random.Random, hows: Sequence[str]
+) -> int:
+    """Strike a run of so many `deeds` at some of those it has left, then let it finish; how often it was struck."""
+    done = 0
+    for strikes, how in enumerate(hows[:STRIKES]):
+        at = rng.randint(1, max(1, deeds - done))
+        code, _ = forked(source, run_dir, kind, how=how, at=at, everything=True)
+        if code not in ENDS[how]:  # it has done fewer
+            assert code == 0
+            return strikes
+        done += at
+    assert forked(source, run_dir, kind)[0] == 0
+    return len(hows[:STRIKES])
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "ns-train"])
