@@ -2,10 +2,7 @@
 
 import json
 import os
-import subprocess
-import sys
 from fractions import Fraction
-from pathlib import Path
 
 import av
 import numpy as np
@@ -15,9 +12,9 @@ from PIL import Image
 from csd3d.media.pictures.tags import Tags
 from csd3d.media.pictures.write import write_picture
 from tests.clips import encode, moving_picture
+from tests.forking import in_fork
 from tests.priors.tiny import write_tiny_prior
 
-ROOT = Path(__file__).resolve().parents[2]
 CLIPS = {
     "a.mp4": "libx264", "a.mkv": "libx264", "a.mov": "libx264", "a.ts": "libx264", "a.avi": "mpeg4",
     "a.mpg": "mpeg1video", "a.flv": "flv", "a.webm": "libvpx",
@@ -56,15 +53,15 @@ def corpus(tmp_path_factory):
     return folder
 
 
-def fuzzed(corpus, count, seed):
+RUN = "import sys; from tests.media.fuzzing import main; main(*sys.argv[1:])"
+
+
+def fuzzed(server, corpus, count, seed):
     """Ends of so many damaged files: (those that are faults, how often each was seen)."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.media.fuzzing", str(corpus), str(count), str(seed)], cwd=ROOT, text=True,
-        capture_output=True, check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "JAXTYPING_DISABLE": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    *faults, seen = map(json.loads, done.stdout.splitlines())
+    process = in_fork(server, "-c", RUN, str(corpus), str(count), str(seed), cwd=corpus)
+    said = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, said[-2000:]
+    *faults, seen = (json.loads(line) for line in said.splitlines() if line.startswith("{"))
     return faults, seen
 
 
@@ -81,23 +78,23 @@ def test_whole_files_are_read(corpus):
             use(copy)
 
 
-def test_some_damaged_files(corpus):
-    faults, seen = fuzzed(corpus, 64, 1)
+def test_some_damaged_files(corpus, server):
+    faults, seen = fuzzed(server, corpus, 64, 1)
     assert faults == []
     assert seen["done"] > 12
     assert seen["refused"] > 5
 
 
 @pytest.mark.slow
-def test_three_hundred_damaged_files(corpus):
+def test_three_hundred_damaged_files(corpus, server):
     """`CSD3D_FUZZ=7 pytest tests/media/test_media_fuzz.py` damages others."""
-    faults, _ = fuzzed(corpus, 300, int(os.environ.get("CSD3D_FUZZ", "2")))
+    faults, _ = fuzzed(server, corpus, 300, int(os.environ.get("CSD3D_FUZZ", "2")))
     assert faults == []
 
 
 @pytest.mark.slow
-def test_damaged_priors(tmp_path):
+def test_damaged_priors(tmp_path, server):
     write_tiny_prior(tmp_path / "prior")
-    faults, seen = fuzzed(tmp_path, 52, 4)
+    faults, seen = fuzzed(server, tmp_path, 52, 4)
     assert faults == []
     assert seen["refused"] > 20
