@@ -2,6 +2,8 @@
 
 import os
 import random
+import shlex
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -68,6 +70,16 @@ def server() -> dict[str, str]:
 def scene_server() -> dict[str, str]:
     """As `server`, of a process that has imported nerfstudio too."""
     return reached(Path(os.environ[WARM]), "scenes")
+
+
+@pytest.fixture(scope="session")
+def warm_python(server: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A program that does what `python -m csd3d` and `python -c` do, in forks of the warm process."""
+    program = tmp_path_factory.mktemp("warm") / "python"
+    client = shlex.join([sys.executable, "-S", server["CLIENT_PY"]])
+    program.write_text(f'#!/bin/sh\nWARM_SOCKET={shlex.quote(server["WARM_SOCKET"])} exec {client} "$@"\n')
+    program.chmod(0o755)
+    return program
 
 
 @pytest.fixture(scope="session")

@@ -133,7 +133,7 @@ def _run(words: list[str]) -> int:
         return 0
     from csd3d.cli.main import main
 
-    sys.argv = ["csd3d", *words]
+    sys.argv = ["csd3d", *(words[2:] if words[:2] == ["-m", "csd3d"] else words)]
     return main()
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -30,15 +29,13 @@ def test_the_notebook_is_committed_without_results() -> None:
 
 
 @pytest.mark.slow
-def test_the_notebook_runs(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, server: dict[str, str]) -> None:
+def test_the_notebook_runs(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, warm_python: Path) -> None:
     pytest.importorskip("IPython")
     programs = tmp_path_factory.mktemp("programs")
-    command = programs / "csd3d"
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "{server["CLIENT_PY"]}" "$@"\n')
-    command.chmod(0o755)
-    env = {**os.environ, **server, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    (programs / "csd3d").symlink_to(warm_python)
+    env = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-S", server["CLIENT_PY"], "-c", RUN, str(NOTEBOOK)],
+        [str(warm_python), "-c", RUN, str(NOTEBOOK)],
         cwd=tmp_path,
         env=env | {"IPYTHONDIR": str(programs)},
         capture_output=True,

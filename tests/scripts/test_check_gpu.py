@@ -132,7 +132,8 @@ def test_networks_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_clips_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clips_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm_python: Path) -> None:
+    monkeypatch.setattr(sys, "executable", str(warm_python))
     settings = clips.Settings(device="cpu", frames=(3,), size_px=64, steps=1)
     head, _, row = clips.table(settings, tmp_path)
     assert row.startswith("| 3 | ")
