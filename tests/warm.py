@@ -6,6 +6,7 @@ environment and the three standard streams, and ends with the exit code that com
 does started alone: the fork runs `python -m csd3d WORDS` or `python -c CODE`, as `runpy` would.
 """
 
+import gc
 import json
 import os
 import signal
@@ -162,6 +163,8 @@ def _warm_up(name: str) -> None:
         for module in ("nerfstudio.scripts.train", "nerfstudio.scripts.eval", "nerfstudio.scripts.render"):
             import_module(module)
         import_module("tests.nerf.tiny")
+    gc.collect()
+    gc.freeze()  # forks need not look through, and so copy, what is imported
 
 
 if __name__ == "__main__":
