@@ -130,7 +130,6 @@ class VideoEditor(Editor[VideoConfig]):
                 place = file.resolve()
                 config = replace(config, mask=str(place))  # a run is resumed from anywhere
                 mask = stack.enter_context(ClipMask(place, clip.info, feather_px=config.feather))
-                mask.require_white()
             editor = cls(clip, prompt, request.output, config, mask)
             editor._resumed = request.resumed
             yield editor

@@ -52,7 +52,6 @@ def preview_video(
         mask = None
         if (file := mask_file(config.mask)) is not None:
             mask = stack.enter_context(ClipMask(file, source.info, feather_px=config.feather))
-            mask.require_white()
         require_place(picture, inputs=(*source.info.inputs, *(mask.inputs if mask else ())))
         stack.enter_context(progress)
         times = times_of(source)

@@ -81,12 +81,6 @@ class ClipMask:
         """The files, and the folder or pattern, that it is read from."""
         return (self.path, *self.files)
 
-    def require_white(self) -> None:
-        """Raises `ValueError` for a picture under which no frame of an edit would change; of a moving mask it is not
-        known."""
-        if self._one is not None and not self._one.any():
-            raise ValueError(f"mask: expected something white, got {self.path}, which leaves nothing to edit")
-
     def __call__(self, frames: range) -> Float[Tensor, "_n 1 H W"]:
         """How much each pixel of neighbouring frames may change, 0 to 1.
 

@@ -11,7 +11,6 @@ from csd3d.media.clip.probe import probe
 from csd3d.media.masks import ClipMask, feathered, masked, read_mask
 from panorama.regions import MaskFile
 from tests.clips import encode
-from video import VideoConfig, edit_video
 
 
 def half(height=48, width=64):
@@ -138,16 +137,3 @@ def test_outside_is_the_source_bit_for_bit():
     assert torch.equal(out[..., :4], source[..., :4])
     torch.testing.assert_close(out[..., 4:6], (source + edited)[..., 4:6] / 2)
     assert torch.equal(out[..., 6:], edited[..., 6:])
-
-
-def test_a_black_picture_leaves_nothing_to_edit(make_clip, tmp_path):
-    path, _ = make_clip(frames=2)
-    for name, level in (("black", 0), ("grey", 1)):
-        Image.new("L", (64, 48), level).save(tmp_path / f"{name}.png")
-    info = probe(path)
-    ClipMask(tmp_path / "grey.png", info).require_white()
-    with pytest.raises(ValueError, match=r"something white, got .*black\.png, which leaves nothing to edit"):
-        ClipMask(tmp_path / "black.png", info).require_white()
-    with pytest.raises(ValueError, match="something white"):
-        edit_video(path, "make it red", tmp_path / "out.mp4", VideoConfig(mask=str(tmp_path / "black.png")))
-    assert not (tmp_path / "out.mp4").exists()
