@@ -23,7 +23,7 @@ def explain(error: Exception) -> tuple[str, int] | None:
     if isinstance(error, OSError):
         return _explain_os(error), 2
     if isinstance(error, ValueError | TypeError):
-        return str(error).strip() or type(error).__name__, 2
+        return str(error).partition("\nException raised from")[0].strip() or type(error).__name__, 2
     return None
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from csd3d.engine.config import PAPER
-from csd3d.engine.validate import require, require_choice, require_int, require_number
+from csd3d.engine.validate import require, require_choice, require_int, require_number, require_side
 from csd3d.runs.config import EditConfig
 from panorama.windows import Draw
 from panorama.wrap import WrapChoice
@@ -53,7 +53,7 @@ class PanoramaConfig(EditConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_int(self, 8, None, "size")
+        require_side(self, 8, "size")
         require_int(self, 1, None, "window", "stride", "windows_per_step", "settle_every")
         require_int(self, 1, 100, "quality")
         require_choice(self, "draw", "wrap")

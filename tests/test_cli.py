@@ -83,6 +83,8 @@ def test_a_mistake_is_one_line_and_a_code(
 
 def test_an_error_without_words_still_says_something() -> None:
     assert cli.explain(ValueError()) == ("ValueError", 2)
+    of_torch = TypeError("size: overflow\nException raised from THPUtils_unpackLong at numbers.h:79\nframe #0: main")
+    assert cli.explain(of_torch) == ("size: overflow", 2)
     assert cli.explain(FloatingPointError()) == ("the run diverged", 1)
 
 

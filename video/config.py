@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
-from csd3d.engine.validate import require, require_choice, require_int, require_number
+from csd3d.engine.validate import require, require_choice, require_int, require_number, require_side
 from csd3d.media.clip.formats import Codec, Depth
 from csd3d.runs.config import EditConfig
 
@@ -63,7 +63,7 @@ class VideoConfig(EditConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_int(self, 8, None, "size")
+        require_side(self, 8, "size")
         require_int(self, 1, None, "frames_per_step", "keyframes", "max_frames", "chunk_frames")
         require_int(self, 0, None, "anchors", "stream")
         require_int(self, 0, 51, "crf")

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from csd3d.cli.parse import read_dataclass
-from csd3d.engine.validate import require_int
+from csd3d.engine.validate import LARGEST_SIDE_PX, require_int
 from csd3d.runs.progress import RunProgress
 from csd3d.world import export
 from csd3d.world.camera import PathName
@@ -222,8 +222,8 @@ def _size(action: Clip | Scene | Photo) -> dict[str, int]:
 
 
 def _expect_size(*sides_px: int) -> None:
-    if not all(16 <= side <= 32768 for side in sides_px):
-        raise ValueError(f"size: expected sides of 16 to 32768 px, got {' x '.join(map(str, sides_px))}")
+    if not all(16 <= side <= LARGEST_SIDE_PX for side in sides_px):
+        raise ValueError(f"size: expected sides of 16 to {LARGEST_SIDE_PX} px, got {' x '.join(map(str, sides_px))}")
 
 
 def _list(action: Edits, console: Console) -> None:

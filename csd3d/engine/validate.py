@@ -15,6 +15,11 @@ from math import inf
 from types import NoneType
 from typing import Literal, get_args, get_origin, get_type_hints
 
+LARGEST = 2**31 - 1
+"""Of whole numbers that have no bound of their own: larger ones overflow in torch."""
+LARGEST_SIDE_PX = 2**15
+"""A side of a picture beyond which it is taken for a mistake."""
+
 
 def require(
     config: object, name: str, good: bool, expected: str, error: type[ValueError | TypeError] = ValueError
@@ -27,11 +32,19 @@ def require(
 
 def require_int(config: object, low: int | None, high: int | None, *names: str) -> None:
     """Raises `TypeError` for what is no whole number, `ValueError` for one below `low` or above `high`; None: no
-    bound on that side."""
+    bound on that side, but that more than `LARGEST` is taken for a mistake."""
     for name, value in _given(config, names):
         whole = isinstance(value, int) and not isinstance(value, bool)
         require(config, name, whole, "a whole number", TypeError)
         require(config, name, _within(value, low, high), _limits(low, high))
+        require(config, name, high is not None or _within(value, None, LARGEST), f"at most {LARGEST}")
+
+
+def require_side(config: object, low: int, name: str) -> None:
+    """Raises as `require_int` for what is no side of a picture in px, of at least `low`."""
+    require_int(config, low, None, name)
+    for _, value in _given(config, (name,)):
+        require(config, name, _within(value, None, LARGEST_SIDE_PX), f"at most {LARGEST_SIDE_PX}")
 
 
 def require_number(config: object, low: int | float | None, high: int | float | None, *names: str) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from csd3d.engine.validate import require, require_int
+from csd3d.engine.validate import require, require_int, require_side
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,6 @@ class EvaluateConfig:
     """Frames of the source and of each result that are held at a time."""
 
     def __post_init__(self) -> None:
-        require_int(self, 16, None, "size")
+        require_side(self, 16, "size")
         require_int(self, 1, None, "max_frames", "chunk_frames")
         require(self, "reference", self.reference is None or self.fid is not None, "--fid, which it is for")

@@ -14,7 +14,7 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 
 from csd3d.attention.presets import Attention, Sharing
 from csd3d.engine.config import METHODS, PAPER, CsdConfig, Method, method_changes
-from csd3d.engine.validate import require, require_int, require_number
+from csd3d.engine.validate import LARGEST_SIDE_PX, require, require_int, require_number
 from csd3d.priors.defaults import default_config, default_prior
 from csd3d.priors.families.table import Family, Kind
 from csd3d.priors.loading import Loading
@@ -136,6 +136,7 @@ class EditSettings(VanillaPipelineConfig):
         require_int(self, 0, 2**63 - 1, "seed")
         if self.size is not None:
             require(self, "size", self.size >= 8, "8 px or more")
+            require(self, "size", self.size <= LARGEST_SIDE_PX, f"at most {LARGEST_SIDE_PX} px")
         if self.box is not None and not all(low < high for low, high in zip(self.box[:3], self.box[3:], strict=True)):
             raise ValueError(f"box: expected least x, y, z below largest x, y, z, got {' '.join(map(str, self.box))}")
         require_number(self, 0, 1, "strength", "detail")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from csd3d.engine.validate import require, require_choice, require_int, require_number
+from csd3d.engine.validate import require, require_choice, require_int, require_number, require_side
 from csd3d.runs.config import RunConfig
 
 TOKEN = "{}"
@@ -67,7 +67,7 @@ class PersonalConfig(RunConfig):
         require_choice(self, "method")
         require_int(self, 1, None, "pictures", "rank", "class_pictures", "steps", "batch")
         require_int(self, 1, 64, "vectors")
-        require_int(self, 8, None, "size")
+        require_side(self, 8, "size")
         require_number(self, 0, None, "preservation")
         require(self, "lr", self.lr is None or 0 < self.lr < math.inf, "a number above 0")
         caption, token = self.source_prompt, self.token

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from csd3d.engine.config import PAPER, CsdConfig
-from csd3d.engine.validate import require, require_int, require_number
+from csd3d.engine.validate import require, require_int, require_number, require_side
 from csd3d.runs.config import RunConfig
 
 OWN = "{}"
@@ -50,7 +50,7 @@ class TranslateConfig(RunConfig):
             if not name.strip() or not caption.strip():
                 raise ValueError(f'tasks: expected NAME="CAPTION", got {name}={caption}')
         require_int(self, 1, None, "steps", "batch")
-        require_int(self, 8, None, "size")
+        require_side(self, 8, "size")
         require(self, "lr", 0 < self.lr < math.inf, "a number above 0")
         require_number(self, 0, None, "identity", "identity_end")
         require_number(self, 0, 1, "warmup")

@@ -5,7 +5,15 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from csd3d.engine.validate import require, require_choice, require_int, require_number
+from csd3d.engine.validate import (
+    LARGEST,
+    LARGEST_SIDE_PX,
+    require,
+    require_choice,
+    require_int,
+    require_number,
+    require_side,
+)
 
 Draw = Literal["stratified", "window"]
 
@@ -35,6 +43,23 @@ def test_whole_numbers(value: object, error: type[Exception], message: str) -> N
     require_int(Settings(size=8), 8, None, "size")
     with pytest.raises(error, match=rf"^{message}$"):
         require_int(Settings(size=value), 8, None, "size")
+
+
+def test_numbers_that_torch_cannot_count_to_are_mistakes() -> None:
+    require_int(Settings(size=LARGEST), 8, None, "size")
+    require_int(Settings(size=2**62), 8, 2**63, "size")
+    with pytest.raises(ValueError, match=rf"^size: expected at most {LARGEST}, got {LARGEST + 1}$"):
+        require_int(Settings(size=LARGEST + 1), 8, None, "size")
+
+
+def test_sides_of_pictures() -> None:
+    for good in (16, LARGEST_SIDE_PX):
+        require_side(Settings(size=good), 16, "size")
+    require_side(Settings(crf=None), 8, "crf")
+    with pytest.raises(ValueError, match=r"^size: expected 16 or more, got 8$"):
+        require_side(Settings(size=8), 16, "size")
+    with pytest.raises(ValueError, match=rf"^size: expected at most {LARGEST_SIDE_PX}, got 99999$"):
+        require_side(Settings(size=99999), 16, "size")
 
 
 @pytest.mark.parametrize(

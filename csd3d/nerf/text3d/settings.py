@@ -7,7 +7,7 @@ from typing import Any, Literal
 from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 
 from csd3d.engine.config import CsdConfig
-from csd3d.engine.validate import require, require_choice, require_int, require_number
+from csd3d.engine.validate import LARGEST_SIDE_PX, require, require_choice, require_int, require_number
 from csd3d.nerf.settings import with_engine_settings, with_loading
 from csd3d.priors.defaults import generation_config
 from csd3d.priors.families.table import Kind
@@ -74,6 +74,7 @@ class Text3dSettings(VanillaPipelineConfig):
         require(self, "render_px", sizes, "sides of 8 px or more")
         if self.size is not None:
             require(self, "size", self.size >= 8, "8 px or more")
+            require(self, "size", self.size <= LARGEST_SIDE_PX, f"at most {LARGEST_SIDE_PX} px")
         engine = self.engine(builtin=True)
         require(self, "t_max_last", self.t_max_last > engine.t_min, f"above t_min = {engine.t_min}")
         few = engine.coupling == "svgd" and engine.bandwidth == "paper" and self.views_per_step < 3
