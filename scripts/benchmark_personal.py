@@ -220,7 +220,7 @@ def benchmark(given: Settings, progress: RunProgress) -> Path:
     look = settings.looks[-1]
     grounds = len(get_args(Ground))
     shown = {name: pictures[look, name][: len(questions_of()) : grounds] for name in ways}
-    save_picture(contact_sheet(shown), settings.out / "personal.jpg")
+    save_picture(contact_sheet(shown, cell_px=128), settings.out / "personal.jpg")
     return settings.out
 
 

@@ -34,6 +34,12 @@ WAYS: tuple[Way, ...] = ("embedding", "xti", "lora")
 QUIET = RunProgress(quiet=True)
 
 
+@pytest.fixture(autouse=True)
+def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures of reports and of classes in two steps."""
+    monkeypatch.setattr("csd3d.personal.job.SAMPLER_STEPS", 2)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A text-to-image prior that was trained at 32 px."""
@@ -291,6 +297,8 @@ def test_a_subject_is_a_folder_a_scene_a_clip_or_a_picture(pictures: Path, tmp_p
     clip = find_subject(tmp_path / "clip.mkv", 3)
     assert (clip.files, clip.frames, clip.reads) == ((), (0, 3, 6), (tmp_path / "clip.mkv",))
     assert clip.squares(16).shape == (3, 3, 16, 16)
+    Image.new("L", (32, 24), 255).save(tmp_path / "white.png")
+    torch.testing.assert_close(clip.masks(tmp_path / "white.png", 16), torch.ones(3, 1, 16, 16))
     one = find_subject(pictures / "1.png", 2)
     assert one.squares(16).shape == (1, 3, 16, 16)
     assert one.masks(pictures / "0.png", 16).shape == (1, 1, 16, 16)
