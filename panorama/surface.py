@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from csd3d.media.detail import add_detail, colour_maps
+from csd3d.media.detail import add_detail, colour_maps, cored
 from csd3d.media.pictures.read import Picture
 from panorama.regions import Plan
 from panorama.windows import Windows
@@ -89,6 +89,7 @@ def decode_layers(
     if not detail:
         return torch.cat([edited[0], edited.new_zeros(12, *edited.shape[-2:])])
     plain = decode(s).cpu()
+    edited = cored(edited, plain)
     return torch.cat([edited[0], plain[0], colour_maps(edited, plain)[0]])
 
 

@@ -14,6 +14,12 @@ In a flat window, which says nothing of colours, A tends to B: the map fitted in
 and where that one is flat too, to I. An unedited latent gives A = I and the source itself, bit for bit up to rounding;
 a colour edit (night, grey, negative) gives that edit of the full-size source; where the edit has nothing to do with the
 source A tends to 0 and the edit stands alone.
+
+An edit of one thing moves all other latents a little too. What changes too little to be meant is left out before
+anything else, so that the source stays there (coring, as in noise reduction):
+
+    D(z)  <-  D(s) + w (D(z) - D(s))      w = clamp((d - NOISE) / (EDIT - NOISE), 0, 1)
+    d     mean over (2 r + 1)^2 pixels of the largest change of a channel
 """
 
 from collections.abc import Callable, Sequence
@@ -28,6 +34,10 @@ WINDOWS = ((16, 1e-3), (4, 3e-4))
 4 levels of 255, squared."""
 LIMIT = 2.0
 """Largest entry of A, so that errors of the codec in flat places are not amplified."""
+NOISE, EDIT, CORING_RADIUS = 0.02, 0.06, 2
+"""Of [0, 1]: change that is left out, and that is kept whole; half the window in working pixels. Chosen on 59 edits of
+pictures by the built-in editor: those of a part come 0.6 dB nearer to the truth, and the background changes half as
+much; those of the whole picture 0.4 dB."""
 _UPPER = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
 
 
@@ -46,12 +56,20 @@ def restore_mapped(
         edited: what the codec decodes after the edit, at working size.
         reconstruction: what it decodes of the unedited source, at working size.
         up: takes pictures (of any number of channels) from working size to the source's.
-        amount: 0 = none of the detail, 1 = all of it.
+        amount: 0 = none of the detail, just what is decoded; 1 = all of it.
     """
     if not amount:
         return up(edited).clamp(0, 1)
+    edited = cored(edited, reconstruction)
     maps = colour_maps(edited, reconstruction)
     return add_detail(source, up(edited), up(reconstruction), up(maps), amount=amount)
+
+
+def cored(edited: Float[Tensor, "n 3 h w"], reconstruction: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
+    """The edit, in [0, 1] at working size, without what it changes too little to be meant."""
+    change = edited - reconstruction
+    d = _box(change.abs().amax(1, keepdim=True), CORING_RADIUS)
+    return reconstruction + ((d - NOISE) / (EDIT - NOISE)).clamp(0, 1) * change
 
 
 def add_detail(

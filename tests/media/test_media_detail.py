@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import avg_pool2d, interpolate
 
-from csd3d.media.detail import colour_maps, restore_mapped
+from csd3d.media.detail import colour_maps, cored, restore_mapped
 from csd3d.metrics import psnr
 
 
@@ -133,3 +133,17 @@ def test_maps_are_the_same_wherever_a_picture_stands():
     together = colour_maps(edited, sources)
     for k in range(3):
         assert torch.equal(colour_maps(edited[k : k + 1], sources[k : k + 1])[0], together[k])
+
+
+def test_changes_that_can_hardly_be_meant_are_left_out() -> None:
+    source = torch.full((1, 3, 24, 24), 0.5)
+    change = torch.zeros(1, 3, 24, 24)
+    change[..., 16:] = 0.3  # the edit
+    change[..., :8] = 0.01  # what it moves besides
+    out = restore_mapped(source, source + change, source)
+    assert torch.equal(out[..., :14], source[..., :14])
+    assert torch.allclose(out[..., 18:], torch.tensor(0.8), atol=1e-5)
+    green = torch.zeros(1, 3, 24, 24)
+    green[:, 1] = 0.04  # of one channel, half-way between what is left out and what is kept
+    assert torch.allclose(cored(source + green, source) - source, 0.5 * green, atol=1e-6)
+    assert torch.equal(restore_mapped(source, source + green, source, amount=0.0), source + green)
