@@ -95,7 +95,7 @@ class EditSettings(VanillaPipelineConfig):
     else `independent`."""
     share: Sharing = "none"
     """Who sees whom inside the network: `anchors` = in every self-attention all views of a step look at the same few of
-    them too, which makes them agree."""
+    them too, which makes them agree; editors that take several pictures see the sources of those few as references."""
     attention: tuple[str, ...] = ()
     """Methods that change attention, each NAME or NAME:key=value,...: `reweight:word=snow,scale=1.5`, `p2p`, `pnp`,
     `masactrl`, `kv-fusion`, `structure`, `sag`."""

@@ -71,7 +71,8 @@ class EditConfig(RunConfig):
     to the source more exact: 0 = plain DDIM inversion."""
     share: Sharing = "none"
     """Who sees whom inside the network: `anchors` = in every self-attention all particles of a step look at the same
-    few of them too, which makes them agree."""
+    few of them too, which makes them agree; editors that take several pictures (FLUX.2 [klein], Qwen-Image-Edit-Plus)
+    see the sources of those few as references."""
     attention: tuple[str, ...] = ()
     """A method that changes attention, NAME or NAME:key=value,...: `reweight:word=snow,scale=1.5`, `p2p`, `pnp`,
     `masactrl`, `kv-fusion`, `structure`, `sag`, `like`. As often as there are methods."""

@@ -4,7 +4,7 @@
 
 A particle that is sampled makes transitions in the place of moves, of a target prediction each, or of one without
 guidance where it is inverted. Encoding is taken to last as long as decoding. Particles that share a call are cheaper on
-a GPU, so there it is an upper bound.
+a GPU, so there it is an upper bound. Where particles look at others of their step, a few are measured together.
 """
 
 import time
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
+from csd3d.attention.attended import ANCHORS
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.residuals import Score, StepScore
 from csd3d.engine.sampling import Sampling
@@ -72,6 +73,8 @@ class Estimate:
     """That are encoded and decoded; None: as many as particles."""
     unit: str = "moves"
     """What is counted."""
+    measured: int = 1
+    """Particles that were measured."""
 
     @property
     def total_s(self) -> float:
@@ -86,7 +89,7 @@ class Estimate:
         each = f"{self.each_s:.2g} s" if self.each_s >= 0.01 else "less than 0.01 s"
         several = f"{self.particles} particles x " if self.particles > 1 else ""
         text = f"this takes about {duration(self.total_s)}: {several}{self.moves} {self.unit} at {each} each, "
-        text += "measured on one"
+        text += f"measured on {'one' if self.measured == 1 else self.measured}"
         return text if self.total_s < HOUR_S else f"{text}. OVER AN HOUR{shorter and f': {shorter}'}"
 
 
@@ -98,14 +101,15 @@ def measure(prior: Prior, work: Work, *, clock: Callable[[], float] = time.monot
     if work.moves < LEAST:
         return None
     rng = torch.Generator().manual_seed(0)
-    s = torch.randn(1, prior.codec.channels, *work.size_lat, generator=rng)
+    among = min(work.particles, ANCHORS + 1) if isinstance(work.score, StepScore) else 1
+    s = torch.randn(1, prior.codec.channels, *work.size_lat, generator=rng).expand(among, -1, -1, -1)
     t = (work.csd.t_min + work.csd.t_max) // 2
-    x = work.score.schedule.noised(Batch(s, s, torch.zeros(1, dtype=torch.long)), t, s.flip(-1))
+    x = work.score.schedule.noised(Batch(s, s, torch.arange(among)), t, s.flip(-1))
 
     each_s = _sampled_s(work.sampling, x, clock) if work.sampling else _seconds(lambda: _move(work, x), clock)
-    decode_s = _seconds(lambda: prior.decode(s), clock)
+    decode_s = _seconds(lambda: prior.decode(s[:1]), clock)
     unit = "transitions" if work.sampling else "moves"
-    return Estimate(work.particles, work.steps, each_s, 2 * decode_s, work.pictures, unit)
+    return Estimate(work.particles, work.steps, each_s / among, 2 * decode_s, work.pictures, unit, among)
 
 
 def measure_frames(count: int, one: Callable[[], object], *, clock: Callable[[], float] = time.monotonic) -> Estimate:

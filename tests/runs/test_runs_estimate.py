@@ -8,7 +8,9 @@ import torch
 
 from csd3d.cli.main import main
 from csd3d.engine.config import CsdConfig
+from csd3d.engine.residuals import Score
 from csd3d.engine.sampling import Sampling
+from csd3d.engine.types import Noised
 from csd3d.priors.prior import Guidance, Prompts
 from csd3d.runs.estimate import LEAST, Estimate, Work, measure, measure_frames
 from csd3d.runs.manifest import Manifest
@@ -44,6 +46,24 @@ def test_frames_are_counted_alone() -> None:
     now = iter([0.0, 2.0])
     line = measure_frames(300, lambda: None, clock=lambda: next(now)).line("")
     assert line == "this takes about 10 min: 300 frames at 2 s each, measured on one"
+
+
+def test_particles_that_look_at_others_are_measured_together() -> None:
+    own, sizes = work(100), list[int]()
+
+    class Looking:
+        schedule, target, source = own.score.schedule, own.score.target, own.score.source
+
+        def for_step(self, x: Noised) -> Score:
+            sizes.append(len(x.z))
+            return own.score
+
+    now = iter([0.0, 3.0, 10.0, 10.5, 20.0, 20.25])
+    found = measure(ToyPrior(), replace(own, score=Looking()), clock=lambda: next(now))
+    assert found == Estimate(particles=10, moves=100, each_s=3.0 / 5, codec_s=0.5, measured=5)
+    assert sizes == [5]
+    assert found is not None
+    assert "measured on 5" in replace(found, each_s=1.0).line()
 
 
 def test_short_runs_are_not_measured_and_their_noise_is_left_alone() -> None:

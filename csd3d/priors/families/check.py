@@ -6,7 +6,7 @@ says minus the velocity or reads another function of the time, and one whose oth
 all fail, and are refused.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from csd3d.engine.guidance import instruct_coefficients, text_coefficients
+from csd3d.engine.types import Latents
 from csd3d.priors.families.codec import FamilyCodec
 from csd3d.priors.families.conditions import arguments_of, dtype_of, filled_with, same
 from csd3d.priors.families.pictures import to_bytes
@@ -90,7 +91,7 @@ def check(pipe: Any, family: Family, codec: FamilyCodec, *, device: torch.device
     outputs: dict[Branch, Tensor] = {
         branch: replay(
             network_of(pipe), [arguments], place, x, time=OTHER_TIME, device=device,
-            condition=fill(filled.get(branch), sources[1], family, codec),
+            condition=fill(filled.get(branch), [sources[1]], family, codec, axis=place.axis),
         )
         for branch, arguments in used.items()
     }  # fmt: skip
@@ -109,11 +110,14 @@ def check(pipe: Any, family: Family, codec: FamilyCodec, *, device: torch.device
     return Learnt(tuple(rows), place, filled, looks, out_like, error)
 
 
-def fill(what: str | None, s: Tensor, family: Family, codec: FamilyCodec) -> Tensor | None:
-    """What is put into the condition part for source latents `s`; None: nothing."""
+def fill(
+    what: str | None, pictures: Sequence[Latents], family: Family, codec: FamilyCodec, *, axis: int
+) -> Tensor | None:  # fmt: skip
+    """What is put into the condition part for the latents of the source and of references, which are joined along an
+    axis of the network's input; None: nothing."""
     if what in (None, "other"):
         return None
-    return tokens(codec.own(s) if what == "own" else s, family.layout)
+    return torch.cat([tokens(codec.own(s) if what == "own" else s, family.layout) for s in pictures], axis)
 
 
 def _rest(arguments: Arguments, place: Place, branch: Branch, filled: Mapping[Branch, str]) -> Arguments:

@@ -1,12 +1,12 @@
 """What a pipeline makes of a sentence and a source: recorded once, kept on the CPU, found again.
 
 An editor whose conditions, but for the latents of the source themselves, are the same for all pictures is recorded once
-a sentence and size; the latents are put in at every replay. One that looks at pictures (by a vision-language model) is
-recorded once a sentence and source.
+a sentence, size and number of references; the latents are put in at every replay. One that looks at pictures (by a
+vision-language model) is recorded once a sentence, source and set of references.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ KEPT_BYTES = 4 << 30
 """For recorded conditions on the CPU. One of a large editor is a few MB."""
 GREY = 128
 
-Key = tuple[str, str, tuple[int, ...], bytes | None]
+Key = tuple[str, str, tuple[int, ...], int, tuple[bytes, ...]]
 
 
 class Conditions:
@@ -41,16 +41,23 @@ class Conditions:
         self._known: OrderedDict[Key, Mapping[Branch, Arguments]] = OrderedDict()
         self._bytes = 0
 
-    def row(self, branch: Branch, sentence: str, negative: str, s: Float[Tensor, "c h w"]) -> Arguments:
-        """The arguments of the network in one branch for source latents `s`. Raises what `record` does."""
+    def row(
+        self, branch: Branch, sentence: str, negative: str, s: Float[Tensor, "c h w"],
+        references: Sequence[Float[Tensor, "c h w"]] = (),
+    ) -> Arguments:  # fmt: skip
+        """The arguments of the network in one branch for source latents `s`, and those of further pictures. Raises what
+        `record` does."""
         if branch == "00" and self._family.picture_optional:
-            return self._get(negative or self._family.empty or "", negative, s, has_picture=False)["IT"]
-        return self._get(sentence, negative, s, has_picture=self._family.kind == "instruct")[branch]
+            return self._get(negative or self._family.empty or "", negative, s, ())["IT"]
+        return self._get(sentence, negative, s, (s, *references) if self._family.kind == "instruct" else ())[branch]
 
-    def _get(self, sentence: str, negative: str, s: Tensor, *, has_picture: bool) -> Mapping[Branch, Arguments]:
-        key = (sentence + ("" if has_picture else "\0"), negative, tuple(s.shape), digest(s) if self.looks else None)
+    def _get(
+        self, sentence: str, negative: str, like: Tensor, pictures: Sequence[Tensor]
+    ) -> Mapping[Branch, Arguments]:  # fmt: skip
+        seen = tuple(map(digest, pictures)) if self.looks else ()
+        key = (sentence, negative, tuple(like.shape), len(pictures), seen)
         if key not in self._known:
-            rows = self._record(sentence, negative, s, has_picture=has_picture).rows
+            rows = self._record(sentence, negative, like, pictures).rows
             self._known[key] = rows
             self._bytes += sum(map(size_bytes, rows.values()))
             while self._bytes > KEPT_BYTES and len(self._known) > 1:
@@ -58,11 +65,11 @@ class Conditions:
         self._known.move_to_end(key)
         return self._known[key]
 
-    def _record(self, sentence: str, negative: str, s: Tensor, *, has_picture: bool) -> Recorded:
-        height, width = (self._codec.factor * side for side in s.shape[-2:])
-        picture = self._picture(s, height, width) if has_picture else None
-        call = arguments_of(self._family, sentence, negative, picture)
-        latents = laid(torch.randn(1, *s.shape, generator=torch.Generator().manual_seed(0)), self._family.layout)
+    def _record(self, sentence: str, negative: str, like: Tensor, pictures: Sequence[Tensor]) -> Recorded:
+        height, width = (self._codec.factor * side for side in like.shape[-2:])
+        shown = [self._picture(z, height, width) for z in pictures]
+        call = arguments_of(self._family, sentence, negative, shown[0] if shown else None, references=shown[1:])
+        latents = laid(torch.randn(1, *like.shape, generator=torch.Generator().manual_seed(0)), self._family.layout)
         latents = latents.to(self._device, dtype_of(self._pipe))
         with quiet():
             return record(
@@ -84,14 +91,16 @@ class Conditions:
 
 def arguments_of(
     family: Family, sentence: str, negative: str, picture: UInt8[Tensor, "H W 3"] | None,
-    *, text: float = 2.0, image: float = 3.0,
+    *, references: Sequence[UInt8[Tensor, "H W 3"]] = (), text: float = 2.0, image: float = 3.0,
 ) -> dict[str, object]:  # fmt: skip
-    """Arguments of a pipeline's call for a sentence; with guidance on, unless an editor gets no picture."""
+    """Arguments of a pipeline's call for a sentence, a picture and references after it; with guidance on, unless an
+    editor gets no picture."""
     from PIL import Image
 
     call: dict[str, object] = {"prompt": sentence}
     if picture is not None:
-        call["image"] = Image.fromarray(picture.numpy())
+        images = [Image.fromarray(p.numpy()) for p in (picture, *references)]
+        call["image"] = images if references else images[0]
     guided = picture is not None or family.kind == "text-to-image"
     if family.text_scale is not None:
         call[family.text_scale] = text if guided else 1.0

@@ -9,15 +9,17 @@ The source prediction of an editor carries no text; a distilled one reads the em
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from jaxtyping import Float, Float32, Num
 from torch import Tensor
 
+from csd3d.attention.presets import Attention
 from csd3d.engine.config import CsdConfig, Effort, Method
 from csd3d.engine.guidance import guided, instruct_coefficients, instruct_source_coefficients
+from csd3d.engine.residuals import Score
 from csd3d.engine.sampling import By
 from csd3d.engine.schedule import Schedule
 from csd3d.engine.types import Index, Latents, Noised
@@ -27,6 +29,7 @@ from csd3d.priors.families.codec import FamilyCodec
 from csd3d.priors.families.conditions import Conditions, dtype_of
 from csd3d.priors.families.levels import Levels
 from csd3d.priors.families.record import Arguments, network_of, stepper_of
+from csd3d.priors.families.references import Anchors, ReferringScore
 from csd3d.priors.families.replay import laid, replay, signature, tokens, untokens
 from csd3d.priors.families.table import Branch, Family
 from csd3d.priors.memory import network_bytes
@@ -35,6 +38,9 @@ from csd3d.priors.networks.sampler import Predict, denoise
 from csd3d.priors.prior import Guidance, Prior, Prompts, TextToImage, require_no_source, require_source_caption
 from csd3d.priors.prompts.sentences import Texts, assign_texts
 from csd3d.priors.store.silence import quiet
+
+References = Sequence[Sequence[Float[Tensor, "c h w"]]]
+"""For each particle the latents of further pictures that its editor sees, in order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +109,18 @@ class FamilyPrior(Prior):
                 f"negative-prompt: expected none, which {self.family.title} takes, got {prompts.negative!r}"
             )
 
+    def attended(self, score: Score, attention: Attention) -> Score:
+        """See `Prior.attended`: of all that is none here but sharing, by editors that take several pictures."""
+        if attention.share != "none":
+            if not self.family.several:
+                raise ValueError(
+                    f"share: expected none, {self.family.title} cannot see other particles, got {attention.share!r}"
+                )
+            assert isinstance(score, EditorScore)
+            own, attention = score, replace(attention, share="none")
+            score = ReferringScore(own.schedule, lambda anchors: replace(own, anchors=anchors))
+        return super().attended(score, attention)
+
     def note_scales(self, guidance: Guidance) -> None:
         """Note once which scales have no meaning here."""
         for scale, used, why in (
@@ -126,23 +144,28 @@ class FamilyPrior(Prior):
         s: Latents,
         sentences: Sequence[str],
         negative: str,
+        references: References | None = None,
     ) -> list[Latents]:
         """What the network says in some branches of noisy latents as it reads them, at what its pipeline calls t.
 
-        `s` are the sources of an editor, or any latents of the size. On the prior's device, float32, in its own
-        parametrisation.
+        `s` are the sources of an editor, or any latents of the size; `references` more pictures that each particle's
+        editor sees, as latents. On the prior's device, float32, in its own parametrisation.
         """
         z_in = tokens(x.to(self.device).float(), self.family.layout)
         s = s.to(self.device).float()
+        more = [[r.to(s) for r in some] for some in references or [[]] * len(s)]
         rows = [
-            [self.conditions.row(b, said, negative, z) for said, z in zip(sentences, s, strict=True)] for b in branches
+            [self.conditions.row(b, said, negative, z, r) for said, z, r in zip(sentences, s, more, strict=True)]
+            for b in branches
         ]
         return [
-            untokens(self._say(branch, some, z_in, time, s), self.family.layout, x.shape)
+            untokens(self._say(branch, some, z_in, time, s, more), self.family.layout, x.shape)
             for branch, some in zip(branches, rows, strict=True)
         ]
 
-    def _say(self, branch: Branch, rows: Sequence[Arguments], z_in: Tensor, time: float, s: Latents) -> Tensor:
+    def _say(
+        self, branch: Branch, rows: Sequence[Arguments], z_in: Tensor, time: float, s: Latents, more: References
+    ) -> Tensor:  # fmt: skip
         """One branch: particles whose conditions have the same shapes share calls."""
         place, groups = self.learnt.place, dict[Any, list[int]]()
         for i, arguments in enumerate(rows):
@@ -152,20 +175,28 @@ class FamilyPrior(Prior):
 
             def some(piece: slice, members: list[int] = members) -> Tensor:
                 which = members[piece]
-                condition = fill(self.learnt.filled.get(branch), s[which], self.family, self.codec)
                 return replay(
                     network_of(self.pipe), [rows[i] for i in which], place, z_in[which], time=time,
-                    condition=condition, device=self.device,
+                    condition=self._condition(branch, s[which], [more[i] for i in which]), device=self.device,
                 )  # fmt: skip
 
-            out[members] = self.chunks[0].map(some, len(members), row_bytes=self._row_bytes(z_in))
+            row_bytes = self._row_bytes(z_in, pictures=2 + len(more[members[0]]))
+            out[members] = self.chunks[0].map(some, len(members), row_bytes=row_bytes)
         return out
 
-    def _row_bytes(self, z_in: Tensor) -> int:
+    def _condition(self, branch: Branch, s: Latents, more: References) -> Tensor | None:
+        """What is put beside the latents of particles in a branch, whose conditions have the same shapes."""
+        what = self.learnt.filled.get(branch)
+        if what is None:
+            return None
+        pictures = [s, *(torch.stack(some) for some in zip(*more, strict=True))]
+        return fill(what, pictures, self.family, self.codec, axis=self.learnt.place.axis)
+
+    def _row_bytes(self, z_in: Tensor, *, pictures: int = 2) -> int:
         """Estimated memory of a row of the network, its condition included."""
         places = z_in.shape[1] if z_in.ndim == 3 else z_in[0, 0].numel()
         itemsize = dtype_of(self.pipe).itemsize
-        return network_bytes(network_of(self.pipe).config, places, itemsize=itemsize, pictures=2)
+        return network_bytes(network_of(self.pipe).config, places, itemsize=itemsize, pictures=pictures)
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,6 +267,8 @@ class EditorScore:
     texts: Texts
     negative: str
     guidance: Guidance
+    anchors: Anchors | None = None
+    """Of the step, whose sources it sees too."""
 
     @property
     def schedule(self) -> Schedule:
@@ -276,7 +309,8 @@ class EditorScore:
     def _epsilon(
         self, coefficients: Mapping[Branch, float], x_t: Latents, x: Noised, sentences: Sequence[str]
     ) -> Latents:
-        return epsilon(self.prior, coefficients, x_t, x, sentences, self.negative)
+        shown = None if self.anchors is None else self.anchors.shown_to(x.index)
+        return epsilon(self.prior, coefficients, x_t, x, sentences, self.negative, shown)
 
 
 @dataclass(frozen=True, eq=False)
@@ -328,6 +362,7 @@ def epsilon(
     x: Noised,
     sentences: Sequence[str],
     negative: str,
+    shown: References | None = None,
 ) -> Float[Tensor, "n c h w"]:
     """Guided noise prediction for `x_t`, particles or sources of `x`, in its precision and on its device.
 
@@ -335,5 +370,7 @@ def epsilon(
     """
     level = prior.levels.at(x.t)
     z_in = level.scale * x_t.to(prior.device).float()
-    out = guided(coefficients, lambda branches: prior.predict(branches, z_in, level.time, x.s, sentences, negative))
+    out = guided(
+        coefficients, lambda branches: prior.predict(branches, z_in, level.time, x.s, sentences, negative, shown)
+    )
     return level.epsilon(out, x_t.to(out)).to(x_t)

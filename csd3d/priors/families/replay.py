@@ -41,12 +41,11 @@ def untokens(x: Tensor, layout: Layout, shape: Sequence[int]) -> Float[Tensor, "
     return x if layout == "plain" else unpack(x, shape)
 
 
-def condition_part(x: Tensor, place: Place, length: int) -> Tensor | None:
-    """What the latents were joined with, a view of `x`; None: nothing, or not of their shape."""
-    total = x.shape[place.axis]
-    if total != 2 * length:
+def condition_part(x: Tensor, place: Place, length: int, pictures: int = 1) -> Tensor | None:
+    """What the latents were joined with, so many pictures, a view of `x`; None: nothing, or not of their shape."""
+    if x.shape[place.axis] != (1 + pictures) * length:
         return None
-    return x.narrow(place.axis, length if place.offset == 0 else 0, length)
+    return x.narrow(place.axis, length if place.offset == 0 else 0, pictures * length)
 
 
 def joined(values: Sequence[Any], device: torch.device) -> Any:
@@ -94,7 +93,7 @@ def replay(
     held = arguments[place.argument].clone()
     held.narrow(place.axis, place.offset, length).copy_(x.to(device))
     if condition is not None:
-        part = condition_part(held, place, length)
+        part = condition_part(held, place, length, condition.shape[place.axis] // length)
         assert part is not None  # as the check found one
         part.copy_(condition.to(device))
     arguments[place.argument] = held

@@ -50,6 +50,8 @@ class Family:
     """Whether its call takes `height` and `width`."""
     sized_by: str | None = None
     """Function of its module that chooses a size of about 1 MP for the source: while it is recorded, that is ours."""
+    several: bool = False
+    """Whether an editor's call takes several pictures: the source, and references after it."""
     picture_optional: bool = False
     """Whether an editor can be called without a picture, which makes the branch 00 that its guidance has not."""
     renormed: bool = False
@@ -95,13 +97,14 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             "DreamLite Mobile", "IT", s_text=1.0, text_scale=None, negative=False, needs=("torchvision",)
         ),
         "Flux2KleinPipeline": _editor(
-            "FLUX.2 [klein]", "IT I0", s_text=4.0, negative=False, layout="patched", picture_optional=True
+            "FLUX.2 [klein]", "IT I0", s_text=4.0, negative=False, layout="patched", picture_optional=True,
+            several=True,
         ),
         "FluxKontextPipeline": _editor(
             "FLUX.1 Kontext", "IT I0", picture_optional=True, max_area=True, call={"_auto_resize": False}, **_FLUX,
         ),
         "QwenImageEditPipeline": _editor("Qwen-Image-Edit", "IT I0", **_QWEN_EDIT),
-        "QwenImageEditPlusPipeline": _editor("Qwen-Image-Edit-Plus (2509, 2511)", "IT I0", **_QWEN_EDIT),
+        "QwenImageEditPlusPipeline": _editor("Qwen-Image-Edit-Plus (2509, 2511)", "IT I0", several=True, **_QWEN_EDIT),
         "LongCatImageEditPipeline": _editor(
             "LongCat-Image-Edit", "IT I0", s_text=4.5, layout="packed", sized=False, sized_by="calculate_dimensions",
             needs=("torchvision",),

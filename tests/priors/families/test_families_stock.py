@@ -1,7 +1,7 @@
 """What a replay says and where it leads, against the diffusers pipelines themselves, which sample in their own way."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import hypot, sqrt
 from typing import Any, NamedTuple
@@ -32,10 +32,13 @@ class Step(NamedTuple):
     after: Tensor
 
 
-def sample(pipe: Any, prior: FamilyPrior, picture: Tensor, noise: Tensor) -> list[Step]:
+def sample(
+    pipe: Any, prior: FamilyPrior, picture: Tensor, noise: Tensor, *, references: Sequence[Tensor] = ()
+) -> list[Step]:
     """The pipeline's own sampling in four steps, in its own way, but for the size of the source."""
     family, steps = prior.family, []
-    call = arguments_of(family, SENTENCE, "", picture if family.kind == "instruct" else None, text=TEXT, image=IMAGE)
+    shown = picture if family.kind == "instruct" else None
+    call = arguments_of(family, SENTENCE, "", shown, references=references, text=TEXT, image=IMAGE)
     call |= {"height": SIDE, "width": SIDE} if family.sized else {}
     call |= {"max_area": SIDE**2} if family.max_area else {}
     theirs = pipe.scheduler.step
@@ -68,11 +71,8 @@ def level_at(prior: FamilyPrior, step: Step) -> Level:
     return replace(level, time=step.t)  # which that of Sana cuts to a whole number
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_it_predicts_and_samples_as_its_pipeline_does(
-    name: str, family: Callable[[str], FamilyPrior], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    prior = family(name)
+def stock(prior: FamilyPrior, name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The pipeline itself."""
     cls = StableDiffusion3InstructPix2PixPipeline if prior.family.ours else DiffusionPipeline
     pipe: Any = cls.from_pretrained(str(prior.path), local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
@@ -81,6 +81,15 @@ def test_it_predicts_and_samples_as_its_pipeline_does(
     if prior.family.sized_by:
         wide = (SIDE, SIDE) if name != "qwen-edit" else (SIDE, SIDE, None)
         monkeypatch.setattr(sys.modules[type(pipe).__module__], prior.family.sized_by, lambda area, ratio: wide)
+    return pipe
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_it_predicts_and_samples_as_its_pipeline_does(
+    name: str, family: Callable[[str], FamilyPrior], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prior = family(name)
+    pipe = stock(prior, name, monkeypatch)
     picture = to_bytes(torch.rand(1, 3, SIDE, SIDE))[0]
     s = prior.encode(picture[None].permute(0, 3, 1, 2) / 255)
     noise = torch.randn(s.shape)
@@ -107,3 +116,27 @@ def test_it_predicts_and_samples_as_its_pipeline_does(
         z = sqrt(following) * clean + sqrt(1 - following) * epsilon
     last = untokens(steps[-1].after, "plain" if steps[-1].after.ndim == 4 else "packed", s.shape)
     assert (z - last).abs().max() <= 1e-4 * max(1.0, float(last.abs().max()))
+
+
+@pytest.mark.parametrize("name", ["klein", "klein-distilled", "qwen-plus"])
+def test_references_are_further_pictures_of_its_pipeline(
+    name: str, family: Callable[[str], FamilyPrior], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prior = family(name)
+    pictures = to_bytes(torch.rand(3, 3, SIDE, SIDE))
+    s, *references = prior.encode(pictures.permute(0, 3, 1, 2) / 255)
+    noise = torch.randn(1, *s.shape)
+    step = sample(stock(prior, name, monkeypatch), prior, pictures[0], noise, references=list(pictures[1:]))[0]
+    level, layout = level_at(prior, step), prior.family.layout
+    z_in = level.scale * (noise / level.scale)
+
+    def said(*shown: Tensor) -> Tensor:
+        out = prior.predict(prior.learnt.branches, z_in, level.time, s[None], [SENTENCE], "", [shown])
+        rows = dict(zip(prior.learnt.branches, [tokens(x, layout) for x in out], strict=True))
+        return untokens(guided_like(prior.family, rows, TEXT, IMAGE), layout, noise.shape)
+
+    theirs = untokens(step.prediction, "plain" if step.prediction.ndim == 4 else "packed", noise.shape)
+    largest = max(1.0, float(theirs.abs().max()))
+    assert (said(*references) - theirs).abs().max() <= 1e-5 * largest
+    assert (said(*reversed(references)) - theirs).abs().max() > 1e-4
+    assert (said() - theirs).abs().max() > 1e-4
