@@ -194,6 +194,8 @@ class PanoramaEditor(Editor[PanoramaConfig]):
         self._plan, self._windows = plan, self._surface.windows(plan)
         if not len(self._windows):
             raise ValueError("mask: expected something white, got a mask that leaves nothing to edit")
+        if self.config.control_picture is not None and len(self._windows) > 1:
+            raise ValueError(f"control-picture: expected none for {len(self._windows)} windows, got one")
         self.score, self._sampled = score_of_edit(self.prior, self._prompts, self.config)
 
     @property
@@ -258,9 +260,7 @@ class PanoramaEditor(Editor[PanoramaConfig]):
             self._log = session.sample(self._particles, edit, config, count=count, writes=WRITE_PER_ENCODE)
             return
         self._particles = particles = self._particles_from(self._s)
-        self._log = session.move(
-            particles, self.score, config, count=count, writes=WRITE_PER_ENCODE, look=self._look
-        )  # fmt: skip
+        self._log = session.move(particles, self.score, config, count=count, writes=WRITE_PER_ENCODE, look=self._look)
 
     def write(self, session: Session) -> Report:
         """The picture, what the report shows, and the contact sheet."""

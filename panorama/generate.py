@@ -156,6 +156,8 @@ class GenerateEditor(Editor[GenerateConfig]):
         self._size_lat = _size_lat(config, prior)
         _require_memory(config.n * config.pick * prior.codec.channels * math.prod(self._size_lat))
         self._windows = self._windows_of(config.n)
+        if config.control is not None:
+            self._require_one_window("control")
         prompts = Prompts((self.prompt,), negative=config.negative_prompt)
         prior.require(config.engine, prompts)
         if config.method != "ddim":
@@ -202,14 +204,8 @@ class GenerateEditor(Editor[GenerateConfig]):
         particles = WindowParticles(
             self._z, self._windows, config.engine, budget=config.windows_per_step, device=self.prior.device
         )
-        self._log = session.move(
-            particles,
-            self._attended,
-            config,
-            count=len(self._windows),
-            rng=self._rng,
-            phase="generate",
-        )
+        count = len(self._windows)
+        self._log = session.move(particles, self._attended, config, count=count, rng=self._rng, phase="generate")
         self._z = particles.z
 
     @torch.no_grad()
@@ -257,6 +253,11 @@ class GenerateEditor(Editor[GenerateConfig]):
         window_lat = self.prior.native_px // self.prior.codec.factor
         return make_windows(count, self._size_lat, window_lat, wrap=self.config.wrap)
 
+    def _require_one_window(self, name: str) -> None:
+        count, own = len(self._windows) // self.config.n, "pictures as large as the prior's own, each under one window"
+        if count > 1:
+            raise ValueError(f"{name}: expected {own}, got {count} windows")
+
     def _steer(self) -> Steer | None:
         """Raises ValueError for canvases of several windows, for priors whose attention cannot be read, and as
         `Composed.steer` does."""
@@ -266,11 +267,7 @@ class GenerateEditor(Editor[GenerateConfig]):
             return None
         if not isinstance(self.score, Steerable):
             raise ValueError(f"{name}: expected a prior of Stable Diffusion's kind, whose attention can be read")
-        if len(self._windows) > config.n:
-            raise ValueError(
-                f"{name}: expected pictures as large as the prior's own, each under one window, got "
-                f"{len(self._windows) // config.n} windows"
-            )
+        self._require_one_window(name)
         steps = config.engine.steps
         return config.composed.steer(self.score, steps, builtin=self.prior.builtin, controls=self._controls)
 

@@ -69,6 +69,7 @@ class GenerateConfig(RunConfig):
         require_int(self, 0, None, "pick_after")
         require(self, "pick", self.pick == 1 or self.method == "ddim", f"--method ddim beside it, not {self.method}")
         require(self, "box", not self.box or self.method == "ddim", f"--method ddim beside it, not {self.method}")
+        require(self, "control_picture", self.control is None or self.control_picture is not None, "one with --control")
         require(self, "group", not (self.box and self.group), "none beside --box, which names the things")
         _ = self.attending, self.steering, parse_regions(self.region)  # refuses what cannot be read
         if self.csd is not None:

@@ -160,6 +160,7 @@ class EditSettings(VanillaPipelineConfig):
             require(self, views, getattr(self, views) >= PAPER_VIEWS, f"{PAPER_VIEWS} or more with {named}")
         how = Loading.of(self)
         how.check()
+        require(self, "control_picture", how.control_picture is None, "none, views are guarded by what each shows")
         prior = resolve(self.prior_name, how)
         self.require_kind(prior.kind)
         return prior

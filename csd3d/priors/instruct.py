@@ -247,7 +247,8 @@ class InstructScore:
             outputs = self.prior.denoiser.predict(rows, named, t)
             return outputs.chunk(len(names))
 
-        return guided(coefficients, branches)
+        with self.prior.showing(index, s, z_in.shape):
+            return guided(coefficients, branches)
 
     def _epsilon(self, coefficients: Mapping[InstructBranch, float], x_t: Latents, x: Noised, *, role: Role) -> Latents:
         """Noise in `x_t`, particles or sources of `x`."""

@@ -19,6 +19,7 @@ from csd3d.attention.sites import Site
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.types import Index, Latents, numbers
 from csd3d.priors.defaults import native_px
+from csd3d.priors.guards import load_guard
 from csd3d.priors.loading import PLAIN, Loading
 from csd3d.priors.networks.chunks import Chunks
 from csd3d.priors.networks.codec import VaeCodec
@@ -111,6 +112,8 @@ class LatentDiffusion(Prior):
         schedule, prediction = read_schedule(parts.scheduler)
         unet_chunks, codec_chunks = (Chunks(chosen, _budget_bytes(memory_gb)) for _ in range(2))
         codec = VaeCodec(parts.vae, chunks=codec_chunks)
+        denoiser = Denoiser(parts.unet, chunks=unet_chunks, compiled=compiled, checkpointing=checkpointing)
+        denoiser.guard = load_guard(how, parts.unet, codec, title=found.name, device=chosen)
         return cls(
             name=found.name,
             path=found.path,
@@ -122,7 +125,8 @@ class LatentDiffusion(Prior):
             vocabulary=vocabulary,
             dtype=parts.unet.dtype,
             prediction=prediction,
-            denoiser=Denoiser(parts.unet, chunks=unet_chunks, compiled=compiled, checkpointing=checkpointing),
+            denoiser=denoiser,
+            guard=denoiser.guard,
             text=PromptEncoder(parts.tokenizer, parts.text_encoder, learnt),
             scheduler=parts.scheduler,
             chunks=(unet_chunks, codec_chunks),

@@ -9,6 +9,8 @@ from csd3d.media.place import at_home
 
 SAFE = ".safetensors"
 Quantise = Literal["none", "int8", "nf4", "fp8"]
+CONTROLS = ("depth", "edge", "pose")
+"""What a guard may hold a result to."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,18 @@ class Loading:
     scaled_condition: bool = False
     """Show an InstructPix2Pix editor its source times the scaling factor of the autoencoder (0.18215), as the published
     code of CSD does, and not as the editor was trained: a picture 5.5 times too faint."""
+    control: tuple[str, str] | None = None
+    """A guard, KIND MODEL: `depth`, `edge` or `pose`, and the folder or hub id of a ControlNet made for it and for the
+    prior, which is Stable Diffusion, SDXL, or an InstructPix2Pix of either. Edges are those of the sources. None: no
+    guard."""
+    control_scale: float = 1.0
+    """How strongly the guard acts: 0 = not at all, 1 = as it was trained."""
+    control_picture: Path | None = None
+    """Control pictures to read in place of the sources: a picture for all particles, or a folder or clip with one for
+    each; of `edge` pictures whose edges are taken. None: the sources."""
+    control_depth: str | None = None
+    """With `depth`: folder or hub id of a depth model of transformers, such as Depth Anything, that says how far what
+    the sources show is. None: depth is in --control-picture."""
     offline: bool = False
     """Ask the hub's cache on this machine only, never the network."""
 
@@ -55,11 +69,42 @@ class Loading:
         """Files of `embedding`. Raises ValueError or FileNotFoundError for what cannot be one."""
         return tuple(_safe_file("embedding", text) for text in self.embedding)
 
+    @property
+    def control_files(self) -> tuple[Path, ...]:
+        """Files of this machine that `control` reads: weights of a ControlNet and of a depth model, and a picture."""
+        if self.control is None:
+            return ()
+        folders = [Path(name) for name in (self.control[1], self.control_depth) if name is not None]
+        weights = [file for folder in folders if folder.is_dir() for file in sorted(folder.glob(f"*{SAFE}"))]
+        picture = self.control_picture
+        return (*weights, *(() if picture is None or not picture.is_file() else (picture,)))
+
     def check(self) -> None:
         """Raises ValueError or FileNotFoundError for files that are not there or of another kind."""
         _ = self.loras, self.embeddings
+        self._check_control()
         if self.quantise not in get_args(Quantise):
             raise ValueError(f"quantise: expected one of {', '.join(get_args(Quantise))}, got {self.quantise!r}")
+
+    def _check_control(self) -> None:
+        more = {"control-picture": self.control_picture, "control-depth": self.control_depth}
+        given = [name for name, value in more.items() if value is not None]
+        if self.control is None:
+            if given:
+                raise ValueError(f"{given[0]}: expected none without --control, got {more[given[0]]}")
+            return
+        kind = self.control[0]
+        if kind not in CONTROLS:
+            raise ValueError(f"control: expected one of {', '.join(CONTROLS)} and a ControlNet, got {kind!r}")
+        if self.control_depth is not None and (kind != "depth" or self.control_picture is not None):
+            raise ValueError(f"control-depth: expected none but with depth, of the sources, got {self.control_depth}")
+        if kind != "edge" and not given:
+            also = " or --control-depth" if kind == "depth" else ""
+            raise ValueError(f"control: {kind} expected --control-picture{also}, which no source shows, got none")
+        if not (isfinite(self.control_scale) and self.control_scale >= 0):
+            raise ValueError(f"control-scale: expected 0 or more, got {self.control_scale}")
+        if self.control_picture is not None and not at_home(self.control_picture).exists():
+            raise FileNotFoundError(f"control-picture: there is no {self.control_picture}")
 
     @classmethod
     def of(cls, settings: object) -> "Loading":

@@ -7,6 +7,7 @@ score      the engine's view of a prior under both
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
@@ -25,6 +26,7 @@ from csd3d.engine.types import Index
 from csd3d.priors.defaults import GenerateMethod, Particle, default_config, for_timesteps, generation_config, suited
 from csd3d.priors.families.table import Kind
 from csd3d.priors.loading import PLAIN, Loading
+from csd3d.priors.networks.guard import Guard
 from csd3d.priors.networks.sampler import Predict
 
 
@@ -123,10 +125,21 @@ class Prior(ABC):
     """Side in px of the pictures it was trained on."""
     how: Loading = field(default=PLAIN, kw_only=True)
     """How it was read: what was put into it."""
+    guard: Guard | None = field(default=None, kw_only=True, repr=False)
+    """What holds results to the layout of the source, or of pictures that were given; None: nothing."""
     weights: Path | None = field(default=None, kw_only=True)
     """The one file of its weights, if they were not those of `path`."""
     said: list[str] = field(default_factory=list[str], kw_only=True, repr=False)
     """Notes on how it was read, and on settings that mean nothing here."""
+
+    def showing(
+        self, index: Index, s: Float[Tensor, "n c h w"] | None, size_lat: Sequence[int]
+    ) -> AbstractContextManager[None]:
+        """Within: particles of these numbers and sources are predicted, for its guard if it has one. Raises ValueError
+        where there is no control picture for one."""
+        if self.guard is None:
+            return nullcontext()
+        return self.guard.showing(index, s, (size_lat[-2], size_lat[-1]))
 
     @property
     def multiple_px(self) -> int:
@@ -135,8 +148,8 @@ class Prior(ABC):
 
     @property
     def looks_at_pictures(self) -> bool:
-        """Whether it reads more of a source than its latents: the pictures that it encoded last."""
-        return False
+        """Whether it, or its guard, reads more of a source than its latents: the pictures that it encoded last."""
+        return self.guard is not None
 
     @property
     def notes(self) -> list[str]:

@@ -185,7 +185,7 @@ class TextToImageScore:
     def target_branch(self, x: Noised, branch: str) -> Latents:
         """One row each."""
         alone: dict[TextBranch, float] = {cast(TextBranch, branch): 1.0}
-        output = self.predict(self.prompt, x.z_t, x.t, x.index, coefficients=alone).to(x.z_t)
+        output = self.predict(self.prompt, x.z_t, x.t, x.index, coefficients=alone, s=x.s).to(x.z_t)
         return self.noise_in(output, x)
 
     def noise_in(self, output: Latents, x: Noised) -> Latents:
@@ -272,8 +272,10 @@ class TextToImageScore:
         *,
         role: Role = "target",
         coefficients: Mapping[TextBranch, float] | None = None,
+        s: Latents | None = None,
     ) -> Float32[Tensor, "n c h w"]:
-        """The guided output of the UNet (epsilon or v), on the prior's device. `coefficients` None: as guided at t."""
+        """The guided output of the UNet (epsilon or v), on the prior's device. `coefficients` None: as guided at t; `s`
+        are the sources, for a guard that looks at them."""
         device = self.prior.device
         z_in, n = z_in.to(device), len(z_in)
         read = caption.rows(index)
@@ -299,9 +301,10 @@ class TextToImageScore:
 
         guidance = self.guidance.at(float(t))
         scale = guidance.text if role == "target" else guidance.source_text
-        return guided(coefficients or text_coefficients(scale), branches)
+        with self.prior.showing(index, s, z_in.shape):
+            return guided(coefficients or text_coefficients(scale), branches)
 
     def _epsilon(self, caption: Sentences, x_t: Latents, x: Noised, *, role: Role) -> Latents:
         """Noise in `x_t`, particles or sources of `x`."""
-        output = self.predict(caption, x_t, x.t, x.index, role=role).to(x_t)
+        output = self.predict(caption, x_t, x.t, x.index, role=role, s=x.s).to(x_t)
         return to_epsilon(output, x_t.detach(), x.t, schedule=self.schedule, prediction=self.prior.prediction)

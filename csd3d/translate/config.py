@@ -49,6 +49,7 @@ class TranslateConfig(RunConfig):
         for name, caption in self.tasks.items():
             if not name.strip() or not caption.strip():
                 raise ValueError(f'tasks: expected NAME="CAPTION", got {name}={caption}')
+        require(self, "control", self.control is None, "none, a network is trained without a guard")
         require_int(self, 1, None, "steps", "batch")
         require_side(self, 8, "size")
         require(self, "lr", 0 < self.lr < math.inf, "a number above 0")

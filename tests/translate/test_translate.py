@@ -26,6 +26,7 @@ from csd3d.translate.config import TranslateConfig
 from csd3d.translate.job import train_network, with_residual
 from csd3d.translate.network import make_translator
 from csd3d.translate.train import Trainer
+from tests.priors.families.tiny import write_family
 from tests.priors.tiny import write_tiny_prior
 
 TASKS = {"night": "{}, at night", "blue": "a blue ball"}
@@ -211,6 +212,10 @@ def test_train_and_apply_from_the_command_line(
     assert "task: expected night or blue, got 'day'" in capsys.readouterr().err
     assert main(["translate", "train", str(pictures), "--prior", str(folder), "--task", "a=b"]) == 2
     assert "source-prompt: expected what the pictures show" in capsys.readouterr().err
+    family = ["--prior", str(write_family("sdxl", tmp_path / "sdxl")), "--source-prompt", "a", "--task", "a=b"]
+    assert main([*words[:3], *family, "--run-dir", str(tmp_path / "none")]) == 2
+    assert "expected a text-to-image model of Stable Diffusion 1 or 2, of whose UNet" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
     assert main([*words[:3], "--source-prompt", "a", "--prior", str(folder)]) == 2
     assert "task: expected at least one" in capsys.readouterr().err
 

@@ -81,6 +81,7 @@ class Text3dSettings(VanillaPipelineConfig):
         require(self, "views_per_step", not few, "3 or more with bandwidth paper")
         how = Loading.of(self)
         how.check()
+        require(self, "control", how.control is None, "none, as there is no source")
         prior = resolve(self.prior, how)
         self.require_kind(prior.kind)
         return prior

@@ -18,6 +18,7 @@ from csd3d.priors.families.pictures import Pictures
 from csd3d.priors.families.prior import FamilyEditor, FamilyPrior, FamilyTextToImage
 from csd3d.priors.families.record import network_of
 from csd3d.priors.families.table import FAMILIES, Family
+from csd3d.priors.guards import load_guard
 from csd3d.priors.loading import PLAIN, Loading
 from csd3d.priors.networks.chunks import Chunks
 from csd3d.priors.store.additions import add_to
@@ -68,7 +69,9 @@ def load_family(
     said = add_to(pipe, how, title=family.title, merge=merge) if how.lora or how.embedding else []
     pipe = pipe if how.offload else pipe.to(chosen)
     save_memory(network_of(pipe), pipe.components.values(), how, chosen)
-    return replace(make_prior(pipe, family, found, device=chosen), how=how, said=said, weights=found.weights)
+    prior = make_prior(pipe, family, found, device=chosen)
+    guard = load_guard(how, network_of(pipe), prior.codec, title=family.title, device=chosen)
+    return replace(prior, how=how, said=said, weights=found.weights, guard=guard)
 
 
 def read_pipeline(

@@ -9,6 +9,7 @@ The source prediction of an editor carries no text; a distilled one reads the em
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -80,7 +81,7 @@ class FamilyPrior(Prior):
     @property
     def looks_at_pictures(self) -> bool:
         """Whether it reads more of a source than its latents."""
-        return self.learnt.looks
+        return self.learnt.looks or super().looks_at_pictures
 
     @property
     def notes(self) -> list[str]:
@@ -175,10 +176,11 @@ class FamilyPrior(Prior):
 
             def some(piece: slice, members: list[int] = members) -> Tensor:
                 which = members[piece]
-                return replay(
-                    network_of(self.pipe), [rows[i] for i in which], place, z_in[which], time=time,
-                    condition=self._condition(branch, s[which], [more[i] for i in which]), device=self.device,
-                )  # fmt: skip
+                with nullcontext() if self.guard is None else self.guard.rows(which):
+                    return replay(
+                        network_of(self.pipe), [rows[i] for i in which], place, z_in[which], time=time,
+                        condition=self._condition(branch, s[which], [more[i] for i in which]), device=self.device,
+                    )  # fmt: skip
 
             row_bytes = self._row_bytes(z_in, pictures=2 + len(more[members[0]]))
             out[members] = self.chunks[0].map(some, len(members), row_bytes=row_bytes)
@@ -345,7 +347,8 @@ class CaptionScore:
         the text."""
         w = 1.0 if self.prior.is_distilled else self.guidance.text
         branches: tuple[Branch, ...] = ("IT",) if w == 1 else ("00", "IT")
-        said = self.prior.predict(branches, z_in, float(t), z_in, self.texts.of(index), self.negative)
+        with self.prior.showing(index, None, z_in.shape):
+            said = self.prior.predict(branches, z_in, float(t), z_in, self.texts.of(index), self.negative)
         layout = self.prior.family.layout
         rows: dict[Branch, Tensor] = {branch: tokens(out, layout) for branch, out in zip(branches, said, strict=True)}
         return untokens(guided_like(self.prior.family, rows, w, 1.0), layout, z_in.shape)
@@ -370,7 +373,8 @@ def epsilon(
     """
     level = prior.levels.at(x.t)
     z_in = level.scale * x_t.to(prior.device).float()
-    out = guided(
-        coefficients, lambda branches: prior.predict(branches, z_in, level.time, x.s, sentences, negative, shown)
-    )
+    with prior.showing(x.index, x.s, x.s.shape):
+        out = guided(
+            coefficients, lambda branches: prior.predict(branches, z_in, level.time, x.s, sentences, negative, shown)
+        )
     return level.epsilon(out, x_t.to(out)).to(x_t)

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from csd3d.priors.families.pictures import Pictures
 from csd3d.priors.memory import codec_bytes
 from csd3d.priors.networks.chunks import Chunks
 
@@ -25,6 +26,8 @@ class VaeCodec:
     def __init__(self, vae: "AutoencoderKL", *, chunks: Chunks) -> None:
         self._vae = vae
         self._chunks = chunks
+        self.pictures: Pictures | None = None
+        """Where encoded pictures are kept, for a guard that looks at them; None: they are not."""
         self.scaling: float = float(vae.config["scaling_factor"])
         """Latents are the autoencoder's own times this, about unit variance."""
         self.factor: int = 2 ** (len(vae.config["block_out_channels"]) - 1)
@@ -44,7 +47,10 @@ class VaeCodec:
             posterior = self._vae.encode(x).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
             return posterior.mode().float().contiguous() * self.scaling
 
-        return self._chunks.map(some, len(rgb), row_bytes=self.row_bytes(height_px, width_px)).to(rgb.device)
+        z = self._chunks.map(some, len(rgb), row_bytes=self.row_bytes(height_px, width_px)).to(rgb.device)
+        if self.pictures is not None:
+            self.pictures.keep(z, rgb)
+        return z
 
     def decode(self, z: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
         """Pictures of latents, clamped to [0, 1], float32.

@@ -7,7 +7,7 @@ so e = sqrt(ab_t) v + sqrt(1 - ab_t) z_t (Salimans and Ho 2022, appendix D).
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -24,6 +24,7 @@ from csd3d.engine.schedule import Schedule
 from csd3d.priors.memory import network_bytes
 from csd3d.priors.networks.chunks import Chunks
 from csd3d.priors.networks.features import as_map, feature_sites
+from csd3d.priors.networks.guard import Guard
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -59,6 +60,8 @@ class Denoiser:
         self._call = torch.compile(unet) if compiled else unet
         self._compiled = compiled
         self._running: Running | None = None
+        self.guard: Guard | None = None
+        """A second network that joins its predictions, which takes no part in `feature_gradient` and `map_energy`."""
 
     @property
     def device(self) -> torch.device:
@@ -113,7 +116,8 @@ class Denoiser:
             if self._running is not None:
                 self._running.rows = rows[part]
             x = x.to(self._dtype).contiguous(memory_format=self._layout)
-            output = self._call(x, t, encoder_hidden_states=text.to(self._dtype), return_dict=False)[0]
+            with nullcontext() if self.guard is None else self.guard.rows(range(part.start, part.stop)):
+                output = self._call(x, t, encoder_hidden_states=text.to(self._dtype), return_dict=False)[0]
             return output.float().contiguous()
 
         return self._chunks.map(some, len(rows), row_bytes=self.row_bytes(rows.size_lat))

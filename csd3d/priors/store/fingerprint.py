@@ -38,6 +38,7 @@ def _added(prior: Prior) -> list[dict[str, str | float]]:
         *(("weights", path, {}) for path in filter(None, [prior.weights])),
         *(("lora", lora.path, {"scale": lora.scale}) for lora in how.loras),
         *(("embedding", path, {"name": path.stem}) for path in how.embeddings),
+        *(("control", path, {"scale": how.control_scale}) for path in how.control_files),
     ]
     return [{"what": what, "path": str(path.resolve()), "sha256": _sha256(path), **more} for what, path, more in parts]
 
