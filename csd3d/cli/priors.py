@@ -34,7 +34,10 @@ from csd3d.priors.store.resolve import (
     resolve,
 )
 from csd3d.runs.estimate import LEAST, Work, measure
+from csd3d.runs.progress import duration
 
+CLIP_FRAMES = 24
+"""Of the clip whose edit is estimated."""
 SHOWN_PX = (512, 1024)
 """Sides of pictures for which memory is said."""
 ALWAYS_BUILTIN = "builtin:instruct"
@@ -43,7 +46,7 @@ OTHER_BUILTIN = ("builtin:t2i",)
 BIG_PRIOR = (
     "Any Stable Diffusion 1.x/2.x or InstructPix2Pix model in diffusers layout serves as well: --prior DIRECTORY, or "
     "--prior OWNER/NAME from the Hugging Face hub (timbrooks/instruct-pix2pix: several GB, wants a GPU). "
-    "So do FLUX.2 klein, Kontext, Qwen-Image-Edit, SDXL, SD3 and others: docs/priors.md lists the families."
+    "So do FLUX.2 klein, Kontext, Qwen-Image-Edit, SDXL, SD3 and others: docs/families.md lists them."
 )
 
 
@@ -217,8 +220,9 @@ def describe(name: str, how: Loading = PLAIN) -> Described:
 
 
 def measured(name: str, how: Loading, *, device: str | None) -> list[str]:
-    """How long a row of the network and a picture in the autoencoder take here; loads the prior."""
+    """How long a row of the network, a picture in the autoencoder and an edit of a clip take here; loads the prior."""
     from csd3d.priors.auto import load_prior  # slow to import
+    from csd3d.priors.latent_diffusion import LatentDiffusion
     from csd3d.priors.prior import Guidance, Prompts
 
     prior = load_prior(name, device=device, how=how)
@@ -227,7 +231,13 @@ def measured(name: str, how: Loading, *, device: str | None) -> list[str]:
     found = measure(prior, work)
     assert found is not None
     at = f"at {prior.native_px} px on {prior.device}"
-    return [f"measured {at}: {found.each_s:.3g} s a row, {found.codec_s / 2:.3g} s to decode a picture"]
+    row = f"measured {at}: {found.each_s:.3g} s a row, {found.codec_s / 2:.3g} s to decode a picture"
+    csd, empty = prior.defaults(of="frames"), isinstance(prior, LatentDiffusion)  # which may know a closed set only
+    source = None if prior.kind == "instruct" else ""
+    score = prior.score(Prompts("" if empty else "make it snowy", source), Guidance.of(csd))
+    edit = measure(prior, Work(score, csd, CLIP_FRAMES, (side, side)))
+    assert edit is not None
+    return [row, f"a clip of {CLIP_FRAMES} frames, {csd.steps} moves of each: about {duration(edit.total_s)}"]
 
 
 def licence_of(path: Path) -> str | None:

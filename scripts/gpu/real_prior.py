@@ -15,7 +15,10 @@ import torch
 import tyro
 
 from csd3d.media.pictures.read import open_picture
+from csd3d.priors.auto import load_prior
 from csd3d.priors.instruct import InstructPrior
+from csd3d.priors.prior import Prior
+from csd3d.priors.store.resolve import loader_of
 from csd3d.runs.progress import RunProgress
 from csd3d.world.export import write_photo
 from csd3d.world.sample import sample_photo
@@ -34,20 +37,28 @@ class Settings:
     prompt: str = "make it snowy"
     steps: int = 20
     compiled: bool = True
-    """Once more with its UNet compiled."""
+    """Once more with its UNet compiled, where it is of Stable Diffusion's kind."""
+
+
+def load(settings: Settings, *, compiled: bool) -> Prior:
+    """The prior; one of Stable Diffusion's kind may be compiled. Raises what loading raises."""
+    if compiled:
+        return InstructPrior.load(settings.prior, device=settings.device, compiled=True)
+    return load_prior(settings.prior, device=settings.device)
 
 
 def table(settings: Settings) -> Iterator[str]:
-    """Its lines. Raises what `edit_image` and `InstructPrior.load` do."""
+    """Its lines. Raises what `edit_image` and `load_prior` do."""
     if not settings.photo.exists():
         settings.photo.parent.mkdir(parents=True, exist_ok=True)
         write_photo(sample_photo(8, height_px=512, width_px=512), settings.photo)
     picture = open_picture(settings.photo)
     yield f"{picture.width_px} x {picture.height_px} px, {settings.steps} moves, {settings.prompt!r}.\n"
     yield "| | loading, s | editing, s | peak, MB |\n| --- | ---: | ---: | ---: |"
-    for compiled in (False, True) if settings.compiled else (False,):
+    is_family = loader_of(settings.prior) == "family"
+    for compiled in (False, True) if settings.compiled and not is_family else (False,):
         began = time.monotonic()
-        prior = InstructPrior.load(settings.prior, device=settings.device, compiled=compiled)
+        prior = load(settings, compiled=compiled)
         loaded = time.monotonic()
         csd = replace(prior.defaults(), steps=settings.steps)
         config = PanoramaConfig(csd=csd, prior=str(settings.prior), device=settings.device)

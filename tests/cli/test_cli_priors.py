@@ -112,3 +112,4 @@ def test_show_says_what_memory_is_needed_and_measures_a_row(tmp_path: Path, caps
     assert max(row, 8 * 4 * 512**2 * 2) == peak_bytes(tiny, tiny / "vae", 512, looks=True)
     assert re.search(r"memory needed: 0\.\d+ GB at 512 px, 0\.\d+ GB at 1024 px \(weights and one row in half", out)
     assert re.search(r"measured at \d+ px on cpu: [\d.e-]+ s a row, [\d.e-]+ s to decode a picture", out)
+    assert re.search(r"a clip of 24 frames, \d+ moves of each: about \d[\d.]* (s|min|h)\n", out)

@@ -156,7 +156,7 @@ def check_directory(path: Path) -> Kind:
         return FAMILIES[pipeline].kind
     expected = " or ".join(PIPELINES)
     raise ValueError(
-        f"prior {path}: expected a pipeline of class {expected}, or of a family in docs/priors.md, got {named!r}"
+        f"prior {path}: expected a pipeline of class {expected}, or of a family in docs/families.md, got {named!r}"
     )
 
 

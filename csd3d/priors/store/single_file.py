@@ -35,7 +35,7 @@ def config_for(file: Path, config: Path | None) -> tuple[Path, Kind]:
     name = pipeline_of(path)
     if name not in PIPELINES and name not in FAMILIES:
         known = " or ".join(PIPELINES)
-        raise ValueError(f"prior {file}: expected {known}, or a family in docs/priors.md, got a {name}")
+        raise ValueError(f"prior {file}: expected {known}, or a family in docs/families.md, got a {name}")
     for part in named_parts(index):
         if part not in ("safety_checker", "feature_extractor", "image_encoder") and not (path / part).is_dir():
             raise ValueError(f"prior-config {path}: its folder {part}/ is missing")
