@@ -65,6 +65,7 @@ class PersonalConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_choice(self, "method")
+        require(self, "control", self.control is None, "none, a subject is learnt without a guard")
         require_int(self, 1, None, "pictures", "rank", "class_pictures", "steps", "batch")
         require_int(self, 1, 64, "vectors")
         require_side(self, 8, "size")

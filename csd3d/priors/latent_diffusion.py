@@ -108,6 +108,8 @@ class LatentDiffusion(Prior):
         said = add_to(parts.holder(), how, title=found.name) if how.lora or how.embedding else []
         length = sentence_length(parts.tokenizer, parts.text_encoder)
         learnt = add_apart(how, parts.tokenizer, parts.unet, length, title=found.name)
+        if learnt and how.control is not None:
+            raise ValueError("embedding: expected words that all layers read alike beside --control, got one for each")
         save_memory(parts.unet, (parts.unet, parts.text_encoder, parts.vae), how, chosen)
         schedule, prediction = read_schedule(parts.scheduler)
         unet_chunks, codec_chunks = (Chunks(chosen, _budget_bytes(memory_gb)) for _ in range(2))

@@ -131,8 +131,9 @@ class TextToImagePrior(LatentDiffusion, TextToImage):
 def require_stable(prior: Prior) -> TextToImagePrior:
     """The prior, if it is one of this kind. Raises ValueError for others."""
     if not isinstance(prior, TextToImagePrior):
-        got = "an instruction editor" if prior.kind == "instruct" else "one unlike Stable Diffusion 1 and 2"
-        raise ValueError(f"prior {prior.name!r}: expected a text-to-image model, got {got}")
+        got = "an instruction editor" if prior.kind == "instruct" else "one of another family"
+        wanted = "a text-to-image model of Stable Diffusion 1 or 2, whose UNet learns"
+        raise ValueError(f"prior {prior.name!r}: expected {wanted}, got {got}")
     return prior
 
 

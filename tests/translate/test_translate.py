@@ -214,7 +214,10 @@ def test_train_and_apply_from_the_command_line(
     assert "source-prompt: expected what the pictures show" in capsys.readouterr().err
     family = ["--prior", str(write_family("sdxl", tmp_path / "sdxl")), "--source-prompt", "a", "--task", "a=b"]
     assert main([*words[:3], *family, "--run-dir", str(tmp_path / "none")]) == 2
-    assert "expected a text-to-image model of Stable Diffusion 1 or 2, of whose UNet" in capsys.readouterr().err
+    assert (
+        "expected a text-to-image model of Stable Diffusion 1 or 2, whose UNet learns, got one of"
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / "none").exists()
     assert main([*words[:3], "--source-prompt", "a", "--prior", str(folder)]) == 2
     assert "task: expected at least one" in capsys.readouterr().err
