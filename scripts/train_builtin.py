@@ -281,6 +281,10 @@ def run_stages(settings: Settings) -> None:
             share = settings.photo_share
             train(CodecWork(work / "shards", work, plan, settings.batch_codec, share, device, start_codec))
         elif stage == "latents":
+            if not (work / "codec.safetensors").is_file():
+                raise FileNotFoundError(
+                    f"{work / 'codec.safetensors'}: expected the trained codec; --stage codec makes it"
+                )
             spread(_Latents(work / "shards", work / "codec.safetensors", work / "latents"))
         elif stage == "instruct":
             write_tokens(work / "tokens.safetensors")

@@ -17,7 +17,7 @@ from csd3d.world.families import all_families, every_edit
 from csd3d.world.filters import moonlight
 from csd3d.world.render import ID_FIRST_THING, ID_GROUND, ID_SKY, render, truth
 from csd3d.world.scene import SceneSampler
-from scripts.train_builtin import world_tokenizer, write_start
+from scripts.train_builtin import Settings, main, world_tokenizer, write_start
 from scripts.training import loop
 from scripts.training.codec import CodecWork, make_codec
 from scripts.training.denoiser import (
@@ -308,3 +308,8 @@ def test_an_unfinished_run_is_exported_from_its_checkpoint(tmp_path: Path) -> No
     assert stopped.keys() == again.keys()
     for name, value in again.items():
         assert torch.equal(value, stopped[name]), name
+
+
+def test_a_stage_before_its_time_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(Settings(tmp_path, stage="latents")) == 2
+    assert capsys.readouterr().err.strip().endswith("expected the trained codec; --stage codec makes it")
