@@ -38,7 +38,7 @@ def edits(folder: Path) -> Iterator[tuple[str, Any, Path, Any]]:
     caption = replace(
         wide, csd=replace(CSD, **cds), prior=str(folder / "t2i"), source_prompt="a blue ball", steer="excite:until=1"
     )
-    yield "cds", edit_image, folder / "wide.png", replace(caption, window=None)
+    yield "cds", edit_image, folder / "wide.png", replace(caption, window=None, size=32)
 
 
 def run_all(folder: Path, out: Path) -> int:
