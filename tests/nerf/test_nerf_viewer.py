@@ -4,7 +4,8 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +38,29 @@ def test_the_default_viewer_starts_in_an_empty_folder(
     assert list(tmp_path.glob("outputs/small/csd-edit-cpu/*/edited_views/sheet.png"))
 
 
-@pytest.fixture
-def trainer(scene: Path, prior: Path, tmp_path: Path) -> Any:
-    """One with a viewer, which is stopped afterwards."""
-    config = config_for(scene, prior, tmp_path, vis="viewer")
+@contextmanager
+def viewed(scene: Path, prior: Path, out: Path) -> Iterator[Any]:
+    """A trainer with a viewer, which is stopped afterwards."""
+    config = config_for(scene, prior, out, vis="viewer")
     config.viewer.quit_on_train_completion = True
     made = trainer_for(config)
     assert isinstance(made.viewer_state, Viewer)
     yield made
     made.viewer_state.viser_server.stop()
+
+
+@pytest.fixture
+def trainer(scene: Path, prior: Path, tmp_path: Path) -> Iterator[Any]:
+    """One with a viewer."""
+    with viewed(scene, prior, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def idle(scene: Path, prior: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One for tests that do not train it, and ask for nothing that stays asked for."""
+    with viewed(scene, prior, tmp_path_factory.mktemp("idle")) as trainer:
+        yield trainer
 
 
 def test_a_start_that_is_refused_after_the_viewer_leaves_no_folder(scene: Path, prior: Path, tmp_path: Path) -> None:
@@ -56,8 +71,8 @@ def test_a_start_that_is_refused_after_the_viewer_leaves_no_folder(scene: Path, 
     assert not (tmp_path / "out").exists()
 
 
-def test_clicks_are_taken_at_once_and_in_order_while_a_step_goes_on(trainer: Any) -> None:
-    controls: Controls = trainer.pipeline.controls
+def test_clicks_are_taken_at_once_and_in_order_while_a_step_goes_on(idle: Any) -> None:
+    controls: Controls = idle.pipeline.controls
     controls.prompt.value = "make it night"
     clicks: list[Callable[[], object]] = [
         lambda: controls.start.cb_hook(controls.start),
@@ -66,7 +81,7 @@ def test_clicks_are_taken_at_once_and_in_order_while_a_step_goes_on(trainer: Any
         lambda: controls.pause.cb_hook(controls.pause),
         lambda: controls.reset.cb_hook(controls.reset),
     ]
-    with trainer.train_lock:  # as in the middle of a step
+    with idle.train_lock:  # as in the middle of a step
         for click in clicks:
             thread = threading.Thread(target=click, daemon=True)
             thread.start()
@@ -95,8 +110,8 @@ def test_the_page_says_what_goes_on_and_offers_what_does_something(trainer: Any)
         assert element.gui_handle.disabled
 
 
-def test_a_refusal_is_shown_until_something_else_is_asked_for(trainer: Any) -> None:
-    pipeline, controls = trainer.pipeline, trainer.pipeline.controls
+def test_a_refusal_is_shown_until_something_else_is_asked_for(idle: Any) -> None:
+    pipeline, controls = idle.pipeline, idle.pipeline.controls
     for sentence, reason in (("make it a dragon", "make it a dragon"), (" ", "expected a sentence, got none")):
         controls.prompt.value = sentence
         controls.start.cb_hook(controls.start)
@@ -109,19 +124,19 @@ def test_a_refusal_is_shown_until_something_else_is_asked_for(trainer: Any) -> N
     assert pipeline.current.prompt == "make it night"
 
 
-def test_the_viewer_renders_between_the_moves_of_an_edit(trainer: Any) -> None:
+def test_the_viewer_renders_between_the_moves_of_an_edit(idle: Any) -> None:
     rendered: list[float] = []
 
     def render() -> None:
-        with trainer.train_lock:
+        with idle.train_lock:
             rendered.append(time.monotonic())
 
-    with trainer.train_lock:
+    with idle.train_lock:
         viewer = threading.Thread(target=render)
         viewer.start()
         deadline = time.monotonic() + 30
         while not rendered and time.monotonic() < deadline:
-            trainer._let_the_viewer_render()
+            idle._let_the_viewer_render()
         assert rendered
     viewer.join()
 
