@@ -1,5 +1,6 @@
 """What every test starts from."""
 
+import gc
 import os
 import random
 import shlex
@@ -16,7 +17,7 @@ import torch
 
 from tests.clips import REAL, encode, moving_picture
 from tests.toys import ToyPrior, resolve_toy
-from tests.warm import reached, servers, skip_fsync
+from tests.warm import GARBAGE, forget_garbage, reached, servers, skip_fsync
 
 WARM = "CSD3D_WARM"
 """Variable that names the folder of the warm servers' sockets."""
@@ -25,6 +26,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores: one thread e
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 skip_fsync()
+gc.set_threshold(GARBAGE)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -42,6 +44,11 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if "not slow" in str(config.getoption("markexpr")) and collection_path.match("test_*.py"):
         return True if "\npytestmark = pytest.mark.slow\n" in collection_path.read_text(encoding="utf-8") else None
     return None
+
+
+def pytest_collection_finish() -> None:
+    """Garbage is looked for in what tests make, not each time in all that was imported."""
+    forget_garbage()
 
 
 @pytest.fixture(autouse=True)

@@ -34,6 +34,8 @@ sys.exit(int.from_bytes(code, "big") if len(code) == 4 else 1)
 """
 NAMES = ("commands", "scenes")
 UP_S = 60
+GARBAGE = 20_000
+"""New objects after which Python looks for garbage among them; with its 700 that is a tenth of the work of tests."""
 ORPHANED_S = 10
 """After which a server looks whether anybody is left who could ask."""
 
@@ -143,9 +145,16 @@ def skip_fsync() -> None:
     os.fsync = lambda fd: None
 
 
+def forget_garbage() -> None:
+    """Leave what is there to itself: looking for garbage in all that was imported takes 0.4 s, in forks often."""
+    gc.collect()
+    gc.freeze()
+
+
 @cache
 def _warm_up(name: str) -> None:
     """Import what commands import, and load a prior, after which transformers knows how to read weights."""
+    gc.set_threshold(GARBAGE)
     import torch
 
     from csd3d.cli.main import COMMANDS
@@ -163,8 +172,7 @@ def _warm_up(name: str) -> None:
         for module in ("nerfstudio.scripts.train", "nerfstudio.scripts.eval", "nerfstudio.scripts.render"):
             import_module(module)
         import_module("tests.nerf.tiny")
-    gc.collect()
-    gc.freeze()  # forks need not look through, and so copy, what is imported
+    forget_garbage()
 
 
 if __name__ == "__main__":
