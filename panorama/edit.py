@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -219,9 +220,10 @@ class PanoramaEditor(Editor[PanoramaConfig]):
 
     def encode(self, session: Session) -> None:
         """Latents of the canvas."""
-        height, width = self.picture.height_px, self.picture.width_px
-        strip = strip_note(height, width, self.config.size or self.prior.native_px, windows=not self.single)
-        session.note(*filter(None, [self._recognised.reason, *self.picture.notes, strip]))
+        picture, size_px = self.picture, self.config.size or self.prior.native_px
+        strip = strip_note(picture.height_px, picture.width_px, size_px, windows=not self.single)
+        said = self._recognised.reason, *picture.notes, strip, *self._windows.unheld(self.sentences)
+        session.note(*filter(None, said))
 
         def encode() -> Float[Tensor, "k c h w"]:
             canvas = None
@@ -346,10 +348,8 @@ class PanoramaEditor(Editor[PanoramaConfig]):
         if config.strength < 1:
             z = torch.lerp(particles.s, z, config.strength)
         blocks = self._surface.blocks(picture, z, particles.s, self.prior.decode, detail=config.detail)
-        total = block_count(picture.height_px, picture.width_px)
-        return composite(
-            picture, self._plan, blocks, lambda items: progress.track("write", items, total=total), between
-        )
+        track = partial(progress.track, "write", total=block_count(picture.height_px, picture.width_px))
+        return composite(picture, self._plan, blocks, track, between)
 
     def _look(self) -> Mapping[str, Tensor]:
         """The middle window, as it was and as it is."""

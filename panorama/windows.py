@@ -15,7 +15,7 @@ which comes nearer to the truth than one for all. `random` (the published way): 
 what they cover.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -47,6 +47,12 @@ class Windows:
 
     def __len__(self) -> int:
         return len(self.layer)
+
+    def unheld(self, sentences: Sequence[str]) -> list[str]:
+        """What is said of sentences that no particle follows."""
+        held = set(self.prompt.tolist())
+        unheld = [text for number, text in enumerate(sentences) if number not in held]
+        return [f"{text!r} holds nowhere: its region is empty, or all under others" for text in unheld]
 
     def select(self, index: Int[Tensor, " m"]) -> "Windows":
         """Those of number `index`."""

@@ -97,6 +97,17 @@ def test_what_people_write():
     assert make_plan("x", (), (), None, **sizes, wraps=False).everywhere
 
 
+@pytest.mark.parametrize("region", ["mask", "span"])
+def test_a_sentence_that_holds_nowhere_is_said(tmp_path, region):
+    picture = save(tmp_path / "a.png", scenery(40, 200))
+    black = save(tmp_path / "black.png", np.zeros((40, 200, 3), np.uint8))
+    empty, full = {"prompt_mask": (f"{black}=make it dark",)}, {"prompt_at": ("0,1=make it dark",)}
+    config = replace(CONFIG, **(empty if region == "mask" else full))
+    notes = toy_edit(picture, tmp_path / "run", "make it red", config=config).notes
+    [note] = [note for note in notes if "holds nowhere" in note]
+    assert note.startswith("'make it dark'" if region == "mask" else "'make it red'")
+
+
 @pytest.mark.parametrize("wrap", ["none", "cylinder", "sphere"])
 @pytest.mark.parametrize("bits", [8, 16])
 def test_outside_the_mask_every_bit_stays(tmp_path, wrap, bits):
