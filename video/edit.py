@@ -34,7 +34,7 @@ from csd3d.runs.session import Session
 from video.config import VideoConfig
 from video.found_mask import find_mask
 from video.latents_store import LatentsStore, greys_path, sources_path
-from video.motion import ClipMotion, ParticleMotion, grey_px, greys_at
+from video.motion import ClipMotion, Followed, ParticleMotion, grey_px, greys_at
 from video.particles import FrameParticles, state_arrays
 from video.plan import Plan, batching_of, plan_frames, plan_keys, prompts_of, score_of, size_of_clip, spans_of, times_of
 from video.propagate import key_frames
@@ -107,6 +107,7 @@ class VideoEditor(Editor[VideoConfig]):
         self._output = output
         self._plan = self._first_plan()
         self._motion: ClipMotion | None = None
+        self._followed = Followed()
         self._resumed: Manifest | None = None
         self._unchanged = _stamps(clip)
 
@@ -176,7 +177,7 @@ class VideoEditor(Editor[VideoConfig]):
     def prepare(self, prior: Prior, config: VideoConfig) -> None:
         """Refuse what the prior cannot serve."""
         self.prior, self.config = prior, config
-        self.score, self._sampled = score_of(prior, self._plan, config)
+        self.score, self._sampled = score_of(prior, self._plan, config, self._followed)
         self._search = search_of(config, config.mask, prior)
         if self._search is not None:
             self._search.under(prompts_of(self._plan, config))  # refuses what it cannot find a mask for
@@ -241,6 +242,7 @@ class VideoEditor(Editor[VideoConfig]):
         if self._needs_motion:
             rows = session.enter(closing(Rows(greys_path(session.folder))))
             self._motion = ClipMotion(rows, grey_px(self._size, self.prior.codec.factor), self._shots(session))
+            self._followed.motion = ParticleMotion(self._motion, self._plan.frames)
         names = state_arrays(csd) if self._sampled is None else sampled_arrays(self._sampled.sampling)
         self._store = session.enter(closing(LatentsStore(session.folder, names)))
         if self._search is not None:
@@ -253,8 +255,7 @@ class VideoEditor(Editor[VideoConfig]):
             return
         kernel = None
         if csd.coupling == "motion":
-            assert self._motion is not None
-            kernel = TransportKernel(ParticleMotion(self._motion, self._plan.frames), scalar_kernel(self.score, csd))
+            kernel = TransportKernel(self._followed, scalar_kernel(self.score, csd))
         particles = FrameParticles(
             self._store.sources, csd, batching=batching_of(config, self._plan), device=self.prior.device,
             arrays=self._store.arrays,
@@ -354,8 +355,9 @@ class VideoEditor(Editor[VideoConfig]):
 
     @property
     def _needs_motion(self) -> bool:
-        followed = self.config.engine.coupling == "motion" or is_found(self.config, self.config.mask)
-        return followed or self.config.steady or self.config.keyframes is not None
+        config = self.config
+        followed = config.engine.coupling == "motion" or config.attending.follows or is_found(config, config.mask)
+        return followed or config.steady or config.keyframes is not None
 
     def _shots(self, session: Session) -> list[int]:
         """To which shot each frame belongs."""

@@ -107,6 +107,19 @@ class ParticleMotion:
         return self._motion(i, self._frames[index.cpu()])
 
 
+class Followed:
+    """Motion that is known once the clip is decoded; until then no point is. Satisfies `Correspondences`."""
+
+    def __init__(self) -> None:
+        self.motion: ParticleMotion | None = None
+
+    def __call__(self, i: int, index: Int[Tensor, " n"]) -> tuple[Float[Tensor, "n h w 2"], Float[Tensor, "n h w"]]:
+        """See the engine's protocol."""
+        if self.motion is None:
+            return torch.zeros(len(index), 1, 1, 2), torch.zeros(len(index), 1, 1)
+        return self.motion(i, index)
+
+
 def to_latents(
     flow: Float[Tensor, "2 H W"], sure: Bool[Tensor, "H W"], per_latent_px: int
 ) -> tuple[Float[Tensor, "h w 2"], Float[Tensor, "h w"]]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from csd3d.engine.residuals import Score
+from csd3d.engine.transport import Correspondences
 from csd3d.media.clip.source import Clip
 from csd3d.media.geometry import WorkingSize, working_size
 from csd3d.priors.prior import Prior, Prompts
@@ -166,10 +167,12 @@ def batching_of(config: VideoConfig, plan: Plan) -> Batching:
     return Batching(budget, draw, min(config.anchors, budget // 2), plan.groups)
 
 
-def score_of(prior: Prior, plan: Plan, config: VideoConfig) -> tuple[Score, SampledEdit | None]:
+def score_of(
+    prior: Prior, plan: Plan, config: VideoConfig, motion: Correspondences
+) -> tuple[Score, SampledEdit | None]:
     """The prior under the sentences of a plan, and how frames are sampled if they are. Raises ValueError for what it
     cannot serve."""
-    return score_of_edit(prior, prompts_of(plan, config), config)
+    return score_of_edit(prior, prompts_of(plan, config), config, motion)
 
 
 def prompts_of(plan: Plan, config: VideoConfig) -> Prompts:

@@ -22,6 +22,7 @@ from csd3d.runs.preview import quick
 from csd3d.runs.progress import RunProgress
 from video.config import VideoConfig
 from video.found_mask import masks_of_frames
+from video.motion import Followed
 from video.particles import Batching, FrameParticles, LatentRows
 from video.plan import Plan, plan_frames, prompts_of, score_of, size_of_clip, spans_of, times_of
 from video.render import Pictures
@@ -90,7 +91,7 @@ def _preview_moves(
     prior: Prior, plan: Plan, config: VideoConfig, s: Latents
 ) -> tuple[LatentRows, Iterator[StepInfo], int]:
     """Latents, the steps that edit them, and how many those are."""
-    score, sampled = score_of(prior, plan, config)
+    score, sampled = score_of(prior, plan, config, Followed())
     if sampled is not None:
         frames = frames_in_memory(s, sampled, config, plan.groups, device=prior.device)
         steps = len(sampled.sampling.transitions) * frames.steps_per_epoch

@@ -16,6 +16,7 @@ In reading order:
     structure     Structure Diffusion: noun phrases read each for itself
     dense         dense text-to-image: phrases that hold in regions
     like          Cross-Image attention: the look of a reference picture
+    eye           Eye-for-an-Eye: hidden states of anchors along motion
     attended      a prior under control: particles share attention, targets look at their sources
     groups        which things a caption names, with what is said of them
     energy        what maps should be: CONFORM, Attend-and-Excite

@@ -20,6 +20,7 @@ from torch import Tensor
 from csd3d.attention.bank import Bank
 from csd3d.attention.compositions import Composition, KvFusion, PromptToPrompt, keeping
 from csd3d.attention.control import Control, Qkv
+from csd3d.attention.eye import EyeForEye, leaving_hidden
 from csd3d.attention.like import CrossImage, Reference, Statistics, statistics
 from csd3d.attention.pull import Pull
 from csd3d.attention.rows import Role, Rows
@@ -60,7 +61,7 @@ class AttendedScore:
     def __post_init__(self) -> None:
         for composition in self.compositions:
             composition.require(self.score)
-        for kind, name in ((SelfAttentionGuidance, "sag"), (CrossImage, "like")):
+        for kind, name in ((SelfAttentionGuidance, "sag"), (CrossImage, "like"), (EyeForEye, "eye")):
             if sum(isinstance(composition, kind) for composition in self.compositions) > 1:
                 raise ValueError(f"attention: expected {name} once, got it more than once")
         if self.like is not None and self.reference is None:
@@ -74,6 +75,11 @@ class AttendedScore:
     def like(self) -> CrossImage | None:
         """How particles look like a reference; None: they do not."""
         return next((c for c in self.compositions if isinstance(c, CrossImage)), None)
+
+    @property
+    def eye(self) -> EyeForEye | None:
+        """How hidden states follow motion; None: they do not."""
+        return next((c for c in self.compositions if isinstance(c, EyeForEye)), None)
 
     @property
     def schedule(self) -> Schedule:
@@ -110,6 +116,7 @@ class _StepScore:
     own: AttendedScore
     x: Noised
     _bank: Bank = field(default_factory=Bank)
+    _hidden: Bank = field(default_factory=Bank)
     _left: set[Role] = field(default_factory=set[Role])
     _sources: tuple[list[int], Latents] | None = None
     _colours: Statistics | None = None
@@ -200,21 +207,25 @@ class _StepScore:
             return score.target(x)
 
     def _sharing(self, role: Role) -> list[Control]:
-        """The control by which rows of a role look at the anchors, which leave their keys and values first."""
-        places = numbers(anchors_of(self.x)) if self.own.shares else []
+        """The controls by which rows of a role look at the anchors, which leave what is looked at first."""
+        score, eye = self.own.score, self.own.eye
+        sites = choose(score.sites, kind="self") if self.own.shares else ()
+        moving = () if eye is None else eye.acts(score, self.x.t)
+        places = numbers(anchors_of(self.x)) if sites or moving else []
         if not places:
             return []
-        score, anchors = self.own.score, self.x.rows(places)
-        sites = choose(score.sites, kind="self")
+        anchors = self.x.rows(places)
         if role not in self._left:
-            keep = Control(sites, qkv=keeping(self._bank))
+            keep = [Control(sites, qkv=keeping(self._bank)), Control(moving, enter=leaving_hidden(self._hidden))]
             if role == "target":
-                self._predict(anchors, [keep], lambda: [])
+                self._predict(anchors, keep, lambda: [])
             else:
-                with score.controlled([keep]):
+                with score.controlled(keep):
                     score.source(anchors)
             self._left.add(role)
-        return [Control(sites, qkv=beside(self._bank, sorted(numbers(anchors.index))))]
+        who = sorted(numbers(anchors.index))
+        controls = [Control(sites, qkv=beside(self._bank, who))] if sites else []
+        return controls if eye is None else [*controls, Control(moving, enter=eye.rearranged(self._hidden, who))]
 
 
 def beside(bank: Bank, anchors: Sequence[int]) -> Qkv:

@@ -1,6 +1,6 @@
 """What may be changed at a site, for the rows of a call.
 
-    y -> text, in cross-attention        k = W_k y_k, v = W_v y_v
+    x -> enter, of places        y -> text, in cross-attention        q = W_q x, k = W_k y_k, v = W_v y_v
     q, k, v -> qkv        A = softmax(q k^T / sqrt(d) + bias)        A -> weigh        x = A v, projected -> leave
 
 Every part of a control is a function of the site, the rows and tensors with one entry a row, and may act on some rows
@@ -17,6 +17,8 @@ from torch import Tensor
 from csd3d.attention.rows import Rows
 from csd3d.attention.sites import Site
 
+Enter = Callable[[Site, Rows, Tensor], Tensor]
+"""From and to what enters an attention, [b n c], of which in self-attention keys and values are made too."""
 Text = Callable[[Site, Rows, Tensor, Tensor], tuple[Tensor, Tensor]]
 """From and to what keys and what values are made of, both [b l d]; without a control they are the same."""
 Heads = Float[Tensor, "b heads n d"]
@@ -46,6 +48,7 @@ class Control:
 
     sites: Sequence[Site]
     when: Callable[[Rows], bool] = always
+    enter: Enter | None = None
     text: Text | None = None
     qkv: Qkv | None = None
     bias: Bias | None = None
@@ -57,4 +60,4 @@ class Control:
     @property
     def is_empty(self) -> bool:
         """Whether it changes nothing anywhere."""
-        return not self.sites or (self.text is self.qkv is self.bias is self.weigh is self.leave is None)
+        return not self.sites or (self.enter is self.text is self.qkv is self.bias is self.weigh is self.leave is None)

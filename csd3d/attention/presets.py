@@ -12,6 +12,7 @@ from csd3d.attention.bank import Bank
 from csd3d.attention.compositions import Composition, KvFusion, MasaCtrl, PlugAndPlay, PromptToPrompt, Reweight
 from csd3d.attention.control import Control
 from csd3d.attention.dense import Dense, Regions
+from csd3d.attention.eye import EyeForEye
 from csd3d.attention.like import CrossImage, Reference
 from csd3d.attention.pull import Pull
 from csd3d.attention.sag import SelfAttentionGuidance
@@ -20,6 +21,7 @@ from csd3d.attention.steer import Steer, Steering
 from csd3d.attention.structure import StructureDiffusion
 from csd3d.attention.tail import read_tail
 from csd3d.engine.residuals import Score
+from csd3d.engine.transport import Correspondences
 
 Sharing = Literal["none", "anchors"]
 PRESETS: dict[str, type[Composition]] = {
@@ -32,8 +34,9 @@ PRESETS: dict[str, type[Composition]] = {
     "sag": SelfAttentionGuidance,
     "like": CrossImage,
     "dense": Dense,
+    "eye": EyeForEye,
 }
-"""The methods by name; their fields are the keys, but for `regions`."""
+"""The methods by name; their fields are the keys, but for `regions` and `correspondences`."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class Attention:
     """Latents of the picture that all are to be like, where there is a `CrossImage`."""
     regions: Regions | None = field(default=None, compare=False)
     """Where phrases hold, where there is a `Dense`."""
+    correspondences: Correspondences | None = field(default=None, compare=False)
+    """Where points of particles are in each other, where there is an `EyeForEye`."""
 
     @classmethod
     def of(
@@ -105,9 +110,15 @@ class Attention:
             pass  # what cannot be controlled is refused before anything is computed
         reference = None if self.reference is None else Reference(self.reference)
         shares = self.share == "anchors"
-        regions = self.regions
-        compositions = tuple(replace(c, regions=regions) if isinstance(c, Dense) else c for c in self.compositions)
-        return AttendedScore(score, compositions, shares, self._pull(score), reference)
+        return AttendedScore(score, tuple(map(self._given, self.compositions)), shares, self._pull(score), reference)
+
+    def _given(self, composition: Composition) -> Composition:
+        """One of the compositions with what it acts by."""
+        if isinstance(composition, Dense):
+            return replace(composition, regions=self.regions)
+        if isinstance(composition, EyeForEye):
+            return replace(composition, correspondences=self.correspondences)
+        return composition
 
     def _pull(self, score: Controllable) -> Pull | None:
         if self.steering is None:
@@ -115,6 +126,11 @@ class Attention:
         if not isinstance(score, Steerable):
             raise ValueError(f"steer: expected a prior of Stable Diffusion's kind, got {type(score).__name__}")
         return Pull(Steer.over(score, self.steering, steps=1, group=self.group))
+
+    @property
+    def follows(self) -> bool:
+        """Whether it wants to know where points are."""
+        return any(isinstance(composition, EyeForEye) for composition in self.compositions)
 
     @property
     def guides(self) -> bool:
@@ -143,7 +159,7 @@ def parse(text: str) -> Composition:
         ValueError: an unknown name or key, a key that is missing, or a value that makes no sense.
     """
     name, (values,) = read_tail(
-        text, {name: (kind,) for name, kind in PRESETS.items()}, what="attention", hide=("regions",)
+        text, {name: (kind,) for name, kind in PRESETS.items()}, what="attention", hide=("regions", "correspondences")
     )
     made: Callable[..., Composition] = PRESETS[name]
     return made(**values)

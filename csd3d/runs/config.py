@@ -75,7 +75,7 @@ class EditConfig(RunConfig):
     see the sources of those few as references."""
     attention: tuple[str, ...] = ()
     """A method that changes attention, NAME or NAME:key=value,...: `reweight:word=snow,scale=1.5`, `p2p`, `pnp`,
-    `masactrl`, `kv-fusion`, `structure`, `sag`, `like`. As often as there are methods."""
+    `masactrl`, `kv-fusion`, `structure`, `sag`, `like`, `eye` (of clips). As often as there are methods."""
     like: str | None = None
     """A picture that the result is to look like: the network sees its places in the place of its own (Cross-Image
     attention), and colours go to its. Settings of it are --attention like:key=value,... None: there is none."""

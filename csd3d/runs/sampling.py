@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass, replace
 
+from csd3d.attention.presets import Attention
 from csd3d.engine.residuals import Score
 from csd3d.engine.sampling import Sampling, Start
+from csd3d.engine.transport import Correspondences
 from csd3d.priors.prior import Guidance, Prior, Prompts
 from csd3d.runs.config import EditConfig
+from csd3d.runs.ranks import ranks
 from csd3d.runs.reference import attending_of
 
 DEFAULT_START: dict[str, Start] = {"instruct": "noised", "text-to-image": "inverted"}
@@ -24,15 +27,18 @@ class SampledEdit:
     """Whether all particles look at the same few."""
 
 
-def sampled_edit(prior: Prior, prompts: Prompts, config: EditConfig) -> SampledEdit:
-    """The prior under the sentences of an edit, and without guidance where sources are inverted.
+def sampled_edit(
+    prior: Prior, prompts: Prompts, config: EditConfig, correspondences: Correspondences | None = None
+) -> SampledEdit:
+    """The prior under the sentences of an edit, and without guidance where sources are inverted. `correspondences` as
+    for `score_of_edit`.
 
     Raises:
         ValueError: settings or sentences that the prior cannot serve.
     """
     start = config.start or DEFAULT_START[prior.kind]
     asked = replace(config.engine, residual="noise")  # a caption of the source is asked for below, if it is needed
-    attending = attending_of(config, prior)
+    attending = _attending(prior, config, correspondences)
     score, sees = prior.score_under(asked, prompts, attending), attending.sees_sources
     if prior.kind == "text-to-image" and prompts.source is None and (sees or start == "inverted"):
         why = "under which it is inverted" if start == "inverted" else "which the prior reads while it looks at it"
@@ -42,10 +48,23 @@ def sampled_edit(prior: Prior, prompts: Prompts, config: EditConfig) -> SampledE
     return SampledEdit(sampling, start, sees, config.share == "anchors")
 
 
-def score_of_edit(prior: Prior, prompts: Prompts, config: EditConfig) -> tuple[Score, SampledEdit | None]:
-    """The prior under the sentences of an edit, and how it is sampled if it is. Raises ValueError as `sampled_edit` and
+def score_of_edit(
+    prior: Prior, prompts: Prompts, config: EditConfig, correspondences: Correspondences | None = None
+) -> tuple[Score, SampledEdit | None]:
+    """The prior under the sentences of an edit, and how it is sampled if it is. `correspondences`: where points of its
+    particles are in each other, if that is known by the time it predicts. Raises ValueError as `sampled_edit` and
     `Prior.score_under` do."""
     if config.by == "moves":
-        return prior.score_under(config.engine, prompts, attending_of(config, prior)), None
-    edit = sampled_edit(prior, prompts, config)
+        return prior.score_under(config.engine, prompts, _attending(prior, config, correspondences)), None
+    edit = sampled_edit(prior, prompts, config, correspondences)
     return edit.sampling.score, edit
+
+
+def _attending(prior: Prior, config: EditConfig, correspondences: Correspondences | None) -> Attention:
+    """Raises ValueError where several processes would have to know the correspondences."""
+    attending = attending_of(config, prior)
+    if not attending.follows:
+        return attending
+    if ranks()[1] > 1:
+        raise ValueError(f"eye: expected one process, which alone knows how points move, got {ranks()[1]}")
+    return replace(attending, correspondences=correspondences)

@@ -320,7 +320,7 @@ def test_what_settings_say_is_read() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("snow", "expected reweight, p2p, pnp, masactrl, kv-fusion, structure, sag, like, dense, got 'snow'"),
+        ("snow", "expected reweight, p2p, pnp, masactrl, kv-fusion, structure, sag, like, dense, eye, got 'snow'"),
         ("", "expected reweight, .* got ''"),
         ("reweight", "expected reweight with word, scale, got none of word, scale"),
         ("reweight:word=snow", "got none of scale"),

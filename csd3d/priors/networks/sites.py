@@ -2,7 +2,7 @@
 
 A controlled attention computes what the stock processor computes, with the parts of controls in between:
 
-    y -> text        q = W_q x, k = W_k y_k, v = W_v y_v -> qkv
+    x -> enter        y -> text        q = W_q x, k = W_k y_k, v = W_v y_v -> qkv
     softmax(q k^T / sqrt(d) + bias) -> weigh -> times v -> W_o -> leave
 
 y is x in self-attention, the text in cross-attention. Where no control has a part before `leave` in a call, the stock
@@ -138,6 +138,9 @@ class _Controlled:
         assert attn.to_v is not None
         assert attn.to_out is not None
         site = self._site
+        for control in acting:
+            if control.enter is not None:
+                x = control.enter(site, rows, x)
         y_k = y_v = x if text is None else text
         if text is not None:
             for control in acting:
@@ -198,7 +201,7 @@ def _rows_of(running: Running, count: int) -> Rows:
 
 
 def _only_leaves(control: Control) -> bool:
-    return control.text is control.qkv is control.bias is control.weigh is None
+    return control.enter is control.text is control.qkv is control.bias is control.weigh is None
 
 
 def _leaving(site: Site, controls: Sequence[Control], running: Running) -> Hook:
