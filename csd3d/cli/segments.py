@@ -21,7 +21,7 @@ class Command:
     """A video file, a folder of frames, a pattern such as frames/*.png, or a picture."""
     output: Path
     """Folder to write: masks by number, labels, and an overview, segments.png."""
-    prior: str = "builtin"
+    prior: str = "builtin:t2i"
     """Whose self-attention is read: `builtin`, `builtin:t2i`, or Stable Diffusion 1.x, 2.x or an editor of it."""
     device: str | None = None
     """`cpu`, `cuda`, ... None: CUDA where there is one."""
