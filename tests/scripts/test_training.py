@@ -220,8 +220,9 @@ def test_members_of_one_group_start_from_one_source_equally_often() -> None:
     family = next(f for f in all_families() if f.name == "any sky")
     counts = dict.fromkeys((number[m.name] for m in family.members), 0)
     scene = SceneSampler(plain=1.0).sample(0)
+    edits = [e for e in every_edit() if e.applies(scene)]
     for seed in range(400):
-        for e in _members(scene, [e for e in every_edit() if e.applies(scene)], random.Random(seed)):
+        for e in _members(scene, edits, random.Random(seed)):
             if number[e.name] in counts:
                 counts[number[e.name]] += 1
     seen = torch.tensor([n for n in counts.values() if n])
