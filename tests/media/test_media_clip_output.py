@@ -269,3 +269,10 @@ def test_a_disk_that_is_full_costs_nothing_that_is_there(tmp_path):
             assert (tmp_path / name).read_text() == "old"
         write(tmp_path / name)
     assert {p.name for p in tmp_path.iterdir()} == {"a.mp4", "a.mkv", "f", "a.gif", "a.png", "a.tif"}
+
+
+@pytest.mark.parametrize("name", [".mp4", ".MKV", "here/.gif"])
+def test_an_ending_alone_is_no_folder_of_frames(tmp_path, name):
+    with pytest.raises(ValueError, match="expected a name before its ending"):
+        require_output(tmp_path / name, Encoding())
+    require_output(tmp_path / ".hidden", Encoding())

@@ -91,6 +91,8 @@ def require_output(path: Path, encoding: Encoding, *, replaces: bool = False) ->
     A folder of frames must be new or empty, unless it `replaces` the one that is there.
     """
     suffix = path.suffix.lower()
+    if path.name.lower() in (*CONTAINERS, *ANIMATIONS):
+        raise ValueError(f"output: expected a name before its ending, got {path}")
     if is_folder(path) or suffix in ANIMATIONS:
         if encoding.codec is not None:
             kind = "a folder of PNG frames" if is_folder(path) else suffix
