@@ -11,19 +11,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 
 from csd3d.engine.guidance import instruct_coefficients, text_coefficients
 from csd3d.engine.types import Latents
+from csd3d.priors.families.clips import ClipCodec, fold
 from csd3d.priors.families.codec import FamilyCodec
 from csd3d.priors.families.conditions import arguments_of, dtype_of, filled_with, same
 from csd3d.priors.families.pictures import to_bytes
 from csd3d.priors.families.record import RECORDED_AT, Arguments, Place, Recorded, network_of, record
-from csd3d.priors.families.replay import laid, replay, tokens, untokens
+from csd3d.priors.families.replay import laid, layout_of, replay, tokens, untokens
 from csd3d.priors.families.table import Branch, Family
 
 LEAST_PX = 64
 """Side of the picture that is checked with, unless the network's multiples ask for more."""
+CLIP_LAT = 3
+"""Latent frames of the clip that is checked with."""
 OTHER_TIME = 231.0
 TEXT, IMAGE = 2.0, 3.0
 """Guidance scales of the check, different ones, so that a mistaken order of branches is seen."""
@@ -70,14 +74,13 @@ def check(pipe: Any, family: Family, codec: FamilyCodec, *, device: torch.device
     tolerance = 1e-3 if dtype == torch.float32 else 5e-2
     side = -(-LEAST_PX // codec.multiple_px) * codec.multiple_px
     rng = torch.Generator().manual_seed(0)
-    pictures = [to_bytes(torch.rand(1, 3, side, side, generator=rng))[0] for _ in range(2)]
-    sources = [codec.encode(p[None].permute(0, 3, 1, 2).float() / 255) for p in pictures]
+    pictures, sources = zip(*(_random(codec, side, rng) for _ in range(2)), strict=True)
     noisy = [torch.randn(sources[0].shape, generator=rng) for _ in range(2)]
     editor = family.kind == "instruct"
 
     def step(picture: int, latents: int, t: float) -> Recorded:
         call = arguments_of(family, SENTENCE, "", pictures[picture] if editor else None, text=TEXT, image=IMAGE)
-        x = laid(noisy[latents], family.layout).to(device, dtype)
+        x = laid(noisy[latents], family.layout, channels=codec.channels).to(device, dtype)
         return record(pipe, family, call, x, size_px=(side, side), t=t)
 
     first, second, wanted = step(0, 0, RECORDED_AT), step(1, 0, RECORDED_AT), step(1, 1, OTHER_TIME)
@@ -87,7 +90,7 @@ def check(pipe: Any, family: Family, codec: FamilyCodec, *, device: torch.device
         same(_rest(rows[b], place, b, filled), _rest(second.rows[b], place, b, filled)) for b in rows
     )
     used = second.rows if looks else rows
-    x = tokens(noisy[1].to(dtype), family.layout)
+    x = tokens(noisy[1].to(dtype), family.layout, channels=codec.channels)
     outputs: dict[Branch, Tensor] = {
         branch: replay(
             network_of(pipe), [arguments], place, x, time=OTHER_TIME, device=device,
@@ -97,7 +100,7 @@ def check(pipe: Any, family: Family, codec: FamilyCodec, *, device: torch.device
     }  # fmt: skip
     said = guided_like(family, outputs, TEXT, IMAGE)
     shape = noisy[1].shape
-    theirs = untokens(wanted.prediction.float(), "packed" if wanted.prediction.ndim == 3 else "plain", shape)
+    theirs = untokens(wanted.prediction.float(), layout_of(wanted.prediction), shape)
     ours = untokens(said, family.layout, shape)
     error = float((ours - theirs.to(ours)).abs().max() / theirs.abs().max().clamp(min=1e-9))
     if not error <= tolerance:
@@ -117,7 +120,17 @@ def fill(
     axis of the network's input; None: nothing."""
     if what in (None, "other"):
         return None
-    return torch.cat([tokens(codec.own(s) if what == "own" else s, family.layout) for s in pictures], axis)
+    own = [codec.own(s) if what == "own" else s for s in pictures]
+    return torch.cat([tokens(s, family.layout, channels=codec.channels) for s in own], axis)
+
+
+def _random(codec: FamilyCodec, side: int, rng: torch.Generator) -> tuple[UInt8[Tensor, "*F H W 3"], Latents]:
+    """A picture of noise, or a clip of it, and its latents."""
+    if not isinstance(codec, ClipCodec):
+        picture = to_bytes(torch.rand(1, 3, side, side, generator=rng))
+        return picture[0], codec.encode(picture.permute(0, 3, 1, 2).float() / 255)
+    clip = to_bytes(torch.rand(codec.frames_of(CLIP_LAT), 3, side, side, generator=rng))
+    return clip, fold(codec.encode_clip(clip.permute(0, 3, 1, 2).float() / 255))[None]
 
 
 def _rest(arguments: Arguments, place: Place, branch: Branch, filled: Mapping[Branch, str]) -> Arguments:

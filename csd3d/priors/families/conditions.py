@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from csd3d.priors.families.clips import ClipCodec
 from csd3d.priors.families.codec import FamilyCodec
 from csd3d.priors.families.pictures import digest, to_bytes
 from csd3d.priors.families.record import Arguments, Place, Recorded, network_of, record
@@ -69,7 +70,8 @@ class Conditions:
         height, width = (self._codec.factor * side for side in like.shape[-2:])
         shown = [self._picture(z, height, width) for z in pictures]
         call = arguments_of(self._family, sentence, negative, shown[0] if shown else None, references=shown[1:])
-        latents = laid(torch.randn(1, *like.shape, generator=torch.Generator().manual_seed(0)), self._family.layout)
+        latents = torch.randn(1, *like.shape, generator=torch.Generator().manual_seed(0))
+        latents = laid(latents, self._family.layout, channels=self._codec.channels)
         latents = latents.to(self._device, dtype_of(self._pipe))
         with quiet():
             return record(
@@ -81,16 +83,18 @@ class Conditions:
         x = arguments[self._place.argument]
         return x.new_zeros([self._out_like.get(axis, side) for axis, side in enumerate(x.shape)])
 
-    def _picture(self, s: Tensor, height: int, width: int) -> UInt8[Tensor, "H W 3"]:
-        """The picture of source latents: itself where it is known, decoded else; any, where it is not looked at."""
+    def _picture(self, s: Tensor, height: int, width: int) -> UInt8[Tensor, "*F H W 3"]:
+        """The picture or clip of source latents: itself where it is known, decoded else; any, where it is not looked
+        at."""
         if not self.looks:
-            return torch.full((height, width, 3), GREY, dtype=torch.uint8)
+            clip = [self._codec.frames_of(len(s) // self._codec.channels)] if isinstance(self._codec, ClipCodec) else []
+            return torch.full((*clip, height, width, 3), GREY, dtype=torch.uint8)
         known = None if self._codec.pictures is None else self._codec.pictures.find(s)
         return to_bytes(self._codec.decode(s[None]))[0].cpu() if known is None else known
 
 
 def arguments_of(
-    family: Family, sentence: str, negative: str, picture: UInt8[Tensor, "H W 3"] | None,
+    family: Family, sentence: str, negative: str, picture: UInt8[Tensor, "*F H W 3"] | None,
     *, references: Sequence[UInt8[Tensor, "H W 3"]] = (), text: float = 2.0, image: float = 3.0,
 ) -> dict[str, object]:  # fmt: skip
     """Arguments of a pipeline's call for a sentence, a picture and references after it; with guidance on, unless an
@@ -99,8 +103,11 @@ def arguments_of(
 
     call: dict[str, object] = {"prompt": sentence}
     if picture is not None:
-        images = [Image.fromarray(p.numpy()) for p in (picture, *references)]
-        call["image"] = images if references else images[0]
+        if family.of_clips:
+            call["video"] = [Image.fromarray(frame.numpy()) for frame in picture]
+        else:
+            images = [Image.fromarray(p.numpy()) for p in (picture, *references)]
+            call["image"] = images if references else images[0]
     guided = picture is not None or family.kind == "text-to-image"
     if family.text_scale is not None:
         call[family.text_scale] = text if guided else 1.0
@@ -118,7 +125,9 @@ def filled_with(
 ) -> dict[Branch, str]:  # fmt: skip
     """What the condition part of the input holds in each branch: `latents` of the source `s`, the autoencoder's
     `own` of it, or `other`, which is left alone."""
-    known = {"latents": tokens(s, family.layout), "own": tokens(codec.own(s), family.layout)}
+    known = {
+        name: tokens(z, family.layout, channels=codec.channels) for name, z in (("latents", s), ("own", codec.own(s)))
+    }
     found: dict[Branch, str] = {}
     for branch, arguments in rows.items():
         x = arguments[place.argument]

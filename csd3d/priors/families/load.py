@@ -11,6 +11,7 @@ from packaging.version import Version
 
 from csd3d.priors.defaults import USUAL_PX
 from csd3d.priors.families.check import check
+from csd3d.priors.families.clips import ClipCodec
 from csd3d.priors.families.codec import FamilyCodec, read_factor
 from csd3d.priors.families.conditions import Conditions
 from csd3d.priors.families.levels import read_levels
@@ -102,6 +103,8 @@ def read_pipeline(
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError) as error:
             raise ValueError(f"prior {weights or path}: cannot be read: {first_line(error)}") from error
     pipe.set_progress_bar_config(disable=True)
+    if family.of_clips:
+        pipe.vae.to(torch.float32)  # in which it is handed clips
     if hasattr(pipe, "is_cosxl_edit"):  # which no file of a pipeline says: it scales its condition
         pipe.is_cosxl_edit = type(pipe.scheduler).__name__.startswith("EDM")
     for part in pipe.components.values():
@@ -129,7 +132,8 @@ def make_prior(pipe: Any, family: Family, found: Resolved, *, device: torch.devi
         vae = type(vae).from_config(vae.config)
         vae.load_state_dict(pipe.vae.state_dict())
         vae = vae.to(device, torch.float32).requires_grad_(False).eval()
-    codec = FamilyCodec(vae, factor=factor, multiple_px=factor * _patch(pipe, family), chunks=codec_chunks)
+    make = ClipCodec if family.of_clips else FamilyCodec
+    codec = make(vae, factor=factor, multiple_px=factor * _patch(pipe, family), chunks=codec_chunks)
     try:
         with quiet():
             learnt = check(pipe, family, codec, device=device)
@@ -161,7 +165,8 @@ def make_prior(pipe: Any, family: Family, found: Resolved, *, device: torch.devi
 def _patch(pipe: Any, family: Family) -> int:
     """Latents along one side of what the network reads as one."""
     patch = network_of(pipe).config.get("patch_size", 1)
-    return 2 if family.layout != "plain" else patch if isinstance(patch, int) else 1
+    patch = patch if isinstance(patch, int) else patch[-1]  # of a clip: time, height, width
+    return patch if family.layout in ("plain", "clip") else 2
 
 
 def _native_px(pipe: Any, factor: int) -> int:

@@ -152,7 +152,7 @@ class FamilyPrior(Prior):
         `s` are the sources of an editor, or any latents of the size; `references` more pictures that each particle's
         editor sees, as latents. On the prior's device, float32, in its own parametrisation.
         """
-        z_in = tokens(x.to(self.device).float(), self.family.layout)
+        z_in = tokens(x.to(self.device).float(), self.family.layout, channels=self.codec.channels)
         s = s.to(self.device).float()
         more = [[r.to(s) for r in some] for some in references or [[]] * len(s)]
         rows = [
@@ -208,8 +208,13 @@ class FamilyEditor(FamilyPrior):
     kind = "instruct"
 
     def require(self, csd: CsdConfig, prompts: Prompts) -> None:
-        """Raises ValueError as every family does, and for a source prompt."""
+        """Raises ValueError as every family does, for a source prompt, and for an editor of clips, whose particles are
+        no pictures."""
         super().require(csd, prompts)
+        if self.family.of_clips:
+            raise ValueError(
+                f"prior: expected an editor of pictures, got {self.family.title}, which edits clips: video.windows does"
+            )
         require_no_source(prompts, csd)
 
     def score(self, prompts: Prompts, guidance: Guidance) -> "EditorScore":
@@ -239,7 +244,8 @@ class FamilyTextToImage(FamilyPrior, TextToImage):
         """See `TextToImage.denoise`: by its own scheduler, set as its pipeline does for pictures of the size that the
         network sees at once."""
         sides = tuple(min(side, self.native_px // self.codec.factor) for side in shape[-2:])
-        like = laid(torch.zeros(1, shape[1], *sides), self.family.layout).to(self.device, dtype_of(self.pipe))
+        like = laid(torch.zeros(1, shape[1], *sides), self.family.layout, channels=self.codec.channels)
+        like = like.to(self.device, dtype_of(self.pipe))
         size_px = (self.codec.factor * sides[0], self.codec.factor * sides[1])
         with quiet():
             stepper = stepper_of(self.pipe, self.family, like, size_px=size_px, steps=steps)
@@ -349,8 +355,8 @@ class CaptionScore:
         branches: tuple[Branch, ...] = ("IT",) if w == 1 else ("00", "IT")
         with self.prior.showing(index, None, z_in.shape):
             said = self.prior.predict(branches, z_in, float(t), z_in, self.texts.of(index), self.negative)
-        layout = self.prior.family.layout
-        rows: dict[Branch, Tensor] = {branch: tokens(out, layout) for branch, out in zip(branches, said, strict=True)}
+        layout, c = self.prior.family.layout, self.prior.codec.channels
+        rows: dict[Branch, Tensor] = {b: tokens(out, layout, channels=c) for b, out in zip(branches, said, strict=True)}
         return untokens(guided_like(self.prior.family, rows, w, 1.0), layout, z_in.shape)
 
     def _epsilon(self, texts: Texts, x_t: Latents, x: Noised, scale: float) -> Latents:

@@ -23,22 +23,31 @@ def unpack(x: Float[Tensor, "n l d"], shape: Sequence[int]) -> Float[Tensor, "n 
     return x.reshape(n, h // 2, w // 2, c, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(n, c, h, w)
 
 
-def laid(z: Float[Tensor, "n c h w"], layout: Layout) -> Tensor:
-    """Latents as the pipeline's argument `latents`."""
+def laid(z: Float[Tensor, "n c h w"], layout: Layout, *, channels: int) -> Tensor:
+    """Latents as the pipeline's argument `latents`; `channels` are those of a latent frame of a clip."""
     if layout == "patched":
         n, c, h, w = z.shape
         return pack(z).mT.reshape(n, 4 * c, h // 2, w // 2)
-    return pack(z) if layout == "packed" else z
+    return tokens(z, layout, channels=channels)
 
 
-def tokens(z: Float[Tensor, "n c h w"], layout: Layout) -> Tensor:
-    """Latents as the network's input holds them."""
+def tokens(z: Float[Tensor, "n c h w"], layout: Layout, *, channels: int) -> Tensor:
+    """Latents as the network's input holds them; `channels` are those of a latent frame of a clip."""
+    if layout == "clip":
+        return z.unflatten(1, (channels, -1))
     return z if layout == "plain" else pack(z)
 
 
 def untokens(x: Tensor, layout: Layout, shape: Sequence[int]) -> Float[Tensor, "n c h w"]:
     """Latents of shape [n, c, h, w] out of what a network's input or output holds."""
+    if layout == "clip":
+        return x.flatten(1, 2)
     return x if layout == "plain" else unpack(x, shape)
+
+
+def layout_of(x: Tensor) -> Layout:
+    """How a pipeline holds latents that it hands to its scheduler."""
+    return "packed" if x.ndim == 3 else "clip" if x.ndim == 5 else "plain"
 
 
 def condition_part(x: Tensor, place: Place, length: int, pictures: int = 1) -> Tensor | None:

@@ -9,8 +9,9 @@ Kind = Literal["instruct", "text-to-image"]
 """The task of a prior: it follows instructions about a picture, or makes pictures of captions."""
 Branch = Literal["00", "I0", "IT"]
 """A condition of the network: IT = picture and sentence, I0 = picture, 00 = neither. Without pictures: IT and 00."""
-Layout = Literal["plain", "packed", "patched"]
-"""Latents as a pipeline's `latents`: plain [n c h w], packed [n hw/4 4c] or patched [n 4c h/2 w/2]."""
+Layout = Literal["plain", "packed", "patched", "clip"]
+"""Latents as a pipeline's `latents`: plain [n c h w], packed [n hw/4 4c] or patched [n 4c h/2 w/2]; of a clip of f
+latent frames [n c f h w], which is [n c*f h w] to everybody else."""
 Half = Literal["float16", "bfloat16"]
 
 
@@ -64,6 +65,11 @@ class Family:
     """Packages that it wants beside the core's."""
 
     @property
+    def of_clips(self) -> bool:
+        """Whether it edits clips: its particles are windows of one in time."""
+        return self.layout == "clip"
+
+    @property
     def s_sampled(self) -> float:
         """Guidance scale of the text in ordinary sampling, as its pipeline takes it."""
         return self.s_text if self.guides else 1.0
@@ -109,6 +115,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             "LongCat-Image-Edit", "IT I0", s_text=4.5, layout="packed", sized=False, sized_by="calculate_dimensions",
             needs=("torchvision",),
         ),
+        "LucyEditPipeline": _editor("Lucy Edit", "IT I0", s_text=5.0, layout="clip", needs=("ftfy",)),
         "StableDiffusionXLPipeline": _maker("SDXL", s_text=5.0, half="float16"),
         "StableDiffusion3Pipeline": _maker("Stable Diffusion 3, 3.5", s_text=7.0, steps=28),
         "FluxPipeline": _maker("FLUX.1", branches=("IT", "00"), **_FLUX),

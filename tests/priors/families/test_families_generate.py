@@ -38,7 +38,11 @@ def test_four_steps_end_where_those_of_the_pipeline_do(
     shape = (1, prior.codec.channels, SIDE // prior.codec.factor, SIDE // prior.codec.factor)
     noise = torch.randn(shape)
     call = arguments_of(prior.family, "a red ball", "", None, text=scale) | {"height": SIDE, "width": SIDE}
-    call |= {"latents": laid(noise, prior.family.layout), "num_inference_steps": STEPS, "output_type": "latent"}
+    call |= {
+        "latents": laid(noise, prior.family.layout, channels=prior.codec.channels),
+        "num_inference_steps": STEPS,
+        "output_type": "latent",
+    }
     theirs = pipe(**prior.family.call, **call)[0].float()
     theirs = untokens(theirs, "packed" if theirs.ndim == 3 else "plain", shape)
     score, index = prior.score(Prompts("a red ball"), Guidance(scale)), torch.arange(1)

@@ -54,7 +54,7 @@ def sample(
     if type(pipe).__name__.startswith("DreamLite"):
         pipe.prepare_latents = lambda *args, **more: noise.clone()
     else:
-        call["latents"] = laid(noise, family.layout)
+        call["latents"] = laid(noise, family.layout, channels=prior.codec.channels)
     pipe(**family.call, **call, num_inference_steps=STEPS, output_type="latent")
     return steps
 
@@ -94,7 +94,7 @@ def test_it_predicts_and_samples_as_its_pipeline_does(
     s = prior.encode(picture[None].permute(0, 3, 1, 2) / 255)
     noise = torch.randn(s.shape)
     steps = sample(pipe, prior, picture, noise)
-    is_flow, layout = prior.levels.noising == "flow", prior.family.layout
+    is_flow, layout, c = prior.levels.noising == "flow", prior.family.layout, prior.codec.channels
     z = noise / level_at(prior, steps[0]).scale if is_flow else noise * steps[0].sigma / sqrt(1 + steps[0].sigma ** 2)
     if name == "pixart" or name.startswith(
         "sdxl"
@@ -105,7 +105,7 @@ def test_it_predicts_and_samples_as_its_pipeline_does(
     for k, step in enumerate(steps):
         level = level_at(prior, step)
         out = prior.predict(prior.learnt.branches, level.scale * z, level.time, s, [SENTENCE], "")
-        rows = dict(zip(prior.learnt.branches, [tokens(x, layout) for x in out], strict=True))
+        rows = dict(zip(prior.learnt.branches, [tokens(x, layout, channels=c) for x in out], strict=True))
         ours = untokens(guided_like(prior.family, rows, TEXT, IMAGE), layout, s.shape)
         theirs = untokens(step.prediction, "plain" if step.prediction.ndim == 4 else "packed", s.shape)
         assert (ours - theirs).abs().max() <= 1e-5 * max(1, float(theirs.abs().max())) * (k + 1), k
@@ -127,12 +127,12 @@ def test_references_are_further_pictures_of_its_pipeline(
     s, *references = prior.encode(pictures.permute(0, 3, 1, 2) / 255)
     noise = torch.randn(1, *s.shape)
     step = sample(stock(prior, name, monkeypatch), prior, pictures[0], noise, references=list(pictures[1:]))[0]
-    level, layout = level_at(prior, step), prior.family.layout
+    level, layout, c = level_at(prior, step), prior.family.layout, prior.codec.channels
     z_in = level.scale * (noise / level.scale)
 
     def said(*shown: Tensor) -> Tensor:
         out = prior.predict(prior.learnt.branches, z_in, level.time, s[None], [SENTENCE], "", [shown])
-        rows = dict(zip(prior.learnt.branches, [tokens(x, layout) for x in out], strict=True))
+        rows = dict(zip(prior.learnt.branches, [tokens(x, layout, channels=c) for x in out], strict=True))
         return untokens(guided_like(prior.family, rows, TEXT, IMAGE), layout, noise.shape)
 
     theirs = untokens(step.prediction, "plain" if step.prediction.ndim == 4 else "packed", noise.shape)

@@ -348,6 +348,26 @@ def sana() -> Any:
     )  # fmt: skip
 
 
+def lucy() -> Any:
+    tokenizer = t5_tokenizer()
+    vae = diffusers.AutoencoderKLWan(
+        base_dim=4, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, latents_mean=[0.1] * 4, latents_std=[1.3] * 4
+    )
+    net = diffusers.WanTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=12, in_channels=8, out_channels=4, text_dim=16, freq_dim=16,
+        ffn_dim=32, num_layers=2, rope_max_seq_len=32,
+    )  # fmt: skip
+    text = transformers.UMT5EncoderModel(
+        transformers.UMT5Config(vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+    )
+    return diffusers.LucyEditPipeline(
+        tokenizer=tokenizer, text_encoder=text, vae=vae, transformer=net, expand_timesteps=True,
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+    )  # fmt: skip
+
+
+CLIPS: dict[str, Callable[[], Any]] = {"lucy": lucy}
+"""Those of clips."""
 FAMILIES: dict[str, Callable[[], Any]] = {
     "klein": klein,
     "klein-distilled": lambda: klein(distilled=True),
@@ -374,6 +394,6 @@ def write_family(name: str, directory: Path) -> Path:
     """Write a tiny random pipeline; the same weights every time."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        pipe = FAMILIES[name]()
+        pipe = (FAMILIES | CLIPS)[name]()
     pipe.save_pretrained(directory)
     return directory

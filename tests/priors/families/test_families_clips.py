@@ -1,0 +1,156 @@
+"""An editor of clips in Wan's layout: as its pipeline, and windows of a longer clip that agree."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from diffusers.pipelines.lucy import pipeline_lucy_edit
+from diffusers.pipelines.lucy.pipeline_lucy_edit import LucyEditPipeline
+from torch import Tensor
+
+from csd3d.engine.config import CsdConfig
+from csd3d.engine.types import Batch
+from csd3d.priors.families import load
+from csd3d.priors.families.check import guided_like
+from csd3d.priors.families.clips import ClipCodec, fold, unfold
+from csd3d.priors.families.conditions import arguments_of
+from csd3d.priors.families.load import load_family
+from csd3d.priors.families.pictures import to_bytes
+from csd3d.priors.families.prior import FamilyEditor
+from csd3d.priors.families.replay import layout_of, tokens, untokens
+from csd3d.priors.families.table import FAMILIES
+from csd3d.priors.prior import Guidance, Prompts
+from tests.priors.families.test_families_stock import IMAGE, SENTENCE, STEPS, TEXT, Step, level_at
+from video.windows import ClipWindows, edit_clip, starts
+
+SIDE, FRAMES = 64, 9
+
+
+@pytest.fixture(scope="module")
+def lucy(family_path: Callable[[str], Path]) -> FamilyEditor:
+    """Without ftfy, which mends sentences that are broken."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline_lucy_edit, "ftfy", SimpleNamespace(fix_text=str), raising=False)
+        patch.setattr(load, "FAMILIES", {"LucyEditPipeline": replace(FAMILIES["LucyEditPipeline"], needs=())})
+        prior = load_family(family_path("lucy"), device="cpu")
+    assert isinstance(prior, FamilyEditor)
+    return prior
+
+
+@pytest.fixture(autouse=True)
+def _whole_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline_lucy_edit, "ftfy", SimpleNamespace(fix_text=str), raising=False)
+
+
+def clip_codec(prior: FamilyEditor) -> ClipCodec:
+    assert isinstance(prior.codec, ClipCodec)
+    return prior.codec
+
+
+def sampled(prior: FamilyEditor, clip: Tensor, noise: Tensor) -> list[Step]:
+    """Four steps of the pipeline itself."""
+    pipe: Any = LucyEditPipeline.from_pretrained(str(prior.path), local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    steps, theirs = list[Step](), pipe.scheduler.step
+
+    def watch(prediction: Tensor, t: Any, x: Tensor, **more: Any) -> Any:
+        result = theirs(prediction, t, x, **more)
+        sigma = float(pipe.scheduler.sigmas[pipe.scheduler.step_index - 1])
+        steps.append(Step(prediction.float(), float(t), sigma, result[0].float()))
+        return result
+
+    pipe.scheduler.step = watch
+    call = arguments_of(prior.family, SENTENCE, "", clip, text=TEXT, image=IMAGE)
+    call |= {"height": SIDE, "width": SIDE, "num_frames": FRAMES, "num_inference_steps": STEPS}
+    latents = tokens(noise, "clip", channels=prior.codec.channels)
+    pipe(**call, latents=latents, output_type="latent")
+    return steps
+
+
+def test_it_predicts_and_samples_as_its_pipeline_does(lucy: FamilyEditor) -> None:
+    codec = clip_codec(lucy)
+    clip = to_bytes(torch.rand(FRAMES, 3, SIDE, SIDE))
+    s = fold(codec.encode_clip(clip.permute(0, 3, 1, 2) / 255))[None]
+    noise = torch.randn(s.shape)
+    steps = sampled(lucy, clip, noise)
+    z = noise / level_at(lucy, steps[0]).scale
+    for k, step in enumerate(steps):
+        level = level_at(lucy, step)
+        out = lucy.predict(lucy.learnt.branches, level.scale * z, level.time, s, [SENTENCE], "")
+        said = [tokens(x, "clip", channels=codec.channels) for x in out]
+        rows = dict(zip(lucy.learnt.branches, said, strict=True))
+        ours = untokens(guided_like(lucy.family, rows, TEXT, IMAGE), "clip", s.shape)
+        theirs = untokens(step.prediction, layout_of(step.prediction), s.shape)
+        assert (ours - theirs).abs().max() <= 1e-5 * max(1, float(theirs.abs().max())) * (k + 1), k
+        clean, epsilon = level.scale * z - step.sigma * ours, level.epsilon(ours, z)
+        following = level_at(lucy, steps[k + 1]).ab if k + 1 < STEPS else 1.0
+        z = following**0.5 * clean + (1 - following) ** 0.5 * epsilon
+    last = untokens(steps[-1].after, "clip", s.shape)
+    assert (z - last).abs().max() <= 1e-4 * max(1.0, float(last.abs().max()))
+
+
+def test_windows_are_particles_like_others(lucy: FamilyEditor) -> None:
+    codec = clip_codec(lucy)
+    s = torch.stack([fold(codec.encode_clip(torch.rand(FRAMES, 3, SIDE, SIDE))) for _ in range(3)])
+    x = lucy.schedule.noised(Batch(s, s, torch.arange(3)), 300, torch.randn(s.shape))
+    score = lucy.score(Prompts(SENTENCE), Guidance(3.0))
+    together = score.target(x)
+    for i in range(3):
+        torch.testing.assert_close(score.target(x.rows([i])), together[i : i + 1], atol=1e-5, rtol=1e-5)
+    nothing = lucy.score(Prompts(""), Guidance(3.0))
+    assert torch.equal(nothing.target(x), nothing.source(x))
+    assert (together - score.source(x)).abs().max() > 1e-5
+
+
+def test_a_clip_comes_back_from_its_latents_in_the_same_length(lucy: FamilyEditor) -> None:
+    codec = clip_codec(lucy)
+    z = codec.encode_clip(torch.rand(FRAMES, 3, SIDE, SIDE))
+    assert z.shape == (3, codec.channels, SIDE // codec.factor, SIDE // codec.factor)
+    assert codec.decode_clip(z).shape == (FRAMES, 3, SIDE, SIDE)
+    assert torch.equal(unfold(fold(z), codec.channels), z)
+    with pytest.raises(ValueError, match="frames: expected 1 more than a multiple of 4, got 8"):
+        codec.encode_clip(torch.rand(8, 3, SIDE, SIDE))
+
+
+def test_a_long_clip_is_edited_as_one(lucy: FamilyEditor) -> None:
+    rgb, csd = torch.rand(16, 3, SIDE, SIDE), CsdConfig(steps=2, s_text=3.0)
+    edit = edit_clip(lucy, rgb, SENTENCE, csd, window=3, overlap=1)
+    assert len(edit.windows) == 2, "5 latent frames"
+    assert edit.decode().shape == rgb.shape
+    assert torch.equal(edit.windows.z, edit.windows.s)
+    assert [info.index for info in edit.moves] == [(0, 1), (0, 1)]
+    assert not torch.equal(edit.windows.z, edit.windows.s)
+    again = edit_clip(lucy, rgb, SENTENCE, csd, window=3, overlap=1)
+    for _ in again.moves:
+        pass
+    assert torch.equal(edit.decode(), again.decode()), "same seed, same bytes"
+
+
+@pytest.mark.parametrize(
+    ("length", "window", "overlap", "expected"),
+    [(5, 3, 1, [0, 2]), (6, 3, 1, [0, 2, 3]), (2, 3, 1, [0]), (7, 3, 0, [0, 3, 4])],
+)
+def test_windows_cover_the_clip(length: int, window: int, overlap: int, expected: list[int]) -> None:
+    assert starts(length, window, overlap).tolist() == expected
+
+
+def test_directions_of_windows_are_averaged_where_they_overlap() -> None:
+    windows = ClipWindows(torch.zeros(5, 2, 1, 1), CsdConfig(), window=3, overlap=1)
+    g = torch.stack([torch.full((6, 1, 1), 1.0), torch.full((6, 1, 1), 3.0)])
+    windows.move(torch.arange(2), g, lr=1.0)
+    assert windows.z[:, 0, 0, 0].tolist() == [-1, -1, -2, -3, -3]
+
+
+def test_editors_of_pictures_and_of_clips_are_told_apart(
+    lucy: FamilyEditor, family_path: Callable[[str], Path]
+) -> None:
+    with pytest.raises(ValueError, match="prior: expected an editor of pictures, got Lucy Edit, which edits clips"):
+        lucy.score_under(CsdConfig(), Prompts(SENTENCE))
+    klein = load_family(family_path("klein"), device="cpu")
+    assert isinstance(klein, FamilyEditor)
+    with pytest.raises(ValueError, match=r"prior: expected an editor of clips, got FLUX.2 \[klein\]"):
+        edit_clip(klein, torch.rand(5, 3, SIDE, SIDE), SENTENCE, CsdConfig())
