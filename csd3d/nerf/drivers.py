@@ -186,6 +186,7 @@ class Update(_Parts):
             detail=settings.detail,
             inside=inside,
             correspondences=correspondences,
+            distances=distances,
             on_move=partial(self._moved, what, MoveTimer()),
         )
         change = change_of(sources, edited.rgb, None if inside is None else inside.float())

@@ -31,6 +31,7 @@ from csd3d.engine.transport import Correspondences, TransportKernel, along
 from csd3d.engine.types import Batch, Index, Latents
 from csd3d.media.detail import restore_mapped
 from csd3d.media.geometry import WorkingSize, from_working, to_working, working_size
+from csd3d.priors.guards import whole_range
 from csd3d.priors.prior import Prior, Prompts
 from csd3d.runs.ranks import SharedScore, map_sharded
 
@@ -88,6 +89,7 @@ def edit_views(
     detail: float = 1.0,
     inside: Bool[Tensor, "n 1 H W"] | None = None,
     correspondences: CorrespondencesAt | None = None,
+    distances: Float[Tensor, "n 1 _h _w"] | None = None,
     on_move: Callable[[int, int], None] = lambda done, total: None,
 ) -> EditedViews:
     """Edit views of one scene as `prompt` says.
@@ -107,6 +109,7 @@ def edit_views(
         inside: where views may change; outside the photographs stay bit for bit. None = everywhere.
         correspondences: where the points of one view are in the others. None = views are coupled pixel by pixel, if at
             all.
+        distances: how far away what the renders show is, for a guard by depth.
         on_move: called with the number of moves that are made, from 0, and the number of all.
 
     Several processes all call this with the same arguments; each does its share, and all return the same.
@@ -124,6 +127,9 @@ def edit_views(
         map_sharded(n, lambda i, rgb=rgb: prior.codec.encode(to_working(rgb[i].cpu(), size).to(prior.device)))
         for rgb in (photographs, renders)
     )
+    if distances is not None and prior.guard is not None and prior.guard.sees.wants_depth:
+        near = whole_range(1 / distances[:, 0].clamp(min=1e-6))[:, None].expand(-1, 3, -1, -1)
+        prior.guard.sees.tell(s, to_working(near, size)[:, :1])
     kernel = None
     if correspondences:
         kernel = TransportKernel(_found_once(correspondences(prior.codec.factor), n), scalar_kernel(score, csd))

@@ -159,7 +159,7 @@ class EditSettings(VanillaPipelineConfig):
             named = "coupling paper" if self.coupling == "paper" else "bandwidth paper"
             require(self, views, getattr(self, views) >= PAPER_VIEWS, f"{PAPER_VIEWS} or more with {named}")
         how = Loading.of(self)
-        how.check()
+        how.check(depth_known=self.driver == "update")
         require(self, "control_picture", how.control_picture is None, "none, views are guarded by what each shows")
         prior = resolve(self.prior_name, how)
         self.require_kind(prior.kind)

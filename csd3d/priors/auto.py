@@ -47,7 +47,7 @@ def load_prior(
 ) -> Prior:
     """Load any prior, by its name or as `find_prior` found it, with what `how` puts into it. Raises what
     `LatentDiffusion.load` and `load_family` do."""
-    how.check()
+    how.check(depth_known=True)  # whoever knows no depth has asked before
     found = find_prior(name, device=device, how=how)
     assert found.path is not None
     assert found.kind is not None

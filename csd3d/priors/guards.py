@@ -46,6 +46,13 @@ def edges(picture: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
     return np.repeat(cv2.Canny(picture, *CANNY)[..., None], 3, axis=2)
 
 
+def whole_range(near: Float[Tensor, "n h w"]) -> Float[Tensor, "n h w"]:
+    """Each picture's numbers brought to 0 (the least of it) to 1 (the largest)."""
+    low, high = near.flatten(1).aminmax(dim=1)
+    low, high = low[:, None, None], high[:, None, None]
+    return (near - low) / (high - low).clamp(min=1e-9)
+
+
 class Controls:
     """The control pictures of one guard."""
 
@@ -59,6 +66,16 @@ class Controls:
         if self._given is None:
             codec.pictures = codec.pictures or Pictures()
 
+    @property
+    def wants_depth(self) -> bool:
+        """See `Sees`."""
+        return self._kind == "depth" and self._given is None and self._depth is None
+
+    def tell(self, s: Latents, near: Float[Tensor, "n 1 H W"]) -> None:
+        """See `Sees`."""
+        for z, picture in zip(s, to_bytes(near.expand(-1, 3, -1, -1)).cpu(), strict=True):
+            self._keep((digest(z), (near.shape[-2], near.shape[-1])), picture)
+
     def __call__(self, index: Index, s: Latents | None, size_px: tuple[int, int]) -> Float[Tensor, "n 3 H W"]:
         """See `csd3d.priors.networks.guard.Sees`. Raises ValueError where there is no picture for a particle."""
         maps = [self._map(i, None if s is None else s[k], size_px) for k, i in enumerate(numbers(index))]
@@ -69,12 +86,17 @@ class Controls:
             raise ValueError(f"control-picture: expected one, as there is no source whose {self._kind} shows, got none")
         key: object = i if self._given is not None or s is None else digest(s)
         if (key, size_px) not in self._known:
-            self._known[key, size_px] = self._made(i, s, size_px)
-            while len(self._known) > KEPT:
-                self._known.popitem(last=False)
+            self._keep((key, size_px), self._made(i, s, size_px))
         return self._known[key, size_px]
 
+    def _keep(self, key: tuple[object, tuple[int, int]], picture: UInt8[Tensor, "H W 3"]) -> None:
+        self._known[key] = picture
+        while len(self._known) > KEPT:
+            self._known.popitem(last=False)
+
     def _made(self, i: int, s: Tensor | None, size_px: tuple[int, int]) -> UInt8[Tensor, "H W 3"]:
+        if self.wants_depth:
+            raise ValueError("control: depth expected --control-picture or --control-depth, which no source shows")
         if self._given is not None:
             picture = to_bytes(resize(self._given(i)[None], *size_px))[0]
         else:
@@ -110,8 +132,7 @@ class DepthModel:
         """Near is white, far is black, over the whole range of the picture."""
         read = self._read(images=picture.numpy(), return_tensors="pt").to(self._net.device)
         near = self._net(**read).predicted_depth.float()[:, None]
-        near = resize(near, *picture.shape[:2])[0, 0].cpu()
-        near = (near - near.min()) / (near.max() - near.min()).clamp(min=1e-9)
+        near = whole_range(resize(near, *picture.shape[:2])[0].cpu())[0]
         return (255 * near).round().byte()[..., None].expand(-1, -1, 3).contiguous()
 
 

@@ -79,14 +79,15 @@ class Loading:
         picture = self.control_picture
         return (*weights, *(() if picture is None or not picture.is_file() else (picture,)))
 
-    def check(self) -> None:
-        """Raises ValueError or FileNotFoundError for files that are not there or of another kind."""
+    def check(self, *, depth_known: bool = False) -> None:
+        """Raises ValueError or FileNotFoundError for files that are not there or of another kind, and for settings that
+        contradict each other. `depth_known`: somebody will tell the depth of sources, as of a scene."""
         _ = self.loras, self.embeddings
-        self._check_control()
+        self._check_control(depth_known)
         if self.quantise not in get_args(Quantise):
             raise ValueError(f"quantise: expected one of {', '.join(get_args(Quantise))}, got {self.quantise!r}")
 
-    def _check_control(self) -> None:
+    def _check_control(self, depth_known: bool) -> None:
         more = {"control-picture": self.control_picture, "control-depth": self.control_depth}
         given = [name for name, value in more.items() if value is not None]
         if self.control is None:
@@ -98,7 +99,7 @@ class Loading:
             raise ValueError(f"control: expected one of {', '.join(CONTROLS)} and a ControlNet, got {kind!r}")
         if self.control_depth is not None and (kind != "depth" or self.control_picture is not None):
             raise ValueError(f"control-depth: expected none but with depth, of the sources, got {self.control_depth}")
-        if kind != "edge" and not given:
+        if (kind == "pose" and not given) or (kind == "depth" and not (given or depth_known)):
             also = " or --control-depth" if kind == "depth" else ""
             raise ValueError(f"control: {kind} expected --control-picture{also}, which no source shows, got none")
         if not (isfinite(self.control_scale) and self.control_scale >= 0):

@@ -18,7 +18,7 @@ from csd3d.engine.types import Batch, Noised
 from csd3d.media.clip.source import open_clip
 from csd3d.media.pictures.levels import read_levels
 from csd3d.priors.auto import load_prior
-from csd3d.priors.guards import edges
+from csd3d.priors.guards import edges, whole_range
 from csd3d.priors.loading import Loading
 from csd3d.priors.prior import Guidance, Prior, Prompts, SampledScore, TextToImage
 from csd3d.priors.store.fingerprint import fingerprint_of
@@ -158,7 +158,6 @@ def test_what_guards_belongs_to_the_prior(places: dict[str, Path]) -> None:
         ("sdxl", ("edge", "sd-control"), {}, "is not for SDXL: it was made for another model: expected cross_att"),
         ("editor", ("scribble", "sd-control"), {}, "expected one of depth, edge, pose and a ControlNet"),
         ("editor", ("pose", "sd-control"), {}, "pose expected --control-picture, which no source shows"),
-        ("editor", ("depth", "sd-control"), {}, "depth expected --control-picture or --control-depth"),
         ("editor", ("edge", "nowhere"), {}, "control: .*nowhere cannot be read"),
         ("editor", None, {"control_picture": Path("x.png")}, "control-picture: expected none without --control"),
         ("editor", ("edge", "sd-control"), {"control_depth": "x"}, "control-depth: expected none but with depth"),
@@ -173,6 +172,22 @@ def test_what_makes_no_sense_is_refused_in_one_line(
     with pytest.raises(ValueError, match=message) as caught:
         load_prior(places[name], device="cpu", how=Loading(control=asked, offline=True, **more))
     assert "\n" not in str(caught.value)
+
+
+def test_depth_that_nobody_knows_is_refused_and_told_depth_is_shown(places: dict[str, Path]) -> None:
+    with pytest.raises(ValueError, match="control: depth expected --control-picture or --control-depth"):
+        Loading(control=("depth", str(places["sd-control"]))).check()
+    prior = guarded(places, "editor", "sd-control", "depth")
+    assert prior.guard is not None
+    x = noised(prior)
+    with pytest.raises(ValueError, match="control: depth expected --control-picture or --control-depth"):
+        prior.score(Prompts("make it snowy"), Guidance(2.0)).target(x)
+    near = whole_range(torch.rand(1, SIDE, SIDE) + 1)[:, None]
+    prior.guard.sees.tell(x.s, near)
+    with prior.showing(x.index, x.s, x.s.shape):
+        assert prior.guard._shown is not None
+        torch.testing.assert_close(prior.guard._shown, near.expand(-1, 3, -1, -1), atol=0.003, rtol=0)
+        assert float(near.max()) == 1
 
 
 def test_a_photo_is_edited_under_a_guard_and_the_run_goes_on(places: dict[str, Path], tmp_path: Path) -> None:

@@ -5,18 +5,32 @@ that is made. Of an editor, whose input holds the source too, the second network
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from csd3d.engine.types import Index, Latents
 
-Sees = Callable[[Index, Latents | None, tuple[int, int]], Float[Tensor, "n 3 H W"]]
-"""Control pictures in [0, 1] of particles by their numbers, and their sources if they have any, of a height and width
-in px."""
+
+@runtime_checkable
+class Sees(Protocol):
+    """Where control pictures come from."""
+
+    def __call__(self, index: Index, s: Latents | None, size_px: tuple[int, int], /) -> Float[Tensor, "n 3 H W"]:
+        """Those of particles by their numbers, and their sources if they have any, in [0, 1], of a height and width."""
+        ...
+
+    @property
+    def wants_depth(self) -> bool:
+        """Whether they are depth that somebody has to tell."""
+        ...
+
+    def tell(self, s: Latents, near: Float[Tensor, "n 1 H W"], /) -> None:
+        """How near what sources show is, in [0, 1]."""
+        ...
 
 
 class Guard:
@@ -25,7 +39,8 @@ class Guard:
     def __init__(self, net: nn.Module, unet: nn.Module, *, sees: Sees, scale: float, factor: int) -> None:
         """`scale`: of the residuals; `factor`: px along a latent."""
         self._net: Any = net  # whose config is diffusers' own
-        self._sees, self._scale, self._factor = sees, scale, factor
+        self.sees = sees
+        self._scale, self._factor = scale, factor
         self._shown: Tensor | None = None
         self._rows: list[int] | None = None
         self._signature = inspect.signature(type(unet).forward)
@@ -35,7 +50,7 @@ class Guard:
     def showing(self, index: Index, s: Latents | None, size_lat: tuple[int, int]) -> Iterator[None]:
         """Within: these are the particles whose rows are predicted."""
         before, size_px = self._shown, (self._factor * size_lat[0], self._factor * size_lat[1])
-        self._shown = self._sees(index, s, size_px).to(self._net.device, self._net.dtype)
+        self._shown = self.sees(index, s, size_px).to(self._net.device, self._net.dtype)
         try:
             yield
         finally:
