@@ -1,5 +1,6 @@
 """The page in a real browser. Needs the extra `ui`, playwright's Python package and a Chromium on the PATH."""
 
+import json
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -31,13 +33,18 @@ def _closed(port: int) -> bool:
         return asked.connect_ex(("127.0.0.1", port)) != 0
 
 
+class Served(NamedTuple):
+    address: str
+    runs: Path
+
+
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("ui")
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "csd3d", "ui", "--port", str(port)]
+    command = [sys.executable, "-m", "csd3d", "ui", "--port", str(port), "--max-mb", "1"]
     server = subprocess.Popen(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)})
     try:
         until = time.monotonic() + WAIT_MS / 1000
@@ -45,7 +52,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             assert server.poll() is None
             assert time.monotonic() < until, "the page is not served"
             time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}"
+        yield Served(f"http://127.0.0.1:{port}", folder / "runs")
     finally:
         server.send_signal(signal.SIGINT)
         server.wait(60)
@@ -58,27 +65,59 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(params=[(1280, "light"), (480, "dark")], ids=["wide light", "narrow dark"])
-def page(address: str, request: pytest.FixtureRequest):
+@pytest.fixture(scope="module")
+def sphere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sphere") / "sphere.jpg"
+    assert main(["world", "panorama", str(path), "--kind", "sphere", "--height", "64", "--seed", "2"]) == 0
+    return path
+
+
+WIDE, NARROW = (1280, "light"), (480, "dark")
+both_widths = pytest.mark.parametrize("page", [WIDE, NARROW], ids=["wide light", "narrow dark"], indirect=True)
+wide = pytest.mark.parametrize("page", [WIDE], ids=["wide light"], indirect=True)
+narrow = pytest.mark.parametrize("page", [NARROW], ids=["narrow dark"], indirect=True)
+
+
+@pytest.fixture
+def page(served: Served, request: pytest.FixtureRequest):
     width, scheme = request.param
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS])
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         shown = context.new_page()
         shown.set_default_timeout(WAIT_MS)
-        shown.goto(f"{address}/?__theme={scheme}")
+        shown.goto(f"{served.address}/?__theme={scheme}")
         shown.wait_for_selector("#begin")
         yield shown
         browser.close()
 
 
-def ask(page, photo: Path, prompt: str, *, steps: int) -> None:
-    page.set_input_files("#source input[type=file]", str(photo))
-    page.wait_for_selector("#source [aria-label='photo.png']")
+def ask(page, source: Path, prompt: str, *, steps: int | None) -> None:
+    page.set_input_files("#source input[type=file]", str(source))
+    page.wait_for_selector(f"#source [aria-label='{source.name}']")
+    say(page, prompt)
+    page.get_by_text("Settings").click()
+    if steps is not None:
+        page.get_by_label("Steps").fill(str(steps))
+
+
+def say(page, prompt: str) -> None:
     page.fill("#prompt input", prompt)
     page.keyboard.press("Enter")
-    page.get_by_text("Settings").click()
-    page.get_by_label("Steps").fill(str(steps))
+
+
+def drag(page, box, begin: tuple[float, float], end: tuple[float, float]) -> None:
+    """From one place to another, in shares of a box."""
+    places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in (begin, end)]
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    page.mouse.move(*places[1], steps=8)
+    page.mouse.up()
+
+
+def run_of(page, served: Served) -> dict:
+    """The manifest of the run that is shown."""
+    return json.loads((served.runs / page.input_value("#run input") / "manifest.json").read_text())
 
 
 def wait_until(page, status: str) -> None:
@@ -87,18 +126,14 @@ def wait_until(page, status: str) -> None:
     )
 
 
+@both_widths
 def test_a_photo_is_edited_compared_chained_and_undone(page, photo: Path) -> None:
     ask(page, photo, "make it night", steps=2)
     page.get_by_label("where I paint").check()
     canvas = page.locator("#mask canvas").first
     canvas.wait_for()
     page.wait_for_timeout(2000)
-    box = canvas.bounding_box()
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    page.mouse.move(x - 20, y)
-    page.mouse.down()
-    page.mouse.move(x + 20, y, steps=8)
-    page.mouse.up()
+    drag(page, canvas.bounding_box(), (0.4, 0.5), (0.6, 0.5))
     page.wait_for_timeout(1000)
     page.click("#begin")
     wait_until(page, "finished")
@@ -115,6 +150,7 @@ def test_a_photo_is_edited_compared_chained_and_undone(page, photo: Path) -> Non
     wait_until(page, "undone")
 
 
+@narrow
 def test_a_thing_is_named(page, photo: Path) -> None:
     ask(page, photo, "make the cone golden", steps=1)
     page.get_by_label("on the thing I name").check()
@@ -124,6 +160,7 @@ def test_a_thing_is_named(page, photo: Path) -> None:
     page.frame_locator("#report iframe").get_by_text("mask").first.wait_for()
 
 
+@both_widths
 def test_a_mistake_is_one_line_on_the_page(page, photo: Path) -> None:
     ask(page, photo, "make it purple and fluffy", steps=1)
     page.click("#begin")
@@ -131,7 +168,81 @@ def test_a_mistake_is_one_line_on_the_page(page, photo: Path) -> None:
     assert "does not know" in page.inner_text("#status")
 
 
-def test_nothing_of_the_machine_can_be_had(page, address: str) -> None:
+@narrow
+def test_a_sphere_is_looked_around_in(page, sphere: Path) -> None:
+    ask(page, sphere, "make it night", steps=1)
+    page.click("#begin")
+    wait_until(page, "finished")
+    canvas = page.frame_locator("#report iframe").locator("canvas").first
+    canvas.scroll_into_view_if_needed()
+    page.wait_for_timeout(1000)
+    before = canvas.screenshot()
+    drag(page, canvas.bounding_box(), (0.8, 0.5), (0.2, 0.5))
+    page.wait_for_timeout(1000)
+    assert canvas.screenshot() != before
+
+
+@wide
+def test_what_is_filled_in_reaches_the_run(page, photo: Path, served: Served) -> None:
+    ask(page, photo, "make the cone golden", steps=None)
+    page.get_by_label("where it belongs").check()
+    page.get_by_label("quick").check()
+    page.get_by_label("Seed").fill("3")
+    page.locator("#strength input[type=number]").fill("0.5")
+    page.keyboard.press("Tab")
+    page.click("#begin")
+    wait_until(page, "finished")
+    run = run_of(page, served)
+    assert (run["prior"]["name"], run["seed"]) == ("builtin:instruct", 3)
+    config = run["config"]
+    assert (config["mask"], config["strength"], config["csd"]["steps"] < 100) == ("auto", 0.5, True)
+
+
+@wide
+def test_a_prior_is_chosen(page, photo: Path, served: Served) -> None:
+    ask(page, photo, "a red cone on grass", steps=1)
+    page.locator("#prior input").click()
+    page.get_by_role("option", name="builtin:t2i").click()
+    page.get_by_label("What the source shows").fill("a blue cone on grass")
+    page.click("#begin")
+    wait_until(page, "finished")
+    run = run_of(page, served)
+    assert (run["prior"]["name"], run["config"]["source_prompt"]) == ("builtin:t2i", "a blue cone on grass")
+
+
+@wide
+def test_two_tabs_queue(page, photo: Path) -> None:
+    other = page.context.new_page()
+    other.goto(page.url)
+    ask(page, photo, "make it night", steps=1000)
+    page.click("#begin")
+    wait_until(page, "running")
+    ask(other, photo, "make it snowy", steps=1)
+    other.click("#begin")
+    wait_until(other, "waiting: 1 before it")
+    page.click("#pause")
+    wait_until(other, "finished")
+
+
+@wide
+def test_uploads_are_bounded_and_names_are_only_names(page, photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "large.png").write_bytes(bytes(1_100_000))
+    page.set_input_files("#source input[type=file]", str(tmp_path / "large.png"))
+    page.get_by_text("exceed the maximum allowed size").wait_for()
+    odd = tmp_path / "<img src=x onerror=window.hit=1>.png"
+    shutil.copyfile(photo, odd)
+    page.reload()
+    page.set_input_files("#source input[type=file]", str(odd))
+    page.wait_for_selector("#seen img")
+    say(page, "<img src=x onerror=window.hit=1>")
+    page.click("#begin")
+    wait_until(page, "refused")
+    assert page.inner_text("#status").endswith("does not know '<img src=x onerror=window.hit=1>'.")
+    assert page.evaluate("window.hit") is None
+
+
+@wide
+def test_nothing_of_the_machine_can_be_had(page, served: Served) -> None:
     for path in ("/runs/../secret", "/runs/%2e%2e/%2e%2e/etc/passwd", "/gradio_api/file=/etc/passwd", "/runs/a/../b"):
-        assert page.request.get(address + path).status in (400, 403, 404)
-    assert page.request.get(address, headers={"Host": "elsewhere.example"}).status == 400
+        assert page.request.get(served.address + path).status in (400, 403, 404)
+    assert page.request.get(served.address, headers={"Host": "elsewhere.example"}).status == 400
