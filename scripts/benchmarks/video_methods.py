@@ -15,10 +15,12 @@ from csd3d.engine.sampling import run_sampling
 from csd3d.engine.stein import Kernel, RbfKernel
 from csd3d.engine.transport import Correspondences, TransportKernel
 from csd3d.priors.defaults import default_config
+from csd3d.priors.families.prior import FamilyEditor
 from csd3d.priors.instruct import InstructPrior
 from csd3d.priors.prior import Guidance, Prompts
 from csd3d.runs.sampling import sampled_edit
 from csd3d.world.sample import Views
+from scripts.benchmarks.as_flow import as_flow
 from scripts.benchmarks.memory import peak_memory
 from scripts.benchmarks.rows import csd_rows, sampling_rows
 from video.config import ANCHORS, Draw, VideoConfig
@@ -32,7 +34,7 @@ from video.sampled import frames_in_memory
 class Job:
     """What every method is given."""
 
-    prior: InstructPrior
+    prior: InstructPrior | FamilyEditor
     source: Float[Tensor, "n 3 H W"]
     sentence: str
     seed: int
@@ -77,7 +79,7 @@ def sampling(*, steps: int, s_text: float, s_image: float, same_noise: bool) -> 
             height, width = (side // job.prior.codec.factor for side in job.source.shape[-2:])
             noise = torch.randn(1, job.prior.codec.channels, height, width, generator=rng)
         prompts, guidance = Prompts(job.sentence), Guidance(s_text, s_image)
-        return job.prior.sample(job.source, prompts, guidance, rng=rng, steps=steps, noise=noise)
+        return built(job).sample(job.source, prompts, guidance, rng=rng, steps=steps, noise=noise)
 
     return Method(edit, lambda frames: sampling_rows(s_text, s_image) * steps)
 
@@ -104,6 +106,17 @@ def sampled(config: VideoConfig) -> Method:
         return csd.steps * (inverting + (rows + sources) * (1 + seen))
 
     return Method(edit, unet_rows)
+
+
+def dressed(method: Method) -> Method:
+    """The same with the prior as a flow model."""
+    return replace(method, run=lambda job: method.run(replace(job, prior=as_flow(built(job)))))
+
+
+def built(job: Job) -> InstructPrior:
+    """The prior of a job that nobody dressed. Raises AssertionError for another."""
+    assert isinstance(job.prior, InstructPrior)
+    return job.prior
 
 
 Coupled = Callable[[Job], Correspondences]
@@ -201,7 +214,7 @@ def move(
     return particles.z[:]
 
 
-def decode(prior: InstructPrior, z: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
+def decode(prior: InstructPrior | FamilyEditor, z: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
     """Pictures, a few at a time."""
     return torch.cat([prior.codec.decode(part.to(prior.device)).float().cpu() for part in z.split(16)])
 
@@ -239,6 +252,7 @@ def standard(
     if ablation:
         methods |= {
             "csd-edit, SVGD, paper": collaboration(paper),
+            "csd-edit, SVGD, as a flow model": dressed(collaboration(svgd)),
             "by sampling, guided": sampled(together),
             "by sampling, Plug-and-Play": sampled(replace(plain, attention=("pnp",))),
             "by sampling, inverted, shared anchors": sampled(replace(inverted, **shared)),
