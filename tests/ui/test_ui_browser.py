@@ -66,6 +66,14 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
+    size = ("--frames", "4", "--width", "64", "--height", "64")
+    assert main(["world", "clip", str(path), "--seed", "8", *size]) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
 def sphere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("sphere") / "sphere.jpg"
     assert main(["world", "panorama", str(path), "--kind", "sphere", "--height", "64", "--seed", "2"]) == 0
@@ -166,6 +174,43 @@ def test_a_mistake_is_one_line_on_the_page(page, photo: Path) -> None:
     page.click("#begin")
     wait_until(page, "refused")
     assert "does not know" in page.inner_text("#status")
+
+
+@wide
+def test_a_clip_is_paused_gone_on_with_stopped_chained_and_undone(page, clip: Path, served: Served) -> None:
+    ask(page, clip, "make it snowy", steps=200)
+    page.click("#begin")
+    page.wait_for_function("document.querySelector('#status').innerText.includes('of 200')", timeout=WAIT_MS)
+    page.click("#pause")
+    wait_until(page, "interrupted")
+    page.reload()
+    page.wait_for_selector("#status")
+    wait_until(page, "interrupted")
+    page.click("#resume")
+    wait_until(page, "running")
+    page.click("#stop")
+    wait_until(page, "finished")
+    run = run_of(page, served)
+    assert 0 < run["steps_done"] < 200
+    assert page.input_value("#command textarea").endswith("--tolerance 0")
+    report = page.frame_locator("#report iframe")
+    report.locator("[data-mode=wipe]").click()
+    drag(page, report.locator(".stage").bounding_box(), (0.5, 0.5), (0.25, 0.5))
+    assert float(report.locator(".stage").evaluate("e => parseFloat(e.style.getPropertyValue('--cut'))")) < 40
+    assert report.locator("video").evaluate_all("all => all.every(one => one.readyState > 0)")
+
+    page.click("#chain")
+    page.wait_for_selector("#source [aria-label='edited.mp4']")
+    say(page, "make it night")
+    page.get_by_text("Settings").click()
+    page.get_by_label("Steps").fill("1")
+    page.click("#begin")
+    wait_until(page, "running")
+    wait_until(page, "finished")
+    assert [entry["prompt"] for entry in run_of(page, served)["history"]] == ["make it snowy"]
+    page.click("#undo")
+    wait_until(page, "undone")
+    assert not any(Path(path).exists() for path in run_of(page, served)["written"])
 
 
 @narrow
