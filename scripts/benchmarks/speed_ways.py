@@ -27,7 +27,7 @@ from csd3d.engine.loop import StepInfo
 from csd3d.priors.instruct import InstructPrior, InstructScore
 from csd3d.priors.prior import Guidance, Prompts
 from scripts.benchmarks.rows import csd_rows, sampling_rows
-from scripts.benchmarks.video_methods import Job, decode, estimated_motion
+from scripts.benchmarks.video_methods import Job, built, decode, estimated_motion
 from video.propagate import CarriedFrames, key_frames
 
 Order = Literal["random", "stratified", "descending"]
@@ -68,7 +68,7 @@ class Way:
     def edit(self, job: Job, sentences: Sequence[str]) -> list[tuple[Float[Tensor, "n 3 H W"], float]]:
         """The clip of a job, edited by each of the sentences (that of the job does not count), and UNet rows a frame of
         each."""
-        n, prior = len(job.source), job.prior
+        n, prior = len(job.source), built(job)
         chosen = list(range(n)) if self.keys is None else key_frames([0] * n, self.keys)
         s = prior.codec.encode(job.source[chosen]).to(prior.device)
         made = moved(self, prior, sentences, s, job.rng())

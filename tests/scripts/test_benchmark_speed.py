@@ -13,7 +13,7 @@ from csd3d.runs.progress import RunProgress
 from csd3d.world.sample import sample_clip
 from scripts import benchmark_speed
 from scripts.benchmarks.speed_ways import WAYS, Way, at, down, moved
-from scripts.benchmarks.video_methods import Job, move
+from scripts.benchmarks.video_methods import Job, built, move
 from tests.priors.tiny import write_tiny_prior
 
 SENTENCES = ["make it snowy", "make it night"]
@@ -46,7 +46,7 @@ def rows_of(prior: InstructPrior, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize("csd", [at(3, 2.0), at(3, 2.0, s_text=3.0, s_image=1.5), at(3, 0.1, optimizer="adam")])
 def test_a_plain_way_moves_as_the_video_editor_does(job: Job, csd: Any) -> None:
     s = job.prior.codec.encode(job.source)
-    for sentence, (z, times) in zip(SENTENCES, moved(Way(csd), job.prior, SENTENCES, s, job.rng()), strict=True):
+    for sentence, (z, times) in zip(SENTENCES, moved(Way(csd), built(job), SENTENCES, s, job.rng()), strict=True):
         expected = move(replace(job, sentence=sentence), csd, s, None, draw="stratified", budget=24)
         torch.testing.assert_close(z, expected, atol=1e-4, rtol=1e-4)
         assert (z - s).abs().max() > 0.05
@@ -66,7 +66,7 @@ def test_a_plain_way_moves_as_the_video_editor_does(job: Job, csd: Any) -> None:
     ],
 )
 def test_a_way_costs_the_rows_that_it_evaluates(way: Way, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    counts = rows_of(job.prior, monkeypatch)
+    counts = rows_of(built(job), monkeypatch)
     ((_, rows),) = way.edit(job, SENTENCES[:1])
     assert sum(counts) == pytest.approx(3 * rows)
 
@@ -75,9 +75,9 @@ def test_what_is_reused_at_once_changes_nothing(job: Job) -> None:
     """Branches one by one are the guided predictions."""
     s = job.prior.codec.encode(job.source)
     way = down(3, 2.0, guidance=1.5)
-    (a, _), (b, _) = (moved(w, job.prior, SENTENCES[:1], s, job.rng())[0] for w in (way, replace(way, reuse=1000)))
+    (a, _), (b, _) = (moved(w, built(job), SENTENCES[:1], s, job.rng())[0] for w in (way, replace(way, reuse=1000)))
     (first, _), (same, _) = (
-        moved(replace(w, csd=replace(w.csd, steps=1)), job.prior, SENTENCES[:1], s, job.rng())[0]
+        moved(replace(w, csd=replace(w.csd, steps=1)), built(job), SENTENCES[:1], s, job.rng())[0]
         for w in (way, replace(way, reuse=1000))
     )
     torch.testing.assert_close(first, same, atol=1e-4, rtol=1e-4)
@@ -86,9 +86,9 @@ def test_what_is_reused_at_once_changes_nothing(job: Job) -> None:
 
 def test_a_sentence_that_has_settled_is_left_alone(job: Job) -> None:
     s = job.prior.codec.encode(job.source)
-    (z, times), *_ = moved(down(8, 0.5, tolerance=0.9), job.prior, SENTENCES, s, job.rng())
+    (z, times), *_ = moved(down(8, 0.5, tolerance=0.9), built(job), SENTENCES, s, job.rng())
     assert 3 <= len(times) < 8
-    (whole, all_times), *_ = moved(down(8, 0.5), job.prior, SENTENCES, s, job.rng())
+    (whole, all_times), *_ = moved(down(8, 0.5), built(job), SENTENCES, s, job.rng())
     assert all_times[: len(times)] == times
     assert not torch.equal(z, whole)
 
@@ -100,7 +100,7 @@ def test_timesteps_cover_the_range(order: Any, job: Job, monkeypatch: pytest.Mon
     monkeypatch.setattr(
         type(job.prior.schedule), "noised", lambda self, batch, t, e: (seen.append(t), noised(self, batch, t, e))[1]
     )
-    moved(Way(at(8, 1.0), order=order), job.prior, SENTENCES[:1], torch.randn(1, 4, 8, 8), job.rng())
+    moved(Way(at(8, 1.0), order=order), built(job), SENTENCES[:1], torch.randn(1, 4, 8, 8), job.rng())
     times = seen[::2]  # the particles and their sources
     assert [int((t - 20) / 60) for t in sorted(times)] == list(range(8))
     assert (times == sorted(times, reverse=True)) == (order == "descending")
@@ -109,7 +109,7 @@ def test_timesteps_cover_the_range(order: Any, job: Job, monkeypatch: pytest.Mon
 def test_the_mean_of_late_iterates_lies_between_them(job: Job) -> None:
     s = job.prior.codec.encode(job.source)
     first, second, mean = (
-        moved(way, job.prior, SENTENCES[:1], s, job.rng())[0][0]
+        moved(way, built(job), SENTENCES[:1], s, job.rng())[0][0]
         for way in (Way(at(1, 1.0)), Way(at(2, 1.0, lr_decay=1.0)), Way(at(2, 1.0, lr_decay=1.0), averaged=1.0))
     )
     torch.testing.assert_close(mean, (first + second) / 2)

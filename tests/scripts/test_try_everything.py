@@ -30,7 +30,7 @@ class Walk:
     def __call__(self, data: Path, out: Path, *words: str) -> tuple[int, str]:
         quick = ("--out", str(out), "--steps", "1", "--frames", "3", "--size", "64")
         words = (str(self._python), str(SCRIPT), str(data), *quick, *words)
-        process = in_fork(self._server, "-c", RUN, *words, cwd=SCRIPT.parent)
+        process = in_fork(self._server, "-c", RUN, *words, cwd=out.parent)
         said = process.communicate(timeout=300)[0]
         return process.returncode, said
 
