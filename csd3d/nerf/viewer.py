@@ -110,6 +110,11 @@ class Status(ViewerElement[str]):
         self.markdown = viser_server.gui.add_markdown(self.text)
 
 
+def warning_of(reason: str) -> str:
+    """The first line of a refusal as it is shown, without what would lead to a list; nothing for none."""
+    return f"⚠ {reason.splitlines()[0].removesuffix(' It knows:')}" if reason else ""
+
+
 class Controls:
     """Prompt, guidance, strength, pause, undo, reset, a look at the scene before the edit, and what is going on."""
 
@@ -173,8 +178,8 @@ class Controls:
                         element.set_disabled(not able)
 
     def refuse(self, reason: str) -> None:
-        """Show why the latest command was not carried out, the first line of it; an empty reason: it was."""
-        self.refusal.show(f"⚠ {reason.splitlines()[0]}" if reason else "")
+        """Show why the latest command was not carried out; an empty reason: it was."""
+        self.refusal.show(warning_of(reason))
 
     def take(self) -> list[ViewerCommand]:
         """The commands since the last call, in order."""

@@ -130,15 +130,6 @@ class PersonalEditor(Editor[PersonalConfig]):
         own = fingerprint(self._subject.path, self._subject.files)
         return [own, *(fingerprint(path) for path in self.reads[len(self._subject.reads) :])]
 
-    def history(self, sha256: str) -> list[dict[str, Any]]:
-        """None: what is learnt is no edit."""
-        return []
-
-    @property
-    def recorded(self) -> Mapping[str, Any]:
-        """Nothing beside the settings."""
-        return {}
-
     @property
     def facts(self) -> Mapping[str, str | int]:
         """How many pictures there are."""

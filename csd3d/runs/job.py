@@ -133,15 +133,15 @@ class Editor(ABC, Generic[C]):
     def inputs(self) -> list[dict[str, Any]]:
         """`fingerprint` of each file that is read, the source first."""
 
-    @abstractmethod
     def history(self, sha256: str) -> list[dict[str, Any]]:
         """Earlier runs that led to the source, oldest first, by the hash of its content
-        (`csd3d.runs.history.earlier_runs`)."""
+        (`csd3d.runs.history.earlier_runs`). None, where what is made does not come from one source."""
+        return []
 
     @property
-    @abstractmethod
     def recorded(self) -> Mapping[str, Any]:
         """What the manifest keeps beside the settings: the prompt, where there is one."""
+        return {}
 
     @abstractmethod
     def engine_for(self, prior: Prior) -> CsdConfig:

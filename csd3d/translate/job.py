@@ -124,15 +124,6 @@ class TranslateEditor(Editor[TranslateConfig]):
         """The pictures and the table of captions."""
         return [fingerprint(path) for path in self.reads]
 
-    def history(self, sha256: str) -> list[dict[str, Any]]:
-        """None: what is made here does not come from one source."""
-        return []
-
-    @property
-    def recorded(self) -> Mapping[str, Any]:
-        """Nothing beside the settings."""
-        return {}
-
     @property
     def facts(self) -> Mapping[str, str | int]:
         """How many pictures there are."""

@@ -101,9 +101,6 @@ class FolderEditor(Editor[FolderConfig]):
     def inputs(self) -> list[dict[str, Any]]:
         return [fingerprint(self.folder, self.files)]
 
-    def history(self, sha256: str) -> list[dict[str, Any]]:
-        return []  # edits of edits are not followed
-
     @property
     def recorded(self) -> Mapping[str, Any]:
         return {"prompt": self.prompt}

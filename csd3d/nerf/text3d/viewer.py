@@ -6,7 +6,7 @@ from typing import Any
 
 from nerfstudio.viewer.viewer_elements import ViewerElement, ViewerText
 
-from csd3d.nerf.viewer import Button, ChangePrompt, SetScale, Slider, Status
+from csd3d.nerf.viewer import Button, ChangePrompt, SetScale, Slider, Status, warning_of
 
 MOST_GUIDANCE = 100.0
 
@@ -40,8 +40,8 @@ class PromptControls:
         self.prompt.value, self.guidance.value = prompt, guidance
 
     def refuse(self, reason: str) -> None:
-        """Show why the latest sentence is not taken, the first line of it; an empty reason: it is."""
-        self.refusal.show(f"⚠ {reason.splitlines()[0]}" if reason else "")
+        """Show why the latest sentence is not taken; an empty reason: it is."""
+        self.refusal.show(warning_of(reason))
 
     def end(self, text: str) -> None:
         """Show that training has ended, after which nothing can be changed."""
