@@ -33,12 +33,12 @@ from csd3d.priors.text_to_image import TextToImagePrior
 from csd3d.runs.progress import RunProgress
 from csd3d.world.edits import describe
 from csd3d.world.scene import Scene
-from scripts.benchmarks.composition import content_of, judge, questions, train_reader
+from scripts.benchmarks.composition import content_of, judge
 from scripts.benchmarks.composition_tables import Row, rows_of
 from scripts.benchmarks.entry import run_script
 from scripts.benchmarks.kept import Kept, selected
 from scripts.benchmarks.steering_tables import PLAIN, Sampled, to_markdown
-from scripts.evaluate_t2i import held_out, real_pictures
+from scripts.evaluate_t2i import held_out, measured_reader
 
 CANDIDATES = 8
 SHOWN = 6
@@ -225,10 +225,9 @@ def benchmark(given: Settings, progress: RunProgress) -> Path:
         pictures[name] = pictures_of(prior, name, some, settings, kept)
 
     progress.say("training the network that reads pictures, unless it is there")
-    reader = train_reader(settings.work / "shards", settings.work / "reader.safetensors", steps=settings.reader_steps)
-    real, visible = real_pictures(100_000 + 1000 * settings.seed, settings.real, settings.size_px)
-    known = content_of(held_out(100_000 + 1000 * settings.seed, settings.real))
-    answers = questions(reader.read(real), known, visible)
+    reader, right = measured_reader(
+        settings.work, steps=settings.reader_steps, seed=settings.seed, count=settings.real, size_px=settings.size_px
+    )
 
     def read(name: str) -> Sampled:
         rgb, seconds = pictures[name]
@@ -240,7 +239,6 @@ def benchmark(given: Settings, progress: RunProgress) -> Path:
         when: predicts(prior, scenes, found[PLAIN].rows, settings, after)
         for when, after in (("at once", 0), ("after 3 steps", min(3, settings.steps - 1)))
     }
-    right = (int(answers.sum()), len(answers))
     about: dict[str, Any] = {**what, "prior": settings.prior if prior.builtin else prior.path.name}
     ablations = {name: sampled for name, sampled in found.items() if not WAYS[name].main}
     records = {"about": about, "reader": right, "signal": signal, "rows": {k: asdict(v) for k, v in found.items()}}

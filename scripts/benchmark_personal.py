@@ -33,11 +33,11 @@ from csd3d.priors.prior import Guidance, Prompts
 from csd3d.priors.text_to_image import TextToImagePrior
 from csd3d.runs.progress import RunProgress
 from csd3d.world.scene import SIMPLE_SHAPES, Ground
-from scripts.benchmarks.composition import LOOKS, SHAPES, Reader, content_of, questions, train_reader
+from scripts.benchmarks.composition import LOOKS, SHAPES, Reader
 from scripts.benchmarks.entry import run_script
 from scripts.benchmarks.kept import Kept, selected
 from scripts.benchmarks.personal_tables import Asked, to_markdown
-from scripts.evaluate_t2i import held_out, real_pictures
+from scripts.evaluate_t2i import measured_reader
 
 READ_AS: Mapping[str, str] = {
     "golden": "gold", "wooden": "wood", "metallic": "chrome", "blue": "blue", "red": "red", "striped green": "striped",
@@ -205,11 +205,9 @@ def benchmark(given: Settings, progress: RunProgress) -> Path:
         for look, name in progress.track("looks and ways", pairs, total=len(pairs))
     }
     progress.say("training the network that reads pictures, unless it is there")
-    reader = train_reader(settings.work / "shards", settings.work / "reader.safetensors", steps=settings.reader_steps)
-    first = 100_000 + 1000 * settings.seed
-    real, visible = real_pictures(first, settings.real, prior.native_px)
-    asked = questions(reader.read(real), content_of(held_out(first, settings.real)), visible)
-    right = (int(asked.sum()), len(asked))
+    reader, right = measured_reader(
+        settings.work, steps=settings.reader_steps, seed=settings.seed, count=settings.real, size_px=prior.native_px
+    )
     found = {
         name: [row for look in settings.looks for row in answers(reader, pictures[look, name], look, name)]
         for name in ways

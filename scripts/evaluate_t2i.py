@@ -126,6 +126,16 @@ def real_pictures(first: int, count: int, size_px: int) -> tuple[Float[Tensor, "
     return torch.cat(pictures), visible
 
 
+def measured_reader(work: Path, *, steps: int, seed: int, count: int, size_px: int) -> tuple[Reader, tuple[int, int]]:
+    """The network that reads pictures, trained on those of `work` unless it is there; and how many questions about
+    `count` real pictures it answers right, of how many."""
+    reader = train_reader(work / "shards", work / "reader.safetensors", steps=steps)
+    first = 100_000 + 1000 * seed
+    real, visible = real_pictures(first, count, size_px)
+    answers = questions(reader.read(real), content_of(held_out(first, count)), visible)
+    return reader, (int(answers.sum()), len(answers))
+
+
 @torch.no_grad()
 def reconstruct(prior: TextToImagePrior, pictures: Float[Tensor, "n 3 S S"]) -> Float[Tensor, "n 3 S S"]:
     """What the codec leaves of pictures."""

@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 
 from csd3d.attention.score import Controllable
 from csd3d.attention.segments import labels, linked, proposals, self_attention, winners
-from csd3d.engine.validate import require_int, require_number
+from csd3d.engine.validate import require_int, require_number, require_seed
 from csd3d.media.atomic import atomic_folder
 from csd3d.media.clip.source import Clip, open_clip
 from csd3d.media.geometry import WorkingSize, from_working
@@ -52,7 +52,7 @@ class SegmentConfig:
 
     def __post_init__(self) -> None:
         require_number(self, 0, 100, "threshold")
-        require_int(self, 0, 2**63 - 1, "seed")
+        require_seed(self)
         require_int(self, 1, None, "max_frames")
 
 

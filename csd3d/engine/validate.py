@@ -47,6 +47,11 @@ def require_side(config: object, low: int, name: str) -> None:
         require(config, name, _within(value, None, LARGEST_SIDE_PX), f"at most {LARGEST_SIDE_PX}")
 
 
+def require_seed(config: object) -> None:
+    """Raises as `require_int` for a `seed` that torch's generators do not take."""
+    require_int(config, 0, 2**63 - 1, "seed")
+
+
 def require_number(config: object, low: int | float | None, high: int | float | None, *names: str) -> None:
     """Raises `TypeError` for what is no number, `ValueError` for one that is not finite, below `low` or above `high`;
     None: no bound on that side."""

@@ -14,7 +14,7 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 
 from csd3d.attention.presets import Attention, Sharing
 from csd3d.engine.config import METHODS, PAPER, CsdConfig, Method, method_changes
-from csd3d.engine.validate import LARGEST_SIDE_PX, require, require_int, require_number
+from csd3d.engine.validate import LARGEST_SIDE_PX, require, require_int, require_number, require_seed
 from csd3d.priors.defaults import default_config, default_prior
 from csd3d.priors.families.table import Family, Kind
 from csd3d.priors.loading import Loading
@@ -133,7 +133,7 @@ class EditSettings(VanillaPipelineConfig):
             require(self, "prompt", self.prompt == alias, f"the same as --prompt, {alias!r}")
         require_int(self, 1, None, "edit_every", "views_per_edit", "distil_views", "distil_px")
         require_int(self, 0, None, "scene_steps")
-        require_int(self, 0, 2**63 - 1, "seed")
+        require_seed(self)
         if self.size is not None:
             require(self, "size", self.size >= 8, "8 px or more")
             require(self, "size", self.size <= LARGEST_SIDE_PX, f"at most {LARGEST_SIDE_PX} px")

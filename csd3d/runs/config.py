@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from csd3d.attention.presets import Attention, Sharing
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.sampling import By, Start
-from csd3d.engine.validate import require, require_choice, require_int
+from csd3d.engine.validate import require, require_choice, require_int, require_seed
 from csd3d.priors.defaults import Precision
 from csd3d.priors.loading import Loading
 
@@ -38,7 +38,7 @@ class RunConfig(Loading):
     """Steps of the loop between two saved states; a move of many particles takes several."""
 
     def __post_init__(self) -> None:
-        require_int(self, 0, 2**63 - 1, "seed")
+        require_seed(self)
         require_choice(self, "precision")
         require_int(self, 1, None, "checkpoint_every")
 

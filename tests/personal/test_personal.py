@@ -29,6 +29,7 @@ from csd3d.runs.manifest import Manifest
 from csd3d.runs.progress import RunProgress
 from tests.clips import encode, moving_picture
 from tests.priors.tiny import write_tiny_prior
+from tests.stopped import Stopped, stopped_once
 
 WAYS: tuple[Way, ...] = ("embedding", "xti", "lora")
 QUIET = RunProgress(quiet=True)
@@ -209,19 +210,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
     config = config_for(way, prior, steps=4, checkpoint_every=1, source_prompt="a {} ball")
     whole = personalise(pictures, config, run_dir=tmp_path / "whole", prior=prior, progress=QUIET).path
 
-    class Stopped(Exception):  # noqa: N818
-        pass
-
-    plain, calls = Trainer.step, []
-
-    def breaking(self: Trainer, number: int):
-        calls.append(number)
-        if number == 2 and len(calls) == 3:
-            raise Stopped
-        return plain(self, number)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "step", breaking)
+    with stopped_once(Trainer, 2) as calls:
         with pytest.raises(Stopped):
             personalise(pictures, config, run_dir=tmp_path / "parts", prior=prior, progress=QUIET)
         parts = personalise(None, run_dir=tmp_path / "parts", prior=prior, progress=QUIET, resume=True).path

@@ -7,6 +7,7 @@ import torch
 
 from csd3d.runs.progress import RunProgress
 from scripts import benchmark_composition as bench
+from scripts import evaluate_t2i
 from scripts.benchmarks.composition import Reader
 from scripts.benchmarks.composition_tables import Row
 from scripts.benchmarks.steering_tables import HEADER, Sampled, line
@@ -45,7 +46,7 @@ def test_noises_of_a_caption_are_the_same_in_all_ways_and_batches() -> None:
 def test_the_benchmark_runs_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prior = write_tiny_prior(tmp_path / "prior", kind="text-to-image", closed=False)
     reader = Reader().eval()
-    monkeypatch.setattr(bench, "train_reader", lambda *_, **__: reader)
+    monkeypatch.setattr(evaluate_t2i, "train_reader", lambda *_, **__: reader)
     settings = bench.Settings(
         str(prior), work=tmp_path, out=tmp_path, rows=("pick 8", "without t + 1"), size_px=64, device="cpu", quick=True
     )

@@ -6,6 +6,7 @@ import pytest
 
 from csd3d.runs.progress import RunProgress
 from scripts import benchmark_personal as bench
+from scripts import evaluate_t2i
 from scripts.benchmarks.composition import Reader
 from scripts.benchmarks.personal_tables import line
 from tests.priors.tiny import write_tiny_prior
@@ -32,7 +33,7 @@ def test_a_line_tells_the_subject_from_other_things() -> None:
 def test_the_benchmark_runs_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prior = write_tiny_prior(tmp_path / "prior", kind="text-to-image", closed=False, sample_size=8)
     reader = Reader().eval()
-    monkeypatch.setattr(bench, "train_reader", lambda *_, **__: reader)
+    monkeypatch.setattr(evaluate_t2i, "train_reader", lambda *_, **__: reader)
     settings = bench.Settings(
         str(prior), work=tmp_path, out=tmp_path, rows=(bench.NONE, "xti", "lora"), device="cpu", quick=True
     )

@@ -28,6 +28,7 @@ from csd3d.translate.network import make_translator
 from csd3d.translate.train import Trainer
 from tests.priors.families.tiny import write_family
 from tests.priors.tiny import write_tiny_prior
+from tests.stopped import Stopped, stopped_once
 
 TASKS = {"night": "{}, at night", "blue": "a blue ball"}
 
@@ -146,20 +147,8 @@ def test_a_stopped_run_goes_on_to_the_same_network(prior: TextToImagePrior, pict
     quiet = RunProgress(quiet=True)
     whole = train_network(pictures, config, run_dir=tmp_path / "whole", prior=prior, progress=quiet).path
 
-    class Stopped(Exception):  # noqa: N818
-        pass
-
-    plain, calls = Trainer.step, []
-
-    def breaking(self: Trainer, number: int):
-        calls.append(number)
-        if number == 2 and len(calls) == 3:
-            raise Stopped
-        return plain(self, number)
-
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, stopped_once(Trainer, 2) as calls:
         patch.setattr("csd3d.runs.estimate.LEAST", 1)  # measuring what a step takes changes no bit
-        patch.setattr(Trainer, "step", breaking)
         with pytest.raises(Stopped):
             train_network(pictures, config, run_dir=tmp_path / "parts", prior=prior, progress=quiet)
         parts = train_network(None, run_dir=tmp_path / "parts", prior=prior, progress=quiet, resume=True).path

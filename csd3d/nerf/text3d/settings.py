@@ -7,7 +7,7 @@ from typing import Any, Literal
 from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 
 from csd3d.engine.config import CsdConfig
-from csd3d.engine.validate import LARGEST_SIDE_PX, require, require_choice, require_int, require_number
+from csd3d.engine.validate import LARGEST_SIDE_PX, require, require_choice, require_int, require_number, require_seed
 from csd3d.nerf.settings import with_engine_settings, with_loading
 from csd3d.priors.defaults import generation_config
 from csd3d.priors.families.table import Kind
@@ -68,7 +68,7 @@ class Text3dSettings(VanillaPipelineConfig):
             raise ValueError(f"data: expected none, as scenes from a sentence need no photographs, got {data}")
         require_choice(self, "method")
         require_int(self, 1, None, "views_per_step", "anneal_steps", "t_max_last")
-        require_int(self, 0, 2**63 - 1, "seed")
+        require_seed(self)
         require_number(self, 0, None, "opacity", "entropy", "orientation")
         sizes = bool(self.render_px) and all(size >= 8 for size in self.render_px)
         require(self, "render_px", sizes, "sides of 8 px or more")
