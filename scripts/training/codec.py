@@ -9,7 +9,7 @@ from jaxtyping import Float, UInt8
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from scripts.training.loop import Plan, train, use_fast_norm
+from scripts.training.loop import Plan, autocast_on, train, use_fast_norm
 from scripts.training.pictures import holds_photos, number_of, read_shard, shards
 
 CHANNELS = (16, 32, 96, 160)
@@ -90,7 +90,7 @@ class CodecWork:
 
         def loss_of(step: int, rng: torch.Generator) -> Tensor:
             rgb = store.draw(self.batch, CROP_PX, self.photo_share, rng).to(self.device) * 2 - 1
-            with torch.autocast(self.device, torch.bfloat16):
+            with autocast_on(self.device):
                 posterior = model.encode(rgb).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
                 mean = posterior.mean.float()
                 noise = torch.randn(mean.shape, generator=rng).to(mean)

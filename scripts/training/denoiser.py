@@ -12,7 +12,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from csd3d.world.edits import all_edits
 from csd3d.world.families import all_families
-from scripts.training.loop import Plan, train, use_fast_norm
+from scripts.training.loop import Plan, autocast_on, train, use_fast_norm
 from scripts.training.padding import Watched, is_padding
 from scripts.training.pairs import PairStore
 from scripts.training.pictures import KIND_WEIGHT
@@ -157,7 +157,7 @@ class DenoiserWork:
             e = torch.randn(z.shape, generator=rng).to(self.device)
             ab = alphas[t][:, None, None, None]
             watch.padding = is_padding(words, eos)
-            with torch.autocast(self.device, torch.bfloat16):
+            with autocast_on(self.device):
                 eps = model(ab.sqrt() * z + (1 - ab).sqrt() * e, t, s, words).float()
             weight = ((1 - ab) / ab).sqrt().clamp(0.5, 8) * change_weight(z, s * scale)
             return (weight * (eps - e) ** 2).mean() + PADDING_WEIGHT * watch.share()

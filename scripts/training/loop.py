@@ -60,6 +60,12 @@ def use_fast_norm(model: nn.Module) -> None:
             module.__class__ = FastGroupNorm
 
 
+def autocast_on(device: str) -> torch.autocast:
+    """bfloat16 where the device multiplies matrices in it; else float32: without such units the casts cost more."""
+    fast = device != "cpu" or torch.cpu._is_amx_tile_supported()
+    return torch.autocast(device, torch.bfloat16, enabled=fast)
+
+
 def rank_and_world() -> tuple[int, int]:
     """This process among its fellows; (0, 1) when alone."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)

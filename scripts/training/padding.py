@@ -7,7 +7,7 @@ is a term of the loss. What results is an ordinary model, which needs no mask.
 """
 
 import torch
-from diffusers.models.attention_processor import Attention
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -24,6 +24,7 @@ class Watched:
         self.padding: Bool[Tensor, "n l"] | None = None
         """Which tokens of the next pass are padding; None: nothing is kept."""
         self._shares: list[Tensor] = []
+        self._unwatched = AttnProcessor2_0()
 
     def share(self) -> Float[Tensor, ""]:
         """Mean share of cross-attention that padding got since the last call, in [0, 1]; differentiable.
@@ -45,12 +46,16 @@ class Watched:
         temb: None = None,
     ) -> Float[Tensor, "n q c"]:
         """What leaves the attention; self-attention where there are no `encoder_hidden_states`."""
-        seen = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        if encoder_hidden_states is None:
+            return self._unwatched(attn, hidden_states)
         query = attn.head_to_batch_dim(attn.to_q(hidden_states))
         assert attn.to_k is not None and attn.to_v is not None and attn.to_out is not None  # noqa: PT018
-        key, value = attn.head_to_batch_dim(attn.to_k(seen)), attn.head_to_batch_dim(attn.to_v(seen))
+        key, value = (
+            attn.head_to_batch_dim(attn.to_k(encoder_hidden_states)),
+            attn.head_to_batch_dim(attn.to_v(encoder_hidden_states)),
+        )
         weights = attn.get_attention_scores(query, key)
-        if encoder_hidden_states is not None and self.padding is not None:
+        if self.padding is not None:
             per_token = weights.unflatten(0, (len(hidden_states), attn.heads)).mean(dim=(1, 2))
             self._shares.append((per_token.float() * self.padding).sum(dim=1).mean())
         out = attn.batch_to_head_dim(torch.bmm(weights, value))

@@ -20,7 +20,7 @@ from csd3d.world.edits import describe
 from csd3d.world.families import every_edit
 from csd3d.world.scene import SceneSampler
 from scripts.training.denoiser import PADDING_WEIGHT, make_scheduler, make_text_encoder, make_unet
-from scripts.training.loop import Plan, train, use_fast_norm
+from scripts.training.loop import Plan, autocast_on, train, use_fast_norm
 from scripts.training.padding import Watched, is_padding
 from scripts.training.pictures import (
     GROUPS_PER_SHARD,
@@ -187,7 +187,7 @@ class PainterWork:
             e = torch.randn(z.shape, generator=rng).to(self.device)
             ab = alphas[t][:, None, None, None]
             watch.padding = is_padding(words, eos)
-            with torch.autocast(self.device, torch.bfloat16):
+            with autocast_on(self.device):
                 eps = model(ab.sqrt() * z + (1 - ab).sqrt() * e, t, words).float()
             return (noise_weight(ab) * (eps - e) ** 2).mean() + PADDING_WEIGHT * watch.share()
 
