@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -23,8 +23,10 @@ MAX_TOKENS = 16
 CHANNELS = (96, 112, 128)
 IDENTITY_SHARE, UNCONDITIONAL_SHARE = 0.08, 0.06
 """Share of samples with an empty instruction (which means: change nothing), and with no condition at all."""
-FAMILY_SHARE = 0.25
+FAMILY_SHARE = 0.35
 """Share of samples whose sentence is that of a family: each as often as the others, each member of it too."""
+POOLED_DROPOUT = 0.5
+"""Share of samples whose sentence enters through cross-attention alone."""
 PADDING_WEIGHT = 0.05
 """What the share of cross-attention that padding gets weighs in the loss."""
 
@@ -63,12 +65,14 @@ def make_text_encoder(vocabulary: int, eos: int, bos: int, *, max_tokens: int = 
     )
 
 
-def make_unet(in_channels: int = 8) -> UNet2DConditionModel:
+def make_unet(in_channels: int = 8, *, pooled: bool = True) -> UNet2DConditionModel:
     """Three levels (16, 8, 4 latent pixels of a picture of 128); attention at all, at the finest in the decoder only.
 
     As in Stable Diffusion the decoder has none at the coarsest level: with that, and with the one codec of both models,
-    the weights stay below 40 MB. A sentence enters through cross-attention alone: were its pooled embedding added to
-    that of the timestep, most of it would pass there, where no control of attention could see or change it.
+    the weights stay below 40 MB. `pooled`: the sentence also enters pooled, beside the timestep, as in the editor that
+    this one learns on from; made to do without it, that forgets more than it learns in the same time. So that the
+    sentence is in the cross-attention too, where control of attention can see and change it, training leaves the pooled
+    one out of half the samples (`PooledDropout`).
     """
     return UNet2DConditionModel(
         sample_size=16,
@@ -83,7 +87,21 @@ def make_unet(in_channels: int = 8) -> UNet2DConditionModel:
         cross_attention_dim=WIDTH,
         attention_head_dim=4,
         resnet_time_scale_shift="scale_shift",
+        addition_embed_type="text" if pooled else None,
+        addition_embed_type_num_heads=4,
     )
+
+
+class PooledDropout:
+    """Leaves what a UNet adds to its time embedding, the sentence pooled, out of some samples of the next passes."""
+
+    def __init__(self, unet: UNet2DConditionModel) -> None:
+        self.there: Bool[Tensor, " n"] | None = None
+        """Of which samples it stays; None: of all."""
+        unet.add_embedding.register_forward_hook(self._leave_out)
+
+    def _leave_out(self, _module: nn.Module, _inputs: object, pooled: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        return pooled if self.there is None else pooled * self.there[:, None]
 
 
 class Editor(nn.Module):
@@ -130,6 +148,7 @@ class DenoiserWork:
         use_fast_norm(model)
         watch = Watched()
         model.unet.set_attn_processor(watch)  # pyright: ignore[reportArgumentType]
+        pooled = PooledDropout(model.unet)
         alphas = make_scheduler().alphas_cumprod.to(self.device)
         piles, weights = weigh(store)
 
@@ -157,6 +176,7 @@ class DenoiserWork:
             e = torch.randn(z.shape, generator=rng).to(self.device)
             ab = alphas[t][:, None, None, None]
             watch.padding = is_padding(words, eos)
+            pooled.there = (torch.rand(self.batch, generator=rng) >= POOLED_DROPOUT).to(self.device)
             with autocast_on(self.device):
                 eps = model(ab.sqrt() * z + (1 - ab).sqrt() * e, t, s, words).float()
             weight = ((1 - ab) / ab).sqrt().clamp(0.5, 8) * change_weight(z, s * scale)

@@ -34,7 +34,7 @@ SIZE_PX = 128
 EDITS_PER_GROUP = 9
 GROUPS_PER_SHARD = 64
 KIND_WEIGHT = {
-    "colour": 2.4, "material": 6.0, "shape": 3.0, "add": 2.0, "remove": 2.6,
+    "colour": 2.4, "material": 6.0, "shape": 3.0, "add": 2.0, "remove": 3.6,
     "time": 1.0, "weather": 2.0, "ground": 1.1, "sky": 0.8, "style": 1.8,
 }  # fmt: skip
 """How often a kind is drawn; what needs an object to be found is drawn more."""
