@@ -14,7 +14,8 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 1000 csd3d \
     && mkdir /work \
-    && chown csd3d /work
+    && chown csd3d /work \
+    && chmod 777 /home/csd3d
 
 ENV PATH=/opt/venv/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 OMP_WAIT_POLICY=PASSIVE
 WORKDIR /opt/csd3d
@@ -28,6 +29,8 @@ COPY panorama panorama
 RUN pip install -c constraints.txt .
 COPY scripts/demo.py scripts/demo.py
 
+# `docker run --user` may name a number that the image knows no name and no home of; torch asks for a name
+ENV HOME=/home/csd3d USER=csd3d
 USER csd3d
 WORKDIR /work
 CMD ["python", "/opt/csd3d/scripts/demo.py"]

@@ -34,3 +34,9 @@ def test_the_demo_runs_as_no_root_in_a_folder_of_ones_own() -> None:
     assert steps["USER"] != "root"
     assert steps["WORKDIR"] == "/work"
     assert steps["CMD"] == '["python", "/opt/csd3d/scripts/demo.py"]'
+
+
+def test_a_user_without_a_name_has_one_and_a_home_to_write_to() -> None:
+    env = dict(word.split("=", 1) for name, rest in STEPS if name == "ENV" for word in rest.split())
+    assert {"USER", "HOME"} <= set(env)  # getpass.getuser reads USER before it asks the system
+    assert any(f"chmod 777 {env['HOME']}" in rest for name, rest in STEPS if name == "RUN")

@@ -108,6 +108,11 @@ def read_dataclass(kind: type[T], argv: Sequence[str], *, prog: str) -> T:
     return tyro.cli(kind, prog=prog, args=list(argv), config=SETTINGS)
 
 
+def with_first(argv: Sequence[str], subcommand: str) -> list[str]:
+    """The words, with the subcommand that goes without saying put first where they begin with a flag of it."""
+    return [subcommand, *argv] if argv[:1] and argv[0].startswith("-") and argv[0] not in HELP else list(argv)
+
+
 def choose(commands: Mapping[str, str], argv: Sequence[str], *, prog: str, about: str) -> tuple[str, list[str]]:
     """Which of the commands (their names and what help says of them) the first word is, and the other words."""
     head, rest = split(argv)

@@ -14,7 +14,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from csd3d.cli.parse import read_dataclass
+from csd3d.cli.parse import read_dataclass, with_first
 from csd3d.engine.config import CsdConfig
 from csd3d.priors.families.table import Family
 from csd3d.priors.loading import PLAIN, Loading
@@ -161,7 +161,7 @@ def _gb(size: int) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Parse and run; returns the exit code."""
-    return run(read_dataclass(Command, argv, prog="csd3d priors"))
+    return run(read_dataclass(Command, with_first(argv, "list"), prog="csd3d priors"))
 
 
 def run(command: Command) -> int:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from csd3d.cli.parse import read_dataclass
+from csd3d.cli.parse import read_dataclass, with_first
 from csd3d.runs.history import find_run, runs_in, sentences, undo
 from csd3d.runs.interrupt import resume_command
 from csd3d.runs.manifest import Manifest
@@ -57,7 +57,7 @@ class Command:
 
 def main(argv: Sequence[str]) -> int:
     """Parse and run; returns the exit code."""
-    return run(read_dataclass(Command, argv, prog="csd3d runs"))
+    return run(read_dataclass(Command, with_first(argv, "list"), prog="csd3d runs"))
 
 
 def run(command: Command) -> int:

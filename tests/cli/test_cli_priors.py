@@ -102,6 +102,15 @@ def test_lists_for_scripts_hold_what_is_known(capsys: pytest.CaptureFixture[str]
     assert json.loads(capsys.readouterr().out) == painter
 
 
+@pytest.mark.parametrize("command", ["priors", "runs"])
+def test_flags_alone_are_those_of_the_list(command: str, tmp_path: Path, capsys, monkeypatch) -> None:
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert [cli.main([command, "list", "--json"]), cli.main([command, "--json"])] == [0, 0]
+    text = capsys.readouterr().out
+    assert text == 2 * text[: len(text) // 2]
+
+
 def test_show_says_what_memory_is_needed_and_measures_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny = write_tiny_prior(tmp_path / "tiny", closed=False)
     (tiny / "README.md").write_text("---\nlicense: openrail\n---\n")

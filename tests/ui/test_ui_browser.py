@@ -24,7 +24,7 @@ if CHROMIUM is None:
     pytest.skip("no Chromium is on the PATH", allow_module_level=True)
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
-WAIT_MS = 60_000
+WAIT_MS = 300_000
 FLAGS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync")
 
 
