@@ -55,12 +55,14 @@ SECONDS_BETWEEN_STEPS_SHOWN = 0.5
 
 
 class CsdDataset(InputDataset):
-    """Transparent pictures are composited on black, as nerfstudio's fields are trained with them."""
+    """Transparent pictures are composited on black, as nerfstudio's fields are trained with them, unless the data say
+    on what. Cameras are in 32 bits, where nerfstudio reads Blender's focal length in 64."""
 
     def __init__(self, dataparser_outputs: DataparserOutputs, scale_factor: float = 1.0) -> None:
         super().__init__(dataparser_outputs, scale_factor)
         if self._dataparser_outputs.alpha_color is None:
             self._dataparser_outputs.alpha_color = torch.zeros(3)
+        self.cameras.fx, self.cameras.fy = self.cameras.fx.float(), self.cameras.fy.float()
 
 
 @dataclass

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.engine.trainer import TrainerConfig
@@ -15,6 +16,8 @@ from csd3d.nerf.transforms import check_pictures, check_transforms, transforms_p
 
 LEAST_VIEWS = 3
 """Fewer views than this make no scene."""
+COUNT_BYTES = 8
+"""Of the number of points that a binary file of COLMAP begins with."""
 
 
 @contextmanager
@@ -22,6 +25,12 @@ def data_errors(config: Any) -> Iterator[None]:
     """What nerfstudio finds wrong with data, in one line with its name; `config`: of the data manager."""
     try:
         yield
+    except EOFError as error:
+        raise ValueError(
+            "data: expected pictures of at most 1600 px, or smaller copies in images_2 and so on, got larger ones, "
+            "which nerfstudio asks whether to scale down, and nobody to answer; `colmap --downscale-factor 1` takes "
+            "them as they are"
+        ) from error
     except (AssertionError, KeyError, IndexError, RuntimeError, TypeError, ArithmeticError) as error:
         where = config.data or config.dataparser.data
         what = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split()) or type(error).__name__
@@ -48,7 +57,29 @@ def require_pictures(dataset: InputDataset) -> None:
     cameras = dataset._dataparser_outputs.cameras  # before a resolution that is asked for
     sizes = [(int(w), int(h)) for w, h in zip(cameras.width, cameras.height, strict=True)]
     if check_pictures(zip(dataset.image_filenames, sizes, strict=True)):
-        CONSOLE.log("transparent pictures are composited on black, for training and for the prior")
+        rgb = dataset._dataparser_outputs.alpha_color
+        colour = "black" if rgb is None or not rgb.any() else f"RGB {' '.join(f'{v:g}' for v in rgb.tolist())}"
+        CONSOLE.log(f"transparent pictures are composited on {colour}, for training and for the prior")
+
+
+def require_colmap(parser: ColmapDataParserConfig, path: Path) -> None:
+    """Raises `FileNotFoundError` or `ValueError` for a folder that COLMAP has not filled."""
+    folder = path / parser.colmap_path
+    for name in ("cameras", "images", *(["points3D"] if parser.load_3D_points else [])):
+        found = [file for suffix in (".bin", ".txt") if (file := folder / f"{name}{suffix}").is_file()]
+        if not found:
+            raise FileNotFoundError(f"data: expected {name}.txt or {name}.bin in {folder}, which has neither")
+        if name == "points3D" and not _has_points(found[0]):
+            raise ValueError(
+                f"data: expected points in {found[0]}, got none; `colmap --load-3D-points False` does without"
+            )
+
+
+def _has_points(file: Path) -> bool:
+    """Whether a file of COLMAP, binary or text, has any points."""
+    if file.suffix == ".bin":
+        return file.stat().st_size > COUNT_BYTES
+    return any(line.strip() and not line.startswith("#") for line in file.read_text(encoding="utf-8").splitlines())
 
 
 def require_data(config: TrainerConfig) -> None:
@@ -59,6 +90,8 @@ def require_data(config: TrainerConfig) -> None:
         check_transforms(transforms_path(path))
     elif not path.exists():
         raise FileNotFoundError(f"data: expected a folder, got {path}, which does not exist")
+    elif isinstance(manager.dataparser, ColmapDataParserConfig):
+        require_colmap(manager.dataparser, path)
 
 
 def require_steps(config: TrainerConfig) -> None:

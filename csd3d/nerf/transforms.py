@@ -16,7 +16,10 @@ EXIF_ORIENTATION = 0x0112
 MODES = ("L", "RGB", "RGBA")
 """What nerfstudio reads as it is meant: it takes palette entries for levels of grey, and cuts 16 bits to 8."""
 SIZES, FOCAL_LENGTHS, CENTRE = ("w", "h"), ("fl_x", "fl_y"), ("cx", "cy")
-OPTIONAL = ("k1", "k2", "k3", "k4", "p1", "p2", "applied_scale", "fisheye_crop_radius")
+LENS = ("k1", "k2", "k3", "k4", "p1", "p2")
+OPTIONAL = (*LENS, "applied_scale", "fisheye_crop_radius")
+PERSPECTIVE = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL")
+"""Camera models that differ in nothing but parameters, the one that is meant where none is named first."""
 LARGEST = 3.4e38
 """Of what nerfstudio computes with."""
 
@@ -51,6 +54,11 @@ def check_transforms(path: Path) -> None:
             raise ValueError(f"data: expected a file_path in every frame of {path}, got none in frame {number}")
         _check_matrix("transform_matrix", frame.get("transform_matrix"), (3, 4), f"for {frame['file_path']}", path)
         _check_optional(frame, f"for {frame['file_path']}", path)
+        if not all(where.get("camera_model", PERSPECTIVE[0]) in PERSPECTIVE for where in (about, frame)):
+            _check_one_way("camera_model", about.get("camera_model", PERSPECTIVE[0]), frame, path)
+        if any(name in about for name in LENS):
+            for name in LENS:
+                _check_one_way(name, about.get(name, 0.0), frame, path)
         for names, bound in ((SIZES, 0.0), (FOCAL_LENGTHS, 0.0), (CENTRE, -math.inf)):
             for name in names:
                 _check_number(name, about, frame, path, above=bound)
@@ -71,6 +79,13 @@ def _check_optional(fields: Mapping[str, Any], whose: str, path: Path) -> None:
         raise ValueError(f"data: expected finite numbers as distortion_params, got {numbers!r} {whose} in {path}")
 
 
+def _check_one_way(name: str, of_all: object, frame: Mapping[str, Any], path: Path) -> None:
+    """Of two values nerfstudio takes that of all frames, without a word."""
+    if of_all is not None and name in frame and frame[name] != of_all:
+        got = f"{of_all!r} for all frames and {frame[name]!r} for {frame['file_path']}"
+        raise ValueError(f"data: expected one {name} in {path}, got {got}")
+
+
 def _check_number(name: str, about: Mapping[str, Any], frame: Mapping[str, Any], path: Path, *, above: float) -> None:
     """nerfstudio takes a field of all frames where there is one, and the fields of one frame otherwise."""
     value = about.get(name, frame.get(name))
@@ -81,6 +96,7 @@ def _check_number(name: str, about: Mapping[str, Any], frame: Mapping[str, Any],
             f"data: expected a number{bound} for {name} in {path}, for all frames or in each, got {got} for "
             f"{frame['file_path']}"
         )
+    _check_one_way(name, about.get(name), frame, path)
 
 
 def _is_number(value: object) -> bool:

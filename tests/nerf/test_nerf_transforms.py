@@ -35,7 +35,9 @@ def written(folder: Path, about: object) -> Path:
     return path
 
 
-@pytest.mark.parametrize("about", [GOOD, {**without("w"), **{"frames": [{**GOOD["frames"][0], "w": 64}]}}])
+@pytest.mark.parametrize(
+    "about", [GOOD, {**without("w"), **{"frames": [{**GOOD["frames"][0], "w": 64}]}}, frame(k1=0.1, w=64.0)]
+)
 def test_what_is_complete_is_taken(about: dict[str, Any], tmp_path: Path) -> None:
     check_transforms(written(tmp_path, about))
 
@@ -57,6 +59,9 @@ def test_what_is_complete_is_taken(about: dict[str, Any], tmp_path: Path) -> Non
         ({**GOOD, "cx": float("nan")}, "expected a number for cx .* got nan"),
         ({**GOOD, "fl_y": 10**400}, "expected a number above 0 for fl_y"),
         ({**GOOD, "k1": float("nan")}, r"a finite number for k1, got nan of all frames in .*transforms\.json$"),
+        (frame(fl_x=51.0), "expected one fl_x in .*, got 50.0 for all frames and 51.0 for images/a b.png"),
+        (frame(camera_model="OPENCV_FISHEYE"), "expected one camera_model in .*, got 'OPENCV' for all frames and"),
+        ({**frame(k1=0.1), "k2": 0.0}, "expected one k1 in .*, got 0.0 for all frames and 0.1 for images/a b.png"),
         ({**GOOD, "p2": "0.1"}, "a finite number for p2, got '0.1' of all frames"),
         ({**GOOD, "k4": None}, "a finite number for k4, got None of all frames"),
         (frame(k3=float("inf")), r"a finite number for k3, got inf for images/a b\.png in .*transforms\.json$"),

@@ -68,6 +68,8 @@ def config_for(scene: Path, prior: Path, out: Path, /, **changes: object) -> Csd
         "s_image": 1.2,
     }.items():
         setattr(pipeline, name, value)
+    if (parser := changes.pop("dataparser", None)) is not None:
+        pipeline.datamanager.dataparser = parser
     for name, value in changes.items():
         setattr(pipeline if hasattr(pipeline, name) else config, name, value)
     if pipeline.prompt is None and not {"load_dir", "max_num_iterations"} & set(changes):
