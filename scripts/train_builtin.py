@@ -39,7 +39,14 @@ from csd3d.world import captions
 from csd3d.world.edits import all_edits, vocabulary
 from csd3d.world.families import all_families, family_vocabulary
 from scripts.training.codec import CodecWork, load_codec
-from scripts.training.denoiser import MAX_TOKENS, DenoiserWork, Editor, make_scheduler, trained_sentences
+from scripts.training.denoiser import (
+    MAX_TOKENS,
+    DenoiserWork,
+    Editor,
+    make_scheduler,
+    trained_sentences,
+    without_pooled,
+)
 from scripts.training.loop import Plan, averaged, in_parallel, rank_and_world
 from scripts.training.pairs import encode_shard
 from scripts.training.pictures import render_shards, shards
@@ -212,7 +219,9 @@ def editor_state(settings: Settings) -> dict[str, Tensor]:
     start = settings.work / "start-editor.safetensors"
     if not start.is_file():
         raise FileNotFoundError(f"{start}: expected it beside an unfinished editor, for the scale of its latents")
-    return averaged(settings.work / "editor.state") | {"scaling_factor": load_file(start)["scaling_factor"]}
+    return without_pooled(averaged(settings.work / "editor.state")) | {
+        "scaling_factor": load_file(start)["scaling_factor"]
+    }
 
 
 def t2i_start(settings: Settings, editor: Path | None) -> tuple[Path, bool]:

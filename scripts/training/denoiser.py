@@ -25,8 +25,8 @@ IDENTITY_SHARE, UNCONDITIONAL_SHARE = 0.08, 0.06
 """Share of samples with an empty instruction (which means: change nothing), and with no condition at all."""
 FAMILY_SHARE = 0.35
 """Share of samples whose sentence is that of a family: each as often as the others, each member of it too."""
-POOLED_DROPOUT = 0.5
-"""Share of samples whose sentence enters through cross-attention alone."""
+POOLED_STEPS = 1000
+"""So many steps half of the samples keep the pooled sentence of an editor that learns on; then none does."""
 PADDING_WEIGHT = 0.05
 """What the share of cross-attention that padding gets weighs in the loss."""
 
@@ -65,14 +65,13 @@ def make_text_encoder(vocabulary: int, eos: int, bos: int, *, max_tokens: int = 
     )
 
 
-def make_unet(in_channels: int = 8, *, pooled: bool = True) -> UNet2DConditionModel:
+def make_unet(in_channels: int = 8, *, pooled: bool = False) -> UNet2DConditionModel:
     """Three levels (16, 8, 4 latent pixels of a picture of 128); attention at all, at the finest in the decoder only.
 
     As in Stable Diffusion the decoder has none at the coarsest level: with that, and with the one codec of both models,
-    the weights stay below 40 MB. `pooled`: the sentence also enters pooled, beside the timestep, as in the editor that
-    this one learns on from; made to do without it, that forgets more than it learns in the same time. So that the
-    sentence is in the cross-attention too, where control of attention can see and change it, training leaves the pooled
-    one out of half the samples (`PooledDropout`).
+    the weights stay below 40 MB. `pooled`: the sentence also enters pooled, beside the timestep. Most of it would pass
+    there, where no control of attention could see or change it, so only an editor in training has that path, to unlearn
+    it (`PooledDropout`).
     """
     return UNet2DConditionModel(
         sample_size=16,
@@ -107,9 +106,9 @@ class PooledDropout:
 class Editor(nn.Module):
     """UNet and text encoder, trained together."""
 
-    def __init__(self, vocabulary: int, eos: int, bos: int) -> None:
+    def __init__(self, vocabulary: int, eos: int, bos: int, *, pooled: bool = False) -> None:
         super().__init__()
-        self.unet = make_unet()
+        self.unet = make_unet(pooled=pooled)
         self.text = make_text_encoder(vocabulary, eos, bos)
 
     def forward(
@@ -139,7 +138,7 @@ class DenoiserWork:
         tokens = load_file(self.tokens)
         ids, (vocabulary, eos, bos) = tokens["ids"], tokens["special"].tolist()
         first = first_sentences()
-        model = Editor(vocabulary, eos, bos).to(self.device)
+        model = Editor(vocabulary, eos, bos, pooled=True).to(self.device)
         scale = 1 / store.z.float().std()
         if self.start_from:
             start = load_file(self.start_from)
@@ -176,18 +175,23 @@ class DenoiserWork:
             e = torch.randn(z.shape, generator=rng).to(self.device)
             ab = alphas[t][:, None, None, None]
             watch.padding = is_padding(words, eos)
-            pooled.there = (torch.rand(self.batch, generator=rng) >= POOLED_DROPOUT).to(self.device)
+            pooled.there = (torch.rand(self.batch, generator=rng) < (0.5 if step < POOLED_STEPS else 0)).to(self.device)
             with autocast_on(self.device):
                 eps = model(ab.sqrt() * z + (1 - ab).sqrt() * e, t, s, words).float()
             weight = ((1 - ab) / ab).sqrt().clamp(0.5, 8) * change_weight(z, s * scale)
             return (weight * (eps - e) ** 2).mean() + PADDING_WEIGHT * watch.share()
 
         ema = train(model, loss_of, self.plan, self.out / "editor.state")
-        merged = model.state_dict() | ema
+        merged = without_pooled(model.state_dict() | ema)
         save_file(
             {k: v.contiguous() for k, v in merged.items()} | {"scaling_factor": scale.reshape(1)},
             self.out / "editor.safetensors",
         )
+
+
+def without_pooled(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of an editor in training as those of one whose sentence enters through cross-attention alone."""
+    return {k: v for k, v in state.items() if not k.startswith("unet.add_embedding.")}
 
 
 def change_weight(z: Float[Tensor, "n c h w"], s: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 1 h w"]:

@@ -111,7 +111,7 @@ class Painter(nn.Module):
 
     def __init__(self, vocabulary: int, eos: int, bos: int) -> None:
         super().__init__()
-        self.unet = make_unet(4, pooled=False)
+        self.unet = make_unet(4)
         self.text = make_text_encoder(vocabulary, eos, bos, max_tokens=MAX_TOKENS)
 
     def forward(
