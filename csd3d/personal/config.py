@@ -76,6 +76,7 @@ class PersonalConfig(RunConfig):
         require(self, "token", token is None or len(token.split()) == 1, "one word")
         require(self, "quantise", self.quantise == "none", "none where a prior learns")
         require(self, "offload", not self.offload, "none where a prior learns")
+        require(self, "device_map", self.device_map == "none", "none where a prior learns")
         lora = self.method == "lora"
         require(self, "class_prompt", lora or self.class_prompt is None, "none but with --method lora")
         require(self, "vectors", not lora or self.vectors == 1, "none with --method lora")

@@ -13,10 +13,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from csd3d.attention.control import Control
+from csd3d.attention.presets import Attention
 from csd3d.attention.rows import Rows
 from csd3d.attention.score import MapEnergy, MapsRead
 from csd3d.attention.sites import Site
 from csd3d.engine.config import CsdConfig
+from csd3d.engine.residuals import Score
 from csd3d.engine.types import Index, Latents, numbers
 from csd3d.priors.defaults import native_px
 from csd3d.priors.guards import load_guard
@@ -34,7 +36,7 @@ from csd3d.priors.store.additions import add_apart, add_to
 from csd3d.priors.store.device import pick_device, pick_dtype
 from csd3d.priors.store.load import load_parts, locate, read_schedule
 from csd3d.priors.store.resolve import Resolved, require_kind, resolve
-from csd3d.priors.store.savings import require_savings, save_memory
+from csd3d.priors.store.savings import read_on, require_savings, save_memory
 
 if TYPE_CHECKING:
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
@@ -103,16 +105,19 @@ class LatentDiffusion(Prior):
         assert found.kind is not None
         require_kind(found, cls.kind)
         require_savings(how, chosen, whole=False)
-        parts = load_parts(found.path, device=chosen, dtype=precision, kind=found.kind, weights=found.weights)
+        parts = load_parts(
+            found.path, device=read_on(how, chosen), dtype=precision, kind=found.kind, weights=found.weights
+        )
         vocabulary = with_learnt(read_known(found.path), how, title=found.name)
         said = add_to(parts.holder(), how, title=found.name) if how.lora or how.embedding else []
         length = sentence_length(parts.tokenizer, parts.text_encoder)
         learnt = add_apart(how, parts.tokenizer, parts.unet, length, title=found.name)
         if learnt and how.control is not None:
             raise ValueError("embedding: expected words that all layers read alike beside --control, got one for each")
-        save_memory(parts.unet, (parts.unet, parts.text_encoder, parts.vae), how, chosen)
+        held = {"unet": parts.unet, "text_encoder": parts.text_encoder, "vae": parts.vae}
+        also = save_memory(parts.unet, held, how, chosen)
         schedule, prediction = read_schedule(parts.scheduler)
-        unet_chunks, codec_chunks = (Chunks(chosen, _budget_bytes(memory_gb)) for _ in range(2))
+        unet_chunks, codec_chunks = (Chunks(chosen, _budget_bytes(memory_gb), also=a) for a in (also, ()))
         codec = VaeCodec(parts.vae, chunks=codec_chunks)
         denoiser = Denoiser(parts.unet, chunks=unet_chunks, compiled=compiled, checkpointing=checkpointing)
         denoiser.guard = load_guard(how, parts.unet, codec, title=found.name, device=chosen)
@@ -151,6 +156,14 @@ class LatentDiffusion(Prior):
         """Raises ValueError if a regulariser asks for features of layers that the UNet has not."""
         if csd.regulariser != "none":
             self.denoiser.require_layers(csd.nce_layers)
+
+    def attended(self, score: Score, attention: Attention) -> Score:
+        """See `Prior.attended`. Raises ValueError too where layers are on several cards, which controls do not see."""
+        if self.how.device_map != "none":
+            raise ValueError(
+                "attention: expected none (no --share, --attention, --steer) with --device-map balanced, got some"
+            )
+        return super().attended(score, attention)
 
     def copy_unet(self) -> nn.Module:
         """A copy of the UNet that learns, in float32 on the prior's device."""

@@ -9,6 +9,7 @@ from csd3d.media.place import at_home
 
 SAFE = ".safetensors"
 Quantise = Literal["none", "int8", "nf4", "fp8"]
+DeviceMap = Literal["none", "balanced"]
 CONTROLS = ("depth", "edge", "pose")
 """What a guard may hold a result to."""
 
@@ -38,6 +39,9 @@ class Loading:
     cache."""
     offload: bool = False
     """Keep the layers of the prior on the CPU but for the one that computes: less memory on CUDA, and slower."""
+    device_map: DeviceMap = "none"
+    """`balanced`: layers of a prior that does not fit one card are spread over all CUDA devices of this machine, by
+    accelerate; they compute one after another. `none`: all of it is on --device."""
     quantise: Quantise = "none"
     """Weights of the prior in fewer bits: `fp8` (of the network, any prior), `int8` (families, needs torchao) or `nf4`
     (4 bits; families, needs bitsandbytes)."""
@@ -86,6 +90,20 @@ class Loading:
         self._check_control(depth_known)
         if self.quantise not in get_args(Quantise):
             raise ValueError(f"quantise: expected one of {', '.join(get_args(Quantise))}, got {self.quantise!r}")
+        self._check_device_map()
+
+    def _check_device_map(self) -> None:
+        if self.device_map not in get_args(DeviceMap):
+            raise ValueError(f"device-map: expected one of {', '.join(get_args(DeviceMap))}, got {self.device_map!r}")
+        if self.device_map == "none":
+            return
+        where = "with --device-map balanced"
+        if self.offload:
+            raise ValueError(f"offload: expected none {where}, which keeps all layers on their cards, got both")
+        if self.quantise not in ("none", "fp8"):
+            raise ValueError(f"quantise: expected none or fp8 {where}, got {self.quantise}")
+        if self.control is not None:
+            raise ValueError(f"control: expected none {where}, whose layers no ControlNet joins, got {self.control[0]}")
 
     def _check_control(self, depth_known: bool) -> None:
         more = {"control-picture": self.control_picture, "control-depth": self.control_depth}

@@ -226,6 +226,10 @@ def load_shared(found: Resolved, *, device: str | None, precision: Precision, ho
 
     if ranks()[1] == 1:
         return load_prior(found, device=device, precision=precision, how=how)
+    if how.device_map != "none":
+        raise ValueError(
+            "device-map: expected none for several processes, each of which has its own card, got balanced"
+        )
     device_of(device)
     hand = Hand()
     _order(hand, Load(find_prior(found, device=device, how=how), device, precision, how))

@@ -27,7 +27,7 @@ from csd3d.priors.store.device import pick_device, pick_dtype
 from csd3d.priors.store.files import check_whole, first_line
 from csd3d.priors.store.load import locate
 from csd3d.priors.store.resolve import Resolved, named_parts, pipeline_of, read_json, resolve
-from csd3d.priors.store.savings import reading_quantised, require_savings, save_memory
+from csd3d.priors.store.savings import read_on, reading_quantised, require_savings, save_memory
 from csd3d.priors.store.silence import quiet, worth_a_bar
 from csd3d.priors.store.single_file import read_single
 
@@ -68,9 +68,9 @@ def load_family(
     pipe = read_pipeline(found.path, family, dtype=precision, weights=found.weights, how=how)
     merge = how.quantise in ("none", "fp8")
     said = add_to(pipe, how, title=family.title, merge=merge) if how.lora or how.embedding else []
-    pipe = pipe if how.offload else pipe.to(chosen)
-    save_memory(network_of(pipe), pipe.components.values(), how, chosen)
-    prior = make_prior(pipe, family, found, device=chosen)
+    pipe = pipe if how.offload else pipe.to(read_on(how, chosen))
+    also = save_memory(network_of(pipe), pipe.components, how, chosen)
+    prior = make_prior(pipe, family, found, device=chosen, also=also)
     guard = load_guard(how, network_of(pipe), prior.codec, title=family.title, device=chosen)
     return replace(prior, how=how, said=said, weights=found.weights, guard=guard)
 
@@ -122,10 +122,12 @@ def _class_of(name: str, family: Family) -> Any:
     return vars(diffusers).get(name) or getattr(diffusers, name, None)
 
 
-def make_prior(pipe: Any, family: Family, found: Resolved, *, device: torch.device) -> FamilyPrior:
-    """A prior of a pipeline that is on its device. Raises ValueError where the check fails."""
+def make_prior(
+    pipe: Any, family: Family, found: Resolved, *, device: torch.device, also: tuple[torch.device, ...] = ()
+) -> FamilyPrior:
+    """A prior of a pipeline that is on its device, and `also` on others. Raises ValueError where the check fails."""
     assert found.path is not None
-    net_chunks, codec_chunks = Chunks(device), Chunks(device)
+    net_chunks, codec_chunks = Chunks(device, also=also), Chunks(device)
     factor = read_factor(pipe)
     vae = pipe.vae
     if vae.config.get("force_upcast") and vae.dtype == torch.float16:  # it overflows; the pipeline upcasts its own

@@ -27,6 +27,8 @@ class Chunks:
     device: torch.device
     budget_bytes: int | None = None
     """For the activations of one call; None: 2 GiB on a CPU, four fifths of what is free on a CUDA device."""
+    also: tuple[torch.device, ...] = ()
+    """CUDA devices that the same call computes on besides; the one with the least free memory counts."""
     max_rows: int | None = None
     """Never more rows than this in one call; None: 40 on a CPU, 256 elsewhere."""
     notes: list[str] = field(default_factory=list)
@@ -95,9 +97,13 @@ class Chunks:
             return self.budget_bytes
         if self.device.type != "cuda":
             return CPU_BUDGET_BYTES
-        free, _ = torch.cuda.mem_get_info(self.device)
-        cached = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
-        return int(CUDA_SHARE * (free + cached))
+        return int(CUDA_SHARE * min(map(_free_bytes, (self.device, *self.also))))
+
+
+def _free_bytes(device: torch.device) -> int:
+    """Free on a CUDA device, or cached by torch for what comes next."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def _even_slices(start: int, stop: int, most: int) -> Iterator[slice]:

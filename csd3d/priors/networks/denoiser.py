@@ -154,7 +154,7 @@ class Denoiser:
             with leaving(self._unet, sites) as outputs:
                 x = x.to(self._dtype).contiguous(memory_format=self._layout)
                 self._unet(x, step, encoder_hidden_states=text.to(self._dtype), return_dict=False)
-            return [as_map(outputs[site.name], site, size_lat).float() for site in sites]
+            return [as_map(outputs[site.name], site, size_lat).to(x.device, torch.float32) for site in sites]
 
         def some(rows: slice) -> Tensor:
             i = torch.arange(rows.start, rows.stop, device=self.device)

@@ -1,4 +1,5 @@
-"""Less memory for big priors, by diffusers' own means: weights in fewer bits, and parts that wait on the CPU.
+"""Less memory for big priors, by diffusers' own means: weights in fewer bits, and parts that wait on the CPU or lie on
+several cards.
 
 fp8    weights of the network stored in 8 bits (e4m3), cast layer by layer when they are used; needs no package
 int8   weights of network and text encoders in 8 bits; needs torchao
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from csd3d.priors.loading import Loading
+from csd3d.priors.store.placement import free_bytes, require_cards, spread
 
 _NEEDS = {"int8": "torchao", "nf4": "bitsandbytes"}
 _NETWORKS = ("unet", "transformer")
@@ -28,6 +30,8 @@ def require_savings(how: Loading, device: torch.device, *, whole: bool) -> None:
     """
     if how.offload and device.type == "cpu":
         raise ValueError("offload: expected a prior on CUDA, got one on the CPU, where everything waits already")
+    if how.device_map == "balanced":
+        require_cards(device)
     package = _NEEDS.get(how.quantise)
     if package is None:
         return
@@ -57,17 +61,40 @@ def reading_quantised(how: Loading, parts: Mapping[str, str], dtype: torch.dtype
         return library.TorchAoConfig(torchao.quantization.Int8WeightOnlyConfig())
 
     chosen = {name: config(diffusers) for name in parts if name in _NETWORKS}
-    large = (name for name, cls in parts.items() if name.startswith("text_encoder") and not cls.startswith("CLIP"))
+    large = (name for name, cls in parts.items() if _is_large(name, cls))
     chosen |= {name: config(transformers) for name in large}
     return {"quantization_config": PipelineQuantizationConfig(quant_mapping=chosen)}
 
 
-def save_memory(network: Any, parts: Iterable[object], how: Loading, device: torch.device) -> None:
-    """Cast the network's weights and let parts wait on the CPU, as `how` says. Nothing can be merged afterwards."""
+def read_on(how: Loading, device: torch.device) -> torch.device:
+    """Where weights are read to, before `save_memory` puts them where they belong."""
+    return torch.device("cpu") if how.device_map == "balanced" else device
+
+
+def save_memory(
+    network: Any, parts: Mapping[str, object], how: Loading, device: torch.device
+) -> tuple[torch.device, ...]:
+    """Cast the network's weights, and let parts wait on the CPU or spread them over cards, as `how` says.
+
+    Nothing can be merged afterwards. Network and text encoders are spread; an autoencoder, whose methods are called and
+    not it itself, stays on `device`, and so does a CLIP encoder.
+
+    Returns:
+        Cards besides `device` that have layers.
+
+    Raises:
+        ValueError: They do not fit on all cards.
+    """
     if how.quantise == "fp8":
         network.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=network.dtype)
     if how.offload:
-        wait_on_cpu(parts, device)
+        wait_on_cpu(parts.values(), device)
+    if how.device_map == "none":
+        return ()
+    modules = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
+    split = {name: part for name, part in modules.items() if part is network or _is_large(name, type(part).__name__)}
+    whole = (part for name, part in modules.items() if name not in split)
+    return spread(split, whole, main=device, free=free_bytes())[1:]
 
 
 def wait_on_cpu(parts: Iterable[object], device: torch.device) -> None:
@@ -79,3 +106,8 @@ def wait_on_cpu(parts: Iterable[object], device: torch.device) -> None:
             apply_group_offloading(
                 part, onload_device=device, offload_type="leaf_level", use_stream=device.type == "cuda"
             )
+
+
+def _is_large(name: str, cls: str) -> bool:
+    """Whether a part of a class is a text encoder that weighs as much as a network."""
+    return name.startswith("text_encoder") and not cls.startswith("CLIP")

@@ -1,0 +1,30 @@
+"""Networks of all families over two cards, tensors without memory: no layer meets a tensor of another card."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from csd3d.priors.families.prior import FamilyPrior
+from csd3d.priors.families.record import network_of
+from csd3d.priors.families.replay import replay, tokens
+from csd3d.priors.store.placement import size_bytes, spread
+from tests.priors.families.tiny import FAMILIES
+from tests.priors.no_memory import CARDS, memoryless
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_a_network_over_two_cards_mixes_no_devices(name: str, family: Callable[[str], FamilyPrior]) -> None:
+    prior = family(name)
+    net, side = network_of(prior.pipe), 64 // prior.codec.factor
+    s = torch.randn(1, prior.codec.channels, side, side, generator=torch.Generator().manual_seed(0))
+    row = prior.conditions.row(prior.learnt.branches[-1], "make it snowy", "", s[0])
+    z = tokens(s, prior.family.layout, channels=prior.codec.channels)
+    with memoryless():
+        alike: Any = type(net).from_config(net.config)
+        spread({"net": alike}, [], main=CARDS[0], free=dict.fromkeys(range(2), 2 * size_bytes(alike)))
+        assert {p.device for p in alike.parameters()} == set(CARDS)
+        said = replay(alike, [row], prior.learnt.place, z.to(CARDS[0]), time=300.0, device=CARDS[0])
+        assert (said.device, said.shape) == (CARDS[0], z.shape)
