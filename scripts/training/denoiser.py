@@ -25,6 +25,8 @@ IDENTITY_SHARE, UNCONDITIONAL_SHARE = 0.08, 0.06
 """Share of samples with an empty instruction (which means: change nothing), and with no condition at all."""
 FAMILY_SHARE = 0.35
 """Share of samples whose sentence is that of a family: each as often as the others, each member of it too."""
+POOLED = "unet.add_embedding."
+"""What the names of the weights begin with by which a pooled sentence enters."""
 POOLED_STEPS = 1000
 """So many steps half of the samples keep the pooled sentence of an editor that learns on; then none does."""
 PADDING_WEIGHT = 0.05
@@ -138,16 +140,16 @@ class DenoiserWork:
         tokens = load_file(self.tokens)
         ids, (vocabulary, eos, bos) = tokens["ids"], tokens["special"].tolist()
         first = first_sentences()
-        model = Editor(vocabulary, eos, bos, pooled=True).to(self.device)
-        scale = 1 / store.z.float().std()
-        if self.start_from:
-            start = load_file(self.start_from)
-            scale = start.pop("scaling_factor")[0]
+        start = load_file(self.start_from) if self.start_from else {}
+        scale = start.pop("scaling_factor")[0] if start else 1 / store.z.float().std()
+        had_pooled = any(k.startswith(POOLED) for k in start)
+        model = Editor(vocabulary, eos, bos, pooled=had_pooled).to(self.device)
+        if start:
             begin_with(model, start)
         use_fast_norm(model)
         watch = Watched()
         model.unet.set_attn_processor(watch)  # pyright: ignore[reportArgumentType]
-        pooled = PooledDropout(model.unet)
+        pooled = PooledDropout(model.unet) if had_pooled else None
         alphas = make_scheduler().alphas_cumprod.to(self.device)
         piles, weights = weigh(store)
 
@@ -175,7 +177,10 @@ class DenoiserWork:
             e = torch.randn(z.shape, generator=rng).to(self.device)
             ab = alphas[t][:, None, None, None]
             watch.padding = is_padding(words, eos)
-            pooled.there = (torch.rand(self.batch, generator=rng) < (0.5 if step < POOLED_STEPS else 0)).to(self.device)
+            if pooled:
+                pooled.there = (torch.rand(self.batch, generator=rng) < (0.5 if step < POOLED_STEPS else 0)).to(
+                    self.device
+                )
             with autocast_on(self.device):
                 eps = model(ab.sqrt() * z + (1 - ab).sqrt() * e, t, s, words).float()
             weight = ((1 - ab) / ab).sqrt().clamp(0.5, 8) * change_weight(z, s * scale)
@@ -191,7 +196,7 @@ class DenoiserWork:
 
 def without_pooled(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights of an editor in training as those of one whose sentence enters through cross-attention alone."""
-    return {k: v for k, v in state.items() if not k.startswith("unet.add_embedding.")}
+    return {k: v for k, v in state.items() if not k.startswith(POOLED)}
 
 
 def change_weight(z: Float[Tensor, "n c h w"], s: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 1 h w"]:

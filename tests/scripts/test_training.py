@@ -24,10 +24,12 @@ from scripts.training.denoiser import (
     CHANGED_WEIGHT,
     FAMILY_SHARE,
     Editor,
+    PooledDropout,
     change_weight,
     first_sentences,
     trained_sentences,
     weigh,
+    without_pooled,
 )
 from scripts.training.loop import FastGroupNorm, Plan, train
 from scripts.training.padding import Watched, is_padding
@@ -169,7 +171,7 @@ def test_training_goes_on_from_a_finished_prior_word_by_word(tmp_path: Path) -> 
     tokenizer = world_tokenizer()
     vocabulary = tokenizer.get_vocab()
     editor = Editor(len(tokenizer), vocabulary["<|endoftext|>"], vocabulary["<|startoftext|>"])
-    begin_with(editor, start)  # every name and shape fits
+    begin_with(editor, without_pooled(start))  # every name and shape fits
     name = next(k for k in start if k.endswith("token_embedding.weight"))
     known = load_file(prior / "text_encoder" / "model.safetensors")
     old = next(v for k, v in known.items() if k.endswith("token_embedding.weight")).float()
@@ -259,6 +261,23 @@ def test_new_attention_begins_silent() -> None:
     known = new.state_dict() | {"1.proj_out.weight": torch.ones(32, 32, 1, 1)}
     begin_with(new, known)  # what was known is taken as it is
     assert torch.equal(new.state_dict()["1.proj_out.weight"], known["1.proj_out.weight"])
+
+
+def test_an_editor_unlearns_its_pooled_sentence() -> None:
+    torch.manual_seed(0)
+    old = Editor(10, 1, 0, pooled=True).eval()
+    z, s, t = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), torch.tensor([3, 700])
+    ids = torch.randint(2, 10, (2, 16))
+    whole = old(z, t, s, ids)
+    dropout = PooledDropout(old.unet)
+    torch.testing.assert_close(old(z, t, s, ids), whole)
+    dropout.there = torch.tensor([True, False])
+    some = old(z, t, s, ids)
+    torch.testing.assert_close(some[0], whole[0])
+    new = Editor(10, 1, 0).eval()
+    new.load_state_dict(without_pooled(old.state_dict()))
+    torch.testing.assert_close(some[1], new(z, t, s, ids)[1])
+    assert not torch.allclose(some[1], whole[1], atol=1e-4)
 
 
 def test_what_does_not_fit_is_refused() -> None:
