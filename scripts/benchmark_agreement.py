@@ -1,10 +1,14 @@
 """Sentences with several right answers: which way of editing brings all frames, views or windows to one of them?
 
     python scripts/benchmark_agreement.py [--prior builtin] [--out FOLDER] [--of clips scenes panoramas] [--quick]
+    python scripts/benchmark_agreement.py --ablate kernel levels baseline [--of clips scenes]
+    python scripts/benchmark_agreement.py --ablate particles --frames 24 --of clips
 
 Ways of editing are those of `benchmark_video.py` and `benchmark_panorama.py`, with the same settings, shared attention
-and SVGD without repulsion. The prior must know the families of the world (`csd3d.world.families`). Writes agreement.md
-and agreement.json; what is done is kept in FOLDER/work, so a run that was stopped goes on when it is started again.
+and SVGD without repulsion; or, with `--ablate`, moving all together with one thing of it varied: how many particles a
+step holds, the kernel, noise levels and guidance, or what predictions are compared with. The prior must know the
+families of the world (`csd3d.world.families`). Writes agreement.md and agreement.json, or ablation.md and
+ablation.json; what is done is kept in FOLDER/work, so a run that was stopped goes on when it is started again.
 """
 
 import sys
@@ -24,6 +28,7 @@ from csd3d.priors.instruct import InstructPrior
 from csd3d.runs.progress import RunProgress
 from csd3d.world.edits import KINDS, Kind
 from scripts.benchmarks.agreement import OpenEdit, measure, to_markdown
+from scripts.benchmarks.agreement_ablation import Ablation, ablated
 from scripts.benchmarks.agreement_places import Place, Scales, What, clip_place, panorama_place, scene_place
 from scripts.benchmarks.entry import run_script
 from scripts.benchmarks.kept import Kept, selected
@@ -59,6 +64,8 @@ class Settings:
     """Settings of csd-edit: those of the editor."""
     rows: tuple[str, ...] = ()
     """Only these ways of editing; none = all."""
+    ablate: tuple[Ablation, ...] = ()
+    """Vary these in moving frames or views together, in place of comparing ways of editing."""
     device: str | None = None
     """None: CUDA when there is one."""
     quick: bool = False
@@ -67,23 +74,34 @@ class Settings:
     def __post_init__(self) -> None:
         require_int(self, 1, None, "places", "frames", "seeds", "sampling_steps")
         require(self, "size_px", self.size_px % 8 == 0 and self.size_px >= 64, "a multiple of 8, 64 or more")
+        require(self, "of", not self.ablate or self.of != ("panoramas",), "clips or scenes with ablate")
+
+    @property
+    def name(self) -> str:
+        """Of the files that are written."""
+        return "ablation" if self.ablate else "agreement"
 
     def effective(self) -> "Settings":
-        """With `quick` spelled out."""
+        """With `quick` spelled out, and without panoramas where their rows are none."""
+        varied = replace(self, of=tuple(what for what in self.of if what != "panoramas")) if self.ablate else self
         if not self.quick:
-            return self
+            return varied
         few = replace(self.csd, steps=min(self.csd.steps, 20))
-        return replace(self, places=1, frames=min(self.frames, 4), kinds=self.kinds[:3], seeds=1, csd=few)
+        return replace(varied, places=1, frames=min(self.frames, 4), kinds=self.kinds[:3], seeds=1, csd=few)
 
 
 def place_of(settings: Settings, what: What, k: int) -> Place:
     """Held-out place number k of a sort."""
     own = {"csd": settings.csd, "scales": Scales(settings.sampling_steps, settings.s_text, settings.s_image)}
+    if what == "panoramas":
+        return panorama_place(k, window_px=settings.size_px, **own)
     if what == "clips":
-        return clip_place(k, frames=settings.frames, size_px=settings.size_px, **own)
-    if what == "scenes":
-        return scene_place(k, views=settings.frames, size_px=settings.size_px, **own)
-    return panorama_place(k, window_px=settings.size_px, **own)
+        place = clip_place(k, frames=settings.frames, size_px=settings.size_px, **own)
+    else:
+        place = scene_place(k, views=settings.frames, size_px=settings.size_px, **own)
+    if not settings.ablate:
+        return place
+    return replace(place, methods=ablated(settings.ablate, settings.csd, settings.frames))
 
 
 def asked_of(place: Place, settings: Settings, k: int) -> list[OpenEdit]:
@@ -108,6 +126,11 @@ def run_case(
     return records
 
 
+def _flags(settings: Settings) -> list[str]:
+    """Those that say what kind of table it is."""
+    return ["--ablate", *settings.ablate] * bool(settings.ablate) + ["--quick"] * settings.quick
+
+
 def benchmark(settings: Settings, progress: RunProgress) -> Path:
     """Measure what is not measured yet and write everything; returns the folder.
 
@@ -115,11 +138,12 @@ def benchmark(settings: Settings, progress: RunProgress) -> Path:
     """
     given, settings = settings, settings.effective()
     prior = InstructPrior.load(settings.prior, device=settings.device)
-    fixed = asdict(settings) | dict.fromkeys(("prior", "out", "of", "places", "kinds", "rows", "quick", "device"))
+    free = ("prior", "out", "of", "places", "kinds", "rows", "ablate", "quick", "device")
+    fixed = asdict(settings) | dict.fromkeys(free)
     kept, records = Kept(settings.out / "work", fixed, settings.prior), []
     about = {
         "prior": given.prior if given.prior.startswith("builtin") else Path(given.prior).name,
-        "command": "scripts/benchmark_agreement.py" + " --quick" * given.quick,
+        "command": " ".join(["scripts/benchmark_agreement.py", *_flags(given)]),
         "settings": asdict(settings) | dict.fromkeys(("prior", "out", "device")),
         "torch": torch.__version__,
     }
@@ -135,14 +159,14 @@ def benchmark(settings: Settings, progress: RunProgress) -> Path:
                 records += kept.records(name, lambda p=place, c=case, a=asked: run_case(p, c, a, prior, settings.seeds))
                 last = records[-1]
                 progress.say(f"{asked.family.name}: {row}: agreement {last['agreement']:.2f}, {last['accuracy']:.2f}")
-            write_json(settings.out / "agreement.json", jsonable({"about": about, "records": records}))
-            write_text(settings.out / "agreement.md", to_markdown(records, about))
+            write_json(settings.out / f"{given.name}.json", jsonable({"about": about, "records": records}))
+            write_text(settings.out / f"{given.name}.md", to_markdown(records, about))
     return settings.out
 
 
 def main(settings: Settings) -> int:
     """Compare; 2 and one line when the settings or the prior cannot be used."""
-    return run_script(lambda progress: f"{benchmark(settings, progress)}/agreement.md, agreement.json")
+    return run_script(lambda progress: f"{benchmark(settings, progress)}/{settings.name}.md, .json")
 
 
 if __name__ == "__main__":

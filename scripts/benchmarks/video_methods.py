@@ -11,6 +11,7 @@ from torch import Tensor
 from csd3d.attention.presets import Attention, Sharing
 from csd3d.engine.config import PAPER, CsdConfig
 from csd3d.engine.loop import Objective, run
+from csd3d.engine.residuals import Score
 from csd3d.engine.sampling import run_sampling
 from csd3d.engine.stein import Kernel, RbfKernel
 from csd3d.engine.transport import Correspondences, TransportKernel
@@ -156,17 +157,23 @@ class TrueMotion:
 
 
 def collaboration(
-    csd: CsdConfig, *, along: Coupled | None = None, share: Sharing = "none", frames_per_step: int = 24
+    csd: CsdConfig,
+    *,
+    along: Coupled | None = None,
+    share: Sharing = "none",
+    frames_per_step: int = 24,
+    kernel: Kernel | None = None,
+    over: Callable[[Score], Score] | None = None,
 ) -> Method:
-    """CSD-Edit of all frames together, exactly as the video editor moves them; coupled `along` their motion, if any."""
+    """CSD-Edit of all frames together, exactly as the video editor moves them; coupled `along` their motion, if any,
+    or by a `kernel` of one's own. `over` makes another score of the prior's."""
 
     @torch.no_grad()
     def edit(job: Job) -> Float[Tensor, "n 3 H W"]:
         s = job.prior.codec.encode(job.source)
-        kernel = TransportKernel(along(job), RbfKernel(csd.bandwidth)) if along else None
-        z = move(
-            job, csd, s, kernel, draw="window" if along else "stratified", budget=frames_per_step, share=share
-        )  # fmt: skip
+        coupled = TransportKernel(along(job), RbfKernel(csd.bandwidth)) if along else kernel
+        draw: Draw = "window" if along else "stratified"
+        z = move(job, csd, s, coupled, draw=draw, budget=frames_per_step, share=share, over=over)
         return decode(job.prior, z)
 
     def unet_rows(frames: int) -> float:
@@ -201,6 +208,7 @@ def move(
     draw: Draw,
     budget: int,
     share: Sharing = "none",
+    over: Callable[[Score], Score] | None = None,
 ) -> Float[Tensor, "n c h w"]:
     """The latents of an edit that begins at `s`."""
     batching = Batching(budget, draw, anchors=ANCHORS)
@@ -209,6 +217,7 @@ def move(
     )
     particles = FrameParticles(s, csd, batching=batching, device=job.prior.device)
     score = Attention(share).over(job.prior.score(Prompts(job.sentence), Guidance.of(csd)))
+    score = over(score) if over else score
     for _ in run(particles, Objective(score, config, kernel), rng=job.rng()):
         pass
     return particles.z[:]
