@@ -28,6 +28,7 @@ from scripts.benchmark_video import reconstruct, steadied
 from scripts.benchmarks.clips import Material, material, pick_edits
 from scripts.benchmarks.entry import run_script
 from scripts.benchmarks.kept import Kept, selected
+from scripts.benchmarks.speed_panoramas import panorama_cases, panorama_record, to_page
 from scripts.benchmarks.speed_tables import to_markdown
 from scripts.benchmarks.speed_ways import WAYS, Way
 from scripts.benchmarks.video_methods import Job
@@ -47,8 +48,12 @@ class Settings:
     """"builtin", a directory in diffusers layout, or a hub id."""
     out: Path = Path("outputs/benchmark_speed")
     """Folder for the results."""
+    on: Literal["clips", "panoramas"] = "clips"
+    """What is edited. `panoramas`: a strip of 180 degrees, a turn, a sphere, and so on, moved in windows."""
     clips: int = 2
-    """Held-out clips; in every second one things move."""
+    """So many held-out ones; in every second clip things move."""
+    edits: int = 2
+    """Edits of a panorama."""
     frames: int = 3
     """Frames of a clip."""
     size_px: int = 128
@@ -62,7 +67,7 @@ class Settings:
     """In which the prior computes."""
 
     def __post_init__(self) -> None:
-        for name, least in (("clips", 1), ("frames", 2), ("size_px", 64)):
+        for name, least in (("clips", 1), ("edits", 1), ("frames", 2), ("size_px", 64)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: expected {least} or more, got {getattr(self, name)}")
 
@@ -106,6 +111,8 @@ def benchmark(settings: Settings, progress: RunProgress) -> Path:
     """
     ways: Mapping[str, Way] = selected(WAYS, settings.rows)
     prior = InstructPrior.load(settings.prior, dtype=getattr(torch, settings.precision))
+    if settings.on == "panoramas":
+        return panoramas(settings, prior, ways, progress)
     how_many = ("clips", "kinds", "rows", "out", "prior")  # not what is in a record; `Kept` knows the prior's weights
     about = {name: value for name, value in asdict(settings).items() if name not in how_many}
     work = settings.out / "work"
@@ -120,11 +127,22 @@ def benchmark(settings: Settings, progress: RunProgress) -> Path:
     return settings.out
 
 
+def panoramas(settings: Settings, prior: InstructPrior, ways: Mapping[str, Way], progress: RunProgress) -> Path:
+    """The same of panoramas. Raises ValueError for a setting that only clips have."""
+    records: Records = []
+    found = panorama_cases(settings.clips, settings.edits, settings.kinds, settings.size_px)
+    for case in progress.track("edits", found, total=settings.clips * settings.edits):
+        for name, way in ways.items():
+            records.append({"row": name} | panorama_record(prior, way, case, settings.size_px, settings.seed))
+        write(settings, records)
+    return settings.out
+
+
 def write(settings: Settings, records: Records) -> None:
     """The page and the numbers so far."""
     about = asdict(settings) | {"out": None, "prior": Path(settings.prior).name, "torch": torch.__version__}
     write_json(settings.out / "speed.json", jsonable({"about": about, "records": records}))
-    write_text(settings.out / "speed.md", to_markdown(records, about))
+    write_text(settings.out / "speed.md", (to_markdown if settings.on == "clips" else to_page)(records, about))
 
 
 def main(settings: Settings) -> int:

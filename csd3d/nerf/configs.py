@@ -156,7 +156,6 @@ csd_edit_cpu = method(
         "scene_steps": 800,
         "edit_every": 100,
         "views_per_edit": 8,
-        "edit_steps": 20,
         "distil_views": 2,
         "distil_px": 64,
     },

@@ -23,6 +23,8 @@ from csd3d.runs.settings import field_help
 
 PAPER_VIEWS = 3
 """The published bandwidth is not finite with fewer."""
+EDIT_STEPS = 100
+"""Moves of a view, where the timesteps that suit a prior are random."""
 ENGINE_SETTINGS = tuple(field.name for field in fields(CsdConfig) if field.name not in ("steps", "coupling"))
 """The engine's settings, but for two that have names and meanings of their own here: `steps` is `edit_steps`, and
 `coupling` knows `paper` too."""
@@ -80,8 +82,8 @@ class EditSettings(VanillaPipelineConfig):
     together; all their steps follow. Nothing with driver `distil`, which edits in every step."""
     views_per_edit: int = 16
     """Views edited together."""
-    edit_steps: int = 100
-    """Moves of every view of a batch."""
+    edit_steps: int | None = None
+    """Moves of every view of a batch. None: as many as suit the small built-in editor, 20; else 100."""
     distil_views: int = 4
     """Views rendered in a step of `distil`."""
     distil_px: int = 128
@@ -133,6 +135,8 @@ class EditSettings(VanillaPipelineConfig):
             require(self, "prompt", self.prompt == alias, f"the same as --prompt, {alias!r}")
         require_int(self, 1, None, "edit_every", "views_per_edit", "distil_views", "distil_px")
         require_int(self, 0, None, "scene_steps")
+        if self.edit_steps is not None:
+            require_int(self, 0, None, "edit_steps")
         require_seed(self)
         if self.size is not None:
             require(self, "size", self.size >= 8, "8 px or more")
@@ -206,7 +210,8 @@ class EditSettings(VanillaPipelineConfig):
         if self.coupling is not None:
             named["coupling"] = "independent" if self.coupling == "independent" else "svgd"
         given = {name: value for name in ENGINE_SETTINGS if (value := getattr(self, name)) is not None}
-        return replace(suited, steps=self.edit_steps, **named | given)
+        usual = suited.steps if suited.timesteps == "descending" else EDIT_STEPS
+        return replace(suited, steps=usual if self.edit_steps is None else self.edit_steps, **named | given)
 
 
 CsdEditPipelineConfig = EditSettings

@@ -23,6 +23,11 @@ from csd3d.priors.prior import Guidance, Prior, Prompts
 from scripts.benchmarks.memory import peak_memory
 from scripts.benchmarks.rows import csd_rows, sampling_rows
 
+BEFORE = {
+    "edit_steps": 100, "lr": 0.5, "lr_decay": 0.9, "lr_decay_every": 20, "timesteps": "random", "t_max": 500,
+    "s_text": 1.5, "s_image": 1.5,
+}  # fmt: skip
+"""The defaults of editors before few rows were found to be enough."""
 OF_SCHEDULE = (0.02, 0.98)
 """Instruct-NeRF2NeRF draws the noise level from which it samples between these shares of the schedule."""
 
@@ -171,6 +176,9 @@ def standard(plan: Plan, truth: Float[Tensor, "n 3 H W"]) -> Mapping[str, Method
         for coupling in ("independent", "svgd", "paper", "depth")
     }
 
+    rows_before = plan.edits * plan.views_per_edit * 100 * csd_rows(1.5, 1.5)
+    before = Method(Update, {**batches, **BEFORE, "coupling": "depth"}, rows_before)
+
     def true_views(*, through_codec: bool) -> Method:
         planned = type("PlannedTrueViews", (TrueViews,), {"truth": truth, "through_codec": through_codec})
         return Method(planned, {"edit_every": 2 * plan.field_steps}, 0)
@@ -187,6 +195,7 @@ def standard(plan: Plan, truth: Float[Tensor, "n 3 H W"]) -> Mapping[str, Method
         "csd-edit, SVGD": csd["svgd"],
         "csd-edit, SVGD, paper": csd["paper"],
         "csd-edit, SVGD by depth": csd["depth"],
+        "csd-edit, SVGD by depth, the defaults before": before,
         "true edited views, through the codec": true_views(through_codec=True),
         "true edited views": true_views(through_codec=False),
     }

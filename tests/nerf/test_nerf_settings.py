@@ -65,6 +65,14 @@ def test_every_setting_of_the_engine_is_a_setting_of_the_edit() -> None:
         assert EditSettings(edit_steps=7).engine(builtin=builtin) == replace(default_config(builtin=builtin), steps=7)
 
 
+def test_a_scene_takes_the_few_moves_that_suit_the_builtin_editor() -> None:
+    """Whose rate is for so many: a hundred would go five times as far."""
+    assert EditSettings().engine(builtin=True) == default_config(builtin=True)
+    assert (
+        EditSettings().engine(builtin=False).steps == EditSettings(coupling="paper").engine(builtin=True).steps == 100
+    )
+
+
 def test_distillation_which_has_no_last_step_draws_timesteps_at_random() -> None:
     csd = EditSettings(driver="distil").engine(builtin=True)
     assert (csd.timesteps, csd.t_max) == ("random", CsdConfig().t_max)

@@ -129,3 +129,25 @@ def test_from_end_to_end_and_again(directory: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(benchmark_speed, "records_of", lambda *_: pytest.fail("nothing is left to do"))
     benchmark_speed.benchmark(settings, RunProgress(quiet=True))
     assert (tmp_path / "speed.md").read_text() == page
+
+
+def test_panoramas_are_moved_by_the_same_settings(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = {"few": down(1, 1.5), "before": Way(at(1, 0.5, s_text=1.5, s_image=1.5))}
+    monkeypatch.setattr(benchmark_speed, "WAYS", few)
+    settings = benchmark_speed.Settings(
+        prior=str(directory), out=tmp_path, on="panoramas", clips=1, edits=1, size_px=64, kinds=("weather", "time")
+    )
+    benchmark_speed.benchmark(settings, RunProgress(quiet=True))
+    records = json.loads((tmp_path / "speed.json").read_text())["records"]
+    assert [(r["row"], r["unet_rows"], r["panorama"]) for r in records] == [
+        ("few", 2, "strip 0"),
+        ("before", 4, "strip 0"),
+    ]
+    assert all(0 < r["psnr"] < 100 for r in records)
+    assert "2 edits" not in (page := (tmp_path / "speed.md").read_text())
+    assert "1 edits of 1 panoramas (strip 0)" in page
+    monkeypatch.setattr(benchmark_speed, "WAYS", {"bank": replace(down(2, 1.5), bank=2)})
+    with pytest.raises(ValueError, match="rows: expected settings of the engine alone on panoramas"):
+        benchmark_speed.benchmark(settings, RunProgress(quiet=True))
