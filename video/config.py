@@ -9,6 +9,7 @@ from csd3d.media.clip.formats import Codec, Depth
 from csd3d.runs.config import EditConfig
 
 Draw = Literal["stratified", "window"]
+Motion = Literal["flow", "features"]
 ANCHORS = 4
 """Frames from the whole clip that are coupled with every window."""
 
@@ -30,6 +31,10 @@ class VideoConfig(EditConfig):
     steady: bool = True
     """Average decoded frames along optical flow, over four frames to either side of the same shot, which takes out
     trembling."""
+    motion: Motion = "flow"
+    """How points are followed for --coupling motion, --attention eye and masks that are found: by optical `flow`, or
+    where that is lost by `features` of the prior (DIFT), such as between frames that are far apart. Decoded frames are
+    averaged and key frames carried along flow alone."""
     keyframes: int | None = None
     """Quick: edit only so many frames together and carry the edit to the others along their motion. None: edit all."""
     fade: float = 0.5
@@ -67,7 +72,7 @@ class VideoConfig(EditConfig):
         require_int(self, 1, None, "frames_per_step", "keyframes", "max_frames", "chunk_frames")
         require_int(self, 0, None, "anchors", "stream")
         require_int(self, 0, 51, "crf")
-        require_choice(self, "draw", "codec", "depth")
+        require_choice(self, "draw", "codec", "depth", "motion")
         require_number(self, 0, 1, "detail", "strength")
         require_number(self, 0, None, "fade", "feather")
         fps = self.fps

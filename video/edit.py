@@ -14,6 +14,7 @@ from torch import Tensor
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.step import scalar_kernel
 from csd3d.engine.transport import TransportKernel
+from csd3d.engine.validate import require
 from csd3d.media.clip.formats import CONTAINERS, Encoding, require_output, stream_of
 from csd3d.media.clip.source import Clip, open_clip
 from csd3d.media.geometry import WorkingSize, resize, strip_note
@@ -29,23 +30,22 @@ from csd3d.runs.manifest import Manifest, fingerprint
 from csd3d.runs.progress import RunProgress
 from csd3d.runs.reference import like_files, placed
 from csd3d.runs.report import Report
-from csd3d.runs.rows import Rows, writing_rows
+from csd3d.runs.rows import writing_rows
 from csd3d.runs.session import Session
 from video.config import VideoConfig
+from video.follow import follow, readable, shots_told
 from video.found_mask import find_mask
 from video.latents_store import LatentsStore, greys_path, sources_path
-from video.motion import ClipMotion, Followed, ParticleMotion, grey_px, greys_at
+from video.motion import ClipMotion, Followed, ParticleMotion, greys_at
 from video.particles import FrameParticles, state_arrays
 from video.plan import Plan, batching_of, plan_frames, plan_keys, prompts_of, score_of, size_of_clip, spans_of, times_of
 from video.propagate import key_frames
 from video.render import Pictures, Samples, chunk_frames, render, working_frames
 from video.report import make_report
 from video.sampled import sample_frames, sampled_arrays
-from video.shots import changes, shots_of
 
 _SAMPLED = 16
 """Particles by which the size of latents is measured."""
-_GREYS = 64
 WRITE_PER_ENCODE = 8.0
 """How many times as long as encoding a clip writing it takes: two pictures of each frame are decoded and averaged along
 the flow, and three clips are written."""
@@ -178,6 +178,9 @@ class VideoEditor(Editor[VideoConfig]):
         """Refuse what the prior cannot serve."""
         self.prior, self.config = prior, config
         self.score, self._sampled = score_of(prior, self._plan, config, self._followed)
+        if config.motion == "features":
+            require(config, "motion", self._follows, "flow where nothing is followed (see --coupling motion)")
+            readable(prior, prompts_of(self._plan, config))
         self._search = search_of(config, config.mask, prior)
         if self._search is not None:
             self._search.under(prompts_of(self._plan, config))  # refuses what it cannot find a mask for
@@ -228,7 +231,7 @@ class VideoEditor(Editor[VideoConfig]):
         greys = {greys_path(folder): (count, self._greys)} if self._needs_motion else {}
         if self.config.keyframes is not None:
             self._scan(session, greys)
-            shots = self._shots(session)
+            shots = shots_told(session)
             self._plan = plan_keys(self._plan.sentences[0], key_frames(shots, self.config.keyframes))
             session.note(f"{len(self._plan.frames)} key frames are edited, the others follow their motion")
         if self.prior.looks_at_pictures:  # it has to see them in every session
@@ -239,12 +242,11 @@ class VideoEditor(Editor[VideoConfig]):
     def move(self, session: Session) -> None:
         """The optimisation, from the last saved state to the end."""
         config, csd = self.config, self.config.engine
-        if self._needs_motion:
-            rows = session.enter(closing(Rows(greys_path(session.folder))))
-            self._motion = ClipMotion(rows, grey_px(self._size, self.prior.codec.factor), self._shots(session))
-            self._followed.motion = ParticleMotion(self._motion, self._plan.frames)
         names = state_arrays(csd) if self._sampled is None else sampled_arrays(self._sampled.sampling)
         self._store = session.enter(closing(LatentsStore(session.folder, names)))
+        if self._needs_motion:
+            self._motion = follow(session, self.prior, config, self._plan, self._store.sources, self._size)
+            self._followed.motion = ParticleMotion(self._motion, self._plan.frames)
         if self._search is not None:
             self._find_mask(session, self._search)
         if self._sampled is not None:
@@ -253,9 +255,8 @@ class VideoEditor(Editor[VideoConfig]):
                 session, self._store, edit, config, self._plan.groups, device=place, writes=WRITE_PER_ENCODE
             )
             return
-        kernel = None
-        if csd.coupling == "motion":
-            kernel = TransportKernel(self._followed, scalar_kernel(self.score, csd))
+        moving = csd.coupling == "motion"
+        kernel = TransportKernel(self._followed, scalar_kernel(self.score, csd)) if moving else None
         particles = FrameParticles(
             self._store.sources, csd, batching=batching_of(config, self._plan), device=self.prior.device,
             arrays=self._store.arrays,
@@ -354,20 +355,14 @@ class VideoEditor(Editor[VideoConfig]):
         return z[[own.index(k) for k in wanted]]
 
     @property
-    def _needs_motion(self) -> bool:
+    def _follows(self) -> bool:
+        """Whether points are followed in latents."""
         config = self.config
-        followed = config.engine.coupling == "motion" or config.attending.follows or is_found(config, config.mask)
-        return followed or config.steady or config.keyframes is not None
+        return config.engine.coupling == "motion" or config.attending.follows or is_found(config, config.mask)
 
-    def _shots(self, session: Session) -> list[int]:
-        """To which shot each frame belongs."""
-        with closing(Rows(greys_path(session.folder))) as greys:
-            shots = shots_of(changes(greys[k : k + _GREYS] for k in range(0, len(greys), _GREYS)))
-        if shots[-1]:
-            cuts = [k for k in range(1, len(shots)) if shots[k] != shots[k - 1]]
-            named = ", ".join(map(str, cuts[:8])) + (", ..." if len(cuts) > 8 else "")
-            session.note(f"{len(cuts) + 1} shots, cut at frames {named}: each has a motion of its own")
-        return shots
+    @property
+    def _needs_motion(self) -> bool:
+        return self._follows or self.config.steady or self.config.keyframes is not None
 
     def _require_unchanged(self, session: Session) -> None:
         """Raises `ValueError` if the clip is no longer what the run began with."""

@@ -8,7 +8,7 @@ depends on their number and a seed must give the same clip on any machine.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,6 +30,10 @@ FOLLOWED = 48
 _CACHE_BYTES = 1 << 28
 _LEAST_PX = 16
 """Of the shorter side: on smaller frames OpenCV refuses, or ends the process."""
+Move = tuple[Float[Tensor, "h w 2"], Float[Tensor, "h w"]]
+"""How far the points of a frame are from their place in another, in latent pixels, and how sure that is."""
+Matches = Callable[[int, int], tuple[Move, Move]]
+"""From two frames to what is known of their points by other means than flow, there and back."""
 
 
 class ClipMotion:
@@ -39,12 +43,15 @@ class ClipMotion:
     scalar kernel alone. Up to 256 MB of flows are cached.
     """
 
-    def __init__(self, greys: Any, per_latent_px: int, shots: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, greys: Any, per_latent_px: int, shots: Sequence[int] | None = None, matches: Matches | None = None
+    ) -> None:
         """Motion between the frames `greys`, a uint8 tensor or file of rows (n H W), each latent `per_latent_px` wide.
 
-        `shots` says to which shot each frame belongs; None: all to one.
+        `shots` says to which shot each frame belongs; None: all to one. `matches` counts within a shot where flow is
+        not trusted for half of a latent.
         """
-        self._greys, self._unit = greys, per_latent_px
+        self._greys, self._unit, self._matches = greys, per_latent_px, matches
         self._shots = list(shots) if shots is not None else [0] * len(greys)
         self._found: OrderedDict[tuple[int, int], int] = OrderedDict()
         self._rows: Tensor | None = None
@@ -57,19 +64,31 @@ class ClipMotion:
             [v for _, v in rows]
         )
 
-    def _pair(self, i: int, j: int) -> tuple[Float[Tensor, "h w 2"], Float[Tensor, "h w"]]:
-        """How far the points of frame i are from their place in frame j, in latent pixels, and how sure that is."""
+    def _pair(self, i: int, j: int) -> Move:
+        """From frame i to frame j."""
         if (i, j) in self._found:
             self._found.move_to_end((i, j))
-        elif i == j or not self.together(i, j) or abs(i - j) > FOLLOWED:
+        elif i == j or not self.together(i, j) or (abs(i - j) > FOLLOWED and self._matches is None):
             return self._in_place(sure=i == j)
         else:
-            there, back = self.pixels(i, j)
-            self._keep((j, i), *to_latents(*back, self._unit))
-            self._keep((i, j), *to_latents(*there, self._unit))
+            there, back = self._between(i, j)
+            self._keep((j, i), *back)
+            self._keep((i, j), *there)
         assert self._rows is not None
         row = self._rows[self._found[i, j]].clone()
         return row[..., :2], row[..., 2]
+
+    def _between(self, i: int, j: int) -> tuple[Move, Move]:
+        """From frame i to frame j and back: flow, and matches where it is not trusted."""
+        if abs(i - j) > FOLLOWED:
+            ways = (self._in_place(sure=False), self._in_place(sure=False))
+        else:
+            there, back = self.pixels(i, j)
+            ways = (to_latents(*there, self._unit), to_latents(*back, self._unit))
+        if self._matches is None:
+            return ways
+        filled = [_filled(own, other) for own, other in zip(ways, self._matches(i, j), strict=True)]
+        return filled[0], filled[1]
 
     def together(self, i: int, j: int) -> bool:
         """Whether two frames belong to one shot."""
@@ -91,7 +110,7 @@ class ClipMotion:
             place = self._found.popitem(last=False)[1] if full else len(self._found)
         self._rows[place], self._found[pair] = row, place
 
-    def _in_place(self, *, sure: bool) -> tuple[Float[Tensor, "h w 2"], Float[Tensor, "h w"]]:
+    def _in_place(self, *, sure: bool) -> Move:
         height, width = (side // self._unit for side in self._greys.shape[-2:])
         return torch.zeros(height, width, 2), torch.full((height, width), float(sure))
 
@@ -120,9 +139,13 @@ class Followed:
         return self.motion(i, index)
 
 
-def to_latents(
-    flow: Float[Tensor, "2 H W"], sure: Bool[Tensor, "H W"], per_latent_px: int
-) -> tuple[Float[Tensor, "h w 2"], Float[Tensor, "h w"]]:
+def _filled(own: Move, other: Move) -> Move:
+    """The first, and the second where that is not sure."""
+    lost = (own[1] <= 0.5) & (other[1] > own[1])
+    return torch.where(lost[..., None], other[0], own[0]), torch.where(lost, other[1], own[1])
+
+
+def to_latents(flow: Float[Tensor, "2 H W"], sure: Bool[Tensor, "H W"], per_latent_px: int) -> Move:
     """Mean flow of the trusted pixels below each latent, in latent pixels, and what share of them is trusted."""
     share = avg_pool2d(sure[None].float(), per_latent_px)[0]
     mean = avg_pool2d(flow * sure, per_latent_px) / share.clamp_min(1e-6)

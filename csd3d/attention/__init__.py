@@ -17,6 +17,7 @@ In reading order:
     dense         dense text-to-image: phrases that hold in regions
     like          Cross-Image attention: the look of a reference picture
     eye           Eye-for-an-Eye: hidden states of anchors along motion
+    alike         where points are in another picture by features (DIFT)
     attended      a prior under control: particles share attention, targets look at their sources
     groups        which things a caption names, with what is said of them
     energy        what maps should be: CONFORM, Attend-and-Excite

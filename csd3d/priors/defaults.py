@@ -158,6 +158,12 @@ def segment_threshold(kind: Kind, *, builtin: bool) -> float:
     return _BUILTIN_SEGMENTS[kind] if builtin else 0.9
 
 
+def feature_level(*, builtin: bool) -> int:
+    """How often the maps were halved whose features tell points apart (`csd3d.attention.alike`): once, as Stable
+    Diffusion's second block of the decoder leaves them; the built-in priors have maps of 8 x 8 places there."""
+    return 0 if builtin else 1
+
+
 def trained_side_lat(unet_config: Mapping[str, object]) -> int | None:
     """Shorter side in latents of what a UNet was trained on: `sample_size` of its config, a number or [height, width].
 
