@@ -164,11 +164,12 @@ class Doing:
         return [(str(run.picture), f"{run.name}  ({run.status})") for run in listed]
 
     def runs_if_changed(self, listed: str, name: str | None) -> tuple[Any, Any, str]:
-        """`runs` and their names, if anything has changed since the folder's stamp was `listed`; and its stamp."""
+        """`runs` and their names, if anything has changed since the folder's stamp was `listed`; and its stamp. The run
+        that is chosen is left alone: another one may have been chosen, or begun, since `name` was sent."""
         stamp = self._folder.stamp()
         if stamp == listed:
             return gr.skip(), gr.skip(), stamp
-        return self.runs(), gr.Dropdown(self._names(name or ""), value=name), stamp
+        return self.runs(), gr.Dropdown(self._names(name or "")), stamp
 
     def tick(self, name: str | None, *before: str) -> Sequence[Any]:
         """`view`, if its text, its bar or its report has changed."""
@@ -184,7 +185,9 @@ class Doing:
         except ValueError as error:
             return _nothing(str(error))
         job = self._jobs.find(run_dir)
-        stands = job.status if job is not None else status_of(run_dir) or "refused"
+        stands = status_of(run_dir) if job is None else job.status
+        if stands is None:
+            return _nothing("There is no such run.")
         text = f"**{stands}**"
         if job is not None and (said := self._said_of(job, stands)):
             text += f": {said}"

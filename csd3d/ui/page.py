@@ -151,7 +151,8 @@ def _form(known: Mapping[str, Known]) -> _Form:
 
 
 def _shown() -> _Shown:
-    chosen = gr.Dropdown([], label="Run", elem_id="run")
+    # a run that was begun just now may be missing from a list that was read before
+    chosen = gr.Dropdown([], allow_custom_value=True, label="Run", elem_id="run")
     status = gr.Markdown("Nothing runs yet.", elem_id="status")
     bar = gr.HTML("", elem_id="bar")
     with gr.Row():

@@ -13,7 +13,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from csd3d.cli.main import main
 
@@ -137,12 +139,6 @@ def wait_until(page, status: str) -> None:
 @both_widths
 def test_a_photo_is_edited_compared_chained_and_undone(page, photo: Path) -> None:
     ask(page, photo, "make it night", steps=2)
-    page.get_by_label("where I paint").check()
-    canvas = page.locator("#mask canvas").first
-    canvas.wait_for()
-    page.wait_for_timeout(2000)
-    drag(page, canvas.bounding_box(), (0.4, 0.5), (0.6, 0.5))
-    page.wait_for_timeout(1000)
     page.click("#begin")
     wait_until(page, "finished")
     report = page.frame_locator("#report iframe")
@@ -156,6 +152,22 @@ def test_a_photo_is_edited_compared_chained_and_undone(page, photo: Path) -> Non
     page.reload()
     page.wait_for_selector("#begin")
     wait_until(page, "undone")
+
+
+@wide
+def test_a_mask_is_painted(page, photo: Path, served: Served) -> None:
+    ask(page, photo, "make it night", steps=1)
+    page.get_by_label("where I paint").check()
+    canvas = page.locator("#mask canvas").first
+    canvas.wait_for()
+    page.wait_for_timeout(2000)
+    drag(page, canvas.bounding_box(), (0.4, 0.5), (0.6, 0.5))
+    page.wait_for_timeout(1000)
+    page.click("#begin")
+    page.get_by_label("everywhere").check()  # drawing the canvas without a GPU takes all that a machine has
+    wait_until(page, "finished")
+    painted = np.asarray(Image.open(run_of(page, served)["config"]["mask"])) > 0
+    assert 0 < painted.mean() < 0.5
 
 
 @narrow

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from csd3d.runs.manifest import Manifest
 from csd3d.ui.files import RunsFolder
 from csd3d.ui.jobs import Jobs
 from csd3d.ui.known import Known
@@ -67,3 +68,15 @@ def test_why_nothing_came_of_it_is_said(tmp_path: Path, ends: str, said: str) ->
             assert time.monotonic() < until
             time.sleep(0.01)
         assert doing.Doing(folder, jobs, {}).view("a")[0] == said
+
+
+def test_a_list_that_was_asked_for_before_a_run_began_does_not_take_it_from_the_page(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    Manifest("image", {"prompt": "make it night"}, seed=0).write(tmp_path / "a" / "manifest.json")
+    _, names, stamp = doing.Doing(RunsFolder(tmp_path), Jobs(), {}).runs_if_changed("", None)
+    assert names.constructor_args == {"choices": ["a"]}
+    assert stamp
+
+
+def test_a_run_that_is_no_longer_there_is_said(tmp_path: Path) -> None:
+    assert doing.Doing(RunsFolder(tmp_path), Jobs(), {}).view("gone")[0] == "There is no such run."
