@@ -53,6 +53,7 @@ KINDS = (
     "image",
     "generate",
     "translate",
+    "personalise",
     "ns-train",
 )
 """Of runs whose bytes are the same each time; of H.264 they are not."""
@@ -89,6 +90,7 @@ def results(kind: str, run_dir: Path) -> list[Path]:
         "noised": "edited.mkv",
         "inverted": "edited.mkv",
         "translate": "network.safetensors",
+        "personalise": "lora.safetensors",
     }
     return [run_dir / names.get(kind, "edited.png" if kind in ("panorama", "sampled", "image") else "edited.mp4")]
 
@@ -122,6 +124,13 @@ def start(kind: str, source: Path, run_dir: Path, watch: Watch) -> None:
         about = {"tasks": {"red": "a red ball"}, "prior": str(source), "source_prompt": "a ball"}
         config = TranslateConfig(steps=4, batch=2, size=32, checkpoint_every=1, **about)
         train_network(source.with_name("pictures"), config, **options)
+    elif kind == "personalise":
+        from csd3d.personal import job
+
+        job.SAMPLER_STEPS = 2
+        about = {"method": "lora", "class_prompt": "a ball", "class_pictures": 2, "rank": 2, "prior": str(source)}
+        config = job.PersonalConfig(steps=4, batch=2, size=32, checkpoint_every=1, csd=replace(CSD, t_max=900), **about)
+        job.personalise(source.with_name("pictures"), config, **options)
     else:
         train_scene(source, run_dir, watch)
 

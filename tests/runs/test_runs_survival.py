@@ -111,6 +111,7 @@ def test_killed_anywhere_and_resumed_equals_never_killed(kind: str, folder: Path
         "image": "picture.png",
         "generate": "t2i",
         "translate": "t2i",
+        "personalise": "t2i",
     }
     strike(forked, kind, folder / names.get(kind, "clip.mp4"), tmp_path, ("kill", "full", "kill", "stop"))
 
