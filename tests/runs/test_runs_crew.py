@@ -175,11 +175,14 @@ def test_two_processes_edit_as_one(folder: Path, server: dict[str, str]) -> None
     processes = started(2, server, "-c", "from tests.runs.crew_work import main; main()", str(folder))
     said = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
-    assert said[0][0].startswith("device: expected cpu or cuda for several processes")
+    device, eye = said[0][0].splitlines()
+    assert device.startswith("device: expected cpu or cuda for several processes")
+    assert eye == "eye: expected one process, which alone knows how points move, got 2"
     assert said[1] == ("", "")
     assert not (folder / "by-1").exists()  # only rank 0 writes
     run_all(folder, folder / "alone")
-    for name in ("clip", "attending", "sampled", "wide", "wide sampled", "cds"):
+    assert spread(*(torch.load(folder / by / "dense.pt") for by in ("by-0", "alone"))) < 1e-5
+    for name in ("clip", "attending", "like", "sampled", "wide", "wide sampled", "cds"):
         shared, alone = (latents(folder / by / name) for by in ("by-0", "alone"))
         # float rounding: calls have other numbers of rows; sampling and the low temperature of PatchNCE amplify it
         within = 1e-3 if "sampled" in name else 2e-4 if name == "cds" else 1e-5
