@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
+from csd3d.engine.epochs import step_sizes
 from csd3d.engine.loop import Objective, run
 from csd3d.engine.sampling import run_sampling
 from csd3d.media.geometry import strip_note
@@ -116,8 +117,7 @@ class PanoramaEditor(Editor[PanoramaConfig]):
         self._prompt = request.prompt if request.prompt and request.prompt.strip() else None
         self._recorded_prompt = request.prompt
         self._found: MaskFile | None = None
-        choice = self.config.wrap
-        self._recognised = recognise(picture, choice, flat=self.single)
+        self._recognised = recognise(picture, self.config.wrap, flat=self.single)
         self._plan = make_plan(
             self._prompt, self.config.prompt_at, self.config.prompt_mask, mask_file(self.config.mask),
             height_px=picture.height_px, width_px=picture.width_px, wraps=self.wrap != "none",
@@ -197,7 +197,8 @@ class PanoramaEditor(Editor[PanoramaConfig]):
             raise ValueError("mask: expected something white, got a mask that leaves nothing to edit")
         if self.config.control_picture is not None and len(self._windows) > 1:
             raise ValueError(f"control-picture: expected none for {len(self._windows)} windows, got one")
-        self.score, self._sampled = score_of_edit(self.prior, self._prompts, self.config)
+        sizes = step_sizes(len(self._windows), self.config.windows_per_step)
+        self.score, self._sampled = score_of_edit(self.prior, self._prompts, self.config, sizes=sizes)
 
     @property
     def _prompts(self) -> Prompts:
@@ -235,10 +236,9 @@ class PanoramaEditor(Editor[PanoramaConfig]):
             return canvas
 
         self._s = session.sources(encode, again=self.prior.looks_at_pictures)
-        if self._search is not None:  # the edit is within the mask that is found, if it is not of the whole picture
-            path = find_mask(session, self._place(self._search, self._s))
-            if path is not None:
-                self._edit_within(path, read_mask(path))
+        # the edit is within the mask that is found, if it is not of the whole picture
+        if self._search is not None and (path := find_mask(session, self._place(self._search, self._s))) is not None:
+            self._edit_within(path, read_mask(path))
 
     def _place(self, search: MaskSearch, s: Float[Tensor, "k c h w"]) -> Place:
         """Where a mask is sought."""

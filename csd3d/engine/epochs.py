@@ -18,6 +18,12 @@ def steps_in_epoch(count: int, budget: int) -> int:
     return -(-count // budget)
 
 
+def step_sizes(count: int, budget: int) -> set[int]:
+    """Particles of the steps of an epoch of `count`, dealt evenly."""
+    steps = steps_in_epoch(count, budget)
+    return {count // steps, -(-count // steps)}
+
+
 class Epochs:
     """Batches of one epoch after another."""
 

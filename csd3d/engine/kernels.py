@@ -39,19 +39,25 @@ def median_gamma(
 
     "median" is over the n (n - 1) / 2 distinct pairs, not below `floor`. "paper" is over all n^2 entries, the zero
     diagonal among them, as in the published code. There the median is 0, gamma infinite and
-    the kernel NaN if most particles are equal, and always for n <= 2: that raises `ValueError`.
+    the kernel NaN if most particles are equal, and always for n = 2: that raises `ValueError`. Of one particle, whose
+    only weight is 1 by any gamma, it is 0.
     """
     n = d2.shape[0]
-    if mode == "paper":
-        if n <= 2:
-            raise ValueError(f"bandwidth: 'paper' expected 3 or more different particles, got {n}; use 'median'")
-        median = d2.flatten().median()
-    elif n == 1:
+    if n == 1:
         return torch.zeros((), dtype=d2.dtype, device=d2.device)
+    require_bandwidth(mode, n)
+    if mode == "paper":
+        median = d2.flatten().median()
     else:
         i, j = torch.triu_indices(n, n, 1, device=d2.device)
         median = d2[i, j].median().clamp_min(floor)
     return torch.where(median > 0, math.log(n + 1) / median, torch.zeros_like(median))
+
+
+def require_bandwidth(bandwidth: object, n: int) -> None:
+    """Raises `ValueError` for a rule that finds no bandwidth for the particles of a step."""
+    if bandwidth == "paper" and n == 2:
+        raise ValueError("bandwidth: 'paper' expected 3 or more different particles, or one, got 2; use 'median'")
 
 
 def rbf(d2: Float[Tensor, "n n"], gamma: float | Float[Tensor, ""]) -> Float[Tensor, "n n"]:

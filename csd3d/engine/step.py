@@ -9,7 +9,7 @@ Particles on several machines: every machine calls `csd_step` with all of them, 
 `Score` evaluates a part of them and gathers the predictions. The coupling is then the same everywhere.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
+from csd3d.engine.kernels import require_bandwidth
 from csd3d.engine.regularisers import Features, PatchNce, Regularised, Regulariser
 from csd3d.engine.residuals import Score, StepScore, anchored, noise_baseline, released, source_baseline
 from csd3d.engine.schedule import Schedule
@@ -93,6 +94,12 @@ def coupling_kernel(score: Score, config: CsdConfig, kernel: Kernel | None) -> K
             f"coupling: expected svgd or independent where no correspondences are known, got {config.coupling!r}"
         )
     return scalar_kernel(score, config) if kernel is None else kernel
+
+
+def require_coupling(config: CsdConfig, counts: Iterable[int]) -> None:
+    """Raises `ValueError` for a coupling that cannot serve steps of so many particles, known before anything moves."""
+    for n in counts if config.coupling != "independent" else ():
+        require_bandwidth(config.bandwidth, n)
 
 
 def scalar_kernel(score: Score, config: CsdConfig) -> Kernel:

@@ -137,8 +137,12 @@ def _side(size: Sequence[int], longest: int) -> tuple[int, int]:
 
 
 def _within(z: Float[Tensor, "1 c h w"], longest: int) -> Float[Tensor, "1 c _h _w"]:
-    """`z`, made smaller if a side is longer: enough for a small picture, and cheap to decode."""
-    return interpolate(z, _side(z.shape[-2:], longest), mode="area") if max(z.shape[-2:]) > longest else z
+    """`z`, made smaller if a side is longer: enough for a small picture, and cheap to decode. Sides become even, as
+    those of codecs that read patches of 2 x 2."""
+    if max(z.shape[-2:]) <= longest:
+        return z
+    size = [side + side % 2 for side in _side(z.shape[-2:], longest)]
+    return interpolate(z, size, mode="area")
 
 
 def _as_float(value: float | int | None) -> float:

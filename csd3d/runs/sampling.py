@@ -1,10 +1,12 @@
 """Edits `--by sampling`: what all editors do alike. The loop is `csd3d.engine.sampling`."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from csd3d.attention.presets import Attention
 from csd3d.engine.residuals import Score
 from csd3d.engine.sampling import Sampling, Start
+from csd3d.engine.step import require_coupling
 from csd3d.engine.transport import Correspondences
 from csd3d.priors.prior import Guidance, Prior, Prompts
 from csd3d.runs.config import EditConfig
@@ -49,12 +51,14 @@ def sampled_edit(
 
 
 def score_of_edit(
-    prior: Prior, prompts: Prompts, config: EditConfig, correspondences: Correspondences | None = None
-) -> tuple[Score, SampledEdit | None]:
+    prior: Prior, prompts: Prompts, config: EditConfig, correspondences: Correspondences | None = None, *,
+    sizes: Iterable[int] = (),
+) -> tuple[Score, SampledEdit | None]:  # fmt: skip
     """The prior under the sentences of an edit, and how it is sampled if it is. `correspondences`: where points of its
-    particles are in each other, if that is known by the time it predicts. Raises ValueError as `sampled_edit` and
-    `Prior.score_under` do."""
+    particles are in each other, if that is known by the time it predicts; `sizes`: how many of them a step of moves may
+    have. Raises ValueError as `sampled_edit`, `Prior.score_under` and `require_coupling` do."""
     if config.by == "moves":
+        require_coupling(config.engine, sizes)
         return prior.score_under(config.engine, prompts, _attending(prior, config, correspondences)), None
     edit = sampled_edit(prior, prompts, config, correspondences)
     return edit.sampling.score, edit

@@ -56,13 +56,13 @@ def test_paper_median_is_over_all_entries(n: int) -> None:
     assert float(median_gamma(d2, "paper")) == pytest.approx(math.log(n + 1) / statistics.median_low(entries))
 
 
-@pytest.mark.parametrize("n", [1, 2])
-def test_paper_bandwidth_refuses_what_would_be_nan(n: int) -> None:
-    d2 = sq_distances(latents(n))
-    gamma = torch.tensor(n + 1.0).log() / d2.median()
+def test_paper_bandwidth_refuses_what_would_be_nan() -> None:
+    d2 = sq_distances(latents(2))
+    gamma = torch.tensor(3.0).log() / d2.median()
     assert torch.exp(-gamma * d2).isnan().any(), "the published rule should be NaN here"
-    with pytest.raises(ValueError, match=f"bandwidth: 'paper' expected 3 or more different particles, got {n}"):
+    with pytest.raises(ValueError, match="bandwidth: 'paper' expected 3 or more different particles, or one, got 2"):
         median_gamma(d2, "paper")
+    assert float(median_gamma(sq_distances(latents(1)), "paper")) == 0
 
 
 @pytest.mark.parametrize("mode", ["median", "paper"])

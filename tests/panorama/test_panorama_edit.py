@@ -14,7 +14,9 @@ from csd3d.runs.checkpoint import load_checkpoint
 from csd3d.runs.interrupt import RunInterrupted
 from csd3d.runs.manifest import Manifest, fingerprint
 from csd3d.runs.progress import RunProgress
+from csd3d.runs.settings import load_preset, override
 from panorama import PanoramaConfig, edit_image, edit_panorama
+from tests.test_configs import CONFIGS
 from tests.toys import ToyPrior
 
 CSD = CsdConfig(steps=6, lr=0.2, t_min=400, t_max=600)
@@ -61,6 +63,20 @@ def test_the_edit_is_in_the_picture_in_the_middle_as_at_the_borders(wide, tmp_pa
 def test_nothing_asked_nothing_changed_to_the_bit(wide, tmp_path):
     result = edit(wide, tmp_path / "run", config=replace(CONFIG, csd=replace(CSD, steps=0)))
     assert np.array_equal(load(result.path), load(wide))
+
+
+def test_what_the_authors_ran_edits_a_single_picture_and_is_refused_for_two_windows(tmp_path):
+    preset = load_preset(CONFIGS / "csd-edit-as-run.json", PanoramaConfig)
+    as_run = override(CONFIG, preset, where="preset")
+    as_run = replace(as_run, csd=replace(as_run.csd, steps=2))
+    photo = save(tmp_path / "photo.png", scenery(32, 32))
+    result = toy_edit(photo, tmp_path / "run", config=as_run, editor=edit_image)
+    assert (result.facts["windows"], result.steps) == (1, 2)
+    assert not np.array_equal(load(result.path), load(photo))
+    two, before = save(tmp_path / "two.png", scenery(32, 48)), sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match="bandwidth: 'paper' expected 3 or more different particles, or one, got 2"):
+        edit(two, tmp_path / "no", config=as_run)
+    assert sorted(tmp_path.rglob("*")) == before, "before anything is encoded"
 
 
 def test_run_directory_is_complete_and_valid(wide, tmp_path):

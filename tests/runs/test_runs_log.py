@@ -84,6 +84,18 @@ def test_the_picture_has_a_row_a_particle_and_shows_where_the_gradient_is() -> N
     assert white == 3 * (160 // 4) ** 2  # one place in each of three stretches
 
 
+def test_a_large_particle_is_decoded_smaller_with_even_sides() -> None:
+    log, z, seen = StepLog(1), torch.randn(1, 4, 66, 97), list[tuple[int, ...]]()
+    log.watch(Batch(z, z, torch.arange(1)), StepResult(z, z, None))
+
+    def decode(z: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(z.shape[-2:]))
+        return torch.zeros(1, 3, 8, 8)
+
+    assert log.picture(lambda i: ("a", z), decode) is not None
+    assert seen == [(44, 64)], "a codec that reads patches of 2 x 2 can take it"
+
+
 def test_nothing_moved_nothing_drawn() -> None:
     assert StepLog(2).picture(lambda i: ("", torch.zeros(1, 4, 8, 8)), lambda z: z) is None
     assert StepLog(3).curves() == []
