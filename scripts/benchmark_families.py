@@ -28,7 +28,8 @@ from csd3d.priors.prior import Guidance, Prompts
 if TYPE_CHECKING:
     from csd3d.priors.families.prior import FamilyPrior
 
-SIDE_PX = 64
+SIDE_PX, FRAMES = 64, 9
+"""Of pictures, and of clips."""
 BEGIN, END = "<!-- families: written by scripts/benchmark_families.py -->", "<!-- families: end -->"
 HEAD = """\
 | family | class in model_index.json | rows a particle | error | load | a move | memory | size | unseen without a GPU |
@@ -44,6 +45,8 @@ NOT_SEEN = {
     "QwenImageEdit": LOOKS,
     "QwenImage": "cutting of the real template",
     "LongCat": LOOKS,
+    "Lucy": "clips of 81 frames, and windows that begin inside one",
+    "ZImage": "Z-Image-Turbo, which is distilled and wants guidance 1",
     "PixArt": "sizes beside those that it was trained at",
     "Sana": "sizes beside those that it was trained at; its autoencoder of factor 32",
 }
@@ -63,7 +66,7 @@ class Row:
     load_s: float
     """The check included."""
     move_s: float
-    """A target and a source prediction of one particle of 64 x 64 px, conditions recorded before."""
+    """A target and a source prediction of one particle of 64 x 64 px, or 9 frames, conditions recorded before."""
     memory_mb: float
     """What loading and moving add to a process at its peak."""
     size_mb: float
@@ -91,6 +94,7 @@ def rows_of(prior: "FamilyPrior") -> int:
 
 def look(path: Path) -> Row:
     """Load a pipeline and ask it for a move, in this process."""
+    from csd3d.priors.families.clips import ClipCodec, fold
     from csd3d.priors.families.load import load_family
 
     ctypes.CDLL(None).malloc_trim(0)  # what is free already would be taken first
@@ -99,7 +103,9 @@ def look(path: Path) -> Row:
     since = time.perf_counter()
     prior = load_family(path, device="cpu")
     load_s = time.perf_counter() - since
-    s = prior.encode(torch.rand(1, 3, SIDE_PX, SIDE_PX, generator=torch.Generator().manual_seed(0)))
+    rgb = torch.rand(FRAMES, 3, SIDE_PX, SIDE_PX, generator=torch.Generator().manual_seed(0))
+    codec = prior.codec
+    s = fold(codec.encode_clip(rgb))[None] if isinstance(codec, ClipCodec) else prior.encode(rgb[:1])
     x = prior.schedule.noised(Batch(s, s, torch.zeros(1, dtype=torch.long)), 300, s.flip(-1))
     source = None if prior.kind == "instruct" else "a photo"
     score = prior.score(Prompts("make it snowy", source), Guidance.of(prior.defaults()))
@@ -147,12 +153,12 @@ def main(only: Sequence[str] = (), page: Path | None = None) -> None:
     """Print the table, and put it into `page`. `only`: some of the tiny pipelines, by the names in
     tests/priors/families/tiny.py."""
     sys.path.insert(0, str(Path(__file__).parents[1]))  # before what else is called `tests` here
-    from tests.priors.families.tiny import FAMILIES
+    from tests.priors.families.tiny import CLIPS, FAMILIES
 
     lines = [HEAD]
     print(HEAD)
     with tempfile.TemporaryDirectory() as folder:
-        for name in only or FAMILIES:
+        for name in only or (*FAMILIES, *CLIPS):
             # a process of its own for each, or the peak of memory would be that of all before
             with multiprocessing.get_context("spawn").Pool(1) as pool:
                 lines.append(pool.apply(measure, (name, f"{folder}/{name}")).line())

@@ -49,6 +49,7 @@ ONLY_IN = {
     "transformers": {"csd3d.priors", "csd3d.evaluate"},  # the networks of metrics are no priors, and need no diffusers
     "nerfstudio": {"csd3d.nerf"},
     "gradio": {"csd3d.ui"},
+    "torchvision": set(),  # families whose pipelines want it say so, see `csd3d.priors.families.table`
     "tyro": {"csd3d.cli", "csd3d.nerf"},
 }
 """Libraries that belong to one room. Scripts, which train the priors, are no room."""

@@ -35,6 +35,11 @@ class VideoConfig(EditConfig):
     """How points are followed for --coupling motion, --attention eye and masks that are found: by optical `flow`, or
     where that is lost by `features` of the prior (DIFT), such as between frames that are far apart. Decoded frames are
     averaged and key frames carried along flow alone."""
+    window_frames: int = 81
+    """With a prior that edits clips: how many frames it sees at once, 1 more than a multiple of those that its codec
+    compresses to one (4 in Wan's layout). Bounds memory; longer clips are windows that overlap."""
+    overlap_frames: int = 20
+    """Of such a window, how many frames the next one holds too, in which both agree."""
     keyframes: int | None = None
     """Quick: edit only so many frames together and carry the edit to the others along their motion. None: edit all."""
     fade: float = 0.5
@@ -69,8 +74,8 @@ class VideoConfig(EditConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_side(self, 8, "size")
-        require_int(self, 1, None, "frames_per_step", "keyframes", "max_frames", "chunk_frames")
-        require_int(self, 0, None, "anchors", "stream")
+        require_int(self, 1, None, "frames_per_step", "keyframes", "max_frames", "chunk_frames", "window_frames")
+        require_int(self, 0, None, "anchors", "stream", "overlap_frames")
         require_int(self, 0, 51, "crf")
         require_choice(self, "draw", "codec", "depth", "motion")
         require_number(self, 0, 1, "detail", "strength")

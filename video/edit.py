@@ -1,7 +1,7 @@
 """Editing a clip from a sentence: its frames are encoded, moved together, decoded and written again."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
@@ -35,23 +35,22 @@ from csd3d.runs.session import Session
 from video.config import VideoConfig
 from video.follow import follow, readable, shots_told
 from video.found_mask import find_mask
-from video.latents_store import LatentsStore, greys_path, sources_path
+from video.frames import Convert
+from video.latents_store import LatentsStore, greys_path
 from video.motion import ClipMotion, Followed, ParticleMotion, greys_at
-from video.particles import FrameParticles, state_arrays
-from video.plan import Plan, batching_of, plan_frames, plan_keys, prompts_of, score_of, size_of_clip, spans_of, times_of
+from video.particles import state_arrays
+from video.plan import Plan, plan_frames, plan_keys, prompts_of, size_of_clip, spans_of, times_of
 from video.propagate import key_frames
-from video.render import Pictures, Samples, chunk_frames, render, working_frames
+from video.render import Samples, chunk_frames, render, working_frames
 from video.report import make_report
 from video.sampled import sample_frames, sampled_arrays
+from video.windows import moved_by
 
 _SAMPLED = 16
 """Particles by which the size of latents is measured."""
 WRITE_PER_ENCODE = 8.0
 """How many times as long as encoding a clip writing it takes: two pictures of each frame are decoded and averaged along
 the flow, and three clips are written."""
-
-Convert = Callable[[range, Tensor], Tensor]
-"""Numbers of frames, and the frames at working size, to the rows to store of them, maybe none."""
 
 
 def edit_video(
@@ -177,13 +176,19 @@ class VideoEditor(Editor[VideoConfig]):
     def prepare(self, prior: Prior, config: VideoConfig) -> None:
         """Refuse what the prior cannot serve."""
         self.prior, self.config = prior, config
-        self.score, self._sampled = score_of(prior, self._plan, config, self._followed)
+        self._moved = moved_by(prior, config, self._plan, self._size, self._followed)
+        self._assign_control()
         if config.motion == "features":
             require(config, "motion", self._follows, "flow where nothing is followed (see --coupling motion)")
             readable(prior, prompts_of(self._plan, config))
         self._search = search_of(config, config.mask, prior)
         if self._search is not None:
             self._search.under(prompts_of(self._plan, config))  # refuses what it cannot find a mask for
+
+    def _assign_control(self) -> None:
+        """Show the guard which frame each particle is. Raises ValueError where there are fewer control pictures."""
+        if self.prior.guard is not None:
+            self.prior.guard.sees.assign(self._plan.frames)
 
     def place(self, run_dir: Path) -> tuple[Path, Sequence[Path]]:
         """A clip, a folder of frames, or an animation."""
@@ -218,10 +223,8 @@ class VideoEditor(Editor[VideoConfig]):
         return size_of_clip(self.clip, short, self.prior.multiple_px)
 
     def work(self) -> Work:
-        """The frames, or the key frames that are known so far."""
-        height, width = (side // self.prior.codec.factor for side in self._size.padded)
-        sampling = None if self._sampled is None else self._sampled.sampling
-        return Work(self.score, self.config.engine, len(self._plan.frames), (height, width), sampling)
+        """Of what is moved."""
+        return self._moved.work()
 
     def encode(self, session: Session) -> None:
         """Latents of the particles' sources and, for motion, the frames in grey; the files appear when whole."""
@@ -233,36 +236,32 @@ class VideoEditor(Editor[VideoConfig]):
             self._scan(session, greys)
             shots = shots_told(session)
             self._plan = plan_keys(self._plan.sentences[0], key_frames(shots, self.config.keyframes))
+            self._moved = replace(self._moved, plan=self._plan)
+            self._assign_control()
             session.note(f"{len(self._plan.frames)} key frames are edited, the others follow their motion")
-        if self.prior.looks_at_pictures:  # it has to see them in every session
-            sources_path(folder).unlink(missing_ok=True)
-        sources = {sources_path(folder): (len(self._plan.frames), self._latents)}
-        self._scan(session, sources | greys)
+        self._moved.encode(session, lambda wanted: self._scan(session, wanted | greys))
 
     def move(self, session: Session) -> None:
         """The optimisation, from the last saved state to the end."""
         config, csd = self.config, self.config.engine
-        names = state_arrays(csd) if self._sampled is None else sampled_arrays(self._sampled.sampling)
+        sampled = self._moved.sampled
+        names = state_arrays(csd) if sampled is None else sampled_arrays(sampled.sampling)
         self._store = session.enter(closing(LatentsStore(session.folder, names)))
         if self._needs_motion:
             self._motion = follow(session, self.prior, config, self._plan, self._store.sources, self._size)
             self._followed.motion = ParticleMotion(self._motion, self._plan.frames)
         if self._search is not None:
             self._find_mask(session, self._search)
-        if self._sampled is not None:
-            place, edit = self.prior.device, self._sampled
+        if sampled is not None:
+            place, groups = self.prior.device, self._plan.groups
             self._log = sample_frames(
-                session, self._store, edit, config, self._plan.groups, device=place, writes=WRITE_PER_ENCODE
-            )
+                session, self._store, sampled, config, groups, device=place, writes=WRITE_PER_ENCODE
+            )  # fmt: skip
             return
-        moving = csd.coupling == "motion"
-        kernel = TransportKernel(self._followed, scalar_kernel(self.score, csd)) if moving else None
-        particles = FrameParticles(
-            self._store.sources, csd, batching=batching_of(config, self._plan), device=self.prior.device,
-            arrays=self._store.arrays,
-        )  # fmt: skip
+        moving, score = csd.coupling == "motion", self._moved.score
+        kernel = TransportKernel(self._followed, scalar_kernel(score, csd)) if moving else None
         self._log = session.move(
-            particles, self.score, config, count=len(self._store.sources), kernel=kernel,
+            self._moved.particles(self._store), score, config, count=self._moved.count, kernel=kernel,
             checkpointer=self._store, writes=WRITE_PER_ENCODE, look=self._look,
         )  # fmt: skip
 
@@ -281,11 +280,7 @@ class VideoEditor(Editor[VideoConfig]):
         """The clip, what the report plays, and the contact sheet."""
         lost: list[str] = []
         steadied = self.config.steady or not self._plan.blend_weights
-        pictures = Pictures(
-            self._store.arrays["z"], self._store.sources, self.prior.decode, self._size, self._plan,
-            detail=self.config.detail, strength=self.config.strength, mask=self.mask,
-            motion=self._motion if steadied else None,
-        )  # fmt: skip
+        pictures = self._moved.pictures(self._store, self.mask, self._motion if steadied else None)
         tags = dict(self.clip.info.tags)
         tags |= provenance(tags.get("comment"), [*session.manifest.history, {"prompt": self.prompt}])
         chunks = render(
@@ -317,12 +312,11 @@ class VideoEditor(Editor[VideoConfig]):
 
     def _look(self) -> Mapping[str, Tensor]:
         """The middle particle, as it was and as it is."""
-        middle = len(self._plan.frames) // 2
-        rows = {"source": self._store.sources, self.prompt: self._store.arrays["z"]}
-        return {label: self.prior.decode(latents[middle : middle + 1]) for label, latents in rows.items()}
+        middle, rows = self._moved.count // 2, {"source": self._store.sources, self.prompt: self._store.arrays["z"]}
+        return {label: self.prior.decode(self._moved.particle(latents, middle)) for label, latents in rows.items()}
 
     def _show(self, particle: int) -> tuple[str, Tensor]:
-        return f"frame {self._plan.frames[particle]}", self._store.sources[particle : particle + 1]
+        return self._moved.label(particle), self._moved.particle(self._store.sources, particle)
 
     def _scan(self, session: Session, wanted: dict[Path, tuple[int, Convert]]) -> None:
         """Write what is missing of `wanted`: files of so many rows."""
@@ -344,15 +338,6 @@ class VideoEditor(Editor[VideoConfig]):
 
     def _greys(self, frames: range, rgb: Tensor) -> Tensor:
         return greys_at(rgb, self._size, self.prior.codec.factor)
-
-    def _latents(self, frames: range, rgb: Tensor) -> Tensor:
-        """Of the particles that are among these frames, in order."""
-        wanted = [frame - frames.start for frame in self._plan.frames if frame in frames]
-        if not wanted:
-            return torch.empty(0)
-        own = sorted(set(wanted))
-        z = self.prior.encode(rgb[own]).detach().float()
-        return z[[own.index(k) for k in wanted]]
 
     @property
     def _follows(self) -> bool:

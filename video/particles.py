@@ -22,7 +22,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
-from csd3d.engine.epochs import Epochs, steps_in_epoch
+from csd3d.engine.epochs import Epochs, step_sizes, steps_in_epoch
 from csd3d.engine.optimise import Moments, descend
 from csd3d.engine.types import Batch, Index, Latents
 from csd3d.media.sheet import evenly
@@ -48,6 +48,15 @@ class Batching:
     def steps(self, count: int) -> int:
         """Steps in an epoch of `count` particles."""
         return sum(steps_in_epoch(len(group), self._moved(len(group))) for group in self.of(count))
+
+    def sizes(self, count: int) -> set[int]:
+        """How many particles a step may have."""
+        sizes = set[int]()
+        for members in map(len, self.of(count)):
+            moved, several = self._moved(members), members > self.budget
+            more = self.anchors if self.draw == "window" and several else 0
+            sizes |= {size + more for size in step_sizes(members, moved)}
+        return sizes
 
     def partition(self, count: int, rng: torch.Generator) -> list[Int[Tensor, " _n"]]:
         """What is moved in each step of one epoch: each particle of a group once."""

@@ -172,7 +172,8 @@ def score_of(
 ) -> tuple[Score, SampledEdit | None]:
     """The prior under the sentences of a plan, and how frames are sampled if they are. Raises ValueError for what it
     cannot serve."""
-    return score_of_edit(prior, prompts_of(plan, config), config, motion)
+    sizes = batching_of(config, plan).sizes(len(plan.frames))
+    return score_of_edit(prior, prompts_of(plan, config), config, motion, sizes=sizes)
 
 
 def prompts_of(plan: Plan, config: VideoConfig) -> Prompts:

@@ -60,6 +60,8 @@ def preview_video(
         plan = plan_frames(spans_of(prompt), [times[i] for i in shown], strict=False)
         if note := prior_note(prior, plan.sentences):
             progress.say(f"note: {note}")
+        if prior.guard is not None:
+            prior.guard.sees.assign([shown[i] for i in plan.frames])
         size = size_of_clip(source, config.size or prior.native_px, prior.multiple_px)
         rgb = torch.cat([to_working(source.read(i, i + 1), size) for i in shown])
         s = prior.encode(rgb)[list(plan.frames)]

@@ -35,9 +35,12 @@ from csd3d.priors.store.resolve import (
 )
 from csd3d.runs.estimate import LEAST, Work, measure
 from csd3d.runs.progress import duration
+from video.config import VideoConfig
 
 CLIP_FRAMES = 24
 """Of the clip whose edit is estimated."""
+WINDOW = VideoConfig().window_frames
+"""Of a clip, which an editor of clips sees at once."""
 SHOWN_PX = (512, 1024)
 """Sides of pictures for which memory is said."""
 ALWAYS_BUILTIN = "builtin:instruct"
@@ -130,8 +133,13 @@ class Described:
             lines.append(f"memory for weights: {_gb(total)} GB ({parts}), as stored")
             if self.peaks_bytes:
                 needed = ", ".join(f"{_gb(total + peak)} GB at {px} px" for px, peak in self.peaks_bytes.items())
-                lines.append(f"memory needed: {needed} (weights and one row in half precision, by csd3d.priors.memory)")
+                row = f"a row for a window of {WINDOW} frames" if self._of_clips else "one row"
+                lines.append(f"memory needed: {needed} (weights and {row} in half precision, by csd3d.priors.memory)")
         return [*lines, *self.added]
+
+    @property
+    def _of_clips(self) -> bool:
+        return self.family is not None and self.family.of_clips
 
     def as_json(self) -> dict[str, Any]:
         """The same for scripts; `knows` holds wordings by edit, words by group, or None for any sentence."""
@@ -212,7 +220,8 @@ def describe(name: str, how: Loading = PLAIN) -> Described:
         size = found.weights.stat().st_size
         weights = {"file": size, **{part: own for part, own in weights.items() if part not in ("unet", "transformer")}}
     family = replace(found, path=path, kind=kind).family
-    sizes = {px: peak_bytes(path, part_folder(path, "vae"), px, looks=kind == "instruct") for px in SHOWN_PX}
+    vae, frames = part_folder(path, "vae"), WINDOW if family is not None and family.of_clips else None
+    sizes = {px: peak_bytes(path, vae, px, looks=kind == "instruct", frames=frames) for px in SHOWN_PX}
     return Described(
         name, str(kind), path, size, vocabulary, family, licence_of(path), weights,
         {px: peak for px, peak in sizes.items() if peak is not None}, tuple(about(how)),
@@ -222,22 +231,28 @@ def describe(name: str, how: Loading = PLAIN) -> Described:
 def measured(name: str, how: Loading, *, device: str | None) -> list[str]:
     """How long a row of the network, a picture in the autoencoder and an edit of a clip take here; loads the prior."""
     from csd3d.priors.auto import load_prior  # slow to import
+    from csd3d.priors.families.clips import ClipCodec
     from csd3d.priors.latent_diffusion import LatentDiffusion
     from csd3d.priors.prior import Guidance, Prompts
 
     prior = load_prior(name, device=device, how=how)
-    side = prior.native_px // prior.codec.factor
-    work = Work(prior.score(Prompts(""), Guidance(1.0)), CsdConfig(residual="noise", steps=LEAST), 1, (side, side))
-    found = measure(prior, work)
+    side, codec = prior.native_px // prior.codec.factor, prior.codec
+    particles, frames, what, length = CLIP_FRAMES, CLIP_FRAMES, "picture", 1
+    if isinstance(codec, ClipCodec):
+        particles, frames, what, length = 1, WINDOW, f"window of {WINDOW} frames", codec.latents_of(WINDOW)
+    whole = Work(
+        prior.score(Prompts(""), Guidance(1.0)), CsdConfig(steps=LEAST), particles, (side, side), frames_lat=length
+    )
+    found = measure(prior, replace(whole, csd=replace(whole.csd, residual="noise"), particles=1))
     assert found is not None
     at = f"at {prior.native_px} px on {prior.device}"
-    row = f"measured {at}: {found.each_s:.3g} s a row, {found.codec_s / 2:.3g} s to decode a picture"
+    row = f"measured {at}: {found.each_s:.3g} s a row, {found.codec_s / 2:.3g} s to decode a {what}"
     csd, empty = prior.defaults(of="frames"), isinstance(prior, LatentDiffusion)  # which may know a closed set only
     source = None if prior.kind == "instruct" else ""
     score = prior.score(Prompts("" if empty else "make it snowy", source), Guidance.of(csd))
-    edit = measure(prior, Work(score, csd, CLIP_FRAMES, (side, side)))
+    edit = measure(prior, replace(whole, score=score, csd=csd))
     assert edit is not None
-    return [row, f"a clip of {CLIP_FRAMES} frames, {csd.steps} moves of each: about {duration(edit.total_s)}"]
+    return [row, f"a clip of {frames} frames, {csd.steps} moves of each: about {duration(edit.total_s)}"]
 
 
 def licence_of(path: Path) -> str | None:

@@ -84,6 +84,7 @@ def default_config(
         kind = kind if family is None else family.kind
         return _sampling_config(kind, builtin=builtin, effort=effort, family=family)
     if family is not None:
+        of = "windows" if family.of_clips else of
         config = default_config(method, builtin=builtin, kind=family.kind, effort=effort, of=of)
         return replace(config, s_text=family.s_text, s_image=family.s_image)
     method, effort = method or "csd-edit", effort or "normal"

@@ -6,6 +6,7 @@ pose    pictures that are given
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -63,6 +64,7 @@ class Controls:
         self._given = None if how.control_picture is None else Given(how.control_picture)
         self._depth = None if how.control_depth is None else DepthModel(how.control_depth, device, offline=how.offline)
         self._known: OrderedDict[tuple[object, tuple[int, int]], UInt8[Tensor, "H W 3"]] = OrderedDict()
+        self._pictures: tuple[int, ...] | None = None
         if self._given is None:
             codec.pictures = codec.pictures or Pictures()
 
@@ -70,6 +72,13 @@ class Controls:
     def wants_depth(self) -> bool:
         """See `Sees`."""
         return self._kind == "depth" and self._given is None and self._depth is None
+
+    def assign(self, pictures: Sequence[int], /) -> None:
+        """See `Sees`."""
+        if self._given is not None:
+            self._given.require(max(pictures) + 1)
+            self._known.clear()
+        self._pictures = tuple(pictures)
 
     def tell(self, s: Latents, near: Float[Tensor, "n 1 H W"]) -> None:
         """See `Sees`."""
@@ -98,7 +107,8 @@ class Controls:
         if self.wants_depth:
             raise ValueError("control: depth expected --control-picture or --control-depth, which no source shows")
         if self._given is not None:
-            picture = to_bytes(resize(self._given(i)[None], *size_px))[0]
+            which = i if self._pictures is None else self._pictures[i]
+            picture = to_bytes(resize(self._given(which)[None], *size_px))[0]
         else:
             assert s is not None
             assert self._codec.pictures is not None
@@ -150,9 +160,13 @@ class Given:
         if self._clip is None:
             assert self._picture is not None
             return self._picture
-        if i >= self._clip.info.frames:
-            raise ValueError(f"control-picture: expected one for each particle, got {self._clip.info.frames}")
+        self.require(i + 1)
         return self._clip.read(i, i + 1)[0]
+
+    def require(self, count: int) -> None:
+        """Raises ValueError where there are fewer pictures than these, unless one is for all."""
+        if self._clip is not None and self._clip.info.frames < count:
+            raise ValueError(f"control-picture: expected {count} frames or more, got {self._clip.info.frames}")
 
 
 def load_guard(how: Loading, unet: Any, codec: Remembering, *, title: str, device: torch.device) -> Guard | None:

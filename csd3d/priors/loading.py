@@ -74,14 +74,9 @@ class Loading:
         return tuple(_safe_file("embedding", text) for text in self.embedding)
 
     @property
-    def control_files(self) -> tuple[Path, ...]:
-        """Files of this machine that `control` reads: weights of a ControlNet and of a depth model, and a picture."""
-        if self.control is None:
-            return ()
-        folders = [Path(name) for name in (self.control[1], self.control_depth) if name is not None]
-        weights = [file for folder in folders if folder.is_dir() for file in sorted(folder.glob(f"*{SAFE}"))]
-        picture = self.control_picture
-        return (*weights, *(() if picture is None or not picture.is_file() else (picture,)))
+    def control_models(self) -> tuple[str, ...]:
+        """Folders or hub ids of what `control` reads: a ControlNet, and maybe a depth model."""
+        return () if self.control is None else tuple(filter(None, (self.control[1], self.control_depth)))
 
     def check(self, *, depth_known: bool = False) -> None:
         """Raises ValueError or FileNotFoundError for files that are not there or of another kind, and for settings that

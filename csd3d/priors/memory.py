@@ -11,6 +11,7 @@ SDXL 16, FLUX 23 and SD3 13 copies, the autoencoders of Stable Diffusion 6 maps 
 
 import json
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,18 @@ def network_bytes(
         finest = (config["down_block_types"][0], config["up_block_types"][-1])
         forward = UNET_MAPS if any("Attn" in block for block in finest) else UNET_MAPS_WITHOUT_ATTENTION
         return (UNET_MAPS_KEPT if gradient else forward) * int(widths[0]) * places * itemsize
-    width = int(config.get("num_attention_heads") or 24) * int(config.get("attention_head_dim") or 128)
+    heads = int(config.get("num_attention_heads") or 24) * int(config.get("attention_head_dim") or 128)
+    width = int(config.get("dim") or heads)
     return pictures * TOKENS_ALIVE * width * places * itemsize
+
+
+def guard_bytes(config: Mapping[str, Any], places: int, *, itemsize: int) -> int:
+    """What a ControlNet adds to one row of a UNet: residuals of its blocks, which are there while the UNet computes.
+
+    Arguments are those of `network_bytes`, the configuration is that of the ControlNet.
+    """
+    widths, each = config["block_out_channels"], 1 + int(config["layers_per_block"])
+    return sum(each * width * places // 4**level for level, width in enumerate(widths)) * itemsize
 
 
 def codec_bytes(config: Mapping[str, Any], pixels: int, *, itemsize: int) -> int:
@@ -55,15 +66,17 @@ def codec_bytes(config: Mapping[str, Any], pixels: int, *, itemsize: int) -> int
     return maps * pixels * itemsize
 
 
-def peak_bytes(prior: Path, vae: Path, side_px: int, *, looks: bool) -> int | None:
+def peak_bytes(prior: Path, vae: Path, side_px: int, *, looks: bool, frames: int | None = None) -> int | None:
     """Of one row at pictures of `side_px` squared in half precision: of its network or of its autoencoder, whichever
-    is more; None where the files do not say enough.
+    is more; None where the files do not say enough. The autoencoder of a clip computes in single precision, as many
+    frames at once as it makes one latent frame of.
 
     Args:
         prior: Directory in diffusers layout.
         vae: Folder of the autoencoder.
         side_px: Side of the pictures.
         looks: Whether the network looks at a second picture beside the noisy one, as editors do.
+        frames: Of a clip, for an editor of clips, which looks at the source by its channels; None: of pictures.
     """
     network = next((prior / name for name in ("unet", "transformer") if (prior / name / "config.json").is_file()), None)
     if network is None or not (vae / "config.json").is_file():
@@ -72,7 +85,12 @@ def peak_bytes(prior: Path, vae: Path, side_px: int, *, looks: bool) -> int | No
     levels = codec.get("block_out_channels") or codec.get("encoder_block_out_channels") or codec.get("dim_mult")
     if not levels:
         return None
-    lat = side_px // 2 ** (len(levels) - 1)
+    lat = side_px // int(codec.get("scale_factor_spatial") or 2 ** (len(levels) - 1))
+    if frames is not None:
+        stride = int(codec["scale_factor_temporal"])
+        tokens = (-(-(frames - 1) // stride) + 1) * lat * lat // prod(config["patch_size"])
+        row = network_bytes(config, tokens, itemsize=HALF_BYTES)
+        return max(row, codec_bytes(codec, stride * side_px**2, itemsize=2 * HALF_BYTES))
     packed = 4 if network.name == "transformer" else 1  # all transformers of the families read patches of 2 x 2
     row = network_bytes(config, lat * lat // packed, itemsize=HALF_BYTES, pictures=2 if looks else 1)
     return max(row, codec_bytes(codec, side_px**2, itemsize=HALF_BYTES))

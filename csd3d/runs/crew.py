@@ -221,7 +221,7 @@ class Hand:
 
 def load_shared(found: Resolved, *, device: str | None, precision: Precision, how: Loading = PLAIN) -> Prior:
     """A prior for a run of this process, or of several: then every rank loads a copy. Raises as `load_prior` does, and
-    ValueError for one GPU where there are several processes."""
+    ValueError for one GPU where there are several processes, and for an editor of clips, which one of them drives."""
     from csd3d.priors.auto import find_prior, load_prior  # slow to import: mistakes are reported before
 
     if ranks()[1] == 1:
@@ -231,8 +231,10 @@ def load_shared(found: Resolved, *, device: str | None, precision: Precision, ho
             "device-map: expected none for several processes, each of which has its own card, got balanced"
         )
     device_of(device)
-    hand = Hand()
-    _order(hand, Load(find_prior(found, device=device, how=how), device, precision, how))
+    found, hand = find_prior(found, device=device, how=how), Hand()
+    if found.family is not None and found.family.of_clips:
+        raise ValueError(f"prior: expected one process with {found.family.title}, which edits clips, got {ranks()[1]}")
+    _order(hand, Load(found, device, precision, how))
     assert hand.prior is not None
     return SharedPrior.of(hand)
 

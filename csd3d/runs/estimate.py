@@ -23,7 +23,7 @@ from csd3d.priors.prior import Prior
 from csd3d.runs.progress import LONG_S, duration
 
 LEAST = 200
-"""Moves of single particles below which nothing is measured: it would take a percent of the run, and the first steps
+"""Moves of single pictures below which nothing is measured: it would take a percent of the run, and the first steps
 say soon enough."""
 HOUR_S = 3600.0
 SHORTER = "fewer --steps are shorter; a run that is stopped goes on with --resume"
@@ -44,6 +44,8 @@ class Work:
     """Where particles are sampled, not moved."""
     pictures: int | None = None
     """That are encoded and decoded; None: as many as particles."""
+    frames_lat: int = 1
+    """Latent frames of a particle: more than one where it is a window of a clip."""
     also: Callable[[Latents], object] = lambda _: None
     """What a move of one particle takes besides predictions."""
 
@@ -98,11 +100,12 @@ def measure(prior: Prior, work: Work, *, clock: Callable[[], float] = time.monot
 
     Draws from a generator of its own, so that the run stays what it is.
     """
-    if work.moves < LEAST:
+    if work.moves * work.frames_lat < LEAST:
         return None
     rng = torch.Generator().manual_seed(0)
     among = min(work.particles, ANCHORS + 1) if isinstance(work.score, StepScore) else 1
-    s = torch.randn(1, prior.codec.channels, *work.size_lat, generator=rng).expand(among, -1, -1, -1)
+    channels = prior.codec.channels * work.frames_lat
+    s = torch.randn(1, channels, *work.size_lat, generator=rng).expand(among, -1, -1, -1)
     t = (work.csd.t_min + work.csd.t_max) // 2
     x = work.score.schedule.noised(Batch(s, s, torch.arange(among)), t, s.flip(-1))
 

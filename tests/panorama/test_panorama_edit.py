@@ -68,7 +68,7 @@ def test_nothing_asked_nothing_changed_to_the_bit(wide, tmp_path):
 def test_what_the_authors_ran_edits_a_single_picture_and_is_refused_for_two_windows(tmp_path):
     preset = load_preset(CONFIGS / "csd-edit-as-run.json", PanoramaConfig)
     as_run = override(CONFIG, preset, where="preset")
-    as_run = replace(as_run, csd=replace(as_run.csd, steps=2))
+    as_run = replace(as_run, csd=replace(as_run.engine, steps=2))
     photo = save(tmp_path / "photo.png", scenery(32, 32))
     result = toy_edit(photo, tmp_path / "run", config=as_run, editor=edit_image)
     assert (result.facts["windows"], result.steps) == (1, 2)

@@ -1,9 +1,11 @@
 """ControlNet guards: as the diffusers pipelines, of whatever is shown, and refused where they make no sense."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
@@ -20,8 +22,9 @@ from csd3d.media.pictures.levels import read_levels
 from csd3d.priors.auto import load_prior
 from csd3d.priors.guards import edges, whole_range
 from csd3d.priors.loading import Loading
+from csd3d.priors.networks.chunks import Chunks
 from csd3d.priors.prior import Guidance, Prior, Prompts, SampledScore, TextToImage
-from csd3d.priors.store.fingerprint import fingerprint_of
+from csd3d.priors.store.fingerprint import fingerprint_of, folders_of, model_fingerprint, pictures_of
 from csd3d.priors.store.silence import quiet
 from tests.priors.families.tiny import write_family
 from tests.priors.guards import write_control, write_depth
@@ -151,6 +154,63 @@ def test_what_guards_belongs_to_the_prior(places: dict[str, Path]) -> None:
     assert len({plain, strong, weak, other}) == 4
 
 
+def test_a_guard_of_the_hub_is_known_by_its_commit_and_one_of_a_folder_by_its_content(
+    places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cached(commit: str) -> str:
+        folder = tmp_path / "models--someone--edges" / "snapshots" / commit
+        if not folder.exists():
+            shutil.copytree(places["sd-control"], folder)
+        (tmp_path / "models--someone--edges" / "refs").mkdir(exist_ok=True)
+        (tmp_path / "models--someone--edges" / "refs" / "main").write_text(commit)
+        prior = load_prior(places["editor"], device="cpu", how=Loading(control=("edge", "someone/edges"), offline=True))
+        return fingerprint_of(prior)
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    first = cached("0" * 40)
+    assert cached("1" * 40) != first, "other commits are other weights"
+    assert cached("0" * 40) == first
+
+    copy = tmp_path / "copy"
+    shutil.copytree(places["sd-control"], copy)
+    found = Loading(control=("edge", str(copy)))
+    (folder,) = folders_of(found)
+    before = model_fingerprint(folder)
+    assert before == model_fingerprint(places["sd-control"]), "wherever it lies"
+    config = copy / "config.json"
+    config.write_text(config.read_text() + " ")
+    assert model_fingerprint(folder) != before
+    with pytest.raises(FileNotFoundError, match="control: there is no folder someone/none, and none in the hub's"):
+        folders_of(Loading(control=("edge", "someone/none")))
+
+
+def test_every_control_picture_of_a_folder_is_known(places: dict[str, Path], tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        shutil.copy(places["picture"], tmp_path / name)
+    how = Loading(control=("edge", str(places["sd-control"])), control_picture=tmp_path)
+    assert [path.name for path in pictures_of(how)] == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize(("name", "control"), [("editor", "sd-control"), ("sdxl-ip2p", "sdxl-control")])
+def test_chunks_count_what_a_guard_takes(
+    name: str, control: str, places: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, planned = Chunks.map, list[int]()
+
+    def watch(self: Chunks, call: Any, total: int, *, row_bytes: int) -> Any:
+        planned.append(row_bytes)
+        return own(self, call, total, row_bytes=row_bytes)
+
+    monkeypatch.setattr(Chunks, "map", watch)
+    plain, held = load_prior(places[name], device="cpu"), guarded(places, name, control)
+    rows = list[int]()
+    for prior in (plain, held):
+        prior.score(Prompts("make it snowy"), Guidance(2.0, 1.5)).target(noised(prior))
+        rows.append(planned[-1])
+    assert held.guard is not None
+    assert rows[1] - rows[0] == held.guard.row_bytes((SIDE // held.codec.factor) ** 2) > 0
+
+
 @pytest.mark.parametrize(
     ("name", "control", "more", "message"),
     [
@@ -248,5 +308,20 @@ def test_a_clip_is_held_to_the_frames_of_another(
     with open_clip(tmp_path / "out.mkv") as opened:
         assert opened.info.frames == 3
     out = ["--output", str(tmp_path / "no.mkv"), "--run-dir", str(tmp_path / "no")]
+    before = sorted(tmp_path.rglob("*"))
     assert main([*words, "--control-picture", str(short), *out]) == 2
-    assert "control-picture: expected one for each particle, got 2" in capsys.readouterr().err
+    assert "control-picture: expected 3 frames or more, got 2" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before, "before anything is encoded"
+
+
+def test_particles_take_the_control_picture_of_their_frame(places: dict[str, Path], tmp_path: Path) -> None:
+    for i in range(4):
+        Image.new("RGB", (SIDE, SIDE), (60 * i, 0, 0)).save(tmp_path / f"{i}.png")
+    prior = guarded(places, "editor", "sd-control", "pose", control_picture=tmp_path)
+    assert prior.guard is not None
+    prior.guard.sees.assign([0, 3])  # as key frames
+    index, s = torch.tensor([1, 0]), prior.encode(torch.rand(2, 3, SIDE, SIDE))
+    shown = prior.guard.sees(index, s, (SIDE, SIDE))
+    assert (255 * shown[:, 0, 0, 0]).round().tolist() == [180, 0]
+    with pytest.raises(ValueError, match="control-picture: expected 5 frames or more, got 4"):
+        prior.guard.sees.assign([0, 4])

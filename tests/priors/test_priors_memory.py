@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import csd3d
-from csd3d.priors.memory import codec_bytes, network_bytes
+from csd3d.priors.memory import codec_bytes, guard_bytes, network_bytes
 from tests.live import bytes_of_a_row
 
 BUILTIN = Path(csd3d.__file__).parent / "weights" / "instruct"
@@ -124,3 +125,29 @@ def test_networks_of_released_sizes(config: dict[str, Any], gradient: bool) -> N
 def test_a_transformer_of_released_size() -> None:
     config = {"num_attention_heads": 24, "attention_head_dim": 128}
     require_planned(flux_row(1024), network_bytes(config, 1024, itemsize=2))
+
+
+def guarded_row(config: dict[str, Any], size_lat: int) -> float:
+    """Bytes that one row of a UNet beside a ControlNet takes in half precision."""
+    with without_memory(), torch.no_grad():
+        unet: Any = UNet2DConditionModel.from_config(config)
+        net: Any = ControlNetModel.from_unet(unet, load_weights_from_unet=False)
+
+        def call(rows: int) -> Tensor:
+            x, text = (
+                torch.empty(rows, 8, size_lat, size_lat),
+                torch.empty(rows, 77, unet.config["cross_attention_dim"]),
+            )
+            shown, t = torch.empty(rows, 3, 8 * size_lat, 8 * size_lat), torch.full((), 9)
+            down, mid = net(x, t, encoder_hidden_states=text, controlnet_cond=shown, return_dict=False)
+            more = {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
+            return unet(x, t, encoder_hidden_states=text, return_dict=False, **more)[0]
+
+        return bytes_of_a_row(call)
+
+
+@pytest.mark.slow
+def test_a_guard_beside_a_network_of_released_size() -> None:
+    config = {**SHAPE, **STABLE_DIFFUSION, "layers_per_block": 2}
+    planned = network_bytes(config, 64**2, itemsize=2) + guard_bytes(config, 64**2, itemsize=2)
+    require_planned(guarded_row(STABLE_DIFFUSION, 64), planned)

@@ -87,7 +87,10 @@ def test_a_directory_that_is_no_prior(tmp_path: Path, copy: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("_class_name", "OmniGenPipeline", "or of a family in docs/families.md, got 'OmniGenPipeline'"),
+        *(
+            ("_class_name", name, f"or of a family in docs/families.md, got '{name}'")
+            for name in ("OmniGenPipeline", "ZImageOmniPipeline", "HiDreamImagePipeline", "WanPipeline", "QwenImage21")
+        ),
         ("_class_name", ["my_pipeline", "Mine"], "got .*my_pipeline"),
         ("unet", ["diffusers", "FluxTransformer2DModel"], "a unet of class UNet2DConditionModel, got Flux"),
         ("vae", ["diffusers", "AutoencoderTiny"], "a vae of class AutoencoderKL, got AutoencoderTiny"),

@@ -9,9 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from csd3d.media.pictures.read import open_picture
+from csd3d.world.export import write_photo
+from csd3d.world.sample import sample_photo
 from scripts.check_gpu import Settings, check
 from scripts.gpu import clips, networks, real_prior
 from scripts.gpu.parts import Part, attempt, page, parts
+from tests.priors.families.tiny import write_family
 
 ROOT = Path(__file__).parents[2]
 TINY_UNET = {
@@ -141,6 +145,20 @@ def test_clips_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, war
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(RuntimeError, match="3 frames: "):
         list(clips.table(settings, tmp_path))
+
+
+@pytest.mark.slow
+def test_a_family_of_a_folder_edits_a_photo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found, photo = write_family("klein", tmp_path / "klein"), tmp_path / "photo.png"
+    write_photo(sample_photo(8, height_px=64, width_px=96), photo)
+    part = next(part for part in parts(prior=found, scratch=tmp_path) if part.name == "prior")
+    assert part.command[2:] == (str(found), str(photo)), "what the check starts, on another device"
+    assert real_prior.main(real_prior.Settings(found, photo, device="cpu", steps=1)) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("96 x 64 px, 1 moves, 'make it snowy'.")
+    assert out.count("| as it is | ") == 1
+    assert "compiled" not in out, "a pipeline that is replayed is not"
+    assert open_picture(tmp_path / "photo-edited.png").pixels.shape == (64, 96, 3)
 
 
 @pytest.mark.slow

@@ -16,11 +16,12 @@ from torch import Tensor
 
 from csd3d.engine.guidance import instruct_coefficients, text_coefficients
 from csd3d.engine.types import Latents
+from csd3d.priors.families.calls import Arguments
 from csd3d.priors.families.clips import ClipCodec, fold
 from csd3d.priors.families.codec import FamilyCodec
-from csd3d.priors.families.conditions import arguments_of, dtype_of, filled_with, same
+from csd3d.priors.families.conditions import IMAGE, TEXT, arguments_of, dtype_of, filled_with, same
 from csd3d.priors.families.pictures import to_bytes
-from csd3d.priors.families.record import RECORDED_AT, Arguments, Place, Recorded, network_of, record
+from csd3d.priors.families.record import RECORDED_AT, Place, Recorded, network_of, record
 from csd3d.priors.families.replay import laid, layout_of, replay, tokens, untokens
 from csd3d.priors.families.table import Branch, Family
 
@@ -29,8 +30,6 @@ LEAST_PX = 64
 CLIP_LAT = 3
 """Latent frames of the clip that is checked with."""
 OTHER_TIME = 231.0
-TEXT, IMAGE = 2.0, 3.0
-"""Guidance scales of the check, different ones, so that a mistaken order of branches is seen."""
 SENTENCE = "make it snowy"
 
 

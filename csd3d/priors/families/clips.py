@@ -34,6 +34,10 @@ class ClipCodec(FamilyCodec):
         """Frames of a clip of so many latent frames."""
         return self.stride * (latents - 1) + 1
 
+    def latents_of(self, frames: int) -> int:
+        """Latent frames that a clip of so many frames takes; the last one may stand for more than there are."""
+        return -(-(frames - 1) // self.stride) + 1
+
     def encode_clip(self, rgb: Float[Tensor, "F 3 H W"]) -> Float[Tensor, "f c h w"]:
         """Latent frames of a clip in [0, 1]. Raises ValueError for a number of frames that no latents stand for, and
         for sides that are no multiples of `multiple_px`."""
@@ -57,6 +61,11 @@ class ClipCodec(FamilyCodec):
         rgb = self._vae.decode(own, return_dict=False)[0][0].transpose(0, 1).float()
         require_finite(rgb, slice(0, len(rgb)))
         return (rgb / 2 + 0.5).clamp(0, 1).to(z.device)
+
+    def decode(self, z: Float[Tensor, "n d h w"]) -> Float[Tensor, "n 3 H W"]:
+        """A picture of each particle: the middle frame of its window. Raises as `decode_clip` does."""
+        clips = (self.decode_clip(unfold(particle, self.channels)) for particle in z)
+        return torch.stack([clip[len(clip) // 2] for clip in clips])
 
     def own(self, z: Float[Tensor, "n d h w"]) -> Float[Tensor, "n d h w"]:
         """The autoencoder's own latents of particles, not normalised."""

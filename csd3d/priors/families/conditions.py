@@ -13,10 +13,11 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from csd3d.priors.families.calls import Arguments
 from csd3d.priors.families.clips import ClipCodec
 from csd3d.priors.families.codec import FamilyCodec
 from csd3d.priors.families.pictures import digest, to_bytes
-from csd3d.priors.families.record import Arguments, Place, Recorded, network_of, record
+from csd3d.priors.families.record import Place, Recorded, network_of, record
 from csd3d.priors.families.replay import condition_part, laid, tokens
 from csd3d.priors.families.table import Branch, Family
 from csd3d.priors.store.silence import quiet
@@ -24,6 +25,8 @@ from csd3d.priors.store.silence import quiet
 KEPT_BYTES = 4 << 30
 """For recorded conditions on the CPU. One of a large editor is a few MB."""
 GREY = 128
+TEXT, IMAGE = 2.5, 3.0
+"""Guidance scales at which is recorded, different ones, so that a mistaken order of branches is seen."""
 
 Key = tuple[str, str, tuple[int, ...], int, tuple[bytes, ...]]
 
@@ -95,7 +98,7 @@ class Conditions:
 
 def arguments_of(
     family: Family, sentence: str, negative: str, picture: UInt8[Tensor, "*F H W 3"] | None,
-    *, references: Sequence[UInt8[Tensor, "H W 3"]] = (), text: float = 2.0, image: float = 3.0,
+    *, references: Sequence[UInt8[Tensor, "H W 3"]] = (), text: float = TEXT, image: float = IMAGE,
 ) -> dict[str, object]:  # fmt: skip
     """Arguments of a pipeline's call for a sentence, a picture and references after it; with guidance on, unless an
     editor gets no picture."""
@@ -110,7 +113,7 @@ def arguments_of(
             call["image"] = images if references else images[0]
     guided = picture is not None or family.kind == "text-to-image"
     if family.text_scale is not None:
-        call[family.text_scale] = text if guided else 1.0
+        call[family.text_scale] = (text if guided else 1.0) - family.text_offset
     if family.image_scale is not None:
         call[family.image_scale] = image
     said = negative or family.empty
@@ -147,6 +150,8 @@ def same(a: Any, b: Any) -> bool:
     """Whether recorded arguments are equal, bit for bit."""
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(same, a, b))
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return a.shape == b.shape and torch.equal(a, b)
     return type(a) is type(b) and (isinstance(a, Tensor) or a == b)
@@ -160,8 +165,8 @@ def size_bytes(value: Any) -> int:
 def _tensors(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
-    elif isinstance(value, dict):
-        for item in value.values():
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
             yield from _tensors(item)
 
 

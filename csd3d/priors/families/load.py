@@ -17,7 +17,7 @@ from csd3d.priors.families.conditions import Conditions
 from csd3d.priors.families.levels import read_levels
 from csd3d.priors.families.pictures import Pictures
 from csd3d.priors.families.prior import FamilyEditor, FamilyPrior, FamilyTextToImage
-from csd3d.priors.families.record import network_of
+from csd3d.priors.families.record import lacks_ftfy, network_of
 from csd3d.priors.families.table import FAMILIES, Family
 from csd3d.priors.guards import load_guard
 from csd3d.priors.loading import PLAIN, Loading
@@ -68,6 +68,8 @@ def load_family(
     pipe = read_pipeline(found.path, family, dtype=precision, weights=found.weights, how=how)
     merge = how.quantise in ("none", "fp8")
     said = add_to(pipe, how, title=family.title, merge=merge) if how.lora or how.embedding else []
+    if lacks_ftfy(pipe, family):
+        said.append(f"{family.title}: ftfy is not installed, sentences are read as they are written")
     pipe = pipe if how.offload else pipe.to(read_on(how, chosen))
     also = save_memory(network_of(pipe), pipe.components, how, chosen)
     prior = make_prior(pipe, family, found, device=chosen, also=also)
@@ -104,7 +106,8 @@ def read_pipeline(
             raise ValueError(f"prior {weights or path}: cannot be read: {first_line(error)}") from error
     pipe.set_progress_bar_config(disable=True)
     if family.of_clips:
-        pipe.vae.to(torch.float32)  # in which it is handed clips
+        with quiet():
+            pipe.vae.to(torch.float32)  # in which it is handed clips
     if hasattr(pipe, "is_cosxl_edit"):  # which no file of a pipeline says: it scales its condition
         pipe.is_cosxl_edit = type(pipe.scheduler).__name__.startswith("EDM")
     for part in pipe.components.values():
@@ -152,7 +155,7 @@ def make_prior(
         device=device,
         codec=codec,
         schedule=levels.schedule,
-        native_px=_native_px(pipe, factor),
+        native_px=family.side_px or _native_px(pipe, factor),
         family=family,
         learnt=learnt,
         levels=levels,
@@ -166,8 +169,9 @@ def make_prior(
 
 def _patch(pipe: Any, family: Family) -> int:
     """Latents along one side of what the network reads as one."""
-    patch = network_of(pipe).config.get("patch_size", 1)
-    patch = patch if isinstance(patch, int) else patch[-1]  # of a clip: time, height, width
+    config = network_of(pipe).config
+    patch = config.get("patch_size") or config.get("all_patch_size", (1,))
+    patch = patch if isinstance(patch, int) else patch[-1]  # the last: of a clip, time, height and width
     return patch if family.layout in ("plain", "clip") else 2
 
 

@@ -11,6 +11,7 @@ The source prediction of an editor carries no text; a distilled one reads the em
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import Any
 
 import torch
@@ -25,11 +26,12 @@ from csd3d.engine.sampling import By
 from csd3d.engine.schedule import Schedule
 from csd3d.engine.types import Index, Latents, Noised
 from csd3d.priors.defaults import GenerateMethod, Particle, default_config, generation_config
+from csd3d.priors.families.calls import Arguments
 from csd3d.priors.families.check import Learnt, fill, guided_like
 from csd3d.priors.families.codec import FamilyCodec
 from csd3d.priors.families.conditions import Conditions, dtype_of
 from csd3d.priors.families.levels import Levels
-from csd3d.priors.families.record import Arguments, network_of, stepper_of
+from csd3d.priors.families.record import network_of, stepper_of
 from csd3d.priors.families.references import Anchors, ReferringScore
 from csd3d.priors.families.replay import laid, replay, signature, tokens, untokens
 from csd3d.priors.families.table import Branch, Family
@@ -196,9 +198,11 @@ class FamilyPrior(Prior):
 
     def _row_bytes(self, z_in: Tensor, *, pictures: int = 2) -> int:
         """Estimated memory of a row of the network, its condition included."""
-        places = z_in.shape[1] if z_in.ndim == 3 else z_in[0, 0].numel()
-        itemsize = dtype_of(self.pipe).itemsize
-        return network_bytes(network_of(self.pipe).config, places, itemsize=itemsize, pictures=pictures)
+        places, config = z_in.shape[1] if z_in.ndim == 3 else z_in[0, 0].numel(), network_of(self.pipe).config
+        if self.family.of_clips:  # whose patches are tokens; the source is in their channels
+            places, pictures = places // prod(config["patch_size"]), 1
+        guarding = 0 if self.guard is None else self.guard.row_bytes(places)
+        return guarding + network_bytes(config, places, itemsize=dtype_of(self.pipe).itemsize, pictures=pictures)
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,14 +212,23 @@ class FamilyEditor(FamilyPrior):
     kind = "instruct"
 
     def require(self, csd: CsdConfig, prompts: Prompts) -> None:
-        """Raises ValueError as every family does, for a source prompt, and for an editor of clips, whose particles are
-        no pictures."""
+        """Raises ValueError as every family does, and for a source prompt."""
         super().require(csd, prompts)
+        require_no_source(prompts, csd)
+
+    def score_under(self, csd: CsdConfig, prompts: Prompts, attention: Attention | None = None) -> Score:
+        """See `Prior.score_under`. Raises ValueError for an editor of clips too, whose particles are no pictures."""
         if self.family.of_clips:
             raise ValueError(
-                f"prior: expected an editor of pictures, got {self.family.title}, which edits clips: video.windows does"
+                f"prior: expected an editor of pictures, got {self.family.title}, which edits clips: csd3d video does"
             )
-        require_no_source(prompts, csd)
+        return super().score_under(csd, prompts, attention)
+
+    def score_of_clip(self, csd: CsdConfig, prompts: Prompts, attention: Attention | None = None) -> Score:
+        """The same for windows of a clip. Raises ValueError for an editor of pictures."""
+        if not self.family.of_clips:
+            raise ValueError(f"prior: expected an editor of clips, got {self.family.title}, which edits pictures")
+        return super().score_under(csd, prompts, attention)
 
     def score(self, prompts: Prompts, guidance: Guidance) -> "EditorScore":
         """The engine's Score for instructions. Raises ValueError for a source prompt, or no sentence."""

@@ -7,18 +7,17 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
+from csd3d.priors.families.calls import Arguments, as_others, said, unsaid
 from csd3d.priors.families.table import Branch, Family
 
 RECORDED_AT = 500.0
 """Timestep at which conditions are recorded; when they are replayed, times are scaled from it."""
-
-Arguments = dict[str, Any]
-"""Arguments of a network by name: tensors, lists and dicts of them, numbers, None."""
 
 
 @dataclass(frozen=True)
@@ -133,9 +132,10 @@ def record(
     def heard(*args: Any, **kwargs: Any) -> Any:
         arguments = dict(bind(*args, **kwargs).arguments)
         arguments |= arguments.pop("kwargs", {})
+        arguments = as_others(net, arguments)
         calls.append(arguments)
-        out = forward(*args, **kwargs) if stand_in is None else (stand_in(arguments),)
-        outputs.append(out[0])
+        out = forward(*args, **kwargs) if stand_in is None else (unsaid(net, stand_in(arguments)),)
+        outputs.append(said(net, out[0]))
         return out
 
     with _put(net, "forward", heard):
@@ -173,6 +173,7 @@ def _run(
     given = {"latents": latents.clone()} if takes_latents else {}
     with ExitStack() as undo:
         undo.enter_context(_our_size(pipe, family, size_px))
+        undo.enter_context(_as_written(pipe, family))
         if not takes_latents:
             undo.enter_context(_put(pipe, "prepare_latents", lambda *a, **k: latents.clone()))
         scheduler, pipe.scheduler = pipe.scheduler, Probe(pipe.scheduler, t)
@@ -217,7 +218,9 @@ def _pick(value: Any, rows: int, i: int) -> Any:
         return {k: _pick(v, rows, i) for k, v in value.items()}
     if isinstance(value, Tensor):
         return (value[i : i + 1] if value.ndim and len(value) == rows else value).detach().cpu().clone()
-    return value[i : i + 1] if isinstance(value, list) and len(value) == rows else value
+    if isinstance(value, list) and len(value) == rows:
+        return [x.detach().cpu().clone() if isinstance(x, Tensor) else x for x in value[i : i + 1]]
+    return value
 
 
 @contextmanager
@@ -234,6 +237,21 @@ def _our_size(pipe: Any, family: Family, size_px: tuple[int, int]) -> Iterator[N
         return (size_px[1], size_px[0], *chosen[2:]) if target_area >= 1024 * 1024 else chosen
 
     with _put(module, family.sized_by, ours):
+        yield
+
+
+def lacks_ftfy(pipe: Any, family: Family) -> bool:
+    """Whether a pipeline would mend sentences by `ftfy`, which is not installed."""
+    return family.mends and not hasattr(sys.modules[type(pipe).__module__], "ftfy")
+
+
+@contextmanager
+def _as_written(pipe: Any, family: Family) -> Iterator[None]:
+    """Within: a pipeline that cannot mend sentences takes them as they are written."""
+    if not lacks_ftfy(pipe, family):
+        yield
+        return
+    with _put(sys.modules[type(pipe).__module__], "ftfy", SimpleNamespace(fix_text=str)):
         yield
 
 

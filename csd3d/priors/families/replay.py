@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from csd3d.priors.families.record import RECORDED_AT, Arguments, Place
+from csd3d.priors.families.calls import Arguments, call
+from csd3d.priors.families.record import RECORDED_AT, Place
 from csd3d.priors.families.table import Layout
 
 
@@ -64,16 +65,18 @@ def joined(values: Sequence[Any], device: torch.device) -> Any:
         return {k: joined([v[k] for v in values], device) for k in first}
     if isinstance(first, Tensor):
         return (torch.cat(list(values)) if first.ndim and len(first) == 1 else first).to(device)
-    return [x for v in values for x in v] if isinstance(first, list) and len(first) == 1 else first
+    if isinstance(first, list) and len(first) == 1:
+        return [x.to(device) if isinstance(x, Tensor) else x for v in values for x in v]
+    return first
 
 
 def signature(value: Any) -> Any:
     """What must be equal in rows that share a call: shapes of tensors, and everything that is none."""
     if isinstance(value, dict):
         return tuple((k, signature(v)) for k, v in value.items())
-    if isinstance(value, Tensor):
-        return tuple(value.shape)
-    return repr(value)
+    if isinstance(value, list):
+        return tuple(map(signature, value))
+    return tuple(value.shape) if isinstance(value, Tensor) else repr(value)
 
 
 @torch.no_grad()
@@ -107,5 +110,5 @@ def replay(
         part.copy_(condition.to(device))
     arguments[place.argument] = held
     arguments["timestep"] = arguments["timestep"] * (time / RECORDED_AT)
-    out = net(**arguments)[0].float()
+    out = call(net, arguments).float()
     return out.narrow(place.axis, place.offset if out.shape[place.axis] == held.shape[place.axis] else 0, length)

@@ -35,6 +35,8 @@ class Family:
     """Of its sampler, where nothing is said."""
     text_scale: str | None = "guidance_scale"
     """Argument with which guidance by text is switched on; None: there is none."""
+    text_offset: float = 0.0
+    """By how much the scale of guidance is larger than that argument: 1 where it says c + s (c - u)."""
     image_scale: str | None = None
     """The same for guidance by the picture."""
     negative: bool = True
@@ -59,6 +61,10 @@ class Family:
     """Whether it scales a guided prediction to the norm of branch IT, token by token."""
     ours: bool = False
     """Whether its pipeline is in this room, as diffusers ships none."""
+    mends: bool = False
+    """Whether its pipeline mends broken characters of sentences, by ftfy; without that they are read as written."""
+    side_px: int | None = None
+    """Shorter side of what it was trained on, where neither its pipeline nor its network says."""
     half: Half = "bfloat16"
     """Precision on CUDA."""
     needs: tuple[str, ...] = ()
@@ -115,11 +121,12 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             "LongCat-Image-Edit", "IT I0", s_text=4.5, layout="packed", sized=False, sized_by="calculate_dimensions",
             needs=("torchvision",),
         ),
-        "LucyEditPipeline": _editor("Lucy Edit", "IT I0", s_text=5.0, layout="clip", needs=("ftfy",)),
+        "LucyEditPipeline": _editor("Lucy Edit", "IT I0", s_text=5.0, layout="clip", mends=True, side_px=480),
         "StableDiffusionXLPipeline": _maker("SDXL", s_text=5.0, half="float16"),
         "StableDiffusion3Pipeline": _maker("Stable Diffusion 3, 3.5", s_text=7.0, steps=28),
         "FluxPipeline": _maker("FLUX.1", branches=("IT", "00"), **_FLUX),
         "QwenImagePipeline": _maker("Qwen-Image", branches=("IT", "00"), **_QWEN),
+        "ZImagePipeline": _maker("Z-Image", branches=("IT", "00"), s_text=6.0, text_offset=1.0, side_px=1024),
         "PixArtSigmaPipeline": _maker("PixArt-Sigma", **_UNBINNED),
         "PixArtAlphaPipeline": _maker("PixArt-alpha", **_UNBINNED),
         "SanaPipeline": _maker("Sana", **_UNBINNED),

@@ -125,7 +125,8 @@ class Denoiser:
     def row_bytes(self, size_lat: tuple[int, int], *, gradient: bool = False) -> int:
         """Memory that one more row of `size_lat` is planned to take during a call, in bytes."""
         places, itemsize = size_lat[0] * size_lat[1], self._dtype.itemsize
-        return network_bytes(self._unet.config, places, itemsize=itemsize, gradient=gradient)
+        guarding = 0 if self.guard is None else self.guard.row_bytes(places)
+        return guarding + network_bytes(self._unet.config, places, itemsize=itemsize, gradient=gradient)
 
     def feature_gradient(
         self,

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from csd3d.engine.types import Index, Latents
+from csd3d.priors.memory import guard_bytes
 
 
 @runtime_checkable
@@ -26,6 +27,11 @@ class Sees(Protocol):
     @property
     def wants_depth(self) -> bool:
         """Whether they are depth that somebody has to tell."""
+        ...
+
+    def assign(self, pictures: Sequence[int], /) -> None:
+        """Where pictures are given, one for each frame: which of them each particle takes. Raises ValueError for one
+        that there is not."""
         ...
 
     def tell(self, s: Latents, near: Float[Tensor, "n 1 H W"], /) -> None:
@@ -66,6 +72,10 @@ class Guard:
             yield
         finally:
             self._rows = None
+
+    def row_bytes(self, places: int) -> int:
+        """Memory that it adds to a row of so many pixels of latents."""
+        return guard_bytes(self._net.config, places, itemsize=self._net.dtype.itemsize)
 
     def _join(self, unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The arguments of a call, with residuals."""

@@ -19,7 +19,7 @@ from csd3d.runs.manifest import Manifest
 
 Write = Callable[[str], Path]
 Load = Callable[[str], FamilyPrior]
-MAKERS = ["sdxl", "sd3", "flux", "qwen-image", "pixart", "sana"]
+MAKERS = ["sdxl", "sd3", "flux", "qwen-image", "z-image", "pixart", "sana"]
 SIDE, STEPS = 64, 4
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from tests.priors.families.tiny import FAMILIES as TINY
 
 Write = Callable[[str], Path]
 Load = Callable[[str], FamilyPrior]
-EDITORS = [name for name in TINY if name not in ("sdxl", "sd3", "flux", "qwen-image", "pixart", "sana")]
+EDITORS = [name for name in TINY if name not in ("sdxl", "sd3", "flux", "qwen-image", "z-image", "pixart", "sana")]
 
 
 def noised(prior: Prior, n: int = 2, t: int = 300) -> Noised:
@@ -57,7 +58,7 @@ def test_nothing_is_wanted_where_nothing_is_asked_for(name: str, family: Load) -
     assert r[1].abs().max() > 1e-5
 
 
-@pytest.mark.parametrize("name", ["sdxl", "sd3", "flux", "qwen-image", "pixart", "sana"])
+@pytest.mark.parametrize("name", ["sdxl", "sd3", "flux", "qwen-image", "z-image", "pixart", "sana"])
 def test_a_caption_that_stays_changes_nothing(name: str, family: Load) -> None:
     prior = family(name)
     assert isinstance(prior, FamilyTextToImage)
@@ -224,3 +225,27 @@ def test_half_precision_predicts_about_the_same(family_path: Write, family: Load
     a, b = (p.score(Prompts("make it snowy"), Guidance(2.0, 1.5)).target(x) for p in (half, family("kontext")))
     assert a.dtype == torch.float32
     assert (a - b).abs().max() < 0.1 * b.abs().max()
+
+
+def test_an_autoencoder_that_overflows_in_float16_is_kept_in_float32(family_path: Write, family: Load) -> None:
+    path = family_path("sdxl-ip2p")
+    row = FAMILIES["StableDiffusionXLInstructPix2PixPipeline"]
+    pipe = load.read_pipeline(path, row, dtype=torch.float16)
+    half = load.make_prior(pipe, row, resolve(path), device=torch.device("cpu"))
+    rgb = torch.rand(1, 3, 64, 64)
+    assert pipe.vae.dtype == pipe.unet.dtype == torch.float16
+    torch.testing.assert_close(half.encode(rgb), family("sdxl-ip2p").encode(rgb), atol=2e-3, rtol=2e-2)
+    assert half.codec._vae.dtype == torch.float32
+
+
+def test_precision_on_cuda_is_that_of_the_family() -> None:
+    halves = {name for name, row in FAMILIES.items() if row.half == "float16"}
+    assert halves == {"StableDiffusionXLInstructPix2PixPipeline", "StableDiffusionXLPipeline"}
+
+
+@pytest.mark.parametrize("name", ["klein", "kontext", "sdxl", "sd3"])
+def test_families_that_look_at_no_picture_load_without_torchvision(
+    name: str, family_path: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision", None)  # as if it were not installed
+    assert load.load_family(family_path(name), device="cpu").family.needs == ()

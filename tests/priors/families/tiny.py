@@ -366,6 +366,24 @@ def lucy() -> Any:
     )  # fmt: skip
 
 
+def z_image() -> Any:
+    tokenizer = qwen_tokenizer()
+    tokenizer.chat_template = CHAT + "<|im_start|>assistant\n"
+    text = transformers.Qwen3Model(
+        transformers.Qwen3Config(
+            hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
+            head_dim=8, vocab_size=len(tokenizer), bos_token_id=None, eos_token_id=None,
+        )
+    )  # fmt: skip
+    net = diffusers.ZImageTransformer2DModel(
+        in_channels=4, dim=24, n_layers=1, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=16,
+        axes_dims=[4, 4, 4], axes_lens=[1024, 64, 64],
+    )  # fmt: skip
+    return diffusers.ZImagePipeline(
+        scheduler=flow(), vae=kl(4, **FLUX_KL), text_encoder=text, tokenizer=tokenizer, transformer=net
+    )
+
+
 CLIPS: dict[str, Callable[[], Any]] = {"lucy": lucy}
 """Those of clips."""
 FAMILIES: dict[str, Callable[[], Any]] = {
@@ -384,6 +402,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "sd3": sd3,
     "flux": lambda: flux(editor=False),
     "qwen-image": lambda: qwen("make"),
+    "z-image": z_image,
     "pixart": pixart,
     "sana": sana,
 }
