@@ -16,7 +16,7 @@ from csd3d.attention.masks import Found, difference, found_in, fuse, levels
 from csd3d.attention.word_masks import word_in, word_map
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.loop import Objective, run
-from csd3d.media.detail import restore_mapped
+from csd3d.media.detail import add_detail, colour_maps, restore_mapped
 from csd3d.media.geometry import working_size
 from csd3d.media.masks import masked
 from csd3d.metrics import background_change, is_nearest, markdown_table, psnr
@@ -125,15 +125,16 @@ def maps_of(prior: InstructPrior, case: Case, *, noises: int, seed: int) -> tupl
 
 
 @torch.no_grad()
-def edited(prior: InstructPrior, case: Case, s: Tensor, csd: CsdConfig, *, seed: int) -> Float[Tensor, "n 3 H W"]:
-    """By csd-edit, with the source's detail put back."""
+def edited(
+    prior: InstructPrior, case: Case, s: Tensor, csd: CsdConfig, *, seed: int
+) -> tuple[Float[Tensor, "n 3 H W"], Float[Tensor, "n 3 H W"]]:
+    """By csd-edit, with the source's detail put back; and the same with the smallest changes left in."""
     particles, score = Pictures(s, csd), prior.score(Prompts(case.edit.wordings[0]), Guidance.of(csd))
     for _ in run(particles, Objective(score, csd), rng=torch.Generator().manual_seed(seed)):
         pass
-    pairs = zip(particles.z.split(1), s.split(1), case.source.split(1), strict=True)
-    return torch.cat(
-        [restore_mapped(x, prior.codec.decode(z), prior.codec.decode(b), lambda y: y, amount=1.0) for z, b, x in pairs]
-    )
+    e, r = (torch.cat([prior.codec.decode(part) for part in latents.split(1)]) for latents in (particles.z, s))
+    kept = add_detail(case.source, e, r, colour_maps(e, r), amount=1.0)
+    return restore_mapped(case.source, e, r), kept
 
 
 def mask_of(found: Found, size_px: tuple[int, int]) -> Float[Tensor, "n 1 H W"]:
@@ -166,11 +167,14 @@ def about_map(case: Case, maps: Float[Tensor, "n h w"], found: Found) -> dict[st
     }  # fmt: skip
 
 
-def about_edit(case: Case, output: Float[Tensor, "n 3 H W"], found: Found) -> dict[str, Any]:
-    """What is measured of a result, without the mask and with it."""
+def about_edit(
+    case: Case, output: Float[Tensor, "n 3 H W"], kept: Float[Tensor, "n 3 H W"], found: Found
+) -> dict[str, Any]:
+    """What is measured of a result, without the mask and with it, and of `kept`, with the smallest changes left in."""
     mask = mask_of(found, (output.shape[-2], output.shape[-1]))
     record: dict[str, Any] = {}
-    for name, rgb in (("", output), (" masked", masked(case.source, output, mask))):
+    whole = {"": output, " masked": masked(case.source, output, mask)}
+    for name, rgb in (whole | {" kept": kept, " kept masked": masked(case.source, kept, mask)}).items():
         right = is_nearest(rgb[list(case.judged)], case.truths, case.right)
         record["right" + name] = float(right.float().mean())
         record["background" + name] = float(background_change(rgb, case.source, case.truth).nanmean())
@@ -184,7 +188,7 @@ def measure(prior: InstructPrior, case: Case, csd: CsdConfig | None, *, noises: 
     found = found_in(maps)
     record = about_map(case, maps, found)
     if csd is not None:
-        record |= about_edit(case, edited(prior, case, s, csd, seed=seed), found)
+        record |= about_edit(case, *edited(prior, case, s, csd, seed=seed), found)
     return record
 
 

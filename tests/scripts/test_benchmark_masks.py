@@ -8,12 +8,14 @@ import torch
 
 from csd3d.attention.masks import EDGE, Found
 from csd3d.priors.defaults import BUILTIN
+from csd3d.priors.instruct import InstructPrior
 from csd3d.runs.progress import RunProgress
 from csd3d.world.edits import find_edit
 from scripts import benchmark_masks
 from scripts.benchmark_masks import Settings, benchmark
 from scripts.benchmarks import masks
 from scripts.benchmarks.masks import Case, about_edit, about_map, auc, edits_table, extent_table, mask_of, words_table
+from scripts.benchmarks.masks_panorama import panorama_records
 
 ONE = ("sources", "per_kind", "per_global", "noises")
 
@@ -55,7 +57,8 @@ def test_a_map_is_measured_by_what_changes():
 def test_a_result_is_measured_with_and_without_its_mask():
     edited = torch.full((1, 3, 32, 32), 0.4)
     edited[..., :8] = 0.0
-    record = about_edit(case(), edited, found(1))
+    record = about_edit(case(), edited, edited.clamp(max=0.3), found(1))
+    assert record["background kept"] == pytest.approx(0.2)
     assert record["right"] == record["right masked"] == 1
     assert record["background"] == pytest.approx(0.1)
     outside = (mask_of(found(1), (32, 32)) == 0)[0, 0, :, 8:].float().mean()
@@ -66,7 +69,14 @@ def test_a_result_is_measured_with_and_without_its_mask():
 @pytest.mark.slow
 def test_the_benchmark_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     few = Settings(
-        tmp_path, **dict.fromkeys(ONE, 1), clips=0, scenes=0, photos=0, size_px=64, csd=replace(BUILTIN, steps=1)
+        tmp_path,
+        **dict.fromkeys(ONE, 1),
+        clips=0,
+        scenes=0,
+        photos=0,
+        panoramas=0,
+        size_px=64,
+        csd=replace(BUILTIN, steps=1),
     )
     progress, counts = RunProgress(quiet=True), []
     real = benchmark_masks.measure
@@ -89,6 +99,19 @@ def test_the_benchmark_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     assert "| pictures |" in page
     assert "No edit of more than 60 % of the pixels masked: " in page
     assert (tmp_path / "masks.json").is_file()
+
+
+@pytest.mark.slow
+def test_panoramas_are_measured_as_the_editor_finds_their_masks():
+    prior = InstructPrior.load("builtin", device="cpu")
+    csd = replace(BUILTIN, steps=1)
+    record = next(panorama_records(prior, "strip", 7000, csd, window_px=64, run_seed=0))
+    about = {"what", "kind", "edit", "panorama", "changed", "extent", "spread", "lowest", "auc", "area", "missed"}
+    both = {name + how for name in ("right", "background", "psnr") for how in ("", " masked")}
+    assert record.keys() == about | both
+    assert record["auc"] > 0.8
+    assert record["background masked"] <= record["background"]
+    assert "| panoramas | 1 |" in edits_table([record])
 
 
 def test_tables_have_a_row_for_every_group():
