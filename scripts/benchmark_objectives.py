@@ -1,20 +1,20 @@
 """Compare the objectives of score distillation on held-out pictures of the world, whose true edits are known exactly.
 
-    python scripts/benchmark_objectives.py [--prior builtin:t2i] [--out FOLDER] [--quick]
+    python scripts/benchmark_objectives.py [--prior builtin:t2i] [--out FOLDER] [--of contrast gradients] [--quick]
 
 SDS, DDS and CDS edit the same pictures from the same captions, seed and learning rate; guidance and the place of
-PatchNCE are varied; the gradients of SDS and DDS are averaged over many noises; samples made by SDS, by CSD and by the
-ordinary sampler are compared with each other; networks learn two edits from other pictures, and edit in one pass what
-DDS edits in many. Writes objectives.md, objectives.json and pictures, and goes on where it was stopped.
+PatchNCE are varied, and again with weights at which it is a larger share of the gradient; the gradients of SDS and DDS
+are averaged over many noises; samples made by SDS, by CSD and by the ordinary sampler are compared with each other;
+networks learn two edits from other pictures, and edit in one pass what DDS edits in many. `--of` names parts. Writes
+objectives.md, objectives.json and pictures, and goes on where it was stopped.
 """
 
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import tyro
@@ -23,26 +23,34 @@ from safetensors.torch import load_file, save_file
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.validate import require, require_int
 from csd3d.media.atomic import write_json, write_text
-from csd3d.media.sheet import contact_sheet, save_picture
+from csd3d.media.sheet import contact_sheet, evenly, save_picture
 from csd3d.metrics import jsonable
-from csd3d.priors.defaults import GenerateMethod, default_config
+from csd3d.priors.defaults import default_config
 from csd3d.priors.text_to_image import TextToImagePrior
-from csd3d.runs.manifest import Manifest
 from csd3d.runs.progress import RunProgress
 from csd3d.translate.config import TranslateConfig
 from csd3d.world.edits import Kind
-from panorama.generate import SPREAD, generate
-from panorama.generate_config import GenerateConfig
-from scripts.benchmarks import translation
+from scripts.benchmarks import samples, translation
+from scripts.benchmarks.composition import train_reader
+from scripts.benchmarks.contrast import Contrast, contrasts, edit_by, term_to_residual, weight_of
 from scripts.benchmarks.entry import run_script
 from scripts.benchmarks.heldout import FIRST_SEED, choose, world_source
 from scripts.benchmarks.kept import Kept
-from scripts.benchmarks.objectives import Job, directions, edit_all, make_job, measure, methods
+from scripts.benchmarks.objectives import Edited, Job, directions, edit_all, make_job, measure, methods, part_of
 from scripts.benchmarks.objectives_tables import norms_svg, to_markdown
-from scripts.benchmarks.translation import Answers
+from scripts.benchmarks.translation import Answers, Pupil
 
 SHOWN = 8
-SAMPLERS: tuple[GenerateMethod, ...] = ("ddim", "sds", "csd")
+SHARE_TIMES = (100, 300, 500, 700, 900)
+"""Timesteps at which the share of PatchNCE is measured."""
+Part = Literal["methods", "contrast", "gradients", "samples", "networks"]
+EDITING: tuple[Part, ...] = ("methods", "contrast")
+"""Parts whose rows are edited pictures."""
+FIXED = ("unedited", "codec of the truth")
+"""Rows of no method."""
+READER_STEPS = 8000
+SAMPLES_FIRST = 900_000
+"""Number of the first held-out scene of whose captions samples are made."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,8 @@ class Settings:
     """"builtin:t2i", a directory in diffusers layout, or a hub id."""
     out: Path = Path("outputs/benchmark_objectives")
     """Folder for the results."""
+    of: tuple[Part, ...] = get_args(Part)
+    """Parts of the page; the others are left out."""
     sources: int = 12
     """Held-out pictures."""
     per_kind: int = 8
@@ -65,14 +75,23 @@ class Settings:
     """Guidance scales for `dds`."""
     times: tuple[int, ...] = (50, 150, 250, 350, 450, 550, 650, 750, 850, 950)
     """Timesteps at which gradients are averaged."""
-    draws: int = 64
+    draws: int = 200
     """Noises over which they are averaged."""
+    pairs: int = 12
+    """Edits, spread over all, of which gradients are averaged."""
     captions: int = 4
-    """Captions for which samples are compared, four samples each."""
+    """Scenes of whose captions samples are compared, each with and without how its thing looks."""
+    samples: int = 8
+    """Samples of a caption."""
+    work: Path | None = None
+    """Folder of `train_builtin.py`, whose pictures train the network that reads samples (kept there). None: samples are
+    not read."""
     pupils: int = 192
     """Scenes from which the translation networks learn; only those on a clear summer day are used."""
     network_steps: int = 200
     """Training steps of a network, of 8 pictures each."""
+    network_at: tuple[int, ...] = ()
+    """Steps after which networks are examined besides the last."""
     network_lr: float = 3e-4
     """Learning rate of a network."""
     size_px: int = 128
@@ -85,6 +104,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         require_int(self, 1, None, "sources", "per_kind", "draws", "captions", "pupils", "network_steps")
+        require_int(self, 2, None, "pairs", "samples")
+        ordered = [*self.network_at, self.network_steps]
+        require(self, "network_at", ordered == sorted({*ordered}) and ordered[0] > 0, "rising, below network_steps")
         require(self, "size_px", self.size_px % 8 == 0 and self.size_px >= 64, "a multiple of 8, 64 or more")
 
     def effective(self) -> "Settings":
@@ -101,9 +123,12 @@ class Settings:
             guidance=self.guidance[:1],
             times=self.times[::5],
             draws=2,
+            pairs=2,
             captions=1,
+            samples=2,
             pupils=8,
             network_steps=4,
+            network_at=(),
         )
 
 
@@ -123,23 +148,52 @@ def run_methods(
     """Records of all rows."""
     with torch.no_grad():
         truth = prior.codec.decode(prior.codec.encode(job.truths.to(prior.device))).cpu()
-    records = [{"row": "unedited", **r} for r in measure(job, job.pictures)]
-    records += [{"row": "codec of the truth", **r} for r in measure(job, truth)]
+    records = [{"row": FIXED[0], **r} for r in measure(job, job.pictures)]
+    records += [{"row": FIXED[1], **r} for r in measure(job, truth)]
     for name, config in methods(settings.csd, settings.guidance).items():
+        records += edited_records(
+            name, job, lambda c=config: (edit_all(prior, job, c, seed=settings.seed), {}), kept, progress
+        )
+    return records
 
-        def make(name: str = name, config: CsdConfig = config) -> list[dict[str, Any]]:
-            edited = edit_all(prior, job, config, seed=settings.seed)
-            kept.folder.mkdir(parents=True, exist_ok=True)
-            save_file({"rgb": edited.rgb[:SHOWN].contiguous()}, kept.folder / f"{name}.safetensors")
-            price = {"seconds": edited.seconds, "peak_mb": edited.peak_mb}
-            done = [{"row": name, **price, **r} for r in measure(job, edited.rgb)]
-            done[0]["gradients"] = list(edited.gradients)
-            return done
 
-        rows = kept.records(name, make)
-        records += rows
-        right = sum(r["accuracy"] for r in rows) / len(rows)
-        progress.say(f"{name}: {100 * right:.0f} % right, {sum(r['psnr'] for r in rows) / len(rows):.2f} dB")
+def edited_records(
+    name: str, job: Job, make: Callable[[], tuple[Edited, dict[str, float]]], kept: Kept, progress: RunProgress
+) -> list[dict[str, Any]]:
+    """Records of one row, from disk or made now; the first pictures are kept too."""
+
+    def made() -> list[dict[str, Any]]:
+        edited, more = make()
+        kept.folder.mkdir(parents=True, exist_ok=True)
+        save_file({"rgb": edited.rgb[:SHOWN].contiguous()}, kept.folder / f"{name}.safetensors")
+        price = {"seconds": edited.seconds, "peak_mb": edited.peak_mb}
+        done = [{"row": name, **price, **more, **r} for r in measure(job, edited.rgb)]
+        done[0]["gradients"] = list(edited.gradients)
+        return done
+
+    rows = kept.records(name, made)
+    right = sum(r["accuracy"] for r in rows) / len(rows)
+    progress.say(f"{name}: {100 * right:.0f} % right, {sum(r['psnr'] for r in rows) / len(rows):.2f} dB")
+    return rows
+
+
+def run_contrasts(
+    prior: TextToImagePrior, job: Job, settings: Settings, kept: Kept, progress: RunProgress
+) -> list[dict[str, Any]]:
+    """Records of DDS, and of CDS with weights that give its term chosen shares of the gradient."""
+    seed = settings.seed
+    plain = {"weight": 0.0, "share": 0.0}
+    records = edited_records("dds", job, lambda: (edit_all(prior, job, settings.csd, seed=seed), {}), kept, progress)
+    records = [plain | r for r in records]
+    for name, row in contrasts(settings.csd).items():
+
+        def make(row: Contrast = row) -> tuple[Edited, dict[str, float]]:
+            ratios = term_to_residual(prior, job, row, times=SHARE_TIMES, seed=seed)
+            weight = weight_of(row.share, ratios["both"])
+            edited, share = edit_by(prior, job, row, weight=weight, seed=seed)
+            return edited, {"weight": weight, "share": share} | {f"ratio_{k}": v for k, v in ratios.items()}
+
+        records += edited_records(name, job, make, kept, progress)
     return records
 
 
@@ -158,11 +212,18 @@ def run_networks(
         edited = edit_all(prior, exam, csd, seed=settings.seed)
         return Answers(edited.rgb, edited.seconds * csd.steps)
 
-    def learnt(config: TranslateConfig) -> Answers:
-        return translation.answer(translation.learn(prior, config, pictures, captions, progress), exam)
+    @cache
+    def pupil(name: str) -> Pupil:
+        own, saved = translation.ablations(config)[name], kept.folder / f"{name}.state"
+        return Pupil(prior, own, pictures, captions, saved)
+
+    def learnt(name: str, after: int) -> Answers:
+        return translation.answer(pupil(name).after(after, progress), exam)
 
     makers: dict[str, Callable[[], Answers]] = {"dds, step by step": optimised}
-    makers |= {name: partial(learnt, one) for name, one in translation.ablations(config).items()}
+    for name in translation.ablations(config):
+        makers |= {f"{name}, after {k} steps": partial(learnt, name, k) for k in settings.network_at}
+        makers[name] = partial(learnt, name, steps)
     records, shown = [], {"source": exam.pictures, "truth": exam.truths}
     for name, make in makers.items():
         path = kept.folder / f"{name}.safetensors"
@@ -182,25 +243,27 @@ def run_networks(
     return records
 
 
-def agreement(prior: TextToImagePrior, job: Job, settings: Settings) -> list[dict[str, Any]]:
-    """How far samples of one caption are from each other, by how they were made."""
+def run_samples(prior: TextToImagePrior, settings: Settings, kept: Kept, progress: RunProgress) -> list[dict[str, Any]]:
+    """Records of samples of one caption, one a caption and way of sampling."""
+    reader, seed = None, settings.seed
+    if settings.work is not None:
+        reader = train_reader(settings.work / "shards", settings.work / "reader.safetensors", steps=READER_STEPS)
+    given = {"samples": settings.samples, "size_px": settings.size_px, "reader": reader}
+    given["steps"] = 2 if settings.quick else None
     records = []
-    for i, (caption, _) in enumerate(job.captions[: settings.captions]):
-        for method in SAMPLERS:
-            config = GenerateConfig(method=method, prior=settings.prior, seed=settings.seed + i)
-            if settings.quick:
-                csd = replace(prior.generation(method), steps=2)
-                config = replace(config, n=2, csd=csd)
-            with TemporaryDirectory() as folder:
-                quiet = RunProgress(quiet=True)
-                done = generate(caption, None, config, run_dir=Path(folder) / "run", prior=prior, progress=quiet)
-                numbers = Manifest.read(done.run_dir / "manifest.json").numbers
-            records.append({"row": method, "caption": caption, "spread": numbers[SPREAD]})
+    for i, asked in enumerate(samples.asked_of(settings.captions, first=SAMPLES_FIRST + 1000 * seed)):
+        for row in samples.WAYS:
+
+            def make(asked: samples.Asked = asked, row: str = row, i: int = i) -> list[dict[str, Any]]:
+                return [samples.records_of(prior, asked, row, seed=seed + i // 2, **given)]
+
+            records += kept.records(f"samples {i} {row}{' read' if reader else ''}", make)
+        progress.say(f"{asked.caption}: sampled")
     return records
 
 
 def draw_sheet(job: Job, rows: Sequence[str], folder: Path, path: Path) -> None:
-    """Write a contact sheet: sources, truths, and what every method made of the first pictures."""
+    """Write a contact sheet: sources, truths, and what the rows that there are made of the first pictures."""
     shown = {"source": job.pictures[:SHOWN], "truth": job.truths[:SHOWN]}
     shown |= {name: load_file(folder / f"{name}.safetensors")["rgb"] for name in rows}
     names = [t.edit.name for t in job.tasks[:SHOWN]]
@@ -213,24 +276,34 @@ def benchmark(settings: Settings, progress: RunProgress) -> Path:
     prior = TextToImagePrior.load(settings.prior, device=settings.device)
     settings.out.mkdir(parents=True, exist_ok=True)
     job = make_material(settings)
-    measured = {k: v for k, v in asdict(settings).items() if k not in ("out", "device")}
-    kept = Kept(settings.out / "kept", measured, settings.prior)
-    records = run_methods(prior, job, settings, kept, progress)
+    about = {k: v for k, v in asdict(settings).items() if k not in ("out", "device", "work")}
+    about |= {"tasks": len(job.tasks), "read": settings.work is not None}
+    free = ("of", "read", "network_at")
+    kept = Kept(settings.out / "kept", {k: v for k, v in about.items() if k not in free}, settings.prior)
 
-    def make_directions() -> list[dict[str, Any]]:
-        times, draws = settings.times, settings.draws
-        given = {"s_text": settings.csd.s_text, "times": times, "draws": draws, "seed": settings.seed}
-        return [asdict(d) for d in directions(prior, job, **given)]
+    def run_directions() -> list[dict[str, Any]]:
+        some = part_of(job, evenly(len(job.tasks), settings.pairs))
+        given = {"s_text": settings.csd.s_text, "draws": settings.draws, "seed": settings.seed}
 
-    found = kept.records("directions", make_directions)
-    samples = kept.records("samples", lambda: agreement(prior, job, settings))
-    networks = run_networks(prior, job, settings, kept, progress)
-    draw_sheet(job, list(methods(settings.csd, settings.guidance)), kept.folder, settings.out / "objectives.png")
-    about = {**measured, "tasks": len(job.tasks)}
-    everything = {"records": records, "directions": found, "samples": samples, "networks": networks, "about": about}
-    write_json(settings.out / "objectives.json", jsonable(everything))
-    write_text(settings.out / "objectives.md", to_markdown(**everything))
-    write_text(settings.out / "gradients.svg", norms_svg(found))
+        def at(t: int) -> list[dict[str, Any]]:
+            return [asdict(d) for d in directions(prior, some, times=(t,), **given)]
+
+        return [r for t in settings.times for r in kept.records(f"directions {t}", partial(at, t))]
+
+    parts: dict[Part, Callable[[], list[dict[str, Any]]]] = {
+        "methods": lambda: run_methods(prior, job, settings, kept, progress),
+        "contrast": lambda: run_contrasts(prior, job, settings, kept, progress),
+        "gradients": run_directions,
+        "samples": lambda: run_samples(prior, settings, kept, progress),
+        "networks": lambda: run_networks(prior, job, settings, kept, progress),
+    }
+    found = {part: run() for part, run in parts.items() if part in settings.of}
+    if rows := [r for r in dict.fromkeys(x["row"] for part in EDITING for x in found.get(part, ())) if r not in FIXED]:
+        draw_sheet(job, rows, kept.folder, settings.out / "objectives.png")
+    write_json(settings.out / "objectives.json", jsonable({**found, "about": about}))
+    write_text(settings.out / "objectives.md", to_markdown(found, about))
+    if "gradients" in found:
+        write_text(settings.out / "gradients.svg", norms_svg(found["gradients"]))
     return settings.out
 
 

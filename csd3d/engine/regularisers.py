@@ -13,6 +13,9 @@ before the residual, its gradient is
     g = r + nce_weight (h w / 2000) grad_z L
 
 with nce_weight = 3 and a learning rate of 2000 / (h w) times the published one.
+
+A place of the particle is the anchor, told from places of the source, as in the paper and in CUT (Park et al. 2020). In
+the published code it is the other way round; `scripts/benchmark_objectives.py --of contrast` measures both.
 """
 
 from collections.abc import Callable, Sequence

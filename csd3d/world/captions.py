@@ -59,6 +59,17 @@ def vary(caption: str, rng: random.Random) -> str:
     return f"a {styles[0]}" if said == PHOTO else f"a {styles[0]} of " + separator.join([said, *clauses])
 
 
+def without_looks(caption: str) -> str:
+    """The caption of a scene without what says how its things look: left open, as `vary` leaves it now and then.
+
+    "a striped red ball on grass, at night" -> "a ball on grass, at night".
+    """
+    head, *clauses = caption.split(", ")
+    things, *ground = head.rsplit(" on ", 1)
+    names = " and ".join(_without_adjectives(name) for name in things.split(" and "))
+    return ", ".join([" on ".join([names, *ground]), *clauses])
+
+
 def styled(caption: str, edit: Edit) -> str:
     """The caption of a picture after a style edit."""
     return f"{caption}, {_style_of(edit)}"

@@ -1,7 +1,8 @@
 """Score distillation on pictures with exact truth: methods of a text-to-image prior, and what is measured of them."""
 
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,11 +13,12 @@ from torch import Tensor
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.loop import Objective, run
 from csd3d.engine.optimise import descend, first_moments
+from csd3d.engine.regularisers import Regulariser
 from csd3d.engine.types import Batch, Index, Latents
 from csd3d.metrics import background_change, is_nearest, psnr, structure_distance, untouched
 from csd3d.metrics.warp import masked_mean
 from csd3d.priors.prior import Guidance, Prompts
-from csd3d.priors.text_to_image import TextToImagePrior
+from csd3d.priors.text_to_image import TextToImagePrior, TextToImageScore
 from csd3d.world.edits import Edit
 from csd3d.world.scene import SceneSampler
 from scripts.benchmarks.heldout import Source, Task
@@ -43,6 +45,13 @@ def make_job(tasks: Sequence[Task]) -> Job:
     captions = [captions_of(t.source, t.edit) for t in tasks]
     pictures, truths = [t.source.picture for t in tasks], [t.source.truth(t.edit) for t in tasks]
     return Job(tasks, captions, torch.stack(pictures), torch.stack(truths))
+
+
+def part_of(job: Job, places: Sequence[int]) -> Job:
+    """The job of some of its tasks."""
+    at = list(places)
+    tasks, captions = [job.tasks[i] for i in at], [job.captions[i] for i in at]
+    return Job(tasks, captions, job.pictures[at], job.truths[at])
 
 
 class Pictures:
@@ -74,20 +83,31 @@ class Edited:
     """Peak memory; NaN where the system does not tell."""
     gradients: Sequence[float]
     """Root mean square of g, step by step."""
+    residuals: Sequence[float]
+    """The same of the residuals."""
 
 
 @torch.no_grad()
-def edit_all(prior: TextToImagePrior, job: Job, config: CsdConfig, *, seed: int) -> Edited:
-    """Edit all pictures of a job at once; uncoupled ones do not know of each other."""
+def edit_all(
+    prior: TextToImagePrior,
+    job: Job,
+    config: CsdConfig,
+    *,
+    seed: int,
+    term: Callable[[TextToImageScore], Regulariser] | None = None,
+) -> Edited:
+    """Edit all pictures of a job at once; uncoupled ones do not know of each other. `term` is added to g."""
     s = prior.codec.encode(job.pictures.to(prior.device))
     before, after = ([c[k] for c in job.captions] for k in (0, 1))
     score = prior.score(Prompts(after, before), Guidance.of(config))
-    particles, gradients = Pictures(s, config), []
+    particles, objective = Pictures(s, config), Objective(score, config, regularisers=(term(score),) if term else ())
+    gradients, residuals = [], []
     peak_mb, began = peak_memory(prior.device), time.perf_counter()
-    for info in run(particles, Objective(score, config), rng=torch.Generator().manual_seed(seed)):
+    for info in run(particles, objective, rng=torch.Generator().manual_seed(seed)):
         gradients.append(info.gradient_rms)
+        residuals.append(info.residual_rms)
     seconds = (time.perf_counter() - began) / max(1, config.steps * len(s))
-    return Edited(prior.codec.decode(particles.z).cpu(), seconds, peak_mb(), gradients)
+    return Edited(prior.codec.decode(particles.z).cpu(), seconds, peak_mb(), gradients, residuals)
 
 
 def sharpness(
@@ -125,19 +145,37 @@ def measure(job: Job, output: Float[Tensor, "n 3 S S"]) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Directions:
-    """Gradients of SDS and DDS at one timestep, over many draws of noise (Hertz et al. 2023, fig. 8)."""
+    """Gradients of SDS and DDS at one timestep, over many draws of noise (Hertz et al. 2023, fig. 8).
+
+    Of each the norm of the mean over noises, which is the bias itself, and as published the mean of the norms, in which
+    is the scatter of the noises too. All are means over pictures.
+    """
 
     t: int
     aligned: float
-    """Mean over pictures of the norm of the mean SDS gradient, of pictures with captions that fit."""
+    """Norm of the mean SDS gradient of pictures with captions that fit."""
     unaligned: float
-    """The same with the captions of other pictures."""
+    """The same with captions of other pictures."""
     dds: float
     """The same for DDS between an edited picture (the truth) and its source, both with captions that fit."""
+    aligned_norms: float
+    """Mean of the norms, as published."""
+    unaligned_norms: float
+    """The same with captions of other pictures."""
+    dds_norms: float
+    """The same for DDS."""
     cosine: float
     """Mean cosine between the SDS gradients of an edited picture and of its source, under the same noise."""
     cosine_others: float
     """The same between different scenes."""
+
+
+def of_others(names: Sequence[str]) -> list[int]:
+    """A permutation that gives every place one of another name; some keep theirs where one name has more than half."""
+    places = sorted(range(len(names)), key=lambda i: names[i])
+    shift = max(Counter(names).values())
+    given = {place: places[(k + shift) % len(places)] for k, place in enumerate(places)}
+    return [given[i] for i in range(len(names))]
 
 
 @torch.no_grad()
@@ -147,25 +185,24 @@ def directions(
     """What DDS claims of its gradient, measured: the bias of SDS, how much of it is the same in both branches."""
     z, s = (prior.codec.encode(x.to(prior.device)) for x in (job.truths, job.pictures))
     before, after = ([c[k] for c in job.captions] for k in (0, 1))
-    order = [*range(1, len(s)), 0]
+    order = of_others([task.source.name for task in job.tasks])
     score = prior.score(Prompts(after, before), Guidance(s_text))
     wrong = prior.score(Prompts([before[i] for i in order]), Guidance(s_text))
     index, rng, found = torch.arange(len(s)), torch.Generator().manual_seed(seed), []
     for t in times:
         sums = [torch.zeros_like(s) for _ in range(3)]
-        cosines, others = [], []
+        norms, cosines = torch.zeros(3), torch.zeros(2)
         for _ in range(draws):
             e = torch.randn(s.shape[1:], generator=rng).to(s).expand_as(s)
             x, unedited = (prior.schedule.noised(Batch(now, s, index), t, e) for now in (z, s))
             edited, source = score.target(x) - e, score.source(x) - e
-            sums[0] += source
-            sums[1] += wrong.target(unedited) - e
-            sums[2] += edited - source
-            cosines.append(torch.cosine_similarity(edited.flatten(1), source.flatten(1)).mean())
-            others.append(torch.cosine_similarity(edited.flatten(1), source[order].flatten(1)).mean())
-        aligned, unaligned, dds = (float((x / draws).flatten(1).norm(dim=1).mean()) for x in sums)
-        cosine, other = (float(torch.stack(x).mean()) for x in (cosines, others))
-        found.append(Directions(t, aligned, unaligned, dds, cosine, other))
+            for k, g in enumerate((source, wrong.target(unedited) - e, edited - source)):
+                sums[k] += g
+                norms[k] += float(g.flatten(1).norm(dim=1).mean())
+            for k, other in enumerate((source, source[order])):
+                cosines[k] += float(torch.cosine_similarity(edited.flatten(1), other.flatten(1)).mean())
+        means = [float((x / draws).flatten(1).norm(dim=1).mean()) for x in sums]
+        found.append(Directions(t, *means, *(norms / draws).tolist(), *(cosines / draws).tolist()))
     return found
 
 

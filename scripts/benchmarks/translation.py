@@ -3,10 +3,12 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from csd3d.priors.text_to_image import TextToImagePrior
@@ -25,6 +27,8 @@ from scripts.training.pictures import training_camera
 
 TASKS = {"night": f"{OWN}, at night", "snow": f"{OWN}, in snow"}
 """Names of edits of the world, and what the caption of a plain picture becomes."""
+SAVE_EVERY = 100
+"""Steps between two saved states of a network."""
 
 
 @torch.inference_mode()
@@ -61,20 +65,44 @@ def _latents(prior: TextToImagePrior, pictures: Float[Tensor, "n 3 S S"]) -> Flo
     return torch.cat([prior.codec.encode(rgb.to(prior.device)).cpu() for rgb in pictures.split(16)])
 
 
-def learn(
-    prior: TextToImagePrior,
-    config: TranslateConfig,
-    pictures: Float[Tensor, "n 3 S S"],
-    captions: Sequence[str],
-    progress: RunProgress,
-) -> Trained:
-    """A network trained on `pictures`."""
-    torch.manual_seed(config.seed)
-    network = make_translator(prior, list(config.tasks.values()))
-    trainer = Trainer(prior, network, config, _latents(prior, pictures), captions)
-    for step in progress.track("network", range(config.steps), total=config.steps):
-        trainer.step(step)
-    return Trained(prior, trainer.network.eval(), tuple(config.tasks), pictures.shape[-1])
+class Pupil:
+    """A network that learns from `pictures`, and goes on from what is saved in the file `saved`."""
+
+    def __init__(
+        self,
+        prior: TextToImagePrior,
+        config: TranslateConfig,
+        pictures: Float[Tensor, "n 3 S S"],
+        captions: Sequence[str],
+        saved: Path,
+    ) -> None:
+        torch.manual_seed(config.seed)
+        network = make_translator(prior, list(config.tasks.values()))
+        self._prior, self._config, self._saved, self._side = prior, config, saved, pictures.shape[-1]
+        self._trainer = Trainer(prior, network, config, _latents(prior, pictures), captions)
+        self._done = 0
+        if saved.is_file():
+            state = load_file(saved)
+            self._done = int(state.pop("done"))
+            self._trainer.load_state_dict(state)
+
+    def after(self, steps: int, progress: RunProgress) -> Trained:
+        """The network after `steps` of its steps. Raises ValueError if it has done more."""
+        if self._done > steps:
+            raise ValueError(f"steps: expected {self._done} or more, which are done, got {steps}")
+        for step in progress.track("network", range(self._done, steps), total=steps - self._done):
+            self._trainer.step(step)
+            self._done = step + 1
+            if self._done % SAVE_EVERY == 0 or self._done == steps:
+                self._save()
+        return Trained(self._prior, self._trainer.network.eval(), tuple(self._config.tasks), self._side)
+
+    def _save(self) -> None:
+        self._saved.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._saved.with_suffix(".part")
+        state = {name: x.contiguous() for name, x in self._trainer.state_dict().items()}
+        save_file(state | {"done": torch.tensor(self._done)}, partial)
+        partial.replace(self._saved)
 
 
 @dataclass(frozen=True)

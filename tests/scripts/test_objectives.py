@@ -13,11 +13,10 @@ from csd3d.priors.prior import Guidance, Prompts
 from csd3d.priors.text_to_image import TextToImagePrior
 from csd3d.runs.progress import RunProgress
 from csd3d.translate.config import TranslateConfig
-from scripts import benchmark_objectives
 from scripts.benchmark_objectives import Settings, benchmark, make_material
 from scripts.benchmarks import translation
 from scripts.benchmarks.heldout import FIRST_SEED, world_source
-from scripts.benchmarks.objectives import directions, edit_all, measure, methods, sharpness
+from scripts.benchmarks.objectives import directions, edit_all, measure, methods, of_others, sharpness
 from tests.priors.tiny import write_tiny_prior
 
 
@@ -80,8 +79,20 @@ def test_directions_are_those_of_the_step(settings: Settings, folder: Path) -> N
         draws=1,
         seed=3,
     )
+    assert found.aligned_norms == pytest.approx(found.aligned)  # of one noise
+    several = directions(prior, job, s_text=2.0, times=(400,), draws=3, seed=3)[0]
+    assert several.aligned_norms > several.aligned
+    assert several.dds_norms > several.dds
     assert same[0].dds == pytest.approx(0, abs=1e-4)
     assert same[0].cosine == pytest.approx(1, abs=1e-4)
+
+
+def test_captions_that_do_not_fit_are_of_other_scenes() -> None:
+    names = ["a", "b", "a", "c", "b", "a"]
+    order = of_others(names)
+    assert sorted(order) == list(range(6))
+    assert all(names[i] != names[k] for i, k in enumerate(order))
+    assert sorted(of_others(["a", "a", "b"])) == [0, 1, 2]
 
 
 def test_pictures_do_not_depend_on_each_other_but_for_their_noise(settings: Settings, folder: Path) -> None:
@@ -95,12 +106,21 @@ def test_pictures_do_not_depend_on_each_other_but_for_their_noise(settings: Sett
 def test_it_runs_and_goes_on_with_what_is_finished(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     quiet = RunProgress(quiet=True)
     page = (benchmark(settings, quiet) / "objectives.md").read_text()
-    for row in ("sds", "cds, score", "codec of the truth", "| 50 |", "| csd |"):
+    for row in ("sds", "cds, score", "codec of the truth", "| 50 |", "| csd |", "cds, 50 %", "anchors in the source"):
         assert row in page
     assert (settings.out / "objectives.png").is_file()
-    monkeypatch.setattr(benchmark_objectives, "edit_all", None)
-    monkeypatch.setattr(benchmark_objectives, "agreement", None)
+    for name in ("edit_all", "edit_by", "samples.records_of", "translation.answer"):
+        monkeypatch.setattr(f"scripts.benchmark_objectives.{name}", None)
     assert (benchmark(settings, quiet) / "objectives.md").read_text() == page
+    only = benchmark(replace(settings, of=("contrast",)), quiet) / "objectives.md"
+    assert [line for line in only.read_text().splitlines() if line.startswith("## ")] == [
+        "## CDS where its term counts"
+    ]
+
+
+def test_lengths_of_training_rise(settings: Settings) -> None:
+    with pytest.raises(ValueError, match="network_at: expected rising, below network_steps"):
+        replace(settings, network_steps=100, network_at=(50, 200))
 
 
 def test_networks_are_examined_where_their_captions_are_true() -> None:
@@ -123,14 +143,21 @@ def test_variety_is_that_of_the_truths_or_none() -> None:
     assert translation.variety(exam, collapsed) == pytest.approx(0, abs=1e-4)
 
 
-def test_a_network_learns_and_answers(settings: Settings, folder: Path) -> None:
+def test_a_network_learns_answers_and_goes_on(settings: Settings, folder: Path, tmp_path: Path) -> None:
     prior = TextToImagePrior.load(folder)
     exam = translation.examination([world_source(FIRST_SEED, 64)])
     tasks = {"night": "night {}", "snow": "snow {}"}  # the tiny text encoder reads but the beginning
     config = TranslateConfig(tasks=tasks, csd=settings.csd, steps=2, batch=2, lr=1e-2)
     pictures, captions = translation.pupils(FIRST_SEED, 2, 64)
-    trained = translation.learn(prior, config, pictures, captions, RunProgress(quiet=True))
+    given = (prior, config, pictures, captions)
+    trained = translation.Pupil(*given, tmp_path / "network").after(2, RunProgress(quiet=True))
     answers = translation.answer(trained, exam)
     assert answers.rgb.shape == exam.pictures.shape
     assert bool(trained.network.unet.conv_out.weight.abs().max() > 0)  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
     assert set(translation.ablations(config)) == {"network", "network, no warm-up", "network, SDS"}
+    translation.Pupil(*given, tmp_path / "stopped").after(1, RunProgress(quiet=True))
+    again = translation.Pupil(*given, tmp_path / "stopped")
+    went_on = again.after(2, RunProgress(quiet=True)).network.state_dict()
+    assert all(torch.equal(x, went_on[name]) for name, x in trained.network.state_dict().items())
+    with pytest.raises(ValueError, match="steps: expected 2 or more, which are done, got 1"):
+        again.after(1, RunProgress(quiet=True))
