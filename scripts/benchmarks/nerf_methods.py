@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from csd3d.attention.attended import ANCHORS
 from csd3d.engine.types import Noised
 from csd3d.media.geometry import to_working
 from csd3d.nerf import configs
@@ -175,6 +176,11 @@ def standard(plan: Plan, truth: Float[Tensor, "n 3 H W"]) -> Mapping[str, Method
         coupling: Method(Update, {**scales, **batches, "coupling": coupling}, plan.unet_rows)
         for coupling in ("independent", "svgd", "paper", "depth")
     }
+    seen = min(ANCHORS, plan.views_per_edit) / plan.views_per_edit  # the anchors of a step are predicted first
+    shared = {
+        name: Method(Update, {**method.settings, "share": "anchors"}, plan.unet_rows * (1 + seen))
+        for name, method in csd.items()
+    }
 
     rows_before = plan.edits * plan.views_per_edit * 100 * csd_rows(1.5, 1.5)
     before = Method(Update, {**batches, **BEFORE, "coupling": "depth"}, rows_before)
@@ -196,6 +202,8 @@ def standard(plan: Plan, truth: Float[Tensor, "n 3 H W"]) -> Mapping[str, Method
         "csd-edit, SVGD, paper": csd["paper"],
         "csd-edit, SVGD by depth": csd["depth"],
         "csd-edit, SVGD by depth, the defaults before": before,
+        "csd-edit, SVGD, shared anchors": shared["svgd"],
+        "csd-edit, SVGD by depth, shared anchors": shared["depth"],
         "true edited views, through the codec": true_views(through_codec=True),
         "true edited views": true_views(through_codec=False),
     }

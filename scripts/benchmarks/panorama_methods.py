@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from csd3d.attention.presets import Attention, Sharing
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.epochs import steps_in_epoch
 from csd3d.engine.loop import Objective, run
@@ -28,6 +29,9 @@ from panorama.surface import Surface
 from panorama.views import view_of
 from panorama.windows import WindowParticles, Windows
 from panorama.wrap import Wrap
+
+SHARED = "csd-edit, SVGD, shared anchors"
+"""The row with shared attention."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +165,7 @@ def ddim(z: Tensor, predict: Callable[[Tensor, int], Tensor], schedule: Schedule
     return z
 
 
-def collaboration(csd: CsdConfig) -> Method:
+def collaboration(csd: CsdConfig, *, share: Sharing = "none") -> Method:
     """CSD-Edit of all windows, exactly as the editor moves them."""
 
     def edit(task: Task) -> Float[Tensor, "k c h w"]:
@@ -172,7 +176,7 @@ def collaboration(csd: CsdConfig) -> Method:
             task.s, windows, config, budget=task.windows_per_step, device=task.prior.device,
             settle=(lambda z: task.surface.settle(z, task.encode, task.decode)) if task.sphere else None,
         )  # fmt: skip
-        score = task.prior.score(Prompts(task.sentence), Guidance.of(csd))
+        score = Attention(share).over(task.prior.score(Prompts(task.sentence), Guidance.of(csd)))
         for _ in run(particles, Objective(score, config), rng=task.rng()):
             pass
         return particles.z
@@ -188,6 +192,7 @@ def standard(csd: CsdConfig, *, sampling_steps: int, s_text: float, s_image: flo
         "windows sampled, averaged": sampling(steps=sampling_steps, joint=True, **scales),
         "csd-edit, independent": collaboration(replace(csd, coupling="independent")),
         "csd-edit, SVGD": collaboration(replace(csd, coupling="svgd")),
+        SHARED: collaboration(replace(csd, coupling="svgd"), share="anchors"),
     }
 
 

@@ -112,12 +112,12 @@ def test_from_end_to_end_and_on_from_where_it_was(
     found = json.loads((tmp_path / "out" / "nerf.json").read_text())
     rows = {r["row"]: r for r in found["records"]}
     assert list(rows)[:3] == [TRUTH, UNEDITED, FLOOR]
-    assert len(rows) == 9
+    assert len(rows) == 12
     assert rows[CEILING]["psnr_train"] > 50 > rows[f"{CEILING}, through the codec"]["psnr_train"]
     before = next(r for r in first["records"] if r["row"] == "csd-edit, SVGD")
     assert rows["csd-edit, SVGD"] == before  # seconds too: it was not run again
     coupled = {rows[name]["psnr_train"] for name in rows if name.startswith("csd-edit")}
-    assert len(coupled) == 4  # four ways of moving a batch
+    assert len(coupled) == 7  # seven ways of moving a batch
     assert "| csd-edit, SVGD |" in (tmp_path / "out" / "nerf.md").read_text()
     assert (tmp_path / "out" / "sheets" / "make-it-snowy.png").is_file()
 

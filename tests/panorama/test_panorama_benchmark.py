@@ -71,7 +71,7 @@ def test_from_end_to_end(tmp_path, monkeypatch):
     assert benchmark_panorama.benchmark(settings, RunProgress(quiet=True)) == tmp_path / "out"
     records = json.loads((tmp_path / "out/panorama.json").read_text())["records"]
     assert {r["kind"] for r in records} == {"strip", "turn", "sphere"}
-    for kind, rows in (("strip", 4), ("turn", 4), ("sphere", 3)):
+    for kind, rows in (("strip", 5), ("turn", 5), ("sphere", 4)):
         mine = [r for r in records if r["kind"] == kind]
         assert len(mine) == 3 + 2 * rows
         truth = next(r for r in mine if r["row"] == "truth")
@@ -80,7 +80,9 @@ def test_from_end_to_end(tmp_path, monkeypatch):
         assert (truth["wrap"] is None) == (kind == "strip")
         assert (truth["seam"] is None) == (kind == "sphere")
     page = (tmp_path / "out/panorama.md").read_text()
-    assert page.count("csd-edit, SVGD") == 6
+    assert page.count("csd-edit, SVGD |") == page.count("csd-edit, SVGD, shared anchors |") == 6
+    price = {r["row"]: r["unet_rows"] for r in records if r["kind"] == "turn" and r["detail"]}
+    assert price["csd-edit, SVGD, shared anchors"] == 1.5 * price["csd-edit, SVGD"]  # four of eight are seen twice
     assert len(list((tmp_path / "out/sheets").glob("*.png"))) == 3
     monkeypatch.setattr(benchmark_panorama, "standard", None)  # a second call has nothing left to edit
     benchmark_panorama.benchmark(settings, RunProgress(quiet=True))
