@@ -15,6 +15,7 @@ from torch import Tensor
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.epochs import step_sizes
 from csd3d.engine.loop import Objective, run
+from csd3d.engine.reuse import reusing
 from csd3d.engine.sampling import run_sampling
 from csd3d.media.geometry import strip_note
 from csd3d.media.masks import read_mask
@@ -307,7 +308,7 @@ class PanoramaEditor(Editor[PanoramaConfig]):
             particles = self._particles_from(canvas)
             steps = engine.steps * particles.steps_per_epoch
             rng = torch.Generator().manual_seed(self.config.seed)
-            moves = run(particles, Objective(self.score, replace(engine, steps=steps)), rng=rng)
+            moves = run(particles, Objective(reusing(self.score, engine), replace(engine, steps=steps)), rng=rng)
         for _ in progress.track("preview", moves, total=steps):
             pass
         pixels = self._pixels(particles, progress)

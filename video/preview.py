@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from csd3d.engine.loop import Objective, StepInfo, run
+from csd3d.engine.reuse import reusing
 from csd3d.engine.sampling import run_sampling
 from csd3d.engine.types import Latents
 from csd3d.media.clip.source import open_clip
@@ -102,4 +103,4 @@ def _preview_moves(
     particles = FrameParticles(s, csd, batching=Batching(FRAMES, groups=plan.groups), device=prior.device)
     steps = csd.steps * particles.steps_per_epoch
     rng = torch.Generator().manual_seed(config.seed)
-    return particles.z, run(particles, Objective(score, replace(csd, steps=steps)), rng=rng), steps
+    return particles.z, run(particles, Objective(reusing(score, csd), replace(csd, steps=steps)), rng=rng), steps

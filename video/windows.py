@@ -19,6 +19,7 @@ from torch import Tensor
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.loop import Objective, StepInfo, run
 from csd3d.engine.residuals import Score
+from csd3d.engine.reuse import reusing
 from csd3d.engine.step import require_coupling
 from csd3d.engine.transport import Correspondences
 from csd3d.engine.types import Batch, Index, Latents
@@ -32,7 +33,8 @@ from csd3d.runs.estimate import Work
 from csd3d.runs.found_masks import AUTO
 from csd3d.runs.reference import attending_of
 from csd3d.runs.rows import Rows, writing_rows
-from csd3d.runs.session import Session, StoredParticles
+from csd3d.runs.session import Session
+from csd3d.runs.stored import StoredParticles
 from video.config import VideoConfig
 from video.frames import Frames, Scan
 from video.latents_store import LatentsStore, sources_path
@@ -294,5 +296,5 @@ def edit_clip(
     score, codec = prior.score_of_clip(config, Prompts(sentence)), codec_of(prior)
     s = encoded(codec, rgb.to(prior.device))
     windows = ClipWindows(s, config, window=window, overlap=overlap, device=prior.device)
-    moves = run(windows, Objective(score, config), rng=torch.Generator().manual_seed(seed))
+    moves = run(windows, Objective(reusing(score, config), config), rng=torch.Generator().manual_seed(seed))
     return ClipEdit(codec, windows, moves, len(rgb))

@@ -7,6 +7,7 @@ In reading order, each formula in one place:
     guidance      predictions with and without condition, extrapolated to one
     residuals     r: what one particle wants (noise or source baseline)
     kernels       k: the weight of one particle in the update of another
+    reuse         the unconditional part of guidance, kept for some moves
     stein         g: residuals mixed by the kernel, and repulsion (SVGD)
     transport     the same along correspondences: a pixel mixes with where its point is in other particles
     regularisers  terms with a gradient of their own (PatchNCE)
@@ -57,6 +58,7 @@ from csd3d.engine.regularisers import Regulariser as Regulariser
 from csd3d.engine.regularisers import patch_nce as patch_nce
 from csd3d.engine.residuals import Score as Score
 from csd3d.engine.residuals import StepScore as StepScore
+from csd3d.engine.reuse import reusing as reusing
 from csd3d.engine.sampling import SampledParticles as SampledParticles
 from csd3d.engine.sampling import Sampling as Sampling
 from csd3d.engine.sampling import run_sampling as run_sampling

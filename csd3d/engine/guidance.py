@@ -48,6 +48,13 @@ def evaluated(coefficients: Mapping[B, float]) -> dict[B, float]:
     return {branch: c for branch, c in coefficients.items() if c != 0}
 
 
+def split(coefficients: Mapping[B, float], null: B) -> tuple[float, float, dict[B, float]]:
+    """c_0 of the branch `null`, what the other coefficients add up to, and these divided by it, so that they are a
+    guided prediction themselves: sum_b c_b e_b = c_0 e_0 + (1 - c_0) sum_b (c_b / (1 - c_0)) e_b. Not for c_0 = 1."""
+    c_0 = coefficients[null]
+    return c_0, 1 - c_0, {branch: c / (1 - c_0) for branch, c in coefficients.items() if branch != null}
+
+
 def guided(coefficients: Mapping[B, float], predict: Callable[[Sequence[B]], Sequence[Latents]]) -> Latents:
     """sum_b c_b e_b; `predict` gives the predictions of the branches it is asked for, those with c_b != 0, in order."""
     asked = evaluated(coefficients)

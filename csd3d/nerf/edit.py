@@ -26,6 +26,7 @@ from csd3d.attention.presets import Attention
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.loop import Objective, StepInfo, run, settled
 from csd3d.engine.optimise import descend, first_moments
+from csd3d.engine.reuse import reusing
 from csd3d.engine.step import scalar_kernel
 from csd3d.engine.transport import Correspondences, TransportKernel, along
 from csd3d.engine.types import Batch, Index, Latents
@@ -136,7 +137,7 @@ def edit_views(
     particles = ViewParticles(z, s, csd)
     curves: list[StepInfo] = []
     on_move(0, csd.steps)
-    for info in run(particles, Objective(SharedScore(score), csd, kernel), rng=rng):
+    for info in run(particles, Objective(SharedScore(reusing(score, csd)), csd, kernel), rng=rng):
         curves.append(info)
         on_move(len(curves), csd.steps)
         if settled(curves, csd) is not None:

@@ -154,6 +154,8 @@ class EditSettings(VanillaPipelineConfig):
             require(self, "timesteps", not ordered, "random with driver distil, whose steps have no end")
             asked = getattr(self, "tolerance")  # noqa: B009 - likewise
             require(self, "tolerance", not asked, "0 with driver distil, whose steps have no end")
+            reused = getattr(self, "guide_every")  # noqa: B009 - likewise
+            require(self, "guide_every", reused in (None, 1), "1 with driver distil, whose renders are never the same")
             for name in ("strength", "detail"):
                 require(self, name, getattr(self, name) == 1, "1 with driver distil, which replaces no picture")
         _ = self.attending  # refuses what cannot be read

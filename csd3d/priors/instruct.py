@@ -26,8 +26,9 @@ from csd3d.attention.score import MapEnergy, MapsRead
 from csd3d.attention.sites import Site
 from csd3d.attention.words import Tokens
 from csd3d.engine.config import CsdConfig
-from csd3d.engine.guidance import InstructBranch, guided, instruct_coefficients, instruct_source_coefficients
+from csd3d.engine.guidance import InstructBranch, guided, instruct_coefficients, instruct_source_coefficients, split
 from csd3d.engine.regularisers import FeatureLoss, FeatureSite
+from csd3d.engine.reuse import Side
 from csd3d.engine.schedule import Schedule
 from csd3d.engine.types import Index, Latents, Noised, numbers
 from csd3d.priors.families.table import Kind
@@ -126,6 +127,25 @@ class InstructScore:
     def source(self, x: Noised) -> Latents:
         """The same for the noisy sources themselves, without the instruction. Two UNet rows each, or one."""
         return self._epsilon(instruct_source_coefficients(self.guidance.at(x.t).image), x.s_t, x, role="source")
+
+    def is_guided(self, t: int) -> bool:
+        """See `SplitScore`."""
+        return self.guidance.at(t).image != 1
+
+    def unconditional(self, x: Noised, side: Side) -> Latents:
+        """See `SplitScore`. One row each."""
+        c_0, _, _ = self._split(x.t, side)
+        return c_0 * self._epsilon({"00": 1.0}, x.z_t if side == "target" else x.s_t, x, role=side)
+
+    def conditional(self, x: Noised, side: Side) -> Latents:
+        """See `SplitScore`. Two rows for a particle, one at s_text = s_image; one for a source."""
+        _, rest, coefficients = self._split(x.t, side)
+        return rest * self._epsilon(coefficients, x.z_t if side == "target" else x.s_t, x, role=side)
+
+    def _split(self, t: int, side: Side) -> tuple[float, float, dict[InstructBranch, float]]:
+        scales = self.guidance.at(t)
+        of_target = instruct_coefficients(scales.text, scales.image)
+        return split(of_target if side == "target" else instruct_source_coefficients(scales.image), "00")
 
     @property
     def sites(self) -> tuple[Site, ...]:

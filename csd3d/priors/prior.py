@@ -20,6 +20,7 @@ from csd3d.attention.presets import Attention
 from csd3d.engine.config import CsdConfig, Effort, Method
 from csd3d.engine.loop import require_timesteps
 from csd3d.engine.residuals import Score
+from csd3d.engine.reuse import reusing
 from csd3d.engine.sampling import By
 from csd3d.engine.schedule import Schedule
 from csd3d.engine.types import Index
@@ -205,7 +206,9 @@ class Prior(ABC):
         self.require(csd, prompts)
         score = self.score(prompts, Guidance.of(csd))
         require_timesteps(score.schedule, csd)
-        return score if attention is None else self.attended(score, attention)
+        score = score if attention is None else self.attended(score, attention)
+        _ = reusing(score, csd)  # refuses what has no parts
+        return score
 
     def attended(self, score: Score, attention: Attention) -> Score:
         """One of its scores with its attention controlled, what is left open suited to it. Raises as `Attention.over`

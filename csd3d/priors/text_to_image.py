@@ -30,6 +30,7 @@ from csd3d.attention.words import Tokens
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.guidance import TextBranch, guided, text_coefficients
 from csd3d.engine.regularisers import FeatureLoss, FeatureSite
+from csd3d.engine.reuse import Side
 from csd3d.engine.schedule import Schedule
 from csd3d.engine.types import Index, Latents, Noised, numbers
 from csd3d.priors.composed import Composed, Stage, sample_composed
@@ -162,6 +163,28 @@ class TextToImageScore:
     def source(self, x: Noised) -> Latents:
         """The same for the noisy sources under the caption of the source. Raises ValueError if there is none."""
         return self._epsilon(self._require_source(), x.s_t, x, role="source")
+
+    def is_guided(self, t: int) -> bool:
+        """See `SplitScore`."""
+        scales = self.guidance.at(t)
+        return scales.text != 1 or scales.source_text != 1
+
+    def unconditional(self, x: Noised, side: Side) -> Latents:
+        """See `SplitScore`. One row each."""
+        caption, scale, x_t = self._side(x, side)
+        return (1 - scale) * self._epsilon(caption, x_t, x, role=side, coefficients={"null": 1.0})
+
+    def conditional(self, x: Noised, side: Side) -> Latents:
+        """See `SplitScore`. One row each."""
+        caption, scale, x_t = self._side(x, side)
+        return scale * self._epsilon(caption, x_t, x, role=side, coefficients={"text": 1.0})
+
+    def _side(self, x: Noised, side: Side) -> tuple[Sentences, float, Latents]:
+        """The captions of a side, its guidance scale and its noisy latents."""
+        scales = self.guidance.at(x.t)
+        if side == "target":
+            return self.prompt, scales.text, x.z_t
+        return self._require_source(), scales.source_text, x.s_t
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -305,7 +328,15 @@ class TextToImageScore:
         with self.prior.showing(index, s, z_in.shape):
             return guided(coefficients or text_coefficients(scale), branches)
 
-    def _epsilon(self, caption: Sentences, x_t: Latents, x: Noised, *, role: Role) -> Latents:
+    def _epsilon(
+        self,
+        caption: Sentences,
+        x_t: Latents,
+        x: Noised,
+        *,
+        role: Role,
+        coefficients: Mapping[TextBranch, float] | None = None,
+    ) -> Latents:
         """Noise in `x_t`, particles or sources of `x`."""
-        output = self.predict(caption, x_t, x.t, x.index, role=role, s=x.s).to(x_t)
+        output = self.predict(caption, x_t, x.t, x.index, role=role, s=x.s, coefficients=coefficients).to(x_t)
         return to_epsilon(output, x_t.detach(), x.t, schedule=self.schedule, prediction=self.prior.prediction)

@@ -103,6 +103,7 @@ class EditConfig(RunConfig):
             require(csd, "shift", csd.shift == 1, "1 with --by sampling (see --t-max)")
             require(csd, "steps", csd.steps > 0, "1 or more with --by sampling")
             require(csd, "tolerance", csd.tolerance == 0, "0 with --by sampling, whose steps all count")
+            require(csd, "guide_every", csd.guide_every == 1, "1 with --by sampling")
         if self.mask_words is not None:
             require(self, "mask_words", bool(self.mask_words.strip()), "what to look for, such as 'the ball'")
             mask = getattr(self, "mask", None)  # of the editor's own

@@ -20,8 +20,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
-from csd3d.engine.loop import Objective, Particles, Stateful, StepInfo, run, settled
+from csd3d.engine.loop import Objective, Stateful, StepInfo, run, settled
 from csd3d.engine.residuals import Score
+from csd3d.engine.reuse import ReusingScore, reusing
 from csd3d.engine.sampling import SampledParticles, Sampling, run_sampling
 from csd3d.engine.stein import Kernel
 from csd3d.media.sheet import save_picture
@@ -38,16 +39,12 @@ from csd3d.runs.log import Show, StepLog
 from csd3d.runs.manifest import Manifest, fingerprint
 from csd3d.runs.progress import RunProgress
 from csd3d.runs.report import Report, write_report
+from csd3d.runs.stored import ReusingParticles, StoredParticles
 from csd3d.user_errors import out_of_memory
 
 T = TypeVar("T")
 ROWS, ROWS_EACH = "network rows", "network rows a particle"
 """Names of the rows of the prior's network that an edit took, among the numbers of a run."""
-
-
-@runtime_checkable
-class StoredParticles(Particles, Stateful, Protocol):
-    """Particles whose state can be saved."""
 
 
 @runtime_checkable
@@ -195,6 +192,8 @@ class Session:
         csd, epoch = config.engine, particles.steps_per_epoch
         csd = replace(csd, steps=csd.steps * epoch, lr_decay_every=csd.lr_decay_every * epoch)
         rng = rng or torch.Generator().manual_seed(config.seed)
+        if isinstance(score := reusing(score, csd), ReusingScore):
+            particles = ReusingParticles(particles, score)
         log = self._loaded(particles, rng, StepLog(count), checkpointer)
         if log.done > csd.steps:
             done = -(-log.done // epoch)

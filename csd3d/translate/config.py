@@ -59,6 +59,7 @@ class TranslateConfig(RunConfig):
             require(self.csd, "coupling", self.csd.coupling == "independent", "independent for a network")
             require(self.csd, "regulariser", self.csd.regulariser == "none", "none for a network")
             require(self.csd, "tolerance", self.csd.tolerance == 0, "0 for a network")
+            require(self.csd, "guide_every", self.csd.guide_every == 1, "1 for a network")
 
     def caption(self, task: str, own: str) -> str:
         """What a picture with caption `own` shows after `task`."""

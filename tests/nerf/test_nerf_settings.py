@@ -49,6 +49,7 @@ OTHERS: dict[str, tuple[str, object]] = {
     "s_image": ("1.25", 1.25),
     "s_source": ("3", 3.0),
     "guide_min": ("100", 100),
+    "guide_every": ("2", 2),
     "guide_max": ("650", 650),
     "anchor": ("1", 1.0),
     "anchor_last": ("1", 1.0),
