@@ -16,6 +16,7 @@ Coupling = Literal["svgd", "motion", "depth", "independent"]
 KernelOn = Literal["noisy", "clean", "features"]
 Weight = Literal["variance", "one", "velocity"]
 Noise = Literal["independent", "shared"]
+NoiseOn = Literal["cpu", "device"]
 Timesteps = Literal["random", "descending"]
 Optimizer = Literal["sgd", "adam"]
 RegulariserName = Literal["none", "patch-nce"]
@@ -64,6 +65,9 @@ class CsdConfig:
     1 / (1 - sigma) of the flow level with as much noise, which makes residuals of noise such of velocity (RFDS)."""
     noise: Noise = "independent"
     """Every particle of a step gets noise of its own (`independent`), or all get the same (`shared`)."""
+    noise_on: NoiseOn = "cpu"
+    """Where noise is drawn: on the `cpu`, the same for a seed whatever computes, or on the `device` of the latents,
+    with nothing to copy; other kinds of devices then draw other noise."""
     timesteps: Timesteps = "random"
     """Each timestep is drawn from the whole range (`random`, as published), or one from each of `steps` equal parts of
     it, from the noisiest down (`descending`): coarse changes come first, and fewer steps are enough."""
@@ -110,7 +114,7 @@ class CsdConfig:
 
     def __post_init__(self) -> None:
         require_choice(self, "residual", "coupling", "kernel_on", "normalise", "regulariser", "nce_layers", "weight")
-        require_choice(self, "noise", "timesteps", "optimizer")
+        require_choice(self, "noise", "noise_on", "timesteps", "optimizer")
         require_int(self, 0, None, "steps")
         require_int(self, 1, None, "lr_decay_every")
         require_int(self, 2, None, "nce_patches")

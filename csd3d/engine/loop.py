@@ -181,10 +181,14 @@ def draw_timestep(rng: torch.Generator, config: CsdConfig, *, move: int | None =
 def draw_noise(z: Latents, rng: torch.Generator, config: CsdConfig) -> Latents:
     """e, standard normal and shaped like `z`: one for each particle, or one for all of them.
 
-    Drawn on the CPU in float32, so that one seed gives the same noise on every device.
+    Drawn in float32 on the CPU, so that one seed gives the same noise on every device, or on that of `z`, from a seed
+    that `rng` gives: nothing else belongs to the state of a run.
     """
-    n = 1 if config.noise == "shared" else z.shape[0]
-    return torch.randn(n, *z.shape[1:], generator=rng).to(z).expand_as(z)
+    shape = (1 if config.noise == "shared" else len(z), *z.shape[1:])
+    if config.noise_on == "device":
+        seed = int(torch.randint(2**63 - 1, (), generator=rng))
+        rng = torch.Generator(z.device).manual_seed(seed)
+    return torch.randn(shape, generator=rng, device=rng.device).to(z).expand_as(z)
 
 
 def anchor_at(step: int, config: CsdConfig) -> float:

@@ -249,3 +249,19 @@ def test_learning_rate_decays_in_stairs() -> None:
     assert lr_at(199, config) == pytest.approx(2 * 0.9**9)
     assert lr_at(500, CsdConfig(lr_decay=1.0, lr=0.1)) == 0.1
     assert [info.lr for info in finished(CONFIG)[1]] == [lr_at(step, CONFIG) for step in range(12)]
+
+
+def test_noise_that_is_drawn_on_the_device_takes_one_number_of_the_run() -> None:
+    """So a run goes on with it from the state of `rng` alone."""
+    z, config = latents(3, 0), CsdConfig(noise_on="device")
+    rng = generator()
+    first = draw_noise(z, rng, config)
+    state, second = rng.get_state(), draw_noise(z, rng, config)
+    assert not torch.equal(first, second)
+    assert torch.equal(second, draw_noise(z, torch.Generator().set_state(state), config))
+    assert torch.equal(first, draw_noise(z, generator(), config))
+    assert abs(float(draw_noise(latents(200, 0), rng, config).std()) - 1) < 0.05
+    assert len(draw_noise(z, rng, CsdConfig(noise_on="device", noise="shared"))[:, 0].unique(dim=0)) == 1
+    drawn = torch.Generator()
+    drawn.manual_seed(int(torch.randint(2**63 - 1, (), generator=generator())))
+    assert torch.equal(first, torch.randn(z.shape, generator=drawn))

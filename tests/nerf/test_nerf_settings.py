@@ -36,6 +36,7 @@ OTHERS: dict[str, tuple[str, object]] = {
     "nce_temperature": ("0.1", 0.1),
     "weight": ("one", "one"),
     "noise": ("shared", "shared"),
+    "noise_on": ("device", "device"),
     "timesteps": ("descending", "descending"),
     "lr": ("0.3", 0.3),
     "lr_decay": ("0.8", 0.8),
