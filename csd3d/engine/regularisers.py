@@ -131,7 +131,9 @@ class PatchLoss:
             if size <= min(target.shape[-2:]):
                 q, p = (functional.avg_pool2d(x, size) for x in (target, source))
                 places = torch.randperm(q[0, 0].numel(), generator=rng)[: self.patches]
-                terms.append(patch_nce(q, p, places.to(q.device), temperature=self.temperature).sum())
+                terms.append(
+                    patch_nce(q, p, places.to(q.device, non_blocking=True), temperature=self.temperature).sum()
+                )
         return torch.stack(terms).sum()
 
 

@@ -39,6 +39,7 @@ from csd3d.priors.networks.denoiser import Denoiser
 from csd3d.priors.prior import Guidance
 from csd3d.priors.prompts.sentences import Sentences, Texts
 from csd3d.priors.text_to_image import TextToImagePrior, TextToImageScore
+from tests.forking import in_fork
 from tests.priors.tiny import write_tiny_prior
 
 CUDA = torch.device("cuda:0")
@@ -58,6 +59,7 @@ class NoWaiting(TorchDispatchMode):
             if there is not None and there != args[0].device:
                 assert args[0].device.type == "cpu", f"a copy to {there} waits for the GPU"
                 assert kwargs.get("non_blocking"), f"a copy from the host to {there} waits for the GPU"
+                args[0].constant = None  # a value that is known would be copied to a device that is not there
         if func.overloadpacket is torch.ops.aten.copy_:
             assert args[0].device == args[1].device, "a copy between devices"
         return func(*args, **kwargs)
@@ -81,6 +83,10 @@ def pretended_gpu() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def host(monkeypatch: pytest.MonkeyPatch) -> None:
+    know(monkeypatch)
+
+
+def know(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the host knows without asking the GPU has no values here either: the schedule, and who reads what."""
     monkeypatch.setattr(Schedule, "alpha_bar", lambda self, t: 0.5)
     monkeypatch.setattr(Sentences, "rows", lambda self, index: torch.ones_like(index))
@@ -97,17 +103,22 @@ def priors(tmp_path_factory: pytest.TempPathFactory) -> tuple[InstructPrior, Tex
 
 
 def score_of(
-    prior: InstructPrior | TextToImagePrior, dtype: torch.dtype, guidance: Guidance, sentences: int, big: bool
+    prior: InstructPrior | TextToImagePrior,
+    dtype: torch.dtype,
+    guidance: Guidance,
+    sentences: int,
+    big: bool,
+    device: torch.device = CUDA,
 ) -> Score:
     """The score of a prior whose networks are on the pretended GPU, maybe as big as those of Stable Diffusion 1.5."""
     config = dict(prior.denoiser._unet.config)
     if big:
         config = {**SD_1_5, "in_channels": config["in_channels"]}
-    with torch.device(CUDA), default_dtype(dtype):
+    with torch.device(device), default_dtype(dtype):
         unet: Any = UNet2DConditionModel.from_config(config)
         unet.requires_grad_(False)
         text = torch.empty(1 + sentences, 77 if big else 16, config["cross_attention_dim"], dtype=dtype)
-    there: Any = {"device": CUDA, "dtype": dtype, "denoiser": Denoiser(unet, chunks=Chunks(CUDA, 10**13))}
+    there: Any = {"device": device, "dtype": dtype, "denoiser": Denoiser(unet, chunks=Chunks(device, 10**13))}
     read = Sentences(text, (Tokens((), len(text[0])),) * len(text), Texts(("",) * sentences, None))
     if isinstance(prior, InstructPrior):
         return InstructScore(replace(prior, **there), read, guidance)
@@ -121,13 +132,13 @@ class Still:
         return torch.empty(len(index), 8, 8, 2), torch.empty(len(index), 8, 8)
 
 
-def step(score: Score, config: CsdConfig, size_lat: int = 8) -> None:
+def step(score: Score, config: CsdConfig, size_lat: int = 8, device: torch.device = CUDA) -> None:
     """One step of 5 particles, and the optimiser's move."""
     kernel: Kernel | None = TransportKernel(Still()) if config.coupling in ("motion", "depth") else None
-    z, s, e = (torch.empty(N, 4, size_lat, size_lat, device=CUDA) for _ in range(3))
+    z, s, e = (torch.empty(N, 4, size_lat, size_lat, device=device) for _ in range(3))
     result = csd_step(score, score.schedule.noised(Batch(z, s, torch.arange(N)), 321, e), config, kernel=kernel)
     moved, _ = descend(z, result.g, first_moments(z, config.optimizer), lr=0.5)
-    assert (moved.device, moved.dtype, moved.shape) == (CUDA, torch.float32, z.shape)
+    assert (moved.device, moved.dtype, moved.shape) == (device, torch.float32, z.shape)
 
 
 @pytest.mark.parametrize(
@@ -174,3 +185,14 @@ def test_the_numbers_of_a_step_are_what_is_waited_for(priors: tuple[InstructPrio
         )
         with pytest.raises((DataDependentOutputException, AssertionError, NotImplementedError)):
             measured(result)
+
+
+def test_nor_does_a_step_with_a_gradient_through_the_network(tmp_path: Path, server: dict[str, str]) -> None:
+    """CDS. In a process of its own, which defines a kind of device."""
+    editor = write_tiny_prior(tmp_path / "editor")
+    stock = write_tiny_prior(tmp_path / "stock", kind="text-to-image", stock=True, prediction="v_prediction")
+    code = f"from tests.priors.fake_gradient import main; main({str(editor)!r}, {str(stock)!r})"
+    with in_fork(server, "-c", code, cwd=tmp_path) as process:
+        said = process.communicate()[0]
+    assert process.returncode == 0, said
+    assert said.endswith("no device is mixed, nothing waits\n")
