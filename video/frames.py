@@ -15,7 +15,8 @@ from csd3d.media.masks import ClipMask
 from csd3d.priors.prior import Prior
 from csd3d.runs.estimate import Work
 from csd3d.runs.sampling import SampledEdit
-from csd3d.runs.session import Session, StoredParticles
+from csd3d.runs.session import Session
+from csd3d.runs.stored import StoredParticles
 from video.config import VideoConfig
 from video.latents_store import LatentsStore, sources_path
 from video.motion import ClipMotion
