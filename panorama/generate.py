@@ -285,7 +285,8 @@ class GenerateEditor(Editor[GenerateConfig]):
         session.note(*self.prior.notes)
         session.note_growth(self._z)
         size = f"{rgb.shape[-1]} × {rgb.shape[-2]} px"
-        facts = (size, f"{len(self._windows)} windows", self.config.method, f"prior {self.prior.name}")
+        windows = f"{len(self._windows)} window{'s' * (len(self._windows) > 1)}"
+        facts = (size, windows, self.config.method, f"prior {self.prior.name}")
         page = Report(title=self.prompt, subtitle="generated", facts=facts)
         return session.with_gradient(page, self._log, self._show, self.prior.decode)
 

@@ -55,7 +55,7 @@ def make_report(facts: Facts, manifest: Manifest) -> Report:
         f"{picture.width_px} × {picture.height_px} px",
         f"{bits} bits",
         wraps,
-        f"{facts.windows} windows",
+        f"{facts.windows} window{'s' * (facts.windows > 1)}",
         "by sampling" if edit["by"] == "sampling" else f"{edit['csd']['coupling']} coupling",
         f"prior {manifest.prior['name']}",
         f"{edit['csd']['steps']} steps",

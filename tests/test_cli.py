@@ -1,7 +1,9 @@
 """The `csd3d` command: what it imports, and what a person sees after a mistake."""
 
 import errno
+import getpass
 import os
+import pwd
 import signal
 import subprocess
 import sys
@@ -186,3 +188,13 @@ def test_a_reader_that_goes_away_is_no_error(way: str) -> None:
         os.close(write)
     assert done.returncode == cli.BROKEN_PIPE
     assert done.stderr == ""
+
+
+def test_a_user_without_a_name_is_named_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: (_ for _ in ()).throw(KeyError("uid not found")))
+    with pytest.raises((KeyError, OSError)):
+        getpass.getuser()
+    assert cli.main(["--version"]) == 0
+    assert getpass.getuser() == str(os.getuid())

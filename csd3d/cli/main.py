@@ -8,6 +8,7 @@ Exit codes: 0 done; 1 the run failed (diverged, out of memory) or `doctor` found
 in what the person gave is wrong; 130 interrupted.
 """
 
+import getpass
 import importlib
 import os
 import sys
@@ -60,6 +61,7 @@ BROKEN_PIPE = 141
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line (default: this process's) and return its exit code. Parses, runs, explains errors."""
+    _name_the_user()
     head, rest = split([with_home(word) for word in (sys.argv[1:] if argv is None else argv)])
     if "--version" in head:
         print(f"csd3d {__version__}")
@@ -75,6 +77,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return end.code if isinstance(end.code, int) else 0
     except BrokenPipeError:
         return _nobody_reads()
+
+
+def _name_the_user() -> None:
+    """Torch asks who runs it; in a container that may be a number that no name belongs to."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["USER"] = str(os.getuid())
 
 
 def _nobody_reads() -> int:
