@@ -17,7 +17,7 @@ import torch
 
 from tests.clips import REAL, encode, moving_picture
 from tests.toys import ToyPrior, resolve_toy
-from tests.warm import GARBAGE, forget_garbage, reached, servers, skip_fsync
+from tests.warm import GARBAGE, forget_garbage, reached, servers, skip_fsync, skip_sources
 
 WARM = "CSD3D_WARM"
 """Variable that names the folder of the warm servers' sockets."""
@@ -26,7 +26,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores: one thread e
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 skip_fsync()
-gc.set_threshold(GARBAGE)
+skip_sources()
+gc.disable()  # what is imported stays
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -55,6 +56,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     """Garbage is looked for in what tests make, not each time in all that was imported."""
     forget_garbage()
+    gc.set_threshold(GARBAGE)
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

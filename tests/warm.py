@@ -7,6 +7,7 @@ does started alone: the fork runs `python -m csd3d WORDS` or `python -c CODE`, a
 """
 
 import gc
+import inspect
 import json
 import os
 import signal
@@ -145,6 +146,20 @@ def skip_fsync() -> None:
     os.fsync = lambda fd: None
 
 
+def skip_sources() -> None:
+    """`inspect.stack` without lines of source: nerfstudio, when imported, asks thirty times who called, for 9 s."""
+
+    def stack(context: int = 1) -> list[inspect.FrameInfo]:
+        frames, frame = [], sys._getframe(1)
+        while frame is not None:
+            code = frame.f_code
+            frames.append(inspect.FrameInfo(frame, code.co_filename, frame.f_lineno, code.co_name, None, None))
+            frame = frame.f_back
+        return frames
+
+    inspect.stack = stack
+
+
 def forget_garbage() -> None:
     """Leave what is there to itself: looking for garbage in all that was imported takes 0.4 s, in forks often."""
     gc.collect()
@@ -161,6 +176,7 @@ def _warm_up(name: str) -> None:
     from csd3d.priors.auto import load_prior
 
     skip_fsync()
+    skip_sources()
     torch.set_num_threads(1)  # a fork lacks the threads of its parent
     for command in COMMANDS.values():
         with suppress(ImportError):  # of an extra

@@ -60,7 +60,8 @@ def test_no_wording_names_a_member() -> None:
             assert not NAMES & (set(wording.split()) - of_what), wording
 
 
-def test_a_family_sentence_is_nobody_elses() -> None:
+def test_a_family_sentence_is_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("csd3d.world.edits.get_close_matches", lambda *_, **__: [])  # for messages, and slow
     every = [w for asked in (*all_edits(), *all_families()) for w in asked.wordings]
     assert len(every) == len(set(every))
     for family in all_families():
