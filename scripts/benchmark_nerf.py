@@ -3,8 +3,10 @@
     python scripts/benchmark_nerf.py [--prior builtin] [--out FOLDER] [--quick]
 
 Writes nerf.md, nerf.json and one contact sheet for each edit. All methods start from the same trained scene and get the
-same sentence, seed and number of training steps; csd-edit gets no more UNet rows than one view at a time. What is done
-is kept in FOLDER/work, row by row: a run that was stopped goes on where it was.
+same sentence, seed and number of training steps; csd-edit gets no more UNet rows than one view at a time. Methods of a
+text-to-image model get captions of the scene before and after the edit. Sentences may be of the world's families, which
+have several right answers, if the prior knows them; captions have one. What is done is kept in FOLDER/work, row by row:
+a run that was stopped goes on where it was.
 """
 
 import json
@@ -24,12 +26,25 @@ from csd3d.engine.validate import require, require_int
 from csd3d.media.atomic import atomic_path, write_json, write_text
 from csd3d.media.sheet import contact_sheet, evenly, save_picture
 from csd3d.metrics import jsonable
+from csd3d.priors.store.resolve import resolve
 from csd3d.runs.progress import RunProgress
+from csd3d.world.edits import Edit
 from csd3d.world.export import write_scene
+from csd3d.world.families import find_family
 from scripts.benchmarks.entry import quiet, run_script
 from scripts.benchmarks.kept import selected, work_folder
-from scripts.benchmarks.nerf_methods import Edited, Plan, run, standard, train_scene, unedited
-from scripts.benchmarks.nerf_scenes import Judge, Place, place
+from scripts.benchmarks.nerf_methods import (
+    Edited,
+    Method,
+    Plan,
+    captioned,
+    distilled,
+    run,
+    standard,
+    train_scene,
+    unedited,
+)
+from scripts.benchmarks.nerf_scenes import Judge, OpenJudge, Place, place
 from scripts.benchmarks.nerf_tables import TRUTH, UNEDITED, to_json, to_markdown
 
 SHEET_VIEWS = 6
@@ -41,6 +56,8 @@ class Settings:
 
     prior: str = "builtin"
     """"builtin", a directory in diffusers layout, or a hub id."""
+    t2i: str = "builtin:t2i"
+    """The same of a text-to-image model, for the methods that take captions."""
     out: Path = Path("outputs/benchmark_nerf")
     """Folder for the results, and for what was done so far."""
     scene: int = 8
@@ -63,6 +80,10 @@ class Settings:
     """Moves of a view in a batch."""
     sampling_steps: int = 20
     """Steps of the sampler of one view at a time."""
+    distil_views: int = 2
+    """Renders in a step of distillation."""
+    distil_px: int = 64
+    """Their side."""
     s_text: float = 1.5
     """Text guidance of all methods."""
     s_image: float = 1.5
@@ -78,8 +99,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         require_int(
-            self, 1, None, "test_views", "scene_steps", "edits", "edit_every", "views_per_edit", "edit_steps", "gap"
-        )
+            self, 1, None, "test_views", "scene_steps", "edits", "edit_every", "views_per_edit", "edit_steps", "gap",
+            "distil_views", "distil_px",
+        )  # fmt: skip
         if self.train_views <= self.gap:
             raise ValueError(f"train_views: expected more than gap = {self.gap}, got {self.train_views}")
         require(self, "size_px", self.size_px % 8 == 0 and self.size_px >= 32, "a multiple of 8, 32 or more")
@@ -100,6 +122,7 @@ class Settings:
             views_per_edit=3,
             edit_steps=4,
             sampling_steps=5,
+            distil_px=min(self.distil_px, 32),
             gap=2,
         )
 
@@ -150,15 +173,21 @@ class Work:
         return replace(edited, held_out=held_out.float() / 255, train=train.float() / 255)
 
 
+def methods(plan: Plan, truth: Tensor, captions: tuple[str, str] | None) -> Mapping[str, Method]:
+    """All rows: `truth` of the training views, `captions` before and after an edit that has some."""
+    of_captions = captioned(plan, *captions) if captions is not None else {}
+    return {**standard(plan, truth), **distilled(plan), **of_captions}
+
+
 def rows_of(
-    sentence: str, truth: Tensor, work: Work, base: Path, plan: Plan, settings: Settings
+    sentence: str, chosen: Mapping[str, Method], work: Work, base: Path, plan: Plan
 ) -> Iterator[tuple[str, Edited, float]]:
-    """Every method's outcome with the UNet rows it took, from disk or made now."""
+    """The outcome of every method that is chosen with the UNet rows it took, from disk or made now."""
     nothing = work.get(UNEDITED.replace(" ", "-"))
     if nothing is None:
         nothing = work.put(UNEDITED.replace(" ", "-"), unedited(work.data, base, work.folder / "runs", plan))
     yield UNEDITED, nothing, float("nan")
-    for row, method in selected(standard(plan, truth), settings.rows).items():
+    for row, method in chosen.items():
         name = f"{sentence} {row}".replace(",", "").replace(" ", "-")
         edited = work.get(name)
         if edited is None:
@@ -175,23 +204,32 @@ def benchmark(settings: Settings, progress: RunProgress) -> Path:
     """
     given, settings = settings, settings.effective()
     plan, work = settings.plan(), Work(settings)
+    families = [family for sentence in settings.sentences if (family := find_family(sentence)) is not None]
     found = place(
-        settings.scene, train_views=settings.train_views, test_views=settings.test_views, size_px=settings.size_px
-    )
-    edits = [(sentence, found.posed.test.edit(sentence)) for sentence in settings.sentences]
+        settings.scene, train_views=settings.train_views, test_views=settings.test_views, size_px=settings.size_px,
+        families=families,
+    )  # fmt: skip
+    edits = [(sentence, find_family(sentence) or found.posed.test.edit(sentence)) for sentence in settings.sentences]
     for sentence, edit in edits:
-        if edit not in found.edits:
+        if isinstance(edit, Edit) and edit not in found.edits:
             raise ValueError(f"sentences: expected edits that show in scene {settings.scene}, got {sentence!r}")
-    selected(standard(plan, found.posed.train.source()), settings.rows)  # refuses a name before anything is trained
+    every = methods(plan, found.posed.train.source(), ("before", "after"))
+    if any("prior" in method.settings for method in selected(every, settings.rows).values()):
+        resolve(settings.t2i)  # refused, like a name, before anything is trained
     with quiet(work.folder / "nerfstudio.log"):
         base = work.base(found, plan)
     records: list[dict[str, Any]] = []
     for done, (sentence, edit) in enumerate(progress.track("edits", edits, total=len(edits)), start=1):
-        judge = Judge(found, edit, gap=settings.gap)
+        if isinstance(edit, Edit):
+            judge, captions = Judge(found, edit, gap=settings.gap), edit.captions(found.posed.scene)
+        else:
+            judge, captions = OpenJudge(found, edit, gap=settings.gap), None
         about = {"sentence": sentence, "edit": edit.name, "kind": edit.kind}
         records.append(about | {"row": TRUTH} | judge(judge.held_out, judge.train))
         shown = {"photographs": judge.unedited, TRUTH: judge.held_out}
-        rows = rows_of(sentence, judge.train, work, base, plan, settings)
+        every = methods(plan, judge.train, captions)
+        chosen = {row: method for row, method in every.items() if not settings.rows or row in settings.rows}
+        rows = rows_of(sentence, chosen, work, base, plan)
         while True:
             with quiet(work.folder / "nerfstudio.log"):
                 row = next(rows, None)

@@ -11,15 +11,18 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
 from csd3d.attention.attended import ANCHORS
+from csd3d.engine.config import METHODS
 from csd3d.engine.types import Noised
 from csd3d.media.geometry import to_working
 from csd3d.nerf import configs
 from csd3d.nerf.drivers import Update
 from csd3d.nerf.edit import decoded, restored, view_size
 from csd3d.nerf.host import CsdTrainer
+from csd3d.priors.defaults import default_config
 from csd3d.priors.prior import Guidance, Prior, Prompts
 from scripts.benchmarks.memory import peak_memory
 from scripts.benchmarks.rows import csd_rows, sampling_rows
@@ -54,6 +57,12 @@ class Plan:
     s_text: float
     s_image: float
     seed: int
+    t2i: str = "builtin:t2i"
+    """The text-to-image model of the methods that take captions."""
+    distil_views: int = 2
+    """Renders of a step of distillation."""
+    distil_px: int = 64
+    """Their side."""
 
     @property
     def field_steps(self) -> int:
@@ -80,8 +89,10 @@ class Plan:
 class Method:
     """One row of the benchmark: a driver and its settings."""
 
-    driver: type[Update]
+    driver: type[Update] | None
+    """None: what the settings say."""
     settings: Mapping[str, Any]
+    """Of the pipeline; the sentence is its prompt, unless they say another."""
     unet_rows: float
     """What all its edits cost, on any machine."""
 
@@ -93,7 +104,7 @@ class Edited:
     held_out: Float[Tensor, "m 3 H W"]
     """Renders at the held-out cameras."""
     train: Float[Tensor, "n 3 H W"]
-    """What training saw in the end."""
+    """What training saw in the end; of distillation, which edits no picture, what the field shows there."""
     seconds: float
     """Of edits and training together: of processor time on a CPU, which neighbours do not change, else by the clock."""
     peak_mb: float
@@ -105,7 +116,7 @@ class OneByOne(Update):
 
     plan: Plan
 
-    def unfinished(self) -> bool:
+    def views_left(self) -> bool:
         """Never: views change one by one, all along."""
         return False
 
@@ -209,8 +220,50 @@ def standard(plan: Plan, truth: Float[Tensor, "n 3 H W"]) -> Mapping[str, Method
     }
 
 
-def trainer(data: Path, out: Path, plan: Plan, steps: int, /, driver: type[Update] = Update, **settings: Any) -> Any:
-    """A csd-edit-cpu trainer that is set up and ready to `train()` for `steps` steps."""
+def distilled(plan: Plan) -> Mapping[str, Method]:
+    """Rows of csd-edit whose gradient arrives at the field in every step."""
+    rows = plan.field_steps * plan.distil_views * csd_rows(plan.s_text, plan.s_image)
+    settings = {"s_text": plan.s_text, "s_image": plan.s_image, **_distil(plan)}
+    return {
+        "csd-edit, distil": Method(None, settings, rows),
+        "csd-edit, distil by depth": Method(None, {**settings, "coupling": "depth"}, rows),
+    }
+
+
+def captioned(plan: Plan, before: str, after: str) -> Mapping[str, Method]:
+    """Rows of a text-to-image model, which gets captions of the scene `before` and `after` the edit: every published
+    objective by both drivers, `csd` by depth and not.
+
+    A batch of views makes `plan.edit_steps` moves that are together as long as those of the method's own settings.
+    """
+    rows: dict[str, Method] = {}
+    for method in ("sds", "csd", "dds", "cds"):
+        usual = default_config(method, builtin=plan.t2i.startswith("builtin"))
+        of_source = METHODS[method].residual == "source"
+        each = 4 if of_source else 2  # guided predictions of the target, and of the source
+        settings: dict[str, Any] = {"method": method, "prior": plan.t2i, "prompt": after}
+        settings |= {"source_prompt": before} if of_source else {}
+        update = settings | {
+            "views_per_edit": plan.views_per_edit, "edit_steps": plan.edit_steps, "edit_every": plan.edit_every,
+            "lr": usual.lr * usual.steps / plan.edit_steps,
+        }  # fmt: skip
+        cost = plan.edits * plan.views_per_edit * plan.edit_steps * each
+        rows[method] = Method(None, {**update, "coupling": "svgd"} if method == "csd" else update, cost)
+        if method == "csd":
+            rows["csd by depth"] = Method(None, {**update, "coupling": "depth"}, cost)
+        distil, cost = settings | _distil(plan), plan.field_steps * plan.distil_views * each
+        rows[f"{method}, distil"] = Method(None, distil, cost)
+        if method == "csd":
+            rows["csd, distil by depth"] = Method(None, {**distil, "coupling": "depth"}, cost)
+    return rows
+
+
+def _distil(plan: Plan) -> dict[str, Any]:
+    return {"driver": "distil", "distil_views": plan.distil_views, "distil_px": plan.distil_px}
+
+
+def trainer(data: Path, out: Path, plan: Plan, steps: int, own: type[Update] | None = None, /, **settings: Any) -> Any:
+    """A csd-edit-cpu trainer that is set up and ready to `train()` for `steps` steps; `own`: a driver of ours."""
     config: Any = copy.deepcopy(configs.csd_edit_cpu.config)
     config.output_dir, config.timestamp, config.vis = out, "run", "tensorboard"
     config.max_num_iterations, config.steps_per_save = steps, 10 * steps
@@ -225,7 +278,8 @@ def trainer(data: Path, out: Path, plan: Plan, steps: int, /, driver: type[Updat
     made: CsdTrainer = config.setup(local_rank=0, world_size=1)
     made.setup()
     edited: Any = made.pipeline
-    edited.driver = driver(edited.scene, edited.current, edited.schedule, edited.history, edited.rng)
+    if own is not None:
+        edited.driver = own(edited.scene, edited.current, edited.schedule, edited.history, edited.rng)
     return made
 
 
@@ -238,14 +292,17 @@ def train_scene(data: Path, out: Path, plan: Plan) -> Path:
 
 def run(method: Method, sentence: str, data: Path, base: Path, out: Path, plan: Plan) -> Edited:
     """Edit the scene of checkpoint folder `base`."""
-    made = trainer(data, out, plan, plan.field_steps, method.driver, load_dir=base, prompt=sentence, **method.settings)
+    settings = {"prompt": sentence, **method.settings}
+    made = trainer(data, out, plan, plan.field_steps, method.driver, load_dir=base, **settings)
     memory = peak_memory()
     clock = time.process_time if plan.device == "cpu" else time.perf_counter
     since = clock()
     made.train()
     seconds = clock() - since
     peak = memory()
-    edited = Edited(held_out(made), training_views(made), seconds, peak)
+    replaced = made.pipeline.config.driver == "update"
+    train = training_views(made) if replaced else shown_at(made, made.pipeline.scene.cameras)
+    edited = Edited(held_out(made), train, seconds, peak)
     del made
     gc.collect()
     return edited
@@ -257,11 +314,15 @@ def unedited(data: Path, base: Path, out: Path, plan: Plan) -> Edited:
     return Edited(held_out(made), training_views(made), float("nan"), float("nan"))
 
 
-@torch.no_grad()
 def held_out(made: Any) -> Float[Tensor, "m 3 H W"]:
     """What a trained field shows at the held-out cameras."""
+    return shown_at(made, made.pipeline.datamanager.eval_dataset.cameras)
+
+
+@torch.no_grad()
+def shown_at(made: Any, cameras: Cameras) -> Float[Tensor, "m 3 H W"]:
+    """What a trained field shows of some cameras."""
     made.pipeline.eval()
-    cameras = made.pipeline.datamanager.eval_dataset.cameras
     device = made.pipeline.device
     shown = [made.pipeline.model.get_outputs_for_camera(cameras[i : i + 1].to(device)) for i in range(len(cameras))]
     return torch.stack([outputs["rgb"].permute(2, 0, 1).clamp(0, 1).cpu() for outputs in shown])

@@ -7,7 +7,10 @@ from csd3d.metrics import aggregate, jsonable, markdown_table, ratio
 
 TRUTH, UNEDITED = "truth", "unedited scene"
 CEILING, FLOOR = "true edited views", "one view at a time"
-MEASURES = ("accuracy", "psnr", "warp", "warp_far", "background", "psnr_train", "seconds", "peak_mb", "unet_rows")
+MEASURES = (
+    "accuracy", "psnr", "warp", "warp_far", "background", "psnr_train", "structure", "agreement", "seconds", "peak_mb",
+    "unet_rows",
+)  # fmt: skip
 
 
 def summarise(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -36,6 +39,8 @@ def rows_table(records: Sequence[Mapping[str, Any]]) -> str:
             row["warp_far_ratio"],
             f"{row['psnr_train'].value:.2f}",
             f"{100 * row['background'].value:.2f}" if row["background"].n else None,
+            f"{100 * row['structure'].value:.2f}" if row["structure"].n else None,
+            f"{100 * row['agreement'].value:.0f}" if row["agreement"].n else None,
             f"{row['seconds'].value:.0f}" if row["seconds"].n else None,
             f"{row['unet_rows'].value:.0f}" if row["unet_rows"].n else None,
             f"{row['peak_mb'].value:.0f}" if row["peak_mb"].n else None,
@@ -43,7 +48,10 @@ def rows_table(records: Sequence[Mapping[str, Any]]) -> str:
         for name, row in summarise(records).items()
     ]
     header = ["", "right, %", "PSNR, dB", "way, %", "views: warp error, %", "/ truth's", "/ truth's, far"]
-    return markdown_table([*header, "views: PSNR, dB", "background, %", "s", "UNet rows", "peak, MB"], rows)
+    return markdown_table(
+        [*header, "views: PSNR, dB", "background, %", "structure, %", "agreement, %", "s", "UNet rows", "peak, MB"],
+        rows,
+    )
 
 
 def edits_table(records: Sequence[Mapping[str, Any]]) -> str:
@@ -80,14 +88,19 @@ def to_markdown(records: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) 
         "they show the same point, and are averaged there once decoded. One view at a time: "
         "as Instruct-NeRF2NeRF, a view every few steps sampled anew from its noised render, in "
         f"{about['sampling_steps']} steps, at least as many views as the same number of UNet rows pays for. "
-        f"s_text {about['s_text']:g} and s_image {about['s_image']:g} for all.\n",
+        f"s_text {about['s_text']:g} and s_image {about['s_image']:g} for all of these.\n",
+        f"sds, csd, dds, cds: `{about['t2i']}` with captions of the scene before and after the edit, in batches as "
+        f"csd-edit. distil: {about['distil_views']} renders of {about['distil_px']} px in every training step, and no "
+        "picture is replaced; its views are what the field shows.\n",
         "At the held-out cameras: right, the share of renders nearest (mean squared error) to the truth of the edit "
         "among the truths of all edits that apply, and the unedited scene; PSNR to the true edited scene; way, how "
         "far PSNR got from one view at a time (0) to training on the true edited views (100; through the codec: as "
-        "they come back from latents); background, mean change where the true edit changes nothing. Of the "
+        "they come back from latents); background, mean change where the true edit changes nothing; structure, "
+        "distance of edge self-similarities to the unedited scene. Of the "
         "edited training views: warp error, mean difference between a view and its neighbour reprojected by the true "
-        f"depth, in % of full scale (far: {about['gap']} views apart), and PSNR; s, {clock}. Definitions in "
-        "`csd3d/metrics`.\n",
+        f"depth, in % of full scale (far: {about['gap']} views apart), PSNR, and agreement, the share of views nearest "
+        "to the answer that most are nearest to, where a sentence has several right ones. "
+        f"s, {clock}. Definitions in `csd3d/metrics`.\n",
         rows_table(records),
         "## By edit\n",
         edits_table(records),

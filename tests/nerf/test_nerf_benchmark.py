@@ -15,21 +15,29 @@ pytest.importorskip("nerfstudio", reason="the nerf extra is not installed")
 from csd3d.engine.schedule import Schedule
 from csd3d.engine.types import Noised
 from csd3d.nerf import configs
+from csd3d.nerf.drivers import Update
+from csd3d.priors.defaults import default_config
 from csd3d.runs.progress import RunProgress
 from csd3d.world.edits import find_edit
+from csd3d.world.families import all_families
 from scripts import benchmark_nerf
-from scripts.benchmarks.nerf_methods import Plan, sample_from
-from scripts.benchmarks.nerf_scenes import Judge, Place, place
+from scripts.benchmarks.nerf_methods import OneByOne, Plan, captioned, sample_from, standard
+from scripts.benchmarks.nerf_scenes import Judge, OpenJudge, Place, place
 from scripts.benchmarks.nerf_tables import CEILING, FLOOR, TRUTH, UNEDITED, summarise
 from tests.nerf.tiny import make_small
 from tests.priors.tiny import write_tiny_prior
 
 pytestmark = pytest.mark.slow
 
+MORE = ("csd by depth", "cds, distil")
+"""Rows that show those of distillation and of captions to work."""
+OPEN = "give the cube another color"
+ANY_COLOUR = next(f for f in all_families() if OPEN in f.wordings)
+
 
 @pytest.fixture(scope="module")
 def small() -> Place:
-    return place(8, train_views=5, test_views=2, size_px=32)
+    return place(8, train_views=5, test_views=2, size_px=32, families=[ANY_COLOUR])
 
 
 def test_the_truth_is_right_and_consistent(small: Place) -> None:
@@ -51,6 +59,36 @@ def test_a_new_shape_is_reprojected_by_its_own_depth(small: Place) -> None:
     judge = Judge(small, edit, gap=2)
     wrong = Judge(replace(small), find_edit("make it snowy"), gap=2)  # keeps the cube
     assert judge._near.error(judge.train).mean() < wrong._near.error(judge.train).mean()
+
+
+def test_views_that_chose_one_answer_agree(small: Place) -> None:
+    judge = OpenJudge(small, ANY_COLOUR, gap=2)
+    answers = [Judge(small, edit, gap=2) for edit in ANY_COLOUR.open_in(small.posed.scene)]
+    for answer in answers:
+        found = judge(answer.held_out, answer.train)
+        assert (found["accuracy"], found["agreement"], found["psnr"], found["psnr_train"]) == (1, 1, 100, 100)
+    mixed = judge(answers[1].held_out, torch.cat([answers[0].train[:2], answers[1].train[2:]]))
+    assert (mixed["agreement"], mixed["psnr"]) == (0.6, 100)
+    assert mixed["warp"] > judge(answers[1].held_out, answers[1].train)["warp"]
+    assert judge(judge.unedited, small.posed.train.source())["accuracy"] == 0
+    closed = next(f for f in all_families() if not f.open_in(small.posed.scene))
+    with pytest.raises(ValueError, match=f"expected 2 answers or more that show, got 0: {closed.name}"):
+        OpenJudge(small, closed, gap=2)
+
+
+def test_moves_of_a_batch_are_as_long_together_as_those_of_the_method() -> None:
+    plan = Plan("builtin", "cpu", 128, 800, 20, 8, 3, 100, sampling_steps=20, s_text=1.0, s_image=1.0, seed=0)
+    rows = captioned(plan, "a red ball", "a blue ball")
+    usual = default_config("dds", builtin=True)
+    assert rows["dds"].settings["lr"] * plan.edit_steps == pytest.approx(usual.lr * usual.steps)
+    assert rows["dds"].settings["source_prompt"] == "a red ball"
+    assert "source_prompt" not in rows["csd"].settings
+    assert rows["dds"].unet_rows == 3 * 8 * 20 * 4 == 2 * rows["sds"].unet_rows
+    assert rows["cds, distil"].unet_rows == 300 * 2 * 4
+
+
+def test_one_view_at_a_time_never_has_views_that_follow_at_once() -> None:
+    assert OneByOne.views_left is not Update.views_left
 
 
 def test_sampling_begins_at_the_noise_that_was_drawn_and_finds_the_only_picture_there_is() -> None:
@@ -95,9 +133,11 @@ def test_from_end_to_end_and_on_from_where_it_was(
     method = copy.deepcopy(configs.csd_edit_cpu)
     make_small(method.config.pipeline.model)
     monkeypatch.setattr(configs, "csd_edit_cpu", method)
-    prior = write_tiny_prior(tmp_path / "tiny")
+    prior = write_tiny_prior(tmp_path / "tiny", closed=False)
+    t2i = write_tiny_prior(tmp_path / "t2i", kind="text-to-image", closed=False, sample_size=4)
     settings = benchmark_nerf.Settings(
         prior=str(prior),
+        t2i=str(t2i),
         out=tmp_path / "out",
         sentences=("make it snowy",),
         scene_steps=4,
@@ -108,18 +148,27 @@ def test_from_end_to_end_and_on_from_where_it_was(
     with RunProgress(quiet=True) as progress:
         benchmark_nerf.benchmark(settings, progress)
         first = json.loads((tmp_path / "out" / "nerf.json").read_text())
-        benchmark_nerf.benchmark(replace(settings, rows=()), progress)
+        benchmark_nerf.benchmark(replace(settings, rows=(*standard(settings.plan(), small.truths), *MORE)), progress)
     found = json.loads((tmp_path / "out" / "nerf.json").read_text())
     rows = {r["row"]: r for r in found["records"]}
     assert list(rows)[:3] == [TRUTH, UNEDITED, FLOOR]
-    assert len(rows) == 12
+    assert set(rows) == {TRUTH, UNEDITED, *standard(settings.plan(), small.truths), *MORE}
     assert rows[CEILING]["psnr_train"] > 50 > rows[f"{CEILING}, through the codec"]["psnr_train"]
     before = next(r for r in first["records"] if r["row"] == "csd-edit, SVGD")
     assert rows["csd-edit, SVGD"] == before  # seconds too: it was not run again
     coupled = {rows[name]["psnr_train"] for name in rows if name.startswith("csd-edit")}
     assert len(coupled) == 7  # seven ways of moving a batch
+    assert len({rows[name]["psnr"] for name in MORE}) == len(MORE)
+    assert all(0 <= row["structure"] <= 4 and "agreement" not in row for row in rows.values())
     assert "| csd-edit, SVGD |" in (tmp_path / "out" / "nerf.md").read_text()
     assert (tmp_path / "out" / "sheets" / "make-it-snowy.png").is_file()
+    several = replace(settings, sentences=(OPEN,), rows=("csd-edit, SVGD", "dds"))
+    with RunProgress(quiet=True) as progress:
+        benchmark_nerf.benchmark(several, progress)
+    found = json.loads((tmp_path / "out" / "nerf.json").read_text())
+    assert [r["row"] for r in found["records"]] == [TRUTH, UNEDITED, "csd-edit, SVGD"]  # captions have one
+    assert found["records"][0]["agreement"] == 1
+    assert 0.2 <= found["records"][-1]["agreement"] <= 1
 
 
 def test_mistakes_in_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
