@@ -5,25 +5,24 @@
     street.mp4,make it night,night.mp4,60              strength: 0.8
 
 `clip` and `prompt` are needed; a pattern of video files stands for one edit each. Every other column is a flag of
-`csd3d video`, with - or _, and may be empty. Paths are taken from the file's folder, results go to --out.
+`csd3d video`, with - or _, and may be empty. Semicolons and tabs separate cells as commas do. Paths are taken from the
+file's folder, results go to --out.
 """
 
-import csv
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from io import StringIO
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import tyro
-import yaml
 
 from csd3d.cli.editors import flags_for, request_of
 from csd3d.cli.parse import Flag, read_dataclass
 from csd3d.cli.video_form import FORM
 from csd3d.media.clip.formats import CLIPS
 from csd3d.media.place import at_home
+from csd3d.media.table_file import load_table
 from csd3d.runs.found_masks import AUTO
 from csd3d.runs.job import Request
 from video.batch import Spread, default_name, edit_all
@@ -80,7 +79,7 @@ def spread_of(batch: Batch) -> Spread | None:
     return None if workers in (None, 1) else spread(lambda: LocalWorkers(workers))
 
 
-def read_jobs(path: Path) -> list[dict[str, Any]]:
+def read_jobs(path: Path) -> list[dict[Any, Any]]:
     """The lines of a job file as they are.
 
     Raises:
@@ -88,23 +87,9 @@ def read_jobs(path: Path) -> list[dict[str, Any]]:
         ValueError: it is not CSV with a header or a YAML list, or empty.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"jobs: expected a CSV or YAML file, got {path}, which does not exist")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        if path.suffix.lower() == ".csv":
-            reader = csv.DictReader(StringIO(text), strict=True)
-            rows: Any = list(reader)
-            if twice := [name for name, count in Counter(reader.fieldnames or ()).items() if count > 1]:
-                raise ValueError(f"jobs: expected each column once, got {twice[0]} more often in {path}")
-        elif path.suffix.lower() in (".yaml", ".yml"):
-            rows = yaml.safe_load(text)
-        else:
-            raise ValueError(f"jobs: expected a .csv, .yaml or .yml file, got {path}")
-    except (UnicodeDecodeError, csv.Error, yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"jobs: {path} cannot be read ({' '.join(str(error).split())})") from error
-    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
-        raise ValueError(f"jobs: expected at least one edit, each with its settings, in {path}")
-    return rows
+        what = "a folder" if path.is_dir() else "which does not exist"
+        raise FileNotFoundError(f"jobs: expected a CSV or YAML file, got {path}, {what}")
+    return load_table(path, "jobs")
 
 
 def requests(rows: Sequence[Mapping[str, Any]], batch: Batch) -> list[Request[VideoConfig]]:
@@ -136,7 +121,8 @@ def _requests(row: Mapping[str, Any], batch: Batch) -> Iterator[Request[VideoCon
         turns_off = name.startswith("no_") and name[3:] in flags and flags[name[3:]].hint is bool
         name = name[3:] if turns_off else name
         if name not in flags:
-            raise ValueError(f"expected columns among {', '.join(sorted(flags))}; got {column}")
+            near = ", ".join(get_close_matches(name, flags, n=3)) or "clip, prompt, output, steps"
+            raise ValueError(f"expected columns that are flags of csd3d video, such as {near}; got {str(column)!r:.60}")
         if isinstance(value, (list, dict)):  # of YAML, whose aliases make a few lines a gigabyte of text
             raise ValueError(f"{column}: expected one value, got several")
         if value is not None and str(value).strip():

@@ -8,12 +8,9 @@ OpenVE-Bench                benchmark_videos.csv with edited_type, prompt, origi
                             results NAME.mp4, NAME_edited.mp4 or gen_NAME.mp4, in folders of their types or not
 """
 
-import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import yaml
 
 from csd3d.evaluate.cases import Case
 from csd3d.evaluate.frames import pictures_of
@@ -21,6 +18,7 @@ from csd3d.evaluate.spreadsheet import read_spreadsheet
 from csd3d.media.clip.formats import CLIPS
 from csd3d.media.clip.probe import PICTURES
 from csd3d.media.place import at_home
+from csd3d.media.table_file import load_table
 from video.batch import default_name
 
 Row = Mapping[str, str]
@@ -116,19 +114,10 @@ def _table_of(path: Path) -> Path:
 
 
 def _rows(table: Path) -> Sequence[Row]:
-    try:
-        if table.suffix.lower() == ".xlsx":
-            return read_spreadsheet(table)
-        text = table.read_text(encoding="utf-8-sig")
-        if table.suffix.lower() == ".csv":
-            read = list(csv.DictReader(text.splitlines(keepends=True), strict=True))
-        else:
-            read = yaml.safe_load(text)
-    except (UnicodeDecodeError, csv.Error, yaml.YAMLError) as error:
-        raise ValueError(f"evaluate: {table} cannot be read ({' '.join(str(error).split())})") from None
-    if not isinstance(read, list) or not read or not all(isinstance(row, dict) for row in read):
-        raise ValueError(f"evaluate: expected rows with names of columns in {table}")
-    return [{str(k): "" if v is None else str(v) for k, v in row.items() if k is not None} for row in read]
+    if table.suffix.lower() == ".xlsx":
+        return read_spreadsheet(table)
+    read = load_table(table, "evaluate")
+    return [{str(k): "" if v is None else str(v) for k, v in row.items()} for row in read]
 
 
 def _own(row: Row, folder: Path) -> Iterator[Entry]:

@@ -135,8 +135,15 @@ def test_presets_lie_beside_the_job_file(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "match"),
     [
-        ("j.csv", "clip,prompt\n", "at least one edit"),
-        ("j.csv", "clip,prompt,colour\na.mp4,x,y\n", "edit 1: expected columns among"),
+        ("j.csv", "clip,prompt\n", "at least one row"),
+        (
+            "j.csv",
+            "clip,prompt,colour\na.mp4,x,y\n",
+            "edit 1: expected columns that are flags of csd3d video, such as ",
+        ),
+        ("j.csv", "clip,prompt,strenth\na.mp4,x,1\n", "such as strength, start, strict; got 'strenth'"),
+        ("j.csv", "clip|prompt\na.mp4|x\n", "such as clip, prompt, output, steps; got 'clip|prompt'"),
+        ("j.csv", "clip,prompt\na.mp4,make it red, please\n", "line 2: expected 2 cells between ',', got 3"),
         ("j.csv", "clip,prompt\na.mp4,\n", "edit 1: expected a prompt"),
         ("j.csv", "clip,prompt,steps\na.mp4,x,many\n", "steps: expected a whole number, got 'many'"),
         ("j.csv", "clip,prompt,codec\na.mp4,x,divx\n", "codec: expected one of h264"),
@@ -158,6 +165,19 @@ def test_a_file_that_makes_no_sense_is_one_line(tmp_path, capsys, name, text, ma
     assert match in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_spreadsheets_that_write_other_separators_are_read(tmp_path, separator):
+    lines = [["clip", "prompt", "strength"], ["a.mp4", "make it red, please", "0.5"]]
+    jobs = write(tmp_path / "jobs.csv", "\ufeff" + "".join(separator.join(line) + "\r\n" for line in lines))
+    (request,) = asked(jobs, tmp_path / "out")
+    assert (request.prompt, request.config.strength) == ("make it red, please", 0.5)
+
+
+def test_a_folder_of_jobs_is_said_to_be_one(tmp_path, capsys):
+    assert batch(tmp_path, tmp_path / "out") == 2
+    assert "a folder" in capsys.readouterr().err
 
 
 def test_values():

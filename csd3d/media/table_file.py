@@ -1,0 +1,53 @@
+"""Reading a table of somebody else's, CSV or YAML: whatever is in it, it is read or refused in one line."""
+
+import csv
+from collections import Counter
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+SUFFIXES = (".csv", ".yaml", ".yml")
+SEPARATORS = ",;\t"
+"""Between the cells of CSV: what stands most often in the header; a comma, where none does."""
+
+
+def load_table(path: Path, what: str) -> list[dict[Any, Any]]:
+    """The rows of a CSV file with a header, or of a YAML list, as they are.
+
+    Raises:
+        ValueError: it is neither, holds no rows, a column twice, or more cells in a row than columns; the text begins
+            with `what` it is.
+        OSError: it cannot be read.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"{what}: expected a .csv, .yaml or .yml file, got {path}")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        rows = _csv_rows(text) if path.suffix.lower() == ".csv" else yaml.safe_load(text)
+    except (ValueError, csv.Error, yaml.YAMLError, RecursionError) as error:  # no UTF-8, a 13th month: ValueError
+        raise ValueError(f"{what}: {path} cannot be read ({' '.join(str(error).split())})") from error
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"{what}: expected at least one row with names of columns in {path}")
+    return rows
+
+
+def _csv_rows(text: str) -> list[dict[Any, Any]]:
+    header = text.partition("\n")[0]
+    separator = max(SEPARATORS, key=header.count)
+    reader = csv.DictReader(StringIO(text), delimiter=separator, strict=True)
+    columns = reader.fieldnames or ()
+    if twice := [name for name, count in Counter(columns).items() if name and count > 1]:
+        raise ValueError(f"expected each column once, got {twice[0]} more often")
+    rows: list[dict[Any, Any]] = []
+    for row in reader:
+        extra = list(row.pop(None, ()))
+        if any(extra):
+            count = len(columns) + len(extra)
+            raise ValueError(
+                f"line {reader.line_num}: expected {len(columns)} cells between {separator!r}, got {count}; a cell "
+                f"with {separator!r} in it stands in quotes"
+            )
+        rows.append(row)
+    return rows
