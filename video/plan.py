@@ -28,11 +28,17 @@ _SPAN = re.compile(
 )
 _LIKE_TIMES = re.compile(
     rf"\s*(?:(?:at|from|after|until|between)\s+)?-?{_CLOCK}\s*"
-    rf"(?:{_UNIT}\s*:|(?:{_UNIT}\s*)?(?:{_TO}|and\s+)-?{_CLOCK}\s*(?:{_UNIT}|:(?!\d)))"
+    rf"(?:{_UNIT}\s*:|(?:{_UNIT}\s*)?(?:{_TO}|and\s+)-?{_CLOCK}\s*(?:{_UNIT}|:(?!\d)|[\])}}]))"
     rf"|\s*\d+:[0-5]\d\s*{_TO}\d+:[0-5]\d\b",
     re.I,
 )
 """How a sentence begins that was meant to have times."""
+_HEAD = re.compile(r"(?:[^:\uff1a]|[:\uff1a]\d)*[:\uff1a](?!\d)")
+"""What stands before a sentence after a colon."""
+_MOMENT = re.compile(r"\d+(?:[.:,]\d+)*|\b(?:nan|inf|infinity|start|begin|beginning|middle|end)(?=\b|\d)", re.I)
+_UNITS = re.compile("s|secs?|seconds?|m|mins?|minutes?|h|hours?|ms|f|frames?")
+_BETWEEN = re.compile("at|from|after|until|till|between|to|then|and|the|of|first|last|in|for|e|t|time")
+"""Words that stand with moments and units in what is meant as times."""
 UNEDITED = -1
 """The sentence of frames outside all times of a prompt."""
 
@@ -98,11 +104,23 @@ def spans_of(prompt: str) -> tuple[Span, ...]:
 
 def _require_no_times(sentence: str) -> None:
     """Raises ValueError for words in a sentence that were meant as times."""
-    for part in re.split("[,;]", sentence):
-        if like := _LIKE_TIMES.match(part):
+    for part in (sentence, *re.split("[,;]", sentence)):
+        text = part.lstrip(" \t[({<")
+        if like := _LIKE_TIMES.match(text) or _head_of_times(text):
             raise ValueError(
                 f"prompt: expected times such as `0-3s:` before each sentence or none, got {like[0].strip():.40}"
             )
+
+
+def _head_of_times(text: str) -> re.Match[str] | None:
+    """What stands before a colon, if it says nothing but two moments, or one and a unit: `nan-1s:`, `frames 0-9:`."""
+    if (head := _HEAD.match(text)) is None:
+        return None
+    moments, rest = len(_MOMENT.findall(head[0])), _MOMENT.sub(" ", head[0]).lower()
+    words = re.findall(r"[^\W\d_]+", rest)
+    units = list(filter(_UNITS.fullmatch, words))
+    meant = len(units) + len(list(filter(_BETWEEN.fullmatch, words))) == len(words)
+    return head if meant and moments + bool(units) > 1 and moments else None
 
 
 def _seconds(clock: str, unit: str | None) -> float:
