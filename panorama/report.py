@@ -58,7 +58,7 @@ def make_report(facts: Facts, manifest: Manifest) -> Report:
         f"{facts.windows} window{'s' * (facts.windows > 1)}",
         "by sampling" if edit["by"] == "sampling" else f"{edit['csd']['coupling']} coupling",
         f"prior {manifest.prior['name']}",
-        f"{edit['csd']['steps']} steps",
+        manifest.said_steps(edit["csd"]["steps"]),
     ]
     return Report(
         title=" · ".join(sentence.text for sentence in facts.plan.sentences),

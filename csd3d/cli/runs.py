@@ -88,7 +88,7 @@ def _list(folder: Path, *, as_json: bool) -> None:
         print(json.dumps([_facts(path, manifest) for path, manifest in runs], indent=2))
         return
     rows = [
-        (str(path), m.command, m.status, f"{m.steps_done} steps", m.created,
+        (str(path), m.command, m.status, f"{m.steps} steps", m.created,
          " | ".join([*(str(e["prompt"]) for e in m.history), sentences(m)]))
         for path, m in runs
     ]  # fmt: skip
@@ -108,7 +108,7 @@ def _show(run_dir: Path) -> None:
     m = Manifest.read(run_dir / "manifest.json")
     facts: list[tuple[str, Any]] = [
         ("run", run_dir), ("command", m.command), ("prompt", sentences(m)), ("status", m.status),
-        ("started", m.created), ("steps", m.steps_done), ("seed", m.seed), ("prior", m.prior.get("name")),
+        ("started", m.created), ("steps", m.steps), ("seed", m.seed), ("prior", m.prior.get("name")),
     ]  # fmt: skip
     facts += [("input", entry["path"]) for entry in m.inputs]
     facts += [("before that", f"{e['prompt']!r}, {e.get('run_dir', 'run unknown')}") for e in reversed(m.history)]

@@ -28,7 +28,7 @@ class LivePage:
     def __init__(
         self, folder: RunFolder, manifest: Manifest, progress: RunProgress, log: StepLog, total: int, look: Look | None
     ) -> None:
-        """Of the steps of `log`, `total` when all are done."""
+        """Of the steps of `log`; `total`: as `--steps` counts them, when all are done."""
         self._folder, self._manifest, self._progress = folder, manifest, progress
         self._log, self._total, self._look = log, total, look
         self._since, self._there = progress.clock(), False
@@ -39,7 +39,7 @@ class LivePage:
             return
         if self._look is not None:
             save_picture(contact_sheet(self._look()), self._folder.sheet)
-        self._write(f"{self._log.done} of {self._total} steps", refresh_s=EVERY_S)
+        self._write(f"{self._manifest.steps} of {self._total} steps", refresh_s=EVERY_S)
         if not self._there:
             self._progress.say(f"how it looks so far: {self._folder.report}")
         self._since, self._there = self._progress.clock(), True
@@ -47,7 +47,7 @@ class LivePage:
     def stop(self) -> None:
         """The run ended before it was finished: the page, if there is one, says so and is not loaded again."""
         if self._there:
-            status = f"{self._manifest.status} after {self._log.done} of {self._total} steps"
+            status = f"{self._manifest.status} after {self._manifest.steps} of {self._total} steps"
             self._write(status, refresh_s=0)
 
     def _write(self, status: str, *, refresh_s: int) -> None:

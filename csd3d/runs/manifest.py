@@ -69,7 +69,9 @@ class Manifest:
     status: Status = "running"
     """How the run stands."""
     steps_done: int = 0
-    """Optimisation steps finished."""
+    """Optimisation steps finished, each of one batch of particles."""
+    moves_done: int | None = None
+    """Moves of all particles finished, which is what `--steps` counts. None: each step is one."""
     created: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
     """When the run was first started (UTC)."""
     versions: dict[str, str] = field(default_factory=lambda: software_versions())
@@ -111,6 +113,15 @@ class Manifest:
             ValueError: a number in it is not finite.
         """
         write_json(path, dataclasses.asdict(self))
+
+    @property
+    def steps(self) -> int:
+        """Steps finished, as `--steps` counts them."""
+        return self.steps_done if self.moves_done is None else self.moves_done
+
+    def said_steps(self, asked: int) -> str:
+        """How many steps of those asked for were done, in words: fewer where the run ended before."""
+        return f"{asked} steps" if self.moves_done in (None, asked) else f"{self.moves_done} of {asked} steps"
 
     @property
     def source(self) -> str | None:

@@ -62,10 +62,16 @@ class Phase:
     """Steps of the run when it is done."""
     begin: int = 0
     """Steps before it."""
+    batches: int = 1
+    """Of all particles, each of which takes a step."""
     writes: float = 0.0
     """How many times as long as encoding the sources what comes after it takes."""
     then: str = ""
     """What comes after it and takes a time that is not known yet."""
+
+    def moves(self, done: int) -> int:
+        """Of all particles, which is what `--steps` counts, after so many steps of the run."""
+        return max(done - self.begin, 0) // self.batches
 
 
 @runtime_checkable
@@ -201,8 +207,8 @@ class Session:
         steps = self._watched(
             run(particles, Objective(score, csd, kernel), rng=rng, start=log.done, watch=log.watch), csd, log, epoch
         )
-        save = self._saver(particles, rng, log, checkpointer, total=csd.steps, look=look)
-        self._do(Phase(phase, csd.steps, writes=writes), steps, log, save, every=config.checkpoint_every)
+        part = Phase(phase, csd.steps, batches=epoch, writes=writes)
+        self._do(part, steps, log, self._saver(particles, rng, log, checkpointer, part, look), config.checkpoint_every)
         return log
 
     def sample(
@@ -223,10 +229,11 @@ class Session:
         log = self._loaded(particles, rng, StepLog(count), checkpointer)
         inversions, total = sampling.inversions * epoch, len(sampling.transitions) * epoch
         steps = run_sampling(particles, sampling, start=log.done)
-        save = self._saver(particles, rng, log, checkpointer, total=total, look=None)
-        parts = [Phase("invert", inversions, then="sampling")] if log.done < inversions else []
-        for part in (*parts, Phase("sample", total, begin=inversions, writes=writes)):
-            self._do(part, islice(steps, part.end - log.done), log, save, every=config.checkpoint_every)
+        last = Phase("sample", total, begin=inversions, batches=epoch, writes=writes)
+        save = self._saver(particles, rng, log, checkpointer, last, None)
+        first = Phase("invert", inversions, batches=epoch, then="sampling")
+        for part in (first, last) if log.done < inversions else (last,):
+            self._do(part, islice(steps, part.end - log.done), log, save, config.checkpoint_every)
         return log
 
     def _watched(self, steps: Iterator[StepInfo], csd: CsdConfig, log: StepLog, epoch: int) -> Iterator[StepInfo]:
@@ -257,18 +264,17 @@ class Session:
         rng: torch.Generator,
         log: StepLog,
         checkpointer: Checkpointer | None,
-        *,
-        total: int,
+        part: Phase,
         look: Look | None,
     ) -> Callable[[], None]:
-        """What saves the state, counts what it took, and shows it."""
-        live = self.live = LivePage(self.folder, self.manifest, self.progress, log, total, look)
+        """What saves the state, counts what it took until the end of `part`, and shows it."""
+        live = self.live = LivePage(self.folder, self.manifest, self.progress, log, part.moves(part.end), look)
         since = self.rows_of()
 
         def save() -> None:
             nonlocal since
             (checkpointer or self.folder).save(particles, rng, log)
-            self.manifest.steps_done = log.done
+            self.manifest.steps_done, self.manifest.moves_done = log.done, part.moves(log.done)
             if (now := self.rows_of()) > since:  # of what a stop has undone, no row is counted
                 rows = self.manifest.numbers[ROWS] = int(self.manifest.numbers.get(ROWS, 0)) + now - since
                 self.manifest.numbers[ROWS_EACH] = round(rows / log.count, 1)
@@ -278,9 +284,7 @@ class Session:
 
         return save
 
-    def _do(
-        self, part: "Phase", steps: Iterable[StepInfo], log: StepLog, save: Callable[[], None], *, every: int
-    ) -> None:
+    def _do(self, part: Phase, steps: Iterable[StepInfo], log: StepLog, save: Callable[[], None], every: int) -> None:
         """The steps of a part, with its bar, saved now and then and at its end."""
         total, done = part.end - part.begin, log.done - part.begin
         after_s = part.writes * self.manifest.timing_s.get("encode", 0.0)
@@ -292,7 +296,7 @@ class Session:
                 if self.stop or log.done % every == 0 or log.done == part.end:
                     save()
                     saved = log.done
-                self.stop_if_asked(f"{log.done} of {part.end} steps are done")
+                self.stop_if_asked(f"{part.moves(log.done)} of {part.moves(part.end)} steps are done")
             if saved != log.done:
                 save()
         self.manifest.write(self.folder.manifest)

@@ -37,3 +37,17 @@ def test_one_run_for_scripts_is_its_manifest(runs: Path, capsys: pytest.CaptureF
     found = json.loads(capsys.readouterr().out)
     assert found.pop("run_dir") == str(runs / "first")
     assert found == json.loads((runs / "first" / "manifest.json").read_text())
+
+
+def test_steps_are_those_that_were_asked_for_however_many_batches_they_took(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, moves in (("batches", 15), ("one", None)):
+        (tmp_path / name).mkdir()
+        manifest = Manifest("video", {"prompt": name}, seed=3, steps_done=30, moves_done=moves)
+        manifest.write(tmp_path / name / "manifest.json")
+    assert main(["runs", "list", str(tmp_path)]) == 0
+    assert main(["runs", "show", str(tmp_path / "batches")]) == 0
+    listed = capsys.readouterr().out
+    assert [line.split("  ")[3] for line in listed.splitlines()[:2]] == ["15 steps", "30 steps"]
+    assert "\nsteps        15\n" in listed

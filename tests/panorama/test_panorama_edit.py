@@ -85,6 +85,8 @@ def test_run_directory_is_complete_and_valid(wide, tmp_path):
     assert (manifest.status, manifest.command, manifest.config["prompt"]) == ("finished", "panorama", "make it red")
     assert manifest.inputs[0]["path"] == str(wide)
     assert manifest.steps_done == result.steps == 6 * -(-int(result.facts["windows"]) // 3)
+    assert manifest.steps == 6
+    assert "<li>6 steps</li>" in result.report.read_text()
     assert set(manifest.timing_s) == {"encode", "edit", "write"}
     names = {str(p.relative_to(result.run_dir)) for p in result.run_dir.rglob("*") if p.is_file()}
     assert names == {

@@ -96,7 +96,7 @@ def test_run_directory_is_complete_and_valid(make_clip, tmp_path):
     assert manifest.config["prompt"] == "make it red"
     assert manifest.config["csd"]["lr"] == 0.2
     assert manifest.inputs[0]["path"] == str(path)
-    assert manifest.steps_done == 18
+    assert (manifest.steps_done, manifest.steps) == (18, 6)
     assert set(manifest.timing_s) == {"encode", "edit", "write"}
     assert manifest.memory_bytes["resident"] > 0
     assert manifest.outputs["clip"] == str(tmp_path / "run" / "edited.mp4")
@@ -196,7 +196,9 @@ def test_a_run_ends_when_the_edit_has_stopped_changing(make_clip, tmp_path):
     assert 3 <= done < 60
     (note,) = [note for note in result.notes if note.startswith("ended after")]
     assert f"ended after {done} of 60 moves" in note
-    assert note in result.report.read_text()
+    page = result.report.read_text()
+    assert note in page
+    assert f"<li>{done} of 60 steps</li>" in page
 
     seen = []
 

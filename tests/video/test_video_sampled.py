@@ -68,6 +68,7 @@ def test_the_edit_is_in_the_clip_and_the_run_says_how(make_clip, tmp_path, start
     assert change[1] < -0.1
     manifest = Manifest.read(tmp_path / "run" / "manifest.json")
     assert manifest.steps_done == result.steps == 3 * (4 if start == "noised" else 4 + 4 * 2)
+    assert manifest.steps == 4
     assert set(manifest.timing_s) == {"encode", "sample", "write"} | ({"invert"} if start == "inverted" else set())
     assert "by sampling" in result.report.read_text()
     assert not (tmp_path / "run" / "trajectory.npy").exists()
