@@ -97,3 +97,14 @@ def test_frames_with_a_profile(tmp_path, deep):
         assert any("converted to sRGB" in note for note in clip.notes)
         got = clip.read(0, 1)[0, :, 0, 0] * 255
     assert np.abs(got.numpy() - (0, 195, 32)).max() <= 0.5
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.webp"])
+def test_frames_of_an_animation_are_what_their_profile_shows(tmp_path, name):
+    first, second = (Image.fromarray(np.full((16, 16, 3), (32, 192 - k, 64), np.uint8)) for k in (0, 1))
+    icc = profile(P3, SRGB_CURVE)
+    first.save(tmp_path / name, save_all=True, append_images=[second], duration=40, icc_profile=icc, lossless=True)
+    for exact in (True, False):
+        with open_clip(tmp_path / name) as clip:
+            assert any("converted to sRGB" in note for note in clip.notes)
+            assert (255 * clip.read(0, 1, exact=exact)[0, :, 0, 0]).round().tolist() == [0, 195, 32]

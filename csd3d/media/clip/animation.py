@@ -69,6 +69,15 @@ def read_animation(path: Path, max_frames: int | None) -> Animation:
         raise damaged(path, error) from None
 
 
+def icc_of(path: Path) -> bytes:
+    """The RGB colour profile of an animation; empty if there is none."""
+    try:
+        with Image.open(path) as picture:
+            return profile_of(picture)
+    except DAMAGED:
+        return b""
+
+
 class AnimationReader:
     """Frames through Pillow; going back starts over from the first frame."""
 

@@ -18,7 +18,7 @@ from av.error import FFmpegError
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from csd3d.media.clip.animation import is_animated_webp, is_animation, read_animation
+from csd3d.media.clip.animation import icc_of, is_animated_webp, is_animation, read_animation
 from csd3d.media.clip.container import (
     Damage,
     decoded_frames,
@@ -198,6 +198,8 @@ def _probe_stream(path: Path, container: InputContainer, stream: VideoStream, ma
     if orientation is None:
         notes.append("the angle at which it is to be shown is not applied")
     notes += _looks(stream, first, interlaced=interlaced)
+    if codec == "apng":
+        notes += _profile_notes({icc_of(path)} - {b""})
     if codec in DOLBY_CODECS and (is_dolby_vision(path) or side_data(first, "DOVI_METADATA", codec)):
         notes.append(DOLBY_VISION)
     aspect = stream.sample_aspect_ratio or Fraction(1)

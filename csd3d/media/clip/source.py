@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, UInt8, UInt16
 from torch import Tensor
 
-from csd3d.media.clip.animation import AnimationReader
+from csd3d.media.clip.animation import AnimationReader, icc_of
 from csd3d.media.clip.container import Damage, decoded_frames, open_video
 from csd3d.media.clip.probe import ClipInfo, probe, with_fps
 from csd3d.media.clip.shown import upright_levels
@@ -204,6 +204,7 @@ class PyAVReader:
     def __init__(self, info: ClipInfo, *, exact: bool = True, alpha: bool = False) -> None:
         """Open the clip; `exact` says how colours are converted; with `alpha`, what has transparency is RGBA."""
         self._info, self._exact, self._alpha = info, exact, alpha
+        self._profile = profile_from(icc_of(info.path)) if info.codec == "apng" and not alpha else None
         self._open()
 
     def _open(self) -> None:
@@ -227,13 +228,12 @@ class PyAVReader:
             if frame is None:
                 break
             if self._next >= start:
-                pixels.append(
-                    upright_levels(
-                        frame, width_px=self._info.width_px, height_px=self._info.height_px,
-                        orientation=self._info.orientation, deep=self._info.depth > 8, exact=self._exact,
-                        alpha=self._alpha,
-                    )
+                levels = upright_levels(
+                    frame, width_px=self._info.width_px, height_px=self._info.height_px,
+                    orientation=self._info.orientation, deep=self._info.depth > 8, exact=self._exact,
+                    alpha=self._alpha,
                 )  # fmt: skip
+                pixels.append(levels if self._profile is None else self._profile.to_srgb(levels))
             self._next += 1
         return np.stack(pixels) if pixels else np.zeros((0, 1, 1, 3), np.uint8)
 
