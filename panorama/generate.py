@@ -179,13 +179,18 @@ class GenerateEditor(Editor[GenerateConfig]):
         return target, results
 
     def work(self) -> Work | None:
-        """The windows; of the sampler, unless it is steered or picks."""
+        """The windows, and what steers the sampler."""
         size_lat, csd = (self._windows.rows.shape[1], self._windows.columns.shape[1]), self.config.engine
+        composed = self.config.composed
         if self.config.method == "ddim":
-            csd = replace(csd, residual="noise")
+            csd = replace(csd, residual="noise", steps=composed.moves(csd.steps))
         score = self._attended if self._attending.guides else self.score
         work = Work(score, csd, len(self._windows), size_lat)
-        return None if self.config.method == "ddim" and self._steer() is not None else work
+        steer = self._steer() if self.config.method == "ddim" and composed.steering is not None else None
+        if steer is None:
+            return work
+        t = (csd.t_min + csd.t_max) // 2
+        return replace(work, also=lambda z: steer.read(z, t, torch.arange(len(z)), {}), also_each=steer.reads_a_step)
 
     def encode(self, session: Session) -> None:
         """Noise in the place of sources."""

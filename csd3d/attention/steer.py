@@ -139,6 +139,13 @@ class Steer:
         steering.chosen(score.sites)
         return cls(score, steering, steps, groups, controls)
 
+    @property
+    def reads_a_step(self) -> float:
+        """How often maps are read at a step of the sampler, on average over its steps: at most."""
+        assert self.steering.rounds is not None
+        again = self.steering.rounds * len(self.steering.energy.targets)
+        return self.steering.until + again / max(self.steps, 1)
+
     def __call__(self, z_t: Latents, t: int, step: int, index: Index) -> Latents:
         """Particles at timestep `t` before step number `step`, moved. Their numbers are `index`."""
         if step >= self.steering.until * self.steps:

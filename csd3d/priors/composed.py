@@ -34,6 +34,10 @@ class Composed:
         """Whether attention is read at all."""
         return self.steering is not None or self.pick.among > 1
 
+    def moves(self, steps: int) -> int:
+        """Steps of the sampler that a picture takes, with those of the noises that are not kept."""
+        return steps + (self.pick.among - 1) * self.pick.after
+
     def steer(self, score: Steerable, steps: int, *, builtin: bool, controls: list[Control]) -> Steer | None:
         """For the sentences of a score; None if nothing is read. Raises ValueError as `Steer.over` does, and for steps
         that are too few."""

@@ -46,8 +46,10 @@ class Work:
     """That are encoded and decoded; None: as many as particles."""
     frames_lat: int = 1
     """Latent frames of a particle: more than one where it is a window of a clip."""
-    also: Callable[[Latents], object] = lambda _: None
+    also: Callable[[Latents], object] | None = None
     """What a move of one particle takes besides predictions."""
+    also_each: float = 1.0
+    """How many times it takes that, on average."""
 
     @property
     def steps(self) -> int:
@@ -110,6 +112,9 @@ def measure(prior: Prior, work: Work, *, clock: Callable[[], float] = time.monot
     x = work.score.schedule.noised(Batch(s, s, torch.arange(among)), t, s.flip(-1))
 
     each_s = _sampled_s(work.sampling, x, clock) if work.sampling else _seconds(lambda: _move(work, x), clock)
+    if work.also is not None:
+        also = work.also
+        each_s += work.also_each * _seconds(lambda: also(x.s), clock)
     decode_s = _seconds(lambda: prior.decode(s[:1]), clock)
     unit = "transitions" if work.sampling else "moves"
     return Estimate(work.particles, work.steps, each_s / among, 2 * decode_s, work.pictures, unit, among)
@@ -128,7 +133,6 @@ def _move(work: Work, x: Noised) -> None:
         score.source(x)
     for regulariser in named_regularisers(work.score, work.csd):
         regulariser(x)
-    work.also(x.s)
 
 
 def _sampled_s(sampling: Sampling, x: Noised, clock: Callable[[], float]) -> float:

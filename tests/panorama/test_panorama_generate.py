@@ -57,16 +57,24 @@ def test_what_fits_into_one_tile_is_decoded_as_it_is() -> None:
     assert torch.equal(decode_canvas(z, bordered, 2, wrap=False), bordered(z))
 
 
-@pytest.mark.parametrize("method", ["csd", "sds", "ddim"])
+@pytest.mark.parametrize(
+    ("how", "moves"),
+    [("csd", 2), ("sds", 2), ("ddim", 2), ("ddim --steer excite", 2), ("ddim --pick 3 --pick-after 1", 4)],
+)
 def test_pictures_are_made_and_reported(
-    folder: Path, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    folder: Path,
+    tmp_path: Path,
+    how: str,
+    moves: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    args = ["--prompt", "a red ball", "--prior", str(folder), "--n", "2", "--steps", "2", "--method", method]
+    args = ["--prompt", "a red ball", "--prior", str(folder), "--n", "2", "--steps", "2", "--method", *how.split()]
     for k in range(2):
         assert (
             main(["generate", *args, "--output", str(tmp_path / f"{k}.png"), "--run-dir", str(tmp_path / f"r{k}")]) == 0
         )
-        assert ("2 particles x 2 moves" in capfd.readouterr().err) == bool(k)
+        assert (f"2 particles x {moves} moves" in capfd.readouterr().err) == bool(k)
         monkeypatch.setattr("csd3d.runs.estimate.LEAST", 1)
         monkeypatch.setattr("csd3d.runs.estimate.LONG_S", 0.0)
     first, second = ([np.array(Image.open(tmp_path / f"{k}-{i}.png")) for i in (1, 2)] for k in range(2))

@@ -31,6 +31,14 @@ def test_it_counts_what_it_measures() -> None:
     assert found.total_s == 10 * (100 * 3.0 + 0.5)
 
 
+def test_what_some_moves_take_besides_is_counted_as_often() -> None:
+    seen = list[int]()
+    asked = replace(work(100), also=lambda s: seen.append(len(s)), also_each=0.5)
+    now = iter([0.0, 3.0, 10.0, 12.0, 20.0, 21.0])  # a move, what it takes besides, a decoded picture
+    assert measure(ToyPrior(), asked, clock=lambda: next(now)) == Estimate(10, 100, each_s=4.0, codec_s=2.0)
+    assert seen == [1]
+
+
 def test_transitions_of_sampling_are_counted_up_and_down() -> None:
     asked = work(20)
     sampled = replace(asked, sampling=Sampling(asked.score, asked.score, asked.csd), pictures=4)
