@@ -24,6 +24,8 @@ def explain(error: Exception) -> tuple[str, int] | None:
         return _explain_os(error), 2
     if isinstance(error, ValueError | TypeError):
         return str(error).partition("\nException raised from")[0].strip() or type(error).__name__, 2
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # of Path.resolve, until Python 3.13
+        return f"expected a path that leads somewhere, got a link that leads in a circle ({error})", 2
     return None
 
 

@@ -58,6 +58,11 @@ def test_arguments_reach_the_command_and_its_code_comes_back(monkeypatch: pytest
         (FileNotFoundError("clip a.mp4 does not exist"), "clip a.mp4 does not exist", 2),
         (FileExistsError(errno.EEXIST, "File exists", "out.mp4"), "out.mp4: File exists", 2),
         (PermissionError(errno.EACCES, "Permission denied", "/out.mp4"), "/out.mp4: Permission denied", 2),
+        (
+            RuntimeError("Symlink loop from 'mask.png'"),
+            "expected a path that leads somewhere, got a link that leads in a circle (Symlink loop from 'mask.png')",
+            2,
+        ),
         (IsADirectoryError(errno.EISDIR, "Is a directory", "clips"), "clips: Is a directory", 2),
         (
             OSError(errno.ENOSPC, "No space left on device", "o.mp4"),

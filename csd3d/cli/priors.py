@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from csd3d.cli.parse import read_dataclass, with_first
 from csd3d.engine.config import CsdConfig
+from csd3d.media.place import require_place
 from csd3d.priors.families.table import Family
 from csd3d.priors.loading import PLAIN, Loading
 from csd3d.priors.memory import peak_bytes
@@ -282,11 +283,14 @@ def export(name: str, directory: Path) -> Path:
     """Copy the prior into `directory`, with the vae that it may share with another; complete or not at all.
 
     Raises:
-        ValueError, FileNotFoundError: `name` stands for no prior at hand, or `directory` is there already.
+        ValueError, FileNotFoundError: `name` stands for no prior at hand, or `directory` is there already or cannot be.
     """
     source = describe(name).path
     if directory.exists():
         raise ValueError(f"directory: expected a folder that does not exist yet, got {directory}")
+    require_place(directory)
+    if source.resolve() in directory.resolve().parents:
+        raise ValueError(f"directory: expected a folder outside of the prior, got {directory}")
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as scratch:
         new = Path(scratch) / "new"

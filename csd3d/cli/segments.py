@@ -9,6 +9,7 @@ import tyro
 
 from csd3d.cli.parse import read_dataclass
 from csd3d.media.atomic import require_new_folder
+from csd3d.media.place import require_place
 from csd3d.priors.auto import load_prior
 from video.segments import SegmentConfig, segment
 
@@ -33,6 +34,7 @@ def main(argv: Sequence[str]) -> int:
     """Parse and run; returns the exit code. Mistakes raise, see `video.segments.segment`."""
     command = read_dataclass(Command, argv, prog="csd3d segments")
     require_new_folder(command.output)
+    require_place(command.output)
     made = segment(command.source, command.output, load_prior(command.prior, device=command.device), command.options)
     for number, share in enumerate(made.shares, 1):
         print(f"segment {number:<4} {100 * share:5.1f} %")

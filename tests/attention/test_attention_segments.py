@@ -116,3 +116,11 @@ def test_a_clip_and_a_picture_become_masks(tmp_path: Path) -> None:
     assert main(["segments", str(frames), "--output", str(tmp_path / "seg")]) == 2, "what is there is left alone"
     assert main(["segments", str(tmp_path / "none.mp4"), "--output", str(tmp_path / "x")]) == 2
     assert not (tmp_path / "x").exists()
+
+
+def test_a_place_where_no_folder_can_be_is_refused_before_the_work(tmp_path: Path, capsys) -> None:
+    save(torch.zeros(3, 8, 8), tmp_path / "0.png")
+    assert main(["segments", str(tmp_path / "0.png"), "--output", str(tmp_path / "0.png" / "seg")]) == 2
+    error = capsys.readouterr().err
+    assert "expected a folder in which files can be made" in error
+    assert error.count("\n") == 1
