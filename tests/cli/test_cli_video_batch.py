@@ -142,7 +142,7 @@ def test_presets_lie_beside_the_job_file(tmp_path):
             "edit 1: expected columns that are flags of csd3d video, such as ",
         ),
         ("j.csv", "clip,prompt,strenth\na.mp4,x,1\n", "such as strength, start, strict; got 'strenth'"),
-        ("j.csv", "clip|prompt\na.mp4|x\n", "such as clip, prompt, output, steps; got 'clip|prompt'"),
+        ("j.csv", "clip|prompt\na.mp4|x\n", "such as prompt; got 'clip|prompt'"),
         ("j.csv", "clip,prompt\na.mp4,make it red, please\n", "line 2: expected 2 cells between ',', got 3"),
         ("j.csv", "clip,prompt\na.mp4,\n", "edit 1: expected a prompt"),
         ("j.csv", "clip,prompt,steps\na.mp4,x,many\n", "steps: expected a whole number, got 'many'"),

@@ -109,7 +109,7 @@ def test_the_file_of_a_batch_finds_what_the_batch_wrote(tmp_path, kind):
         ("clip,prompt\nnone.mp4,x", "which does not exist"),
         ("clip,prompt\nbeach.mp4,", "expected a clip and a prompt"),
         ("clip,prompt\nbeach.mp4,x\nbeach.mp4,x", "once"),
-        ("clip,prompt", "expected rows"),
+        ("clip,prompt", "at least one row"),
         ("Video name,Our GT caption,Style Change Caption\nfish,a,b", "expected the clip 'fish'"),
     ],
 )
