@@ -24,6 +24,8 @@ TRIES = 2
 """Of an edit that fails for no fault of its request."""
 POLL_S = 0.5
 """Between two looks at whether somebody asked to stop."""
+NETWORKS = "csd3d.priors.networks.sites"
+"""A module that imports torch and diffusers: once for all workers."""
 Answer = Outcome | Literal["died", "stopped"]
 """What became of an edit, or of the worker that was at it."""
 
@@ -133,7 +135,7 @@ class LocalWorkers:
         each; None: its share of the processors."""
         self._target = target or work
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload([self._target.__module__])  # so that all import torch once
+        self._context.set_forkserver_preload([self._target.__module__, *(() if target else (NETWORKS,))])
         self._gpus = visible_gpus()
         self._threads = threads or max(1, (os.cpu_count() or 1) // count)
         self._processes: list[Any] = [None] * count

@@ -21,6 +21,32 @@ from video.config import VideoConfig
 from video.pool import LocalWorkers, spread, visible_gpus
 
 
+def written(tmp_path: Path, make_clip: Any) -> Path:
+    for k in range(2):
+        make_clip(f"{k}.mp4", frames=2, height=32, width=32, seed=k)
+    prior = write_tiny_prior(tmp_path / "tiny")
+    jobs = tmp_path / "jobs.csv"
+    lines = [f"{k}.mp4,make it snowy,{prior},1,32,cpu" for k in range(2)]
+    jobs.write_text("\n".join(["clip,prompt,prior,steps,size,device", *lines, f"0.mp4,sing,{prior},1,32,cpu"]))
+    return jobs
+
+
+def check(jobs: Path, out: Path, capsys: pytest.CaptureFixture[str], *words: str) -> None:
+    command = ["video", "batch", str(jobs), "--out", str(out), *words]
+    assert main(command) == 1
+    assert "2 of 3 edits are there, 1 failed" in capsys.readouterr().out
+    for k in range(2):
+        assert (out / f"{k}-make-it-snowy.mp4").is_file()
+        assert Manifest.read(out / "runs" / f"{k}-make-it-snowy.mp4" / "manifest.json").status == "finished"
+    assert main(command) == 1
+    assert capsys.readouterr().out.count("done before") == 2
+
+
+@pytest.mark.slow
+def test_clips_on_two_workers(tmp_path: Path, make_clip: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    check(written(tmp_path, make_clip), tmp_path / "out", capsys, "--workers", "2")
+
+
 def asked(folder: Path, *prompts: str) -> list[Request[VideoConfig]]:
     return [
         Request(folder / f"{k}", prompt, folder / f"{k}.mp4", VideoConfig(), run_dir=folder / f"run-{k}")
@@ -104,29 +130,3 @@ def test_who_does_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
     assert spread_of(Batch(jobs, workers=2)) is not None
     assert main(["video", "batch", str(jobs), "--workers", "0"]) == 2
     assert "workers: expected 1 or more, got 0" in capsys.readouterr().err
-
-
-def written(tmp_path: Path, make_clip: Any) -> Path:
-    for k in range(2):
-        make_clip(f"{k}.mp4", frames=2, height=32, width=32, seed=k)
-    prior = write_tiny_prior(tmp_path / "tiny")
-    jobs = tmp_path / "jobs.csv"
-    lines = [f"{k}.mp4,make it snowy,{prior},1,32,cpu" for k in range(2)]
-    jobs.write_text("\n".join(["clip,prompt,prior,steps,size,device", *lines, f"0.mp4,sing,{prior},1,32,cpu"]))
-    return jobs
-
-
-def check(jobs: Path, out: Path, capsys: pytest.CaptureFixture[str], *words: str) -> None:
-    command = ["video", "batch", str(jobs), "--out", str(out), *words]
-    assert main(command) == 1
-    assert "2 of 3 edits are there, 1 failed" in capsys.readouterr().out
-    for k in range(2):
-        assert (out / f"{k}-make-it-snowy.mp4").is_file()
-        assert Manifest.read(out / "runs" / f"{k}-make-it-snowy.mp4" / "manifest.json").status == "finished"
-    assert main(command) == 1
-    assert capsys.readouterr().out.count("done before") == 2
-
-
-@pytest.mark.slow
-def test_clips_on_two_workers(tmp_path: Path, make_clip: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    check(written(tmp_path, make_clip), tmp_path / "out", capsys, "--workers", "2")
