@@ -1,6 +1,7 @@
 """The viewer: that it starts, what it shows, and that clicks do what they say, in their order. Needs nerfstudio."""
 
 import math
+import shlex
 import sys
 import threading
 import time
@@ -24,18 +25,21 @@ from tests.nerf.tiny import PX, config_for, trainer_for
 pytestmark = pytest.mark.slow
 
 
-def test_the_default_viewer_starts_in_an_empty_folder(
+def test_the_command_of_the_readme_starts_the_default_viewer_in_an_empty_folder(
     scene: Path, prior: Path, tmp_path: Path, scene_server: dict[str, str]
 ) -> None:
-    settings = {"prompt": "make it snowy", "prior": prior, "size": PX, "scene-steps": 1, "edit-steps": 1}
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (line,) = [line for line in readme.splitlines() if line.startswith("ns-train csd-edit-cpu")]
+    (tmp_path / "my-scene").symlink_to(scene)  # small, where that of the README takes minutes
+    settings = {"prior": prior, "size": PX, "scene-steps": 1, "edit-steps": 1}
     words = [str(word) for name, value in settings.items() for word in (f"--pipeline.{name}", value)]
-    command = [str(Path(sys.executable).parent / "ns-train"), "csd-edit-cpu", "--data", str(scene), *words]
+    command = [str(Path(sys.executable).parent / "ns-train"), *shlex.split(line, comments=True)[1:], *words]
     command += ["--max-num-iterations", "2", "--viewer.quit-on-train-completion", "True"]
     run = "import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
     process = in_fork(scene_server, "-c", run, *command, cwd=tmp_path)
     said = process.communicate(timeout=300)[0]
     assert process.returncode == 0, said[-2000:]
-    assert list(tmp_path.glob("outputs/small/csd-edit-cpu/*/edited_views/sheet.png"))
+    assert list(tmp_path.glob("outputs/my-scene/csd-edit-cpu/*/edited_views/sheet.png"))
 
 
 @contextmanager
