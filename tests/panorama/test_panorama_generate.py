@@ -172,7 +172,7 @@ def test_what_makes_no_sense_is_refused_with_the_reason(
     assert "expected a caption" in capsys.readouterr().err
     assert main(["generate", "--prompt", "a ball", "--prior", str(folder), "--width", "20"]) == 2
     assert "width: expected a multiple of" in capsys.readouterr().err
-    for flag, value in (("--n", "1000000000"), ("--width", "80000000")):
+    for flag, value in (("--n", "1000000000"), ("--width", "80000000"), ("--steps", "0")):
         assert main(["generate", "--prompt", "a ball", "--prior", str(folder), flag, value]) == 2
         assert f"{flag[2:]}: expected " in capsys.readouterr().err
     assert main(["generate", "--prompt", "a ball", "--prior", str(folder), "--n=10000", "--width=99968"]) == 2
