@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from csd3d.attention.bank import Bank
@@ -28,10 +28,9 @@ from csd3d.attention.sag import SelfAttentionGuidance
 from csd3d.attention.score import Controllable
 from csd3d.attention.sites import Site, choose
 from csd3d.engine.ddim import clean
-from csd3d.engine.regularisers import FeatureLoss, Features, FeatureSite
+from csd3d.engine.over import OverScore
 from csd3d.engine.residuals import Score
 from csd3d.engine.schedule import Schedule
-from csd3d.engine.stein import Perceptual
 from csd3d.engine.types import Latents, Noised, numbers
 
 ANCHORS = 4
@@ -41,12 +40,8 @@ BANKED = 8
 
 
 @dataclass(frozen=True)
-class AttendedScore:
-    """A `Score` under control; satisfies `StepScore`.
-
-    Where `score` does it satisfies `Features` and `Perceptual`, of the prior as it is; what it prepares for a step is
-    `Regularised`.
-    """
+class AttendedScore(OverScore[Controllable]):
+    """A `Score` under control; what it prepares for a step is `Regularised`."""
 
     score: Controllable
     compositions: tuple[Composition, ...] = ()
@@ -81,32 +76,9 @@ class AttendedScore:
         """How hidden states follow motion; None: they do not."""
         return next((c for c in self.compositions if isinstance(c, EyeForEye)), None)
 
-    @property
-    def schedule(self) -> Schedule:
-        """The prior's."""
-        return self.score.schedule
-
     def for_step(self, x: Noised) -> Score:
         """The score of one step, of particles that are all of `x` or some of them."""
         return _StepScore(self, x)
-
-    def target(self, x: Noised) -> Latents:
-        """Of a step that is `x`."""
-        return self.for_step(x).target(x)
-
-    def source(self, x: Noised) -> Latents:
-        """Of a step that is `x`."""
-        return self.for_step(x).source(x)
-
-    def feature_gradient(self, x: Noised, site: FeatureSite, loss: FeatureLoss) -> Latents:
-        """That of the prior as it is."""
-        assert isinstance(self.score, Features)  # as the scores of all our priors are
-        return self.score.feature_gradient(x, site, loss)
-
-    def perceptual_features(self, z: Latents) -> Float[Tensor, "n d"]:
-        """Those of the prior."""
-        assert isinstance(self.score, Perceptual)  # as the scores of all our priors are
-        return self.score.perceptual_features(z)
 
 
 @dataclass

@@ -13,14 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from csd3d.engine.config import CsdConfig
-from csd3d.engine.regularisers import FeatureLoss, Features, FeatureSite
+from csd3d.engine.over import OverScore
 from csd3d.engine.residuals import Score
 from csd3d.engine.schedule import Schedule
-from csd3d.engine.stein import Perceptual
 from csd3d.engine.types import Latents, Noised, numbers
 
 Side = Literal["target", "source"]
@@ -44,9 +42,8 @@ class SplitScore(Score, Protocol):
 
 
 @dataclass
-class ReusingScore:
-    """A score that keeps u of each particle for some moves. Stateful; satisfies `StepScore`, and `Features` and
-    `Perceptual` where `score` does."""
+class ReusingScore(OverScore[SplitScore]):
+    """A score that keeps u of each particle for some moves. Stateful."""
 
     score: SplitScore
     every: int
@@ -54,11 +51,6 @@ class ReusingScore:
     """u by numbers of particles."""
     _steps: dict[int, int] = field(default_factory=dict[int, int])
     """Guided steps that they took part in."""
-
-    @property
-    def schedule(self) -> Schedule:
-        """The prior's."""
-        return self.score.schedule
 
     def for_step(self, x: Noised) -> Score:
         """The score of one step of particles `x`, all of which count as moved."""
@@ -73,23 +65,9 @@ class ReusingScore:
         self._steps |= {i: self._steps.get(i, 0) + 1 for i in ids}
         return _ReusingStep(self.score, {i: self._kept[i] for i in ids})
 
-    def target(self, x: Noised) -> Latents:
-        """Of a step that is `x`."""
-        return self.for_step(x).target(x)
-
     def source(self, x: Noised) -> Latents:
         """The prediction for the sources, as it is."""
         return self.score.source(x)
-
-    def feature_gradient(self, x: Noised, site: FeatureSite, loss: FeatureLoss) -> Latents:
-        """That of the prior."""
-        assert isinstance(self.score, Features)  # as the scores of all our priors are
-        return self.score.feature_gradient(x, site, loss)
-
-    def perceptual_features(self, z: Latents) -> Float[Tensor, "n d"]:
-        """Those of the prior."""
-        assert isinstance(self.score, Perceptual)  # as the scores of all our priors are
-        return self.score.perceptual_features(z)
 
     def state_dict(self) -> dict[str, Any]:
         """What is kept, as tensors by name."""
