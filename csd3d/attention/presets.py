@@ -91,6 +91,11 @@ class Attention:
         return cls(share, said, steering, group)
 
     @property
+    def asks(self) -> bool:
+        """Whether anything is asked for."""
+        return bool(self.compositions or self.steering or self.share != "none")
+
+    @property
     def sees_sources(self) -> bool:
         """Whether targets look at their noisy sources."""
         return any(composition.sees_sources for composition in self.compositions)
@@ -101,7 +106,7 @@ class Attention:
         Raises:
             ValueError: the prior cannot be controlled, or cannot serve a composition.
         """
-        if not (self.compositions or self.steering or self.share != "none"):
+        if not self.asks:
             return score
         if not isinstance(score, Controllable):
             raise ValueError(f"attention: expected a prior of Stable Diffusion's kind, got {type(score).__name__}")

@@ -159,7 +159,7 @@ class LatentDiffusion(Prior):
 
     def attended(self, score: Score, attention: Attention) -> Score:
         """See `Prior.attended`. Raises ValueError too where layers are on several cards, which controls do not see."""
-        if self.how.device_map != "none":
+        if attention.asks and self.how.device_map != "none":
             raise ValueError(
                 "attention: expected none (no --share, --attention, --steer) with --device-map balanced, got some"
             )

@@ -18,9 +18,11 @@ from csd3d.priors.networks.chunks import Chunks
 from csd3d.priors.prior import Guidance, Prompts
 from csd3d.priors.store import placement, savings
 from csd3d.priors.store.placement import layers_of, place, size_bytes, spread
+from csd3d.runs.sampling import score_of_edit
 from tests.priors.families.tiny import write_family
 from tests.priors.no_memory import CARDS, memoryless
 from tests.priors.test_priors_savings import target
+from video.config import VideoConfig
 
 BALANCED = Loading(device_map="balanced")
 
@@ -96,6 +98,8 @@ def test_controls_of_attention_are_refused_with_it(tiny: Path) -> None:
     score = prior.score(Prompts("make it snowy"), Guidance(1.0, 1.0))
     with pytest.raises(ValueError, match=r"attention: expected none .* with --device-map balanced"):
         prior.attended(score, Attention(share="anchors"))
+    assert prior.attended(score, Attention()) is score
+    score_of_edit(prior, Prompts("make it snowy"), VideoConfig(csd=prior.defaults()))
 
 
 @pytest.mark.parametrize(
