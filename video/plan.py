@@ -39,6 +39,8 @@ _MOMENT = re.compile(r"\d+(?:[.:,]\d+)*|\b(?:nan|inf|infinity|start|begin|beginn
 _UNITS = re.compile("s|secs?|seconds?|m|mins?|minutes?|h|hours?|ms|f|frames?")
 _BETWEEN = re.compile("at|from|after|until|till|between|to|then|and|the|of|first|last|in|for|e|t|time")
 """Words that stand with moments and units in what is meant as times."""
+_DECADE = re.compile(r"(?:(?:(?:in|of|from) +)?the +)?(?:\d\d)?\d0['\u2019]?s\s*[:\uff1a]", re.I)
+"""What reads as a moment and is none, where it is the only one of a prompt: `1980s:`, `in the 90s:`."""
 UNEDITED = -1
 """The sentence of frames outside all times of a prompt."""
 
@@ -85,7 +87,7 @@ def spans_of(prompt: str) -> tuple[Span, ...]:
     """
     marks = list(_SPAN.finditer(prompt))
     if not marks or prompt[: marks[0].start()].strip():
-        _require_no_times(prompt)
+        _require_no_times(prompt, decades=True)
         return (Span(prompt.strip()),)
     spans: list[Span] = []
     ends = [*(m.start() for m in marks[1:]), len(prompt)]
@@ -102,14 +104,12 @@ def spans_of(prompt: str) -> tuple[Span, ...]:
     return tuple(spans)
 
 
-def _require_no_times(sentence: str) -> None:
-    """Raises ValueError for words in a sentence that were meant as times."""
-    for part in (sentence, *re.split("[,;]", sentence)):
-        text = part.lstrip(" \t[({<")
-        if like := _LIKE_TIMES.match(text) or _head_of_times(text):
-            raise ValueError(
-                f"prompt: expected times such as `0-3s:` before each sentence or none, got {like[0].strip():.40}"
-            )
+def _require_no_times(sentence: str, *, decades: bool = False) -> None:
+    """Raises ValueError for words in a sentence that were meant as times; a lone decade may stand, with `decades`."""
+    texts = (part.lstrip(" \t[({<") for part in (sentence, *re.split("[,;]", sentence)))
+    found = [like[0].strip() for text in texts if (like := _LIKE_TIMES.match(text) or _head_of_times(text))]
+    if found and not (decades and len(set(found)) == 1 and _DECADE.fullmatch(found[0])):
+        raise ValueError(f"prompt: expected times such as `0-3s:` before each sentence or none, got {found[0]:.40}")
 
 
 def _head_of_times(text: str) -> re.Match[str] | None:

@@ -28,6 +28,28 @@ def test_prompts_are_read(prompt, spans):
 
 
 @pytest.mark.parametrize(
+    "prompt",
+    [
+        "1980s: neon city",
+        "the 90s: neon colours",
+        "In the 80s: synthwave",
+        "the 90's: neon, with rain",
+        "a street, 1920s: black and white",
+        "the mid-80s: synthwave",
+        "in 1980: a street",
+        "note: make it 3d",
+        "at 5 o'clock: golden light",
+        "phase 2: winter",
+        "step 1 of 2: make it winter",
+        "the end: make it night",
+        "style: 1980s, from 90 to 100 colours",
+    ],
+)
+def test_sentences_with_a_colon_are_no_times(prompt):
+    assert spans_of(prompt) == (Span(prompt),)
+
+
+@pytest.mark.parametrize(
     ("prompt", "match"),
     [
         ("0-3s:, 3-6s: b", "a sentence after '0-3s:'"),
@@ -35,6 +57,13 @@ def test_prompts_are_read(prompt, spans):
         ("0-3s: a, 2-6s: b", "times that follow each other"),
         ("-1-3s: a", "times such as `0-3s:` before each sentence or none, got -1-3s"),
         ("at 2s: a", "got at 2s:"),
+        ("at 10s: a", "got at 10s:"),
+        ("2s: a", "got 2s:"),
+        ("10 s: a", "got 10 s:"),
+        ("10s: a, 20s: b", "got 10s:"),
+        ("0-3s: a, 30s: b", "got 30s:"),
+        ("from 10s to 90s a", "got from 10s to 90s"),
+        ("the last 10s: a", "got the last 10s:"),
         ("0-1 s a", "got 0-1 s"),
         ("0:00 - 0:03 a", "got 0:00 - 0:03"),
         ("a, 3-5s: b", "got 3-5s"),
