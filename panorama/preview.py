@@ -37,7 +37,7 @@ def preview_picture(
     with ExitStack() as stack:
         job = stack.enter_context(editor.open(request))
         job.prepare(prior, replace(job.config, csd=quick(job.config.csd or job.engine_for(prior))))
-        require_place(picture, inputs=job.reads)
+        require_place(picture, inputs=job.kept)
         stack.enter_context(progress)
         if note := prior_note(prior, job.sentences):
             progress.say(f"note: {note}")

@@ -18,9 +18,11 @@ from csd3d.media.place import require_place
 from csd3d.media.sheet import contact_sheet, evenly, save_picture
 from csd3d.priors.prior import Prior
 from csd3d.priors.prompts.photographs import prior_note
+from csd3d.priors.store.fingerprint import files_beside
 from csd3d.runs.found_masks import mask_file, search_of
 from csd3d.runs.preview import quick
 from csd3d.runs.progress import RunProgress
+from csd3d.runs.reference import like_files
 from video.config import VideoConfig
 from video.found_mask import masks_of_frames
 from video.motion import Followed
@@ -54,7 +56,8 @@ def preview_video(
         mask = None
         if (file := mask_file(config.mask)) is not None:
             mask = stack.enter_context(ClipMask(file, source.info, feather_px=config.feather))
-        require_place(picture, inputs=(*source.info.inputs, *(mask.inputs if mask else ())))
+        read = (*source.info.inputs, *(mask.inputs if mask else ()), *like_files(config), *files_beside(config))
+        require_place(picture, inputs=read)
         stack.enter_context(progress)
         times = times_of(source)
         shown = evenly(len(times), FRAMES)

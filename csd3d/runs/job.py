@@ -21,7 +21,7 @@ from csd3d.priors.families.table import Kind
 from csd3d.priors.loading import Loading
 from csd3d.priors.prior import Prior
 from csd3d.priors.prompts.words import require_known
-from csd3d.priors.store.fingerprint import prior_entry
+from csd3d.priors.store.fingerprint import files_beside, prior_entry
 from csd3d.priors.store.resolve import Resolved, require_kind, resolve
 from csd3d.runs.config import RunConfig
 from csd3d.runs.crew import load_shared
@@ -127,7 +127,13 @@ class Editor(ABC, Generic[C]):
     @property
     @abstractmethod
     def reads(self) -> Sequence[Path]:
-        """All files that are read, which nothing may be written over."""
+        """All files that are read, but for those of the prior."""
+
+    @property
+    def kept(self) -> Sequence[Path]:
+        """What nothing may be written over: `reads`, and what is read beside the prior's own files. Raises as
+        `files_beside` does."""
+        return [*self.reads, *files_beside(Loading.of(self.config))]
 
     @abstractmethod
     def inputs(self) -> list[dict[str, Any]]:
@@ -197,7 +203,7 @@ def run_job(
     with editor.open(request) as job:
         if request.output is not None:  # which may be wrong, and is not worth loading a prior for
             own = () if request.run_dir is None else RunFolder(request.run_dir).own_files
-            require_place(request.output, inputs=job.reads, reserved=own)
+            require_place(request.output, inputs=job.kept, reserved=own)
         prior = prior or load_for(request, job.sentences, kind=job.prior_kind)
         config = replace(job.config, csd=job.config.csd or job.engine_for(prior))
         job.prepare(prior, config)
@@ -305,7 +311,7 @@ def _require_places(job: Editor[Any], run_dir: Path) -> tuple[Path, Sequence[Pat
     """`job.place`; raises ValueError unless all that is written there can be written without harm."""
     output, results = job.place(run_dir)
     for path in (output, *results):
-        require_place(path, inputs=job.reads, reserved=RunFolder(run_dir).own_files)
+        require_place(path, inputs=job.kept, reserved=RunFolder(run_dir).own_files)
     return output, results
 
 

@@ -80,6 +80,28 @@ def test_a_place_that_is_wrong_is_refused_before_anything_is_loaded(make_clip, t
     assert only_toys.loaded == []
 
 
+def test_what_is_read_beside_a_prior_is_not_written_over(make_clip, tmp_path, monkeypatch, capsys, only_toys):
+    monkeypatch.chdir(tmp_path)
+    clip, _ = make_clip(frames=2)
+    (tmp_path / "poses").mkdir()
+    picture, shown = save(tmp_path / "a.png", scenery(40, 60)), save(tmp_path / "c.png", scenery(40, 60))
+    pose = save(tmp_path / "poses" / "0.png", scenery(40, 60))
+    (lora := tmp_path / "l.safetensors").write_bytes(b"")
+    control = ["--control", "edge", "guard", "--control-picture"]
+    sources = (("image", [str(picture)]), ("panorama", [str(picture)]), ("video", [str(clip)]), ("generate", []))
+    cases = [[*control, str(shown)], [*control, "poses"], ["--lora", str(lora)], ["--embedding", str(lora)]]
+    for command, source in sources:
+        for how, output in zip(cases, (shown, pose, lora, lora), strict=True):
+            words = [command, *source, "--prompt", "make it red", "--output", str(output)]
+            assert main([*words, *how]) == 2
+            assert f"expected another file than those that are read, got {output}" in capsys.readouterr().err
+    like = ["--like", str(shown), "--attention", "like"]
+    for command, source, how in (("image", picture, cases[0]), ("video", clip, cases[0]), ("video", clip, like)):
+        words = [command, str(source), "--prompt", "make it red", "--output", str(shown), "--preview"]
+        assert main([*words, *how]) == 2
+        assert f"expected another file than those that are read, got {shown}" in capsys.readouterr().err
+
+
 def test_a_prior_that_a_file_alone_names_is_not_fetched(make_clip, tmp_path, monkeypatch, capsys):
     from diffusers import DiffusionPipeline
 

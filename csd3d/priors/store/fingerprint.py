@@ -69,6 +69,14 @@ def _folder_of(name: str) -> Path:
     return Path(config).parent
 
 
+def files_beside(how: Loading) -> tuple[Path, ...]:
+    """Files, and folders or patterns of them, that are read besides a prior's directory. Raises as `Loading.check`, and
+    for a control clip as `open_clip` does."""
+    how.check()
+    pictures = () if how.control_picture is None else (at_home(how.control_picture), *pictures_of(how))
+    return (*(lora.path for lora in how.loras), *how.embeddings, *pictures)
+
+
 def pictures_of(how: Loading) -> tuple[Path, ...]:
     """The files of the control pictures, one or those of a clip."""
     path = None if how.control_picture is None else at_home(how.control_picture)
