@@ -158,7 +158,7 @@ class LatentDiffusion(Prior):
             self.denoiser.require_layers(csd.nce_layers)
 
     def attended(self, score: Score, attention: Attention) -> Score:
-        """See `Prior.attended`. Raises ValueError too where layers are on several cards, which controls do not see."""
+        """See `Prior.attended`. Raises ValueError too where layers are on several GPUs, which controls do not see."""
         if attention.asks and self.how.device_map != "none":
             raise ValueError(
                 "attention: expected none (no --share, --attention, --steer) with --device-map balanced, got some"

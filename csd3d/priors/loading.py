@@ -40,7 +40,7 @@ class Loading:
     offload: bool = False
     """Keep the layers of the prior on the CPU but for the one that computes: less memory on CUDA, and slower."""
     device_map: DeviceMap = "none"
-    """`balanced`: layers of a prior that does not fit one card are spread over all CUDA devices of this machine, by
+    """`balanced`: layers of a prior that does not fit one GPU are spread over all GPUs of this machine, by
     accelerate; they compute one after another. `none`: all of it is on --device."""
     quantise: Quantise = "none"
     """Weights of the prior in fewer bits: `fp8` (of the network, any prior), `int8` (families, needs torchao) or `nf4`
@@ -94,7 +94,7 @@ class Loading:
             return
         where = "with --device-map balanced"
         if self.offload:
-            raise ValueError(f"offload: expected none {where}, which keeps all layers on their cards, got both")
+            raise ValueError(f"offload: expected none {where}, which keeps all layers on their GPUs, got both")
         if self.quantise not in ("none", "fp8"):
             raise ValueError(f"quantise: expected none or fp8 {where}, got {self.quantise}")
         if self.control is not None:

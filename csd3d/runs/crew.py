@@ -227,9 +227,7 @@ def load_shared(found: Resolved, *, device: str | None, precision: Precision, ho
     if ranks()[1] == 1:
         return load_prior(found, device=device, precision=precision, how=how)
     if how.device_map != "none":
-        raise ValueError(
-            "device-map: expected none for several processes, each of which has its own card, got balanced"
-        )
+        raise ValueError("device-map: expected none for several processes, each of which has its own GPU, got balanced")
     device_of(device)
     found, hand = find_prior(found, device=device, how=how), Hand()
     if found.family is not None and found.family.of_clips:

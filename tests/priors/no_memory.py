@@ -1,4 +1,4 @@
-"""Two cards that have tensors without memory, as far as laying weights on them goes."""
+"""Two GPUs that have tensors without memory, as far as laying weights on them goes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,12 +8,12 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-CARDS = (torch.device("cuda:0"), torch.device("cuda:1"))
+GPUS = (torch.device("cuda:0"), torch.device("cuda:1"))
 
 
 @contextmanager
 def memoryless() -> Iterator[None]:
-    """Tensors are without memory, and accelerate lays weights of such a kind on cards."""
+    """Tensors are without memory, and accelerate lays weights of such a kind on GPUs."""
     with FakeTensorMode(allow_non_fake_inputs=True), patch("accelerate.hooks.set_module_tensor_to_device", _moved):
         yield
 

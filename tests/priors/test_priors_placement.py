@@ -1,4 +1,4 @@
-"""A prior over several cards, without any: which layer lies where, that hooks carry tensors between cards which have no
+"""A prior over several GPUs, without any: which layer lies where, that hooks carry tensors between GPUs which have no
 memory, that they change no value, and what is refused.
 """
 
@@ -20,7 +20,7 @@ from csd3d.priors.store import placement, savings
 from csd3d.priors.store.placement import layers_of, place, size_bytes, spread
 from csd3d.runs.sampling import score_of_edit
 from tests.priors.families.tiny import write_family
-from tests.priors.no_memory import CARDS, memoryless
+from tests.priors.no_memory import GPUS, memoryless
 from tests.priors.test_priors_savings import target
 from video.config import VideoConfig
 
@@ -34,9 +34,9 @@ def kontext(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def all_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three cards, whose tensors are on the CPU."""
-    monkeypatch.setattr(placement, "card_of", lambda number: torch.device("cpu"))
-    monkeypatch.setattr(savings, "require_cards", lambda device: None)
+    """Three GPUs, whose tensors are on the CPU."""
+    monkeypatch.setattr(placement, "gpu_of", lambda number: torch.device("cpu"))
+    monkeypatch.setattr(savings, "require_gpus", lambda device: None)
     monkeypatch.setattr(savings, "free_bytes", lambda: dict.fromkeys(range(3), 10**9))
 
 
@@ -48,7 +48,7 @@ def test_cards_are_filled_in_order_and_evenly() -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"device-map: expected room for 3 GB of weights, got 2\.5 GB on 2 cards"):
+    with pytest.raises(ValueError, match=r"device-map: expected room for 3 GB of weights, got 2\.5 GB on 2 GPUs"):
         place({"a": 2 * 10**9, "b": 10**9}, {0: 10**9, 1: 15 * 10**8})
 
 
@@ -69,14 +69,14 @@ def test_a_unet_over_two_cards_mixes_no_devices(tiny: Path) -> None:
     with memoryless():
         unet: Any = UNet2DConditionModel.from_config(config)
         unet.requires_grad_(False)
-        cards = spread({"unet": unet}, [], main=CARDS[1], free=dict.fromkeys(range(2), 2 * size_bytes(unet)))
-        assert cards == CARDS[::-1], "the card of latents first"
-        assert {p.device for p in unet.parameters()} == set(CARDS)
-        x = torch.empty(3, 8, 8, 8, device=CARDS[1])
-        text = torch.empty(3, 16, config["cross_attention_dim"], device=CARDS[1])
+        gpus = spread({"unet": unet}, [], main=GPUS[1], free=dict.fromkeys(range(2), 2 * size_bytes(unet)))
+        assert gpus == GPUS[::-1], "the GPU of latents first"
+        assert {p.device for p in unet.parameters()} == set(GPUS)
+        x = torch.empty(3, 8, 8, 8, device=GPUS[1])
+        text = torch.empty(3, 16, config["cross_attention_dim"], device=GPUS[1])
         with torch.no_grad():
-            out = unet(x, torch.zeros((), device=CARDS[1]), encoder_hidden_states=text, return_dict=False)[0]
-        assert (out.device, out.shape) == (CARDS[1], (3, 4, 8, 8))
+            out = unet(x, torch.zeros((), device=GPUS[1]), encoder_hidden_states=text, return_dict=False)[0]
+        assert (out.device, out.shape) == (GPUS[1], (3, 4, 8, 8))
 
 
 @pytest.mark.usefixtures("all_on_cpu")
@@ -116,12 +116,12 @@ def test_settings_that_contradict_it(how: Loading, message: str) -> None:
 
 
 def test_one_card_is_refused_before_weights_are_read(tiny: Path) -> None:
-    with pytest.raises(ValueError, match="device-map: balanced expected two CUDA devices or more, found"):
+    with pytest.raises(ValueError, match="device-map: balanced expected two GPUs or more, found"):
         load_prior(tiny, device="cpu", how=BALANCED)
 
 
-def test_a_call_is_planned_by_the_fullest_card(monkeypatch: pytest.MonkeyPatch) -> None:
-    free = {CARDS[0]: 1000, CARDS[1]: 500}
+def test_a_call_is_planned_by_the_fullest_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = {GPUS[0]: 1000, GPUS[1]: 500}
     monkeypatch.setattr("csd3d.priors.networks.chunks._free_bytes", free.__getitem__)
-    assert Chunks(CARDS[0], also=CARDS[1:]).rows(100) == 4
-    assert Chunks(CARDS[0]).rows(100) == 8
+    assert Chunks(GPUS[0], also=GPUS[1:]).rows(100) == 4
+    assert Chunks(GPUS[0]).rows(100) == 8

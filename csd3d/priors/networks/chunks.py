@@ -1,7 +1,7 @@
 """Running a function over a batch in pieces that fit in memory.
 
 How large a piece may be comes from a budget in bytes and an estimate of what one row costs. The estimate only has to be
-of the right order: when a CUDA device runs out of memory all the same, the piece is halved and the work goes on.
+of the right order: when a GPU runs out of memory all the same, the piece is halved and the work goes on.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,9 +26,9 @@ class Chunks:
 
     device: torch.device
     budget_bytes: int | None = None
-    """For the activations of one call; None: 2 GiB on a CPU, four fifths of what is free on a CUDA device."""
+    """For the activations of one call; None: 2 GiB on a CPU, four fifths of what is free on a GPU."""
     also: tuple[torch.device, ...] = ()
-    """CUDA devices that the same call computes on besides; the one with the least free memory counts."""
+    """GPUs that the same call computes on besides; the one with the least free memory counts."""
     max_rows: int | None = None
     """Never more rows than this in one call; None: 40 on a CPU, 256 elsewhere."""
     notes: list[str] = field(default_factory=list)
@@ -101,7 +101,7 @@ class Chunks:
 
 
 def _free_bytes(device: torch.device) -> int:
-    """Free on a CUDA device, or cached by torch for what comes next."""
+    """Free on a GPU, or cached by torch for what comes next."""
     free, _ = torch.cuda.mem_get_info(device)
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 

@@ -1,5 +1,5 @@
-"""A prior over several cards, by accelerate's means: layers of its large parts are spread evenly, and its hooks carry
-what passes from a layer on one card to the next on another.
+"""A prior over several GPUs, by accelerate's means: layers of its large parts are spread evenly, and its hooks carry
+what passes from a layer on one GPU to the next on another.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,39 +10,39 @@ from torch import Tensor, nn
 from csd3d.priors.store.silence import quiet
 
 WEIGHTS_SHARE = 0.8
-"""The part of the free memory of a card that weights may take; the rest is for what a call computes."""
+"""The part of the free memory of a GPU that weights may take; the rest is for what a call computes."""
 
 
-def require_cards(device: torch.device) -> None:
-    """Raises ValueError where there are no two cards to spread a prior over."""
+def require_gpus(device: torch.device) -> None:
+    """Raises ValueError where there are no two GPUs to spread a prior over."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device.type != "cuda" or count < 2:
-        raise ValueError(f"device-map: balanced expected two CUDA devices or more, found {count}")
+        raise ValueError(f"device-map: balanced expected two GPUs or more, found {count}")
 
 
 def free_bytes() -> dict[int, int]:
-    """Free memory of every card of this machine, by its number."""
+    """Free memory of every GPU of this machine, by its number."""
     return {i: torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count())}
 
 
-def card_of(number: int) -> torch.device:
-    """A card by its number."""
+def gpu_of(number: int) -> torch.device:
+    """A GPU by its number."""
     return torch.device("cuda", number)
 
 
 def spread(
     parts: Mapping[str, nn.Module], whole: Iterable[nn.Module], *, main: torch.device, free: Mapping[int, int]
 ) -> tuple[torch.device, ...]:
-    """From now on layers of `parts` are on several cards; calls take their arguments from `main` and answer there.
+    """From now on layers of `parts` are on several GPUs; calls take their arguments from `main` and answer there.
 
     Args:
         parts: May be split, between layers that their classes allow to be.
         whole: Stay together, on `main`.
-        main: The card of latents.
-        free: Bytes of every card, by its number; it may use `WEIGHTS_SHARE` of them.
+        main: The GPU of latents.
+        free: Bytes of every GPU, by its number; it may use `WEIGHTS_SHARE` of them.
 
     Returns:
-        The cards that have layers, `main` first.
+        The GPUs that have layers, `main` first.
 
     Raises:
         ValueError: The weights do not fit.
@@ -51,7 +51,7 @@ def spread(
 
     whole = list(whole)
     first = main.index or 0
-    room = {card: int(WEIGHTS_SHARE * free[card]) for card in sorted(free, key=lambda card: (card != first, card))}
+    room = {gpu: int(WEIGHTS_SHARE * free[gpu]) for gpu in sorted(free, key=lambda gpu: (gpu != first, gpu))}
     room[first] = max(0, room[first] - sum(map(size_bytes, whole)))
     sizes = {f"{name}.{path}": size for name, part in parts.items() for path, size in layers_of(part).items()}
     placed = place(sizes, room)
@@ -59,46 +59,46 @@ def spread(
         part.to(main)
     for name, part in parts.items():
         own: dict[str, str | int | torch.device] = {
-            path: str(card_of(placed[f"{name}.{path}"])) for path in layers_of(part)
+            path: str(gpu_of(placed[f"{name}.{path}"])) for path in layers_of(part)
         }
         with quiet():
             dispatch_model(part, own, main_device=main, force_hooks=True)
-    return tuple(card_of(card) for card in room if card == first or card in placed.values())
+    return tuple(gpu_of(gpu) for gpu in room if gpu == first or gpu in placed.values())
 
 
 def place(sizes: Mapping[str, int], room: Mapping[int, int]) -> dict[str, int]:
-    """Card of every layer, cards and layers in their order: all cards about as full as each other.
+    """GPU of every layer, GPUs and layers in their order: all GPUs about as full as each other.
 
     Args:
         sizes: Bytes of layers by their names.
-        room: Bytes that may lie on each card, by its number.
+        room: Bytes that may lie on each GPU, by its number.
 
     Raises:
         ValueError: They do not fit.
     """
     for percent in range(1, 101):
         placed: dict[str, int] = {}
-        left = {card: some * percent // 100 for card, some in room.items()}
-        cards = iter(left)
-        card = next(cards)
+        left = {gpu: some * percent // 100 for gpu, some in room.items()}
+        gpus = iter(left)
+        gpu = next(gpus)
         for layer, size in sizes.items():
-            while card is not None and left[card] < size:
-                card = next(cards, None)
-            if card is None:
+            while gpu is not None and left[gpu] < size:
+                gpu = next(gpus, None)
+            if gpu is None:
                 break
-            placed[layer] = card
-            left[card] -= size
+            placed[layer] = gpu
+            left[gpu] -= size
         if len(placed) == len(sizes):
             return placed
     needed, have = (sum(some.values()) / 1e9 for some in (sizes, room))
     raise ValueError(
-        f"device-map: expected room for {needed:.3g} GB of weights, got {have:.3g} GB on {len(room)} cards, of which a "
+        f"device-map: expected room for {needed:.3g} GB of weights, got {have:.3g} GB on {len(room)} GPUs, of which a "
         "fifth is left to calls; --offload, or --quantise fp8 beside this, needs less"
     )
 
 
 def layers_of(part: nn.Module) -> dict[str, int]:
-    """Bytes of what no card boundary may go through, in order, by its path: layers that the class of `part` names, or
+    """Bytes of what no GPU boundary may go through, in order, by its path: layers that the class of `part` names, or
     the whole of it; the items of its lists, unless these are the blocks of a UNet; modules that hold weights or have no
     children; and weights of its own, which stay where it is called."""
     together = {*(getattr(part, "_no_split_modules", None) or [type(part).__name__])}

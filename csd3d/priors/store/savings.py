@@ -1,5 +1,5 @@
 """Less memory for big priors, by diffusers' own means: weights in fewer bits, and parts that wait on the CPU or lie on
-several cards.
+several GPUs.
 
 fp8    weights of the network stored in 8 bits (e4m3), cast layer by layer when they are used; needs no package
 int8   weights of network and text encoders in 8 bits; needs torchao
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from csd3d.priors.loading import Loading
-from csd3d.priors.store.placement import free_bytes, require_cards, spread
+from csd3d.priors.store.placement import free_bytes, require_gpus, spread
 
 _NEEDS = {"int8": "torchao", "nf4": "bitsandbytes"}
 _NETWORKS = ("unet", "transformer")
@@ -31,7 +31,7 @@ def require_savings(how: Loading, device: torch.device, *, whole: bool) -> None:
     if how.offload and device.type == "cpu":
         raise ValueError("offload: expected a prior on CUDA, got one on the CPU, where everything waits already")
     if how.device_map == "balanced":
-        require_cards(device)
+        require_gpus(device)
     package = _NEEDS.get(how.quantise)
     if package is None:
         return
@@ -74,16 +74,16 @@ def read_on(how: Loading, device: torch.device) -> torch.device:
 def save_memory(
     network: Any, parts: Mapping[str, object], how: Loading, device: torch.device
 ) -> tuple[torch.device, ...]:
-    """Cast the network's weights, and let parts wait on the CPU or spread them over cards, as `how` says.
+    """Cast the network's weights, and let parts wait on the CPU or spread them over GPUs, as `how` says.
 
     Nothing can be merged afterwards. Network and text encoders are spread; an autoencoder, whose methods are called and
     not it itself, stays on `device`, and so does a CLIP encoder.
 
     Returns:
-        Cards besides `device` that have layers.
+        GPUs besides `device` that have layers.
 
     Raises:
-        ValueError: They do not fit on all cards.
+        ValueError: They do not fit on all GPUs.
     """
     if how.quantise == "fp8":
         network.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=network.dtype)

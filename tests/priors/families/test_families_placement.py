@@ -1,4 +1,4 @@
-"""Networks of all families over two cards, tensors without memory: no layer meets a tensor of another card."""
+"""Networks of all families over two GPUs, tensors without memory: no layer meets a tensor of another GPU."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from csd3d.priors.families.record import network_of
 from csd3d.priors.families.replay import replay, tokens
 from csd3d.priors.store.placement import size_bytes, spread
 from tests.priors.families.tiny import FAMILIES
-from tests.priors.no_memory import CARDS, memoryless
+from tests.priors.no_memory import GPUS, memoryless
 
 
 @pytest.mark.slow
@@ -24,7 +24,7 @@ def test_a_network_over_two_cards_mixes_no_devices(name: str, family: Callable[[
     z = tokens(s, prior.family.layout, channels=prior.codec.channels)
     with memoryless():
         alike: Any = type(net).from_config(net.config)
-        spread({"net": alike}, [], main=CARDS[0], free=dict.fromkeys(range(2), 2 * size_bytes(alike)))
-        assert {p.device for p in alike.parameters()} == set(CARDS)
-        said = replay(alike, [row], prior.learnt.place, z.to(CARDS[0]), time=300.0, device=CARDS[0])
-        assert (said.device, said.shape) == (CARDS[0], z.shape)
+        spread({"net": alike}, [], main=GPUS[0], free=dict.fromkeys(range(2), 2 * size_bytes(alike)))
+        assert {p.device for p in alike.parameters()} == set(GPUS)
+        said = replay(alike, [row], prior.learnt.place, z.to(GPUS[0]), time=300.0, device=GPUS[0])
+        assert (said.device, said.shape) == (GPUS[0], z.shape)
