@@ -61,6 +61,8 @@ def load_family(
     found = locate(resolved, offline=offline or how.offline, half=chosen.type == "cuda")
     assert found.path is not None
     family = FAMILIES[pipeline_of(found.path)]
+    if how.device_map != "none" and not family.spreads:
+        raise ValueError(f"device-map: expected none for {family.title}, whose layers must lie together, got balanced")
     if dtype is None and chosen.type == "cuda":
         dtype = torch.bfloat16 if family.half == "bfloat16" else torch.float16
     require_savings(how, chosen, whole=found.weights is None)

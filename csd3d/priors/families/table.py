@@ -63,6 +63,8 @@ class Family:
     """Whether its pipeline is in this room, as diffusers ships none."""
     mends: bool = False
     """Whether its pipeline mends broken characters of sentences, by ftfy; without that they are read as written."""
+    spreads: bool = True
+    """Whether its network's layers may lie on several GPUs: not where weights of its own meet what layers answer."""
     side_px: int | None = None
     """Shorter side of what it was trained on, where neither its pipeline nor its network says."""
     half: Half = "bfloat16"
@@ -126,7 +128,9 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "StableDiffusion3Pipeline": _maker("Stable Diffusion 3, 3.5", s_text=7.0, steps=28),
         "FluxPipeline": _maker("FLUX.1", branches=("IT", "00"), **_FLUX),
         "QwenImagePipeline": _maker("Qwen-Image", branches=("IT", "00"), **_QWEN),
-        "ZImagePipeline": _maker("Z-Image", branches=("IT", "00"), s_text=6.0, text_offset=1.0, side_px=1024),
+        "ZImagePipeline": _maker(
+            "Z-Image", branches=("IT", "00"), s_text=6.0, text_offset=1.0, side_px=1024, spreads=False
+        ),
         "PixArtSigmaPipeline": _maker("PixArt-Sigma", **_UNBINNED),
         "PixArtAlphaPipeline": _maker("PixArt-alpha", **_UNBINNED),
         "SanaPipeline": _maker("Sana", **_UNBINNED),
