@@ -198,6 +198,7 @@ class PanoramaEditor(Editor[PanoramaConfig]):
             raise ValueError("mask: expected something white, got a mask that leaves nothing to edit")
         if self.config.control_picture is not None and len(self._windows) > 1:
             raise ValueError(f"control-picture: expected none for {len(self._windows)} windows, got one")
+        self.prior.assign_pictures(range(len(self._windows)))
         sizes = step_sizes(len(self._windows), self.config.windows_per_step)
         self.score, self._sampled = score_of_edit(self.prior, self._prompts, self.config, sizes=sizes)
 

@@ -158,6 +158,7 @@ class GenerateEditor(Editor[GenerateConfig]):
         self._windows = self._windows_of(config.n)
         if config.control is not None:
             self._require_one_window("control")
+        prior.assign_pictures(range(config.n * config.pick))
         prompts = Prompts((self.prompt,), negative=config.negative_prompt)
         prior.require(config.engine, prompts)
         if config.method != "ddim":

@@ -177,18 +177,13 @@ class VideoEditor(Editor[VideoConfig]):
         """Refuse what the prior cannot serve."""
         self.prior, self.config = prior, config
         self._moved = moved_by(prior, config, self._plan, self._size, self._followed)
-        self._assign_control()
+        prior.assign_pictures(self._plan.frames)
         if config.motion == "features":
             require(config, "motion", self._follows, "flow where nothing is followed (see --coupling motion)")
             readable(prior, prompts_of(self._plan, config))
         self._search = search_of(config, config.mask, prior)
         if self._search is not None:
             self._search.under(prompts_of(self._plan, config))  # refuses what it cannot find a mask for
-
-    def _assign_control(self) -> None:
-        """Show the guard which frame each particle is. Raises ValueError where there are fewer control pictures."""
-        if self.prior.guard is not None:
-            self.prior.guard.sees.assign(self._plan.frames)
 
     def place(self, run_dir: Path) -> tuple[Path, Sequence[Path]]:
         """A clip, a folder of frames, or an animation."""
@@ -237,7 +232,7 @@ class VideoEditor(Editor[VideoConfig]):
             shots = shots_told(session)
             self._plan = plan_keys(self._plan.sentences[0], key_frames(shots, self.config.keyframes))
             self._moved = replace(self._moved, plan=self._plan)
-            self._assign_control()
+            self.prior.assign_pictures(self._plan.frames)
             session.note(f"{len(self._plan.frames)} key frames are edited, the others follow their motion")
         self._moved.encode(session, lambda wanted: self._scan(session, wanted | greys))
 

@@ -16,6 +16,7 @@ from csd3d.media.geometry import from_working, resize, to_working
 from csd3d.media.masks import ClipMask, masked
 from csd3d.media.place import require_place
 from csd3d.media.sheet import contact_sheet, evenly, save_picture
+from csd3d.priors.families.prior import FamilyEditor
 from csd3d.priors.prior import Prior
 from csd3d.priors.prompts.photographs import prior_note
 from csd3d.priors.store.fingerprint import files_beside
@@ -46,6 +47,10 @@ def preview_video(
     Raises:
         ValueError, FileNotFoundError: as for `video.edit.edit_video`.
     """
+    if isinstance(prior, FamilyEditor) and prior.family.of_clips:
+        raise ValueError(
+            f"preview: expected a prior that edits pictures, got {prior.family.title}, which edits clips as a whole"
+        )
     csd = quick(config.csd or prior.defaults(by=config.by, of="frames"))
     config = replace(config, csd=csd)
     progress = progress or RunProgress()
@@ -64,8 +69,7 @@ def preview_video(
         plan = plan_frames(spans_of(prompt), [times[i] for i in shown], strict=False)
         if note := prior_note(prior, plan.sentences):
             progress.say(f"note: {note}")
-        if prior.guard is not None:
-            prior.guard.sees.assign([shown[i] for i in plan.frames])
+        prior.assign_pictures([shown[i] for i in plan.frames])
         size = size_of_clip(source, config.size or prior.native_px, prior.multiple_px)
         rgb = torch.cat([to_working(source.read(i, i + 1), size) for i in shown])
         s = prior.encode(rgb)[list(plan.frames)]

@@ -142,6 +142,12 @@ class Prior(ABC):
             return nullcontext()
         return self.guard.showing(index, s, (size_lat[-2], size_lat[-1]))
 
+    def assign_pictures(self, pictures: Sequence[int]) -> None:
+        """From now on particle i is held to control picture `pictures[i]`, where there is one for each. Raises
+        ValueError for one that there is not."""
+        if self.guard is not None:
+            self.guard.sees.assign(pictures)
+
     @property
     def multiple_px(self) -> int:
         """Sides of the pictures that it takes are multiples of this many px."""

@@ -147,7 +147,14 @@ class Decode:
     z: Tensor
 
 
-Order = Load | Under | ForStep | Predict | Gradient | Term | Encode | Decode
+@dataclass(frozen=True)
+class Assign:
+    """Which control picture each particle takes."""
+
+    pictures: tuple[int, ...]
+
+
+Order = Load | Under | ForStep | Predict | Gradient | Term | Encode | Decode | Assign
 
 
 @dataclass
@@ -205,6 +212,8 @@ class Hand:
                 return self.loaded.encode(order.rgb[_mine(len(order.rgb))]), len(order.rgb)
             case Decode():
                 return self.loaded.decode(order.z[_mine(len(order.z))]), len(order.z)
+            case Assign():
+                self.loaded.assign_pictures(order.pictures)
         return None, 0
 
     def _score(self, order: Under) -> Score:
@@ -297,6 +306,10 @@ class SharedPrior(Prior):
     def kinds_of(self, sentences: Sequence[str]) -> tuple[str, ...]:
         """The prior's."""
         return self.own.kinds_of(sentences)
+
+    def assign_pictures(self, pictures: Sequence[int]) -> None:
+        """See `Prior.assign_pictures`; every rank knows."""
+        _order(self.hand, Assign(tuple(pictures)))
 
     def encode(self, rgb: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
         """See `Prior.encode`; each rank encodes its share."""

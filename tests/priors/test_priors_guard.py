@@ -16,6 +16,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from PIL import Image
 
 from csd3d.cli.main import main
+from csd3d.engine.config import CsdConfig
 from csd3d.engine.types import Batch, Noised
 from csd3d.media.clip.source import open_clip
 from csd3d.media.pictures.levels import read_levels
@@ -26,6 +27,11 @@ from csd3d.priors.networks.chunks import Chunks
 from csd3d.priors.prior import Guidance, Prior, Prompts, SampledScore, TextToImage
 from csd3d.priors.store.fingerprint import fingerprint_of, folders_of, model_fingerprint, pictures_of
 from csd3d.priors.store.silence import quiet
+from csd3d.runs.job import Request
+from panorama.config import PanoramaConfig
+from panorama.edit import ImageEditor
+from panorama.generate import GenerateEditor
+from panorama.generate_config import GenerateConfig
 from tests.priors.families.tiny import write_family
 from tests.priors.guards import write_control, write_depth
 from tests.priors.test_priors_instruct import Spy
@@ -319,9 +325,28 @@ def test_particles_take_the_control_picture_of_their_frame(places: dict[str, Pat
         Image.new("RGB", (SIDE, SIDE), (60 * i, 0, 0)).save(tmp_path / f"{i}.png")
     prior = guarded(places, "editor", "sd-control", "pose", control_picture=tmp_path)
     assert prior.guard is not None
-    prior.guard.sees.assign([0, 3])  # as key frames
+    prior.assign_pictures([0, 3])  # as key frames
     index, s = torch.tensor([1, 0]), prior.encode(torch.rand(2, 3, SIDE, SIDE))
     shown = prior.guard.sees(index, s, (SIDE, SIDE))
     assert (255 * shown[:, 0, 0, 0]).round().tolist() == [180, 0]
     with pytest.raises(ValueError, match="control-picture: expected 5 frames or more, got 4"):
         prior.guard.sees.assign([0, 4])
+
+
+def test_a_clip_leaves_pictures_nothing_that_it_was_held_to(places: dict[str, Path], tmp_path: Path) -> None:
+    for i in range(3):
+        Image.new("RGB", (SIDE, SIDE), (60 * i, 0, 0)).save(tmp_path / f"{i}.png")
+    edited, made = (guarded(places, name, "sd-control", "pose", control_picture=tmp_path) for name in ("editor", "sd"))
+    how: dict[str, Any] = {"control": edited.how.control, "control_picture": tmp_path}
+    for prior in (edited, made):
+        prior.assign_pictures([2, 2])
+    one = PanoramaConfig(**how, csd=CsdConfig(steps=1))
+    with ImageEditor.open(Request(places["picture"], "make it snowy", None, one)) as job:
+        job.prepare(edited, one)
+    two = GenerateConfig(**how, csd=CsdConfig(residual="noise"), n=2, height=SIDE, width=SIDE)
+    with GenerateEditor.open(Request(None, "a red ball", None, two)) as job:
+        job.prepare(made, two)
+    for prior, levels in ((edited, [0]), (made, [0, 60])):
+        assert prior.guard is not None
+        shown = prior.guard.sees(torch.arange(len(levels)), None, (SIDE, SIDE))
+        assert (255 * shown[:, 0, 0, 0]).round().tolist() == levels

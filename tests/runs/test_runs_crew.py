@@ -6,8 +6,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -21,6 +23,7 @@ from csd3d.attention.steer import Steering
 from csd3d.cli.main import COMMANDS, main
 from csd3d.engine import Batch, CsdConfig, csd_step
 from csd3d.priors.auto import find_prior, load_prior
+from csd3d.priors.networks.guard import Guard, Sees
 from csd3d.priors.prior import Guidance, Prompts
 from csd3d.priors.prompts.words import UnknownPrompt
 from csd3d.runs import crew
@@ -90,6 +93,13 @@ def test_orders_are_what_the_prior_does(shared: SharedPrior, folder: Path) -> No
     assert shared.kinds_of(["make it snowy"]) == own.kinds_of(["make it snowy"])
     assert shared.defaults() == own.defaults()
     assert shared.notes[0] == "1 processes shared the work"
+
+
+def test_every_rank_knows_which_control_picture_a_particle_takes(shared: SharedPrior) -> None:
+    guard = Mock(spec=Guard, sees=Mock(spec=Sees))
+    shared.hand.prior = replace(shared.own, guard=guard)
+    shared.assign_pictures([0, 3])
+    guard.sees.assign.assert_called_once_with((0, 3))
 
 
 def test_what_an_order_raises_is_raised(shared: SharedPrior) -> None:

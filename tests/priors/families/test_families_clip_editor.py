@@ -71,7 +71,7 @@ def test_a_clip_is_edited_in_windows_and_the_run_goes_on(
         (["--attention", "pnp"], "attention: expected a prior of Stable Diffusion's kind"),
         (["--prompt", "0-0.1s: make it snowy"], "prompt: expected one sentence for the whole clip with Lucy Edit"),
         (["--size", "8"], "size: expected at least 16 px"),
-        (["--preview"], "prior: expected an editor of pictures, got Lucy Edit, which edits clips: csd3d video does"),
+        (["--preview"], "preview: expected a prior that edits pictures, got Lucy Edit, which edits clips as a whole"),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_one_line(
