@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from csd3d.attention.alike import features, matches
+from csd3d.attention.correspondences import features, matches
 from csd3d.engine.validate import require, require_int
 from csd3d.media.atomic import write_json, write_text
 from csd3d.metrics import jsonable, markdown_table

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from csd3d.attention.alike import features, matches
+from csd3d.attention.correspondences import features, matches
 from csd3d.attention.score import Controllable
 from csd3d.media.geometry import WorkingSize
 from csd3d.priors.defaults import feature_level
@@ -34,13 +34,13 @@ def follow(
     session: Session, prior: Prior, config: VideoConfig, plan: Plan, sources: LatentRows, size: WorkingSize
 ) -> ClipMotion:
     """The motion of the clip of a run, whose grey frames are in its folder, between the particles of `plan`."""
-    factor, matches = prior.codec.factor, None
+    factor, by_features = prior.codec.factor, None
     if config.motion == "features":
         read = kept_features(session, prior, config, plan, sources)
         height, width = (side // factor for side in size.padded)
-        matches = FeatureMatches(session.enter(closing(read)), plan.frames, (height, width))
+        by_features = FeatureMatches(session.enter(closing(read)), plan.frames, (height, width))
     greys = session.enter(closing(Rows(greys_path(session.folder))))
-    return ClipMotion(greys, grey_px(size, factor), shots_told(session), matches)
+    return ClipMotion(greys, grey_px(size, factor), shots_told(session), by_features)
 
 
 def shots_told(session: Session) -> list[int]:

@@ -160,8 +160,8 @@ def segment_threshold(kind: Kind, *, builtin: bool) -> float:
 
 
 def feature_level(*, builtin: bool) -> int:
-    """How often the maps were halved whose features tell points apart (`csd3d.attention.alike`): once, as Stable
-    Diffusion's second block of the decoder leaves them; the built-in priors have maps of 8 x 8 places there."""
+    """How often the maps were halved whose features tell points apart (`csd3d.attention.correspondences`): once, as
+    Stable Diffusion's second block of the decoder leaves them; the built-in priors have maps of 8 x 8 places there."""
     return 0 if builtin else 1
 
 

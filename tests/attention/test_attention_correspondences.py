@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from csd3d.attention import alike
-from csd3d.attention.alike import features, matches
+from csd3d.attention import correspondences
+from csd3d.attention.correspondences import features, matches
 from csd3d.priors.prior import Guidance, Prompts
 from csd3d.priors.text_to_image import TextToImagePrior
 from tests.priors.tiny import write_tiny_prior
@@ -15,7 +15,7 @@ from tests.priors.tiny import write_tiny_prior
 
 @pytest.fixture(scope="module")
 def prior(tmp_path_factory: pytest.TempPathFactory) -> TextToImagePrior:
-    folder = write_tiny_prior(tmp_path_factory.mktemp("alike") / "t2i", kind="text-to-image", closed=False)
+    folder = write_tiny_prior(tmp_path_factory.mktemp("correspondences") / "t2i", kind="text-to-image", closed=False)
     return TextToImagePrior.load(folder, device="cpu")
 
 
@@ -44,7 +44,7 @@ def test_a_return_to_the_next_place_is_known_and_one_further_is_not() -> None:
 
 
 def test_features_are_their_definition(prior: TextToImagePrior, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(alike, "NOISES", 1)
+    monkeypatch.setattr(correspondences, "NOISES", 1)
     s = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     score: Any = prior.score(Prompts(""), Guidance(1.0))
     got = features(score, s, torch.arange(2), level=1, seed=3)
