@@ -75,6 +75,7 @@ class GenerateConfig(RunConfig):
         if self.csd is not None:
             noise = self.csd.residual == "noise"
             require(self.csd, "residual", noise, "noise, as there is no source to compare with")
+            require(self.csd, "guide_every", self.csd.guide_every == 1, "1, as no source is predicted")
             require_int(self.csd, 1, None, "steps")  # none would leave the noise that pictures begin with
 
     @property

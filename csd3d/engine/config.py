@@ -109,8 +109,8 @@ class CsdConfig:
     """Guidance counts below this timestep. None: up to the noisiest."""
     guide_every: int = 1
     """What guidance takes from predictions without any condition, the difference between a particle and its source, is
-    evaluated in one of so many of its moves and reused in between; 1 = in every one. For `residual` source and priors
-    of Stable Diffusion's kind."""
+    evaluated in one of so many of its moves and reused in between; 1 = in every one. For `residual` source,
+    `descending` timesteps and priors of Stable Diffusion's kind."""
 
     def __post_init__(self) -> None:
         require_choice(self, "residual", "coupling", "kernel_on", "normalise", "regulariser", "nce_layers", "weight")
@@ -132,6 +132,8 @@ class CsdConfig:
         above = self.guide_max is None or self.guide_min < self.guide_max
         require(self, "guide_min", above, f"a timestep below guide_max = {self.guide_max}")
         require_int(self, 1, None, "guide_every")
+        near = self.guide_every == 1 or self.timesteps == "descending"  # from move to move
+        require(self, "guide_every", near, "1 with random timesteps (see --timesteps)")
         require(self, "shift", self.shift > 0, "a number above 0")
         require(self, "lr_decay", 0 < self.lr_decay <= 1, "a number in (0, 1]")
         require(self, "nce_temperature", self.nce_temperature > 0, "a number above 0")

@@ -18,6 +18,7 @@ import torch
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.regularisers import Regulariser
 from csd3d.engine.residuals import Score
+from csd3d.engine.reuse import require_reusing
 from csd3d.engine.schedule import Schedule
 from csd3d.engine.stein import Kernel
 from csd3d.engine.step import StepResult, coupling_kernel, csd_step, measured, named_regularisers, require_finite
@@ -75,6 +76,7 @@ class Objective:
 
     def __post_init__(self) -> None:
         require_timesteps(self.score.schedule, self.config)
+        require_reusing(self.score, self.config)
         coupling_kernel(self.score, self.config, self.kernel)
         named_regularisers(self.score, self.config)
 

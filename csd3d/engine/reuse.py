@@ -5,8 +5,8 @@
 e_0  prediction without any condition        c_0, c'_0  its coefficients for particle and source (`guidance`)
 e_b  the others, evaluated in every move
 
-u changes little from move to move. With a period of k a move of an instruction editor takes 3 + 2 / k rows a particle
-in place of 5, one of a text-to-image model 2 + 2 / k in place of 4.
+u changes little from move to move where timesteps descend, which is asked for. With a period of k a move of an
+instruction editor takes 3 + 2 / k rows a particle in place of 5, one of a text-to-image model 2 + 2 / k in place of 4.
 """
 
 from dataclasses import dataclass, field
@@ -20,6 +20,7 @@ from csd3d.engine.over import OverScore
 from csd3d.engine.residuals import Score
 from csd3d.engine.schedule import Schedule
 from csd3d.engine.types import Latents, Noised, numbers
+from csd3d.engine.validate import require
 
 Side = Literal["target", "source"]
 
@@ -43,14 +44,20 @@ class SplitScore(Score, Protocol):
 
 @dataclass
 class ReusingScore(OverScore[SplitScore]):
-    """A score that keeps u of each particle for some moves. Stateful."""
+    """A score whose steps (`for_step`) keep u of each particle for some moves; outside of them it is the prior's, which
+    counts nothing. Stateful."""
 
     score: SplitScore
     every: int
     _kept: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
-    """u by numbers of particles."""
+    """u by numbers of particles, on the CPU: as much memory as their latents."""
     _steps: dict[int, int] = field(default_factory=dict[int, int])
     """Guided steps that they took part in."""
+
+    @property
+    def reuses(self) -> bool:
+        """It does."""
+        return True
 
     def for_step(self, x: Noised) -> Score:
         """The score of one step of particles `x`, all of which count as moved."""
@@ -61,24 +68,28 @@ class ReusingScore(OverScore[SplitScore]):
         if due:
             some = x.rows(due)
             u = self.score.unconditional(some, "target") - self.score.unconditional(some, "source")
-            self._kept |= {ids[place]: own for place, own in zip(due, u, strict=True)}
+            self._kept |= {ids[place]: own.clone() for place, own in zip(due, u.cpu(), strict=True)}
         self._steps |= {i: self._steps.get(i, 0) + 1 for i in ids}
         return _ReusingStep(self.score, {i: self._kept[i] for i in ids})
 
+    def target(self, x: Noised) -> Latents:
+        """The prior's: that of a step has a part of the source's prediction in it."""
+        return self.score.target(x)
+
     def source(self, x: Noised) -> Latents:
-        """The prediction for the sources, as it is."""
+        """The prior's."""
         return self.score.source(x)
 
     def state_dict(self) -> dict[str, Any]:
         """What is kept, as tensors by name."""
         ids = sorted(self._kept)
-        kept = torch.stack([self._kept[i].cpu() for i in ids]) if ids else torch.zeros(0)
+        kept = torch.stack([self._kept[i] for i in ids]) if ids else torch.zeros(0)
         return {"index": torch.tensor(ids), "steps": torch.tensor([self._steps[i] for i in ids]), "kept": kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Return to a state of `state_dict`."""
         ids = numbers(state["index"].long())
-        self._kept = dict(zip(ids, state["kept"].clone(), strict=True))
+        self._kept = {i: u.clone() for i, u in zip(ids, state["kept"].cpu(), strict=True)}
         self._steps = dict(zip(ids, numbers(state["steps"].long()), strict=True))
 
 
@@ -95,12 +106,28 @@ class _ReusingStep:
 
     def target(self, x: Noised) -> Latents:
         """The conditional part of particles, and u."""
-        u = torch.stack([self.u[i].to(x.z_t) for i in numbers(x.index)])
-        return u + self.score.conditional(x, "target")
+        u = torch.stack([self.u[i] for i in numbers(x.index)])
+        return u.to(x.z_t) + self.score.conditional(x, "target")
 
     def source(self, x: Noised) -> Latents:
         """The conditional part of sources, whose rest is in u."""
         return self.score.conditional(x, "source")
+
+
+@runtime_checkable
+class MaybeReusing(Score, Protocol):
+    """A score that says whether it reuses: a `ReusingScore`, or what shares one with other processes."""
+
+    @property
+    def reuses(self) -> bool:
+        """Whether it does."""
+        ...
+
+
+def require_reusing(score: Score, config: CsdConfig) -> None:
+    """Raises ValueError where `config` asks for a score of `reusing` and this one is none."""
+    reuses = isinstance(score, MaybeReusing) and score.reuses
+    require(config, "guide_every", config.guide_every == 1 or reuses, "1 with a score that reuses nothing")
 
 
 def reusing(score: Score, config: CsdConfig) -> Score:

@@ -32,6 +32,7 @@ from csd3d.engine.sampling import By
 from csd3d.engine.schedule import Schedule
 from csd3d.engine.stein import Perceptual
 from csd3d.engine.types import Latents, Noised
+from csd3d.engine.validate import require
 from csd3d.priors.defaults import Particle, Precision
 from csd3d.priors.loading import PLAIN, Loading
 from csd3d.priors.prior import Guidance, Prior, Prompts
@@ -328,7 +329,8 @@ class SharedPrior(Prior):
         self.own.require(csd, prompts)
 
     def score_under(self, csd: CsdConfig, prompts: Prompts, attention: Attention | None = None) -> Score:
-        """See `Prior.score_under`."""
+        """See `Prior.score_under`. Raises ValueError too where something is reused, which no rank knows of."""
+        require(csd, "guide_every", csd.guide_every == 1, "1 for several processes")
         return self._under(Under(self._next(), prompts, Guidance.of(csd), csd, attention))
 
     def _next(self) -> int:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from csd3d.engine.regularisers import FeatureLoss, Features, FeatureSite, Regularised
 from csd3d.engine.residuals import Score, StepScore
+from csd3d.engine.reuse import ReusingScore
 from csd3d.engine.schedule import Schedule
 from csd3d.engine.stein import Perceptual
 from csd3d.engine.types import Latents, Noised
@@ -75,6 +76,11 @@ class SharedScore:
     def schedule(self) -> Schedule:
         """The prior's."""
         return self.score.schedule
+
+    @property
+    def reuses(self) -> bool:
+        """Whether the prior's score does, of all particles on every rank."""
+        return isinstance(self.score, ReusingScore)
 
     def for_step(self, x: Noised) -> Score:
         """The score of one step: every rank prepares it for itself, from all particles."""

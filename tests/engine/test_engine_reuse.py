@@ -1,18 +1,20 @@
 """The unconditional part of guidance reused: exactly the formula, in every k-th move of each particle, and off at 1."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
 
-from csd3d.engine import Batch, CsdConfig, Schedule, csd_step, reusing
+from csd3d.engine import Batch, CsdConfig, Objective, Schedule, csd_step, reusing
 from csd3d.engine.guidance import instruct_coefficients, instruct_source_coefficients, split
 from csd3d.engine.reuse import ReusingScore, Side
 from csd3d.engine.types import Latents, Noised, numbers
+from csd3d.runs.ranks import SharedScore
+from tests.devices import DEVICES
 
 SCHEDULE = Schedule(torch.linspace(0.99, 0.01, 1000))
 TEXT, IMAGE = 7.5, 1.5
-CONFIG = CsdConfig(coupling="independent", weight="one", s_text=TEXT, s_image=IMAGE)
+CONFIG = CsdConfig(coupling="independent", weight="one", timesteps="descending", s_text=TEXT, s_image=IMAGE)
 
 
 @dataclass
@@ -90,6 +92,40 @@ def test_without_guidance_at_a_timestep_nothing_is_kept_or_counted() -> None:
     assert torch.equal(csd_step(score, x, CONFIG).g, csd_step(Branches(), x, CONFIG).g)
     assert isinstance(score, ReusingScore)
     assert score.state_dict()["index"].numel() == 0
+
+
+def test_outside_of_a_step_it_is_the_prior_and_counts_nothing() -> None:
+    own, x = Branches(), step_of([0, 1], 0)
+    score = reusing(own, CsdConfig(**{**vars(CONFIG), "guide_every": 2}))
+    assert isinstance(score, ReusingScore)
+    assert torch.equal(score.target(x), own.target(x))
+    assert torch.equal(score.source(x), own.source(x))
+    assert score.state_dict()["index"].numel() == 0
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_what_is_kept_is_on_the_cpu_and_no_more_than_latents(device: str) -> None:
+    score = reusing(Branches(), CsdConfig(**{**vars(CONFIG), "guide_every": 2}))
+    assert isinstance(score, ReusingScore)
+    x = step_of([0, 1, 2], 0)
+    x = replace(x, z=x.z.to(device), s=x.s.to(device), z_t=x.z_t.to(device), s_t=x.s_t.to(device))
+    assert score.for_step(x).target(x).device == x.z_t.device
+    kept = list(score._kept.values())
+    assert {u.device.type for u in kept} == {"cpu"}
+    assert sum(u.untyped_storage().nbytes() for u in kept) == x.z.nbytes, "no row holds a whole batch"
+
+
+def test_random_timesteps_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"guide_every: expected 1 with random timesteps \(see --timesteps\), got 2"):
+        CsdConfig(guide_every=2)
+
+
+def test_a_loop_refuses_a_score_that_reuses_nothing() -> None:
+    config = CsdConfig(**{**vars(CONFIG), "guide_every": 2})
+    for score in (Branches(), SharedScore(Branches())):
+        with pytest.raises(ValueError, match="guide_every: expected 1 with a score that reuses nothing, got 2"):
+            Objective(score, config)
+    Objective(SharedScore(reusing(Branches(), config)), config)
 
 
 def test_a_state_goes_on_bit_for_bit() -> None:

@@ -86,6 +86,17 @@ def test_pictures_are_made_and_reported(
     assert "a red ball" in (tmp_path / "r0" / "report.html").read_text()
 
 
+@pytest.mark.parametrize("method", ["csd", "ddim"])
+def test_no_source_is_predicted_whose_part_could_be_reused(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    args = ["--prompt", "a red ball", "--method", method, "--timesteps", "descending", "--guide-every", "4"]
+    assert main(["generate", *args]) == 2
+    assert "expected 1, as no source is predicted, got 4" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_wide_picture_is_one_canvas_and_goes_on_where_it_stopped(folder: Path, tmp_path: Path) -> None:
     prior = TextToImagePrior.load(folder)
     csd = METHODS["csd"]

@@ -50,6 +50,11 @@ def test_cards_are_filled_in_order_and_evenly() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match=r"device-map: expected room for 3 GB of weights, got 2\.5 GB on 2 GPUs"):
         place({"a": 2 * 10**9, "b": 10**9}, {0: 10**9, 1: 15 * 10**8})
+    whole = (
+        r"room for 3 GB of weights in layers of up to 2 GB \(a\), which stay whole, got 3\.1 GB: 1\.6, 1\.5 on 2 GPUs"
+    )
+    with pytest.raises(ValueError, match=whole):
+        place({"a": 2 * 10**9, "b": 10**9}, {0: 16 * 10**8, 1: 15 * 10**8})
 
 
 def test_every_weight_lies_on_a_card_and_blocks_stay_whole(tiny: Path) -> None:

@@ -18,7 +18,7 @@ from csd3d.runs.stored import ReusingParticles
 from tests.priors.tiny import write_tiny_prior
 from video.particles import Batching, FrameParticles
 
-CSD = CsdConfig(steps=5, s_text=7.5, s_image=1.5, guide_every=3, guide_max=450)
+CSD = CsdConfig(steps=5, s_text=7.5, s_image=1.5, guide_every=3, timesteps="descending", guide_max=450)
 
 
 @pytest.fixture(scope="module")

@@ -103,6 +103,9 @@ def test_every_rank_knows_which_control_picture_a_particle_takes(shared: SharedP
 
 
 def test_what_an_order_raises_is_raised(shared: SharedPrior) -> None:
+    reused = CsdConfig(guide_every=4, timesteps="descending")
+    with pytest.raises(ValueError, match="guide_every: expected 1 for several processes, got 4"):
+        shared.score_under(reused, Prompts("make it snowy"))
     with pytest.raises(UnknownPrompt):
         shared.score(Prompts("sing"), Guidance(1.0))
     with pytest.raises(ValueError, match="multiples of 8"):

@@ -91,9 +91,12 @@ def place(sizes: Mapping[str, int], room: Mapping[int, int]) -> dict[str, int]:
         if len(placed) == len(sizes):
             return placed
     needed, have = (sum(some.values()) / 1e9 for some in (sizes, room))
+    name = max(sizes, key=lambda layer: sizes[layer])
+    whole = f" in layers of up to {sizes[name] / 1e9:.3g} GB ({name}), which stay whole" if needed <= have else ""
+    each = f": {', '.join(f'{some / 1e9:.3g}' for some in room.values())}" if whole else ""
     raise ValueError(
-        f"device-map: expected room for {needed:.3g} GB of weights, got {have:.3g} GB on {len(room)} GPUs, of which a "
-        "fifth is left to calls; --offload, or --quantise fp8 beside this, needs less"
+        f"device-map: expected room for {needed:.3g} GB of weights{whole}, got {have:.3g} GB{each} on {len(room)} GPUs,"
+        " of which a fifth is left to calls; --offload, or --quantise fp8 beside this, needs less"
     )
 
 
