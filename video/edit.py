@@ -39,7 +39,7 @@ from video.frames import Convert
 from video.latents_store import LatentsStore, greys_path
 from video.motion import ClipMotion, Followed, ParticleMotion, greys_at
 from video.particles import state_arrays
-from video.plan import Plan, plan_frames, plan_keys, prompts_of, size_of_clip, spans_of, times_of
+from video.plan import Plan, plan_frames, plan_keys, prompts_of, require_keys, size_of_clip, spans_of, times_of
 from video.propagate import key_frames
 from video.render import Samples, chunk_frames, render, working_frames
 from video.report import make_report
@@ -231,6 +231,7 @@ class VideoEditor(Editor[VideoConfig]):
             self._scan(session, greys)
             shots = shots_told(session)
             self._plan = plan_keys(self._plan.sentences[0], key_frames(shots, self.config.keyframes))
+            require_keys(self._plan, self.config)
             self._moved = replace(self._moved, plan=self._plan)
             self.prior.assign_pictures(self._plan.frames)
             session.note(f"{len(self._plan.frames)} key frames are edited, the others follow their motion")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from csd3d.engine.residuals import Score
+from csd3d.engine.step import require_coupling
 from csd3d.engine.transport import Correspondences
 from csd3d.media.clip.source import Clip
 from csd3d.media.geometry import WorkingSize, working_size
@@ -192,6 +193,12 @@ def score_of(
     cannot serve."""
     sizes = batching_of(config, plan).sizes(len(plan.frames))
     return score_of_edit(prior, prompts_of(plan, config), config, motion, sizes=sizes)
+
+
+def require_keys(plan: Plan, config: VideoConfig) -> None:
+    """Raises ValueError for key frames, as many as shots ask for, that a step of moves cannot couple."""
+    if config.by == "moves":
+        require_coupling(config.engine, batching_of(config, plan).sizes(len(plan.frames)))
 
 
 def prompts_of(plan: Plan, config: VideoConfig) -> Prompts:

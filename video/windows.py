@@ -43,9 +43,6 @@ from video.particles import Batching, FrameParticles, LatentRows
 from video.plan import UNEDITED, Plan, prompts_of, score_of
 from video.render import Pictures
 
-WINDOW_LAT, OVERLAP_LAT = 21, 5
-"""Latent frames of a window, 81 frames where 4 are compressed to one, and how many of them the next one holds too."""
-
 
 def starts(length: int, window: int, overlap: int) -> Int[Tensor, " k"]:
     """Where windows of a clip of `length` latent frames begin; the last one ends with the clip."""
@@ -60,7 +57,7 @@ class ClipWindows:
     """
 
     def __init__(
-        self, s: LatentRows, config: CsdConfig, *, window: int = WINDOW_LAT, overlap: int = OVERLAP_LAT,
+        self, s: LatentRows, config: CsdConfig, *, window: int, overlap: int,
         device: torch.device | str = "cpu", arrays: Mapping[str, LatentRows] | None = None,
     ) -> None:  # fmt: skip
         """Start at the source `s`, the latent frames of a clip; `device` and `arrays` are those of `FrameParticles`.
@@ -148,12 +145,16 @@ class Windows:
     @property
     def _window(self) -> int:
         """Latent frames that the prior sees at once."""
-        return self._codec.latents_of(self.config.window_frames)
+        return lengths_lat(self.config, self._codec)[0]
+
+    @property
+    def _overlap(self) -> int:
+        """How many of them the next window holds too."""
+        return lengths_lat(self.config, self._codec)[1]
 
     @property
     def _starts(self) -> list[int]:
-        overlap = self.config.overlap_frames // self._codec.stride
-        return starts(self._codec.latents_of(len(self.plan.frames)), self._window, overlap).tolist()
+        return starts(self._codec.latents_of(len(self.plan.frames)), self._window, self._overlap).tolist()
 
     @property
     def count(self) -> int:
@@ -183,8 +184,8 @@ class Windows:
     def particles(self, store: LatentsStore) -> StoredParticles:
         """All windows."""
         return ClipWindows(
-            store.sources, self.config.engine, window=self._window,
-            overlap=self.config.overlap_frames // self._codec.stride, device=self.prior.device, arrays=store.arrays,
+            store.sources, self.config.engine, window=self._window, overlap=self._overlap,
+            device=self.prior.device, arrays=store.arrays,
         )  # fmt: skip
 
     def particle(self, rows: LatentRows, i: int) -> Float[Tensor, "1 c h w"]:
@@ -247,6 +248,11 @@ def _require_defaults(config: VideoConfig, names: Sequence[str], why: str) -> No
         require(config, name, getattr(config, name) == default, f"{'none' if default is None else default} {why}")
 
 
+def lengths_lat(config: VideoConfig, codec: ClipCodec) -> tuple[int, int]:
+    """Latent frames of a window, and how many of them the next one holds too."""
+    return codec.latents_of(config.window_frames), config.overlap_frames // codec.stride
+
+
 def codec_of(prior: FamilyEditor) -> ClipCodec:
     """Of an editor of clips. Raises ValueError for an editor of pictures."""
     if not isinstance(prior.codec, ClipCodec):
@@ -277,7 +283,7 @@ class ClipEdit:
 
 def edit_clip(
     prior: FamilyEditor, rgb: Float[Tensor, "F 3 H W"], sentence: str, config: CsdConfig, *,
-    seed: int = 0, window: int = WINDOW_LAT, overlap: int = OVERLAP_LAT,
+    seed: int = 0, window: int | None = None, overlap: int | None = None,
 ) -> ClipEdit:  # fmt: skip
     """Begin to edit a clip in memory by an editor of clips.
 
@@ -287,14 +293,18 @@ def edit_clip(
         sentence: The instruction.
         config: Of the engine; `steps` counts the moves of every window.
         seed: Of noise and timesteps.
-        window: Latent frames that the prior sees at once.
-        overlap: Of neighbouring windows.
+        window: Latent frames that the prior sees at once. None: as many as `VideoConfig.window_frames` are.
+        overlap: Of neighbouring windows. None: those of `VideoConfig.overlap_frames`.
 
     Raises:
         ValueError: The prior edits pictures, or what is asked for makes no sense.
     """
     score, codec = prior.score_of_clip(config, Prompts(sentence)), codec_of(prior)
+    usual_window, usual_overlap = lengths_lat(VideoConfig(), codec)
     s = encoded(codec, rgb.to(prior.device))
-    windows = ClipWindows(s, config, window=window, overlap=overlap, device=prior.device)
+    windows = ClipWindows(
+        s, config, window=usual_window if window is None else window,
+        overlap=usual_overlap if overlap is None else overlap, device=prior.device,
+    )  # fmt: skip
     moves = run(windows, Objective(reusing(score, config), config), rng=torch.Generator().manual_seed(seed))
     return ClipEdit(codec, windows, moves, len(rgb))

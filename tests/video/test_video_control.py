@@ -3,6 +3,7 @@
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -137,6 +138,20 @@ def test_a_cut_gets_key_frames_of_its_own(make_clip, tmp_path):
     path, _ = make_clip(frames=10, cut=7)
     result = edit(path, tmp_path / "run", config=replace(CONFIG, keyframes=1))
     assert any("2 key frames" in note for note in result.notes)
+
+
+@pytest.mark.parametrize(("keyframes", "cut"), [(2, None), (1, 7)])
+def test_too_few_key_frames_for_a_bandwidth_are_refused_before_anything_is_encoded(
+    make_clip, tmp_path, monkeypatch, keyframes, cut
+):
+    path, _ = make_clip(frames=10, cut=cut)
+    encode = Mock()
+    monkeypatch.setattr(ToyPrior, "encode", encode)
+    config = replace(CONFIG, keyframes=keyframes, csd=replace(CSD, bandwidth="paper"))
+    with pytest.raises(ValueError, match="bandwidth: 'paper' expected 3 or more different particles, or one, got 2"):
+        edit(path, tmp_path / "run", config=config)
+    encode.assert_not_called()
+    assert (tmp_path / "run").exists() == (cut is not None), "how many there are is known once cuts are"
 
 
 def test_a_preview_is_a_picture_and_nothing_else(make_clip, tmp_path):

@@ -1,6 +1,7 @@
 """An editor of clips in Wan's layout: as its pipeline, and windows of a longer clip that agree."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,8 @@ from csd3d.priors.families.prior import FamilyEditor
 from csd3d.priors.families.replay import layout_of, tokens, untokens
 from csd3d.priors.prior import Guidance, Prompts
 from tests.priors.families.test_families_stock import IMAGE, SENTENCE, STEPS, TEXT, Step, level_at
+from video import windows
+from video.config import VideoConfig
 from video.windows import ClipWindows, edit_clip, starts
 
 SIDE, FRAMES = 64, 9
@@ -120,6 +123,12 @@ def test_a_long_clip_is_edited_as_one(lucy: FamilyEditor) -> None:
     assert torch.equal(edit.decode(), again.decode()), "same seed, same bytes"
 
 
+def test_windows_in_memory_are_as_long_as_those_of_runs(lucy: FamilyEditor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(windows, "VideoConfig", partial(VideoConfig, window_frames=9, overlap_frames=4))
+    edit = edit_clip(lucy, torch.rand(16, 3, SIDE, SIDE), SENTENCE, CsdConfig(steps=1))
+    assert len(edit.windows) == 2, "windows of 3 latent frames, of which the next holds 1"
+
+
 @pytest.mark.parametrize(
     ("length", "window", "overlap", "expected"),
     [(5, 3, 1, [0, 2]), (6, 3, 1, [0, 2, 3]), (2, 3, 1, [0]), (7, 3, 0, [0, 3, 4])],
@@ -129,11 +138,11 @@ def test_windows_cover_the_clip(length: int, window: int, overlap: int, expected
 
 
 def test_directions_of_windows_are_averaged_where_they_overlap() -> None:
-    windows = ClipWindows(torch.zeros(5, 2, 1, 1), CsdConfig(), window=3, overlap=1)
+    made = ClipWindows(torch.zeros(5, 2, 1, 1), CsdConfig(), window=3, overlap=1)
     g = torch.stack([torch.full((6, 1, 1), 1.0), torch.full((6, 1, 1), 3.0)])
-    windows.draw(torch.Generator())
-    windows.move(torch.arange(2), g, lr=1.0)
-    assert windows.z[:][:, 0, 0, 0].tolist() == [-1, -1, -2, -3, -3]
+    made.draw(torch.Generator())
+    made.move(torch.arange(2), g, lr=1.0)
+    assert made.z[:][:, 0, 0, 0].tolist() == [-1, -1, -2, -3, -3]
 
 
 def test_editors_of_pictures_and_of_clips_are_told_apart(
