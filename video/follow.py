@@ -56,7 +56,9 @@ def shots_told(session: Session) -> list[int]:
 
 def readable(prior: Prior, prompts: Prompts) -> Controllable:
     """What features are read of, under the sentences of an edit, of which none is read. Raises ValueError for a prior
-    that has none."""
+    that has none, and where its layers are on several GPUs."""
+    if prior.how.device_map != "none":
+        raise ValueError("motion: expected flow with --device-map balanced, got features")
     own = prior.own if isinstance(prior, SharedPrior) else prior  # attention is read by one process alone
     score = own.score(prompts, Guidance(1.0))
     if not isinstance(score, Controllable):

@@ -75,8 +75,10 @@ def read_words(words: str, prompts: Prompts, reader: Prior, *, editor: Prior) ->
 
     Raises:
         ValueError: no words, words that the reader does not know, or that are not in the caption; a prior whose
-            attention cannot be read.
+            attention cannot be read, or whose layers are on several GPUs.
     """
+    if reader.how.device_map != "none":
+        raise ValueError(f"mask-words: expected none with --device-map balanced, got {words!r}")
     sentences = [prompts.target] if isinstance(prompts.target, str) else list(prompts.target)
     asked, _, said = (part.strip() for part in words.partition(":"))
     captions = [said] * len(sentences) if said else _captions_of(editor, prompts, len(sentences))

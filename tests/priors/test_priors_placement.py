@@ -18,11 +18,13 @@ from csd3d.priors.networks.chunks import Chunks
 from csd3d.priors.prior import Guidance, Prompts
 from csd3d.priors.store import placement, savings
 from csd3d.priors.store.placement import layers_of, place, size_bytes, spread
+from csd3d.runs.mask_words import read_words
 from csd3d.runs.sampling import score_of_edit
 from tests.priors.families.tiny import write_family
 from tests.priors.no_memory import GPUS, memoryless
 from tests.priors.test_priors_savings import target
 from video.config import VideoConfig
+from video.follow import readable
 
 BALANCED = Loading(device_map="balanced")
 
@@ -103,6 +105,10 @@ def test_controls_of_attention_are_refused_with_it(tiny: Path) -> None:
     score = prior.score(Prompts("make it snowy"), Guidance(1.0, 1.0))
     with pytest.raises(ValueError, match=r"attention: expected none .* with --device-map balanced"):
         prior.attended(score, Attention(share="anchors"))
+    with pytest.raises(ValueError, match="mask-words: expected none with --device-map balanced, got 'the ball'"):
+        read_words("the ball", Prompts("make it snowy"), prior, editor=prior)
+    with pytest.raises(ValueError, match="motion: expected flow with --device-map balanced, got features"):
+        readable(prior, Prompts("make it snowy"))
     assert prior.attended(score, Attention()) is score
     score_of_edit(prior, Prompts("make it snowy"), VideoConfig(csd=prior.defaults()))
 
