@@ -191,6 +191,8 @@ class Doing:
         text = f"**{stands}**"
         if job is not None and (said := self._said_of(job, stands)):
             text += f": {said}"
+        elif stands == "finished" and (done := _done_of(run_dir)):
+            text += f": {done}"
         works, begun = stands in ("waiting", "running"), status_of(run_dir) is not None
         can = (works, works or (stands == "interrupted" and begun), stands in STANDING, *[stands == "finished"] * 2)
         buttons = [gr.Button(interactive=each) for each in can]
@@ -226,6 +228,12 @@ class Doing:
 
     def _names(self, *more: str) -> list[str]:
         return list(dict.fromkeys([*filter(None, more), *(run.name for run in self._folder.listed())]))
+
+
+def _done_of(run_dir: Path) -> str:
+    """How many of its steps a finished run did, if it was stopped on its way."""
+    manifest = Manifest.read(run_dir / "manifest.json")
+    return manifest.said_steps(manifest.config["csd"]["steps"]) if was_ended(manifest) else ""
 
 
 def _nothing(why: str) -> Sequence[Any]:

@@ -70,6 +70,15 @@ def test_why_nothing_came_of_it_is_said(tmp_path: Path, ends: str, said: str) ->
         assert doing.Doing(folder, jobs, {}).view("a")[0] == said
 
 
+@pytest.mark.parametrize(("tolerance", "said"), [(1, "**finished**: 7 of 20 steps"), (0, "**finished**")])
+def test_how_many_steps_a_stopped_run_did_is_said(tmp_path: Path, tolerance: int, said: str) -> None:
+    (tmp_path / "a").mkdir()
+    manifest = Manifest("image", {"prompt": "x", "csd": {"steps": 20, "tolerance": tolerance}}, seed=0)
+    manifest.status, manifest.steps_done, manifest.moves_done = "finished", 14, 7
+    manifest.write(tmp_path / "a" / "manifest.json")
+    assert doing.Doing(RunsFolder(tmp_path), Jobs(), {}).view("a")[0] == said
+
+
 def test_a_list_that_was_asked_for_before_a_run_began_does_not_take_it_from_the_page(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     Manifest("image", {"prompt": "make it night"}, seed=0).write(tmp_path / "a" / "manifest.json")
