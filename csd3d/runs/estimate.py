@@ -9,16 +9,18 @@ a GPU, so there it is an upper bound. Where particles look at others of their st
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from csd3d.attention.attended import ANCHORS
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.residuals import Score, StepScore
+from csd3d.engine.reuse import ReusingScore, SplitScore
 from csd3d.engine.sampling import Sampling
 from csd3d.engine.step import named_regularisers
 from csd3d.engine.types import Batch, Latents, Noised
+from csd3d.engine.validate import LARGEST
 from csd3d.priors.prior import Prior
 from csd3d.runs.progress import LONG_S, duration
 
@@ -111,7 +113,7 @@ def measure(prior: Prior, work: Work, *, clock: Callable[[], float] = time.monot
     t = (work.csd.t_min + work.csd.t_max) // 2
     x = work.score.schedule.noised(Batch(s, s, torch.arange(among)), t, s.flip(-1))
 
-    each_s = _sampled_s(work.sampling, x, clock) if work.sampling else _seconds(lambda: _move(work, x), clock)
+    each_s = _sampled_s(work.sampling, x, clock) if work.sampling else _moved_s(work, x, clock)
     if work.also is not None:
         also = work.also
         each_s += work.also_each * _seconds(lambda: also(x.s), clock)
@@ -133,6 +135,18 @@ def _move(work: Work, x: Noised) -> None:
         score.source(x)
     for regulariser in named_regularisers(work.score, work.csd):
         regulariser(x)
+
+
+def _moved_s(work: Work, x: Noised, clock: Callable[[], float]) -> float:
+    """Seconds of a move, on average: where guidance is reused, of those that evaluate it and of those in between."""
+    if work.csd.guide_every == 1 or not isinstance(work.score, SplitScore):
+        return _seconds(lambda: _move(work, x), clock)
+    always, once = (replace(work, score=ReusingScore(work.score, every)) for every in (1, LARGEST))
+    with torch.no_grad():
+        _move(once, x)  # keeps what the next ones reuse
+    fresh_s, reused_s = (_seconds(lambda own=own: _move(own, x), clock) for own in (always, once))
+    fresh = -(-work.steps // work.csd.guide_every)
+    return (fresh * fresh_s + (work.steps - fresh) * reused_s) / work.steps
 
 
 def _sampled_s(sampling: Sampling, x: Noised, clock: Callable[[], float]) -> float:

@@ -9,8 +9,9 @@ import torch
 from csd3d.cli.main import main
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.residuals import Score
+from csd3d.engine.reuse import Side
 from csd3d.engine.sampling import Sampling
-from csd3d.engine.types import Noised
+from csd3d.engine.types import Latents, Noised
 from csd3d.priors.prior import Guidance, Prompts
 from csd3d.runs.estimate import LEAST, Estimate, Work, measure, measure_frames
 from csd3d.runs.manifest import Manifest
@@ -29,6 +30,31 @@ def test_it_counts_what_it_measures() -> None:
     assert found is not None
     assert found == Estimate(particles=10, moves=100, each_s=3.0, codec_s=0.5)
     assert found.total_s == 10 * (100 * 3.0 + 0.5)
+
+
+def test_moves_that_reuse_guidance_are_counted_apart() -> None:
+    own, parts = work(10, 30), list[str]()
+
+    class Split:
+        schedule, target, source = own.score.schedule, own.score.target, own.score.source
+
+        def is_guided(self, t: int) -> bool:
+            return True
+
+        def unconditional(self, x: Noised, side: Side) -> Latents:
+            parts.append("unconditional")
+            return x.z
+
+        def conditional(self, x: Noised, side: Side) -> Latents:
+            parts.append("conditional")
+            return x.z
+
+    now = iter([0.0, 5.0, 10.0, 13.0, 20.0, 20.25, 30.0, 30.25])  # a fresh move, one that reuses, a picture twice
+    csd = replace(own.csd, guide_every=4, timesteps="descending")
+    found = measure(ToyPrior(), replace(own, score=Split(), csd=csd), clock=lambda: next(now))
+    assert found == Estimate(30, 10, each_s=(3 * 5.0 + 7 * 3.0) / 10, codec_s=0.5)
+    fresh, reused = ["unconditional"] * 2 + ["conditional"] * 2, ["conditional"] * 2
+    assert parts == [*fresh, *fresh, *reused]
 
 
 def test_what_some_moves_take_besides_is_counted_as_often() -> None:
