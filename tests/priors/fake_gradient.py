@@ -1,6 +1,6 @@
 """Steps with a gradient through the network, on a device of no memory that torch lets gradients be taken on.
 
-On a pretended CUDA device that needs a driver. Another kind of device, which torch lets Python define, needs none, and
+On a pretended GPU that needs a driver. Another kind of device, which torch lets Python define, needs none, and
 like it raises where devices are mixed or the host waits. It stays defined, so this runs in a process of its own.
 """
 

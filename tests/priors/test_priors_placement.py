@@ -71,7 +71,7 @@ def test_every_weight_lies_on_a_card_and_blocks_stay_whole(tiny: Path) -> None:
     assert all(path.rsplit(".", 2)[-2] == "resnets" for path in inside)
 
 
-def test_a_unet_over_two_cards_mixes_no_devices(tiny: Path) -> None:
+def test_a_unet_over_two_gpus_mixes_no_devices(tiny: Path) -> None:
     config = dict(InstructPrior.load(tiny, device="cpu").denoiser._unet.config)
     with memoryless():
         unet: Any = UNet2DConditionModel.from_config(config)

@@ -19,7 +19,7 @@ from tests.priors.no_memory import GPUS, memoryless
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(FAMILIES) - {"z-image"}))
-def test_a_network_over_two_cards_mixes_no_devices(name: str, family: Callable[[str], FamilyPrior]) -> None:
+def test_a_network_over_two_gpus_mixes_no_devices(name: str, family: Callable[[str], FamilyPrior]) -> None:
     prior = family(name)
     net, side = network_of(prior.pipe), 64 // prior.codec.factor
     s = torch.randn(1, prior.codec.channels, side, side, generator=torch.Generator().manual_seed(0))
