@@ -45,6 +45,7 @@ from panorama.generate_config import GenerateConfig
 from panorama.phrases import region_files, regions_of
 from panorama.plane import OVERLAP_LAT, TILE_LAT
 from panorama.predict import predict, predict_guided
+from panorama.report import said_windows
 from panorama.spans import Spans, cover
 from panorama.surface import Decode
 from panorama.windows import WindowParticles, Windows, make_windows
@@ -291,8 +292,7 @@ class GenerateEditor(Editor[GenerateConfig]):
         session.note(*self.prior.notes)
         session.note_growth(self._z)
         size = f"{rgb.shape[-1]} × {rgb.shape[-2]} px"
-        windows = f"{len(self._windows)} window{'s' * (len(self._windows) > 1)}"
-        facts = (size, windows, self.config.method, f"prior {self.prior.name}")
+        facts = (size, said_windows(len(self._windows)), self.config.method, f"prior {self.prior.name}")
         page = Report(title=self.prompt, subtitle="generated", facts=facts)
         return session.with_gradient(page, self._log, self._show, self.prior.decode)
 

@@ -46,6 +46,11 @@ def write_media(
     return shown[0], shown[1]
 
 
+def said_windows(count: int) -> str:
+    """How many windows there are, in words."""
+    return f"{count} window{'s' * (count > 1)}"
+
+
 def make_report(facts: Facts, manifest: Manifest) -> Report:
     """What the page of a finished run shows of its own."""
     picture, edit = facts.picture, manifest.config
@@ -55,10 +60,10 @@ def make_report(facts: Facts, manifest: Manifest) -> Report:
         f"{picture.width_px} × {picture.height_px} px",
         f"{bits} bits",
         wraps,
-        f"{facts.windows} window{'s' * (facts.windows > 1)}",
+        said_windows(facts.windows),
         "by sampling" if edit["by"] == "sampling" else f"{edit['csd']['coupling']} coupling",
         f"prior {manifest.prior['name']}",
-        manifest.said_steps(edit["csd"]["steps"]),
+        manifest.said_steps,
     ]
     return Report(
         title=" · ".join(sentence.text for sentence in facts.plan.sentences),

@@ -45,6 +45,7 @@ from scripts.benchmarks.panorama_methods import (
     make_task,
     sample,
     standard,
+    truths_of,
 )
 from scripts.benchmarks.panorama_tables import CODEC, TRUTH, UNEDITED, accuracy, measure_picture, to_json, to_markdown
 from scripts.benchmarks.rows import csd_rows, sampling_rows
@@ -126,7 +127,7 @@ def cases(settings: Settings, window_px: int) -> Iterator[Case]:
             seed = 1000 * settings.seed + k
             views = sample(kind, seed, window_px)
             known = views.choose(settings.candidates, seed=seed, kinds=settings.edit_kinds)
-            truths = torch.cat([views.source(), *(views.truth(edit) for edit in known)])
+            truths = truths_of(views, known)
             for i, edit in enumerate(known[: settings.edits]):
                 yield Case(kind, k, views, edit, truths, 1 + i)
 

@@ -15,7 +15,7 @@ def make_report(clip: Clip, prompt: str, manifest: Manifest) -> Report:
         f"{float(info.fps):.5g} fps",
         "by sampling" if edit["by"] == "sampling" else f"{edit['csd']['coupling']} coupling",
         f"prior {manifest.prior['name']}",
-        manifest.said_steps(edit["csd"]["steps"]),
+        manifest.said_steps,
     ]
     return Report(
         title=prompt,

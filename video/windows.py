@@ -254,9 +254,8 @@ def lengths_lat(config: VideoConfig, codec: ClipCodec) -> tuple[int, int]:
 
 
 def codec_of(prior: FamilyEditor) -> ClipCodec:
-    """Of an editor of clips. Raises ValueError for an editor of pictures."""
-    if not isinstance(prior.codec, ClipCodec):
-        raise ValueError(f"prior: expected an editor of clips, got {prior.family.title}, which edits pictures")
+    """Of an editor of clips, as `FamilyEditor.score_of_clip` asks for one."""
+    assert isinstance(prior.codec, ClipCodec)
     return prior.codec
 
 

@@ -310,8 +310,9 @@ def load_for(request: Request[Any], sentences: Sequence[str] = (), *, kind: Kind
 def _require_places(job: Editor[Any], run_dir: Path) -> tuple[Path, Sequence[Path]]:
     """`job.place`; raises ValueError unless all that is written there can be written without harm."""
     output, results = job.place(run_dir)
+    kept, own = job.kept, RunFolder(run_dir).own_files
     for path in (output, *results):
-        require_place(path, inputs=job.kept, reserved=RunFolder(run_dir).own_files)
+        require_place(path, inputs=kept, reserved=own)
     return output, results
 
 

@@ -119,8 +119,10 @@ class Manifest:
         """Steps finished, as `--steps` counts them."""
         return self.steps_done if self.moves_done is None else self.moves_done
 
-    def said_steps(self, asked: int) -> str:
+    @property
+    def said_steps(self) -> str:
         """How many steps of those asked for were done, in words: fewer where the run ended before."""
+        asked = self.config["csd"]["steps"]
         return f"{asked} steps" if self.moves_done in (None, asked) else f"{self.moves_done} of {asked} steps"
 
     @property

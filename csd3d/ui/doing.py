@@ -233,7 +233,7 @@ class Doing:
 def _done_of(run_dir: Path) -> str:
     """How many of its steps a finished run did, if it was stopped on its way."""
     manifest = Manifest.read(run_dir / "manifest.json")
-    return manifest.said_steps(manifest.config["csd"]["steps"]) if was_ended(manifest) else ""
+    return manifest.said_steps if was_ended(manifest) else ""
 
 
 def _nothing(why: str) -> Sequence[Any]:

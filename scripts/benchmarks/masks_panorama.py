@@ -11,7 +11,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 from csd3d.attention.masks import Found, levels
 from csd3d.engine.config import CsdConfig
 from csd3d.media.masks import masked
-from csd3d.metrics import background_change, is_nearest, psnr
+from csd3d.metrics import background_change, psnr
 from csd3d.priors.instruct import InstructPrior
 from csd3d.priors.prior import Guidance, Prompts
 from csd3d.runs.found_masks import ByDifference, each_map
@@ -28,7 +28,9 @@ from scripts.benchmarks.panorama_methods import (
     in_windows,
     make_task,
     sample,
+    truths_of,
 )
+from scripts.benchmarks.panorama_tables import accuracy
 
 
 def panorama_records(
@@ -37,7 +39,7 @@ def panorama_records(
     """The records of one local edit of each kind of panorama number `seed`, where it has one."""
     views = sample(kind, seed, window_px)
     edits = views.choose(12, seed=seed, kinds=LOCAL)
-    truths = torch.cat([views.source(), *(views.truth(edit) for edit in edits)])
+    truths = truths_of(views, edits)
     for edit in {edit.kind: edit for edit in reversed(edits)}.values():
         yield record(prior, kind, views, edit, truths, 1 + edits.index(edit), csd, window_px, run_seed)
 
@@ -62,9 +64,7 @@ def record(
     about |= of_map(source, truth, found, map_px, mask)
     judged = torch.stack([in_windows(task.surface, t, window_px) for t in truths])
     for name, rgb in (("", output), (" masked", masked(source[None], output[None], mask[None, None])[0])):
-        about["right" + name] = float(
-            is_nearest(in_windows(task.surface, rgb, window_px), judged, right).float().mean()
-        )
+        about["right" + name] = accuracy(in_windows(task.surface, rgb, window_px), judged, right)
         about["background" + name] = float(background_change(rgb[None], source[None], truth[None])[0])
         about["psnr" + name] = float(psnr(rgb[None], truth[None])[0])
     return about

@@ -1,6 +1,6 @@
 """The ways of editing a panorama that are compared: same prior, canvas, sentence and seed in, edited latents out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +20,7 @@ from csd3d.engine.types import Noised
 from csd3d.media.pictures.read import Picture
 from csd3d.priors.instruct import InstructPrior
 from csd3d.priors.prior import Guidance, Prompts
+from csd3d.world.edits import Edit
 from csd3d.world.sample import Views, sample_panorama
 from panorama.config import PanoramaConfig
 from panorama.edit import make_surface
@@ -79,6 +80,11 @@ def sample(kind: PanoramaKind, seed: int, window_px: int) -> Views:
     if kind == "sphere":
         return sample_panorama(seed, kind="sphere", height_px=2 * window_px)
     return sample_panorama(seed, kind="strip", height_px=window_px, turn=360.0 if kind == "turn" else 180.0)
+
+
+def truths_of(views: Views, edits: Sequence[Edit]) -> Float[Tensor, "k 3 H W"]:
+    """The unedited panorama, then what each edit exactly gives."""
+    return torch.cat([views.source(), *(views.truth(edit) for edit in edits)])
 
 
 def make_task(

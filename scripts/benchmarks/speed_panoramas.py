@@ -21,6 +21,7 @@ from scripts.benchmarks.panorama_methods import (
     in_windows,
     make_task,
     sample,
+    truths_of,
 )
 from scripts.benchmarks.panorama_tables import accuracy
 from scripts.benchmarks.speed_ways import Way
@@ -49,7 +50,7 @@ def panorama_cases(count: int, edits: int, kinds: Sequence[Kind], window_px: int
         kind = KINDS[number % len(KINDS)]
         views = sample(kind, number, window_px)
         known = views.choose(CANDIDATES, seed=number, kinds=tuple(kinds))
-        truths = torch.cat([views.source(), *(views.truth(edit) for edit in known)])
+        truths = truths_of(views, known)
         for i, edit in enumerate(known[:edits]):
             yield PanoramaCase(kind, number, edit, truths, 1 + i)
 

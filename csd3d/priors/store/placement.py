@@ -53,16 +53,17 @@ def spread(
     first = main.index or 0
     room = {gpu: int(WEIGHTS_SHARE * free[gpu]) for gpu in sorted(free, key=lambda gpu: (gpu != first, gpu))}
     room[first] = max(0, room[first] - sum(map(size_bytes, whole)))
-    sizes = {f"{name}.{path}": size for name, part in parts.items() for path, size in layers_of(part).items()}
+    layers = {name: layers_of(part) for name, part in parts.items()}
+    sizes = {f"{name}.{path}": size for name, own in layers.items() for path, size in own.items()}
     placed = place(sizes, room)
     for part in whole:
         part.to(main)
     for name, part in parts.items():
-        own: dict[str, str | int | torch.device] = {
-            path: str(gpu_of(placed[f"{name}.{path}"])) for path in layers_of(part)
+        where: dict[str, str | int | torch.device] = {
+            path: str(gpu_of(placed[f"{name}.{path}"])) for path in layers[name]
         }
         with quiet():
-            dispatch_model(part, own, main_device=main, force_hooks=True)
+            dispatch_model(part, where, main_device=main, force_hooks=True)
     return tuple(gpu_of(gpu) for gpu in room if gpu == first or gpu in placed.values())
 
 

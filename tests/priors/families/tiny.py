@@ -170,15 +170,17 @@ def flux(*, editor: bool) -> Any:
     )  # fmt: skip
 
 
+def qwen3_config(tokenizer: Any, *, layers: int) -> Any:
+    return transformers.Qwen3Config(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=layers, num_attention_heads=2, num_key_value_heads=2,
+        head_dim=8, vocab_size=len(tokenizer), bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
+
+
 def klein(*, distilled: bool = False) -> Any:
     tokenizer = qwen_tokenizer()
     tokenizer.chat_template = CHAT + "<|im_start|>assistant\n"
-    text = transformers.Qwen3ForCausalLM(
-        transformers.Qwen3Config(
-            hidden_size=16, intermediate_size=16, num_hidden_layers=28, num_attention_heads=2, num_key_value_heads=2,
-            head_dim=8, vocab_size=len(tokenizer), bos_token_id=None, eos_token_id=None,
-        )
-    )  # fmt: skip
+    text = transformers.Qwen3ForCausalLM(qwen3_config(tokenizer, layers=28))
     blocks: dict[str, Any] = {
         "down_block_types": ("DownEncoderBlock2D",) * 2,
         "up_block_types": ("UpDecoderBlock2D",) * 2,
@@ -369,12 +371,7 @@ def lucy() -> Any:
 def z_image() -> Any:
     tokenizer = qwen_tokenizer()
     tokenizer.chat_template = CHAT + "<|im_start|>assistant\n"
-    text = transformers.Qwen3Model(
-        transformers.Qwen3Config(
-            hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
-            head_dim=8, vocab_size=len(tokenizer), bos_token_id=None, eos_token_id=None,
-        )
-    )  # fmt: skip
+    text = transformers.Qwen3Model(qwen3_config(tokenizer, layers=2))
     net = diffusers.ZImageTransformer2DModel(
         in_channels=4, dim=24, n_layers=1, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=16,
         axes_dims=[4, 4, 4], axes_lens=[1024, 64, 64],
