@@ -79,6 +79,16 @@ def test_held_out_wordings_are_made_of_trained_words() -> None:
     assert all(f.held_out not in f.trained for f in all_families())
 
 
+def test_no_held_out_wording_goes_on_from_anothers_in_a_way_never_trained() -> None:
+    every = (*all_edits(), *all_families())
+    owner = {w: asked.name for asked in every for w in asked.trained}
+    for asked in every:
+        words = asked.held_out.split()
+        starts = (" ".join(words[:n]) for n in range(1, len(words)))
+        anothers = [s for s in starts if owner.get(s, asked.name) != asked.name]
+        assert all(any(w.startswith(f"{s} ") for w in asked.trained) for s in anothers), asked.held_out
+
+
 def test_every_family_is_open_somewhere_and_its_answers_differ() -> None:
     camera = front_camera(32, 40)
     for family in all_families():
