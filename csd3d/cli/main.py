@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import tyro
 
 from csd3d import __version__
-from csd3d.cli.parse import split, subcommands, with_home
+from csd3d.cli.parse import read_words, split, subcommands, with_home
 from csd3d.user_errors import DEBUG_VARIABLE, explain
 
 
@@ -67,13 +67,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"csd3d {__version__}")
         return 0
     try:
-        top = tyro.cli(_top_level(), prog="csd3d", args=head or ["--help"])
+        try:
+            top = read_words(_top_level(), head or ["--help"], prog="csd3d")
+        except ValueError as mistake:
+            print(f"csd3d: {mistake}", file=sys.stderr)
+            return 2
         debug = top.debug or bool(os.environ.get(DEBUG_VARIABLE))
         name = type(top.command).__name__
         if processes() > 1:
             return _several(name, rest, debug=debug)
         return _guarded(name, rest, debug=debug)
-    except SystemExit as end:  # how the parser ends after --help (0) and after a mistake (2)
+    except SystemExit as end:  # how the parser ends after --help (0), and after a mistake that is unknown to us (2)
         return end.code if isinstance(end.code, int) else 0
     except BrokenPipeError:
         return _nobody_reads()

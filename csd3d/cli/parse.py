@@ -16,6 +16,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_typ
 
 import tyro
 
+from csd3d.cli.refusals import refusals
 from csd3d.runs.settings import field_help, read_fraction
 
 C = TypeVar("C")
@@ -79,8 +80,11 @@ def put(config: C, values: Mapping[str, Any]) -> C:
 
 
 def read_flags(groups: Sequence[Group], argv: Sequence[str], *, prog: str, about: str) -> dict[str, Any]:
-    """The value of every flag, from the words given or by default. Ends the program as tyro does: after --help with 0,
-    after a mistake with 2."""
+    """The value of every flag, from the words given or by default. Ends the program after --help.
+
+    Raises:
+        ValueError: words that make no sense.
+    """
     parts = [(_slug(g.title), _group_type(g), g) for g in groups]
     top = make_dataclass(
         "Command",
@@ -91,7 +95,7 @@ def read_flags(groups: Sequence[Group], argv: Sequence[str], *, prog: str, about
         frozen=True,
     )
     top.__doc__ = about
-    done = tyro.cli(top, prog=prog, args=list(argv), description=about, config=SETTINGS)
+    done = read_words(top, argv, prog=prog, description=about)
     return {f.name: f.read(getattr(getattr(done, slug), f.name)) for slug, _, g in parts for f in g.flags}
 
 
@@ -99,13 +103,24 @@ def read_some(flags: Sequence[Flag], argv: Sequence[str], *, prog: str) -> dict[
     """The values of a few flags, whatever else is among the words."""
     kind = _group_type(Group("", "", tuple(flags)))
     words = [word for word in argv if word not in HELP]
-    done, _ = tyro.cli(kind, prog=prog, args=words, return_unknown_args=True, add_help=False, config=SETTINGS)
+    with refusals(kind, ()):
+        done, _ = tyro.cli(kind, prog=prog, args=words, return_unknown_args=True, add_help=False, config=SETTINGS)
     return {f.name: f.read(getattr(done, f.name)) for f in flags}
 
 
 def read_dataclass(kind: type[T], argv: Sequence[str], *, prog: str) -> T:
-    """A plain command's dataclass, or a union of them, from the words. Ends the program as tyro does."""
-    return tyro.cli(kind, prog=prog, args=list(argv), config=SETTINGS)
+    """A plain command's dataclass, or a union of them, from the words. Ends the program after --help.
+
+    Raises:
+        ValueError: words that make no sense.
+    """
+    return read_words(kind, argv, prog=prog)
+
+
+def read_words(kind: Any, argv: Sequence[str], *, prog: str, description: str | None = None) -> Any:
+    """What tyro makes of the words; see `read_dataclass`."""
+    with refusals(kind, argv):
+        return tyro.cli(kind, prog=prog, description=description, args=list(argv), config=SETTINGS)
 
 
 def with_first(argv: Sequence[str], subcommand: str) -> list[str]:
@@ -117,7 +132,7 @@ def choose(commands: Mapping[str, str], argv: Sequence[str], *, prog: str, about
     """Which of the commands (their names and what help says of them) the first word is, and the other words."""
     head, rest = split(argv)
     kinds = subcommands(commands)
-    chosen = tyro.cli(kinds, prog=prog, description=about, args=head or ["--help"], config=SETTINGS)
+    chosen = read_words(kinds, head or ["--help"], prog=prog, description=about)
     return type(chosen).__name__, rest
 
 

@@ -1,0 +1,117 @@
+"""What is said of words that the parser cannot read."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+import tyro
+
+from csd3d.cli import runs, segments, translate, world
+from csd3d.cli.editors import read_request
+from csd3d.cli.parse import read_dataclass
+from csd3d.cli.refusals import known, like
+from csd3d.cli.video_form import FORM
+
+
+@dataclass(frozen=True)
+class Inner:
+    """Settings."""
+
+    frames: int | Literal["all"] = "all"
+    """How many."""
+    steady: bool = True
+    """Whether."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of the tests."""
+
+    source: tyro.conf.Positional[Path]
+    """What."""
+    output: Path
+    """Where."""
+    method: Literal["first", "second"] | None = None
+    """How."""
+    size: tuple[int, int] = (1, 2)
+    """How large."""
+    inner: Annotated[Inner, tyro.conf.arg(name="")] = field(default_factory=Inner)
+    """More."""
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("", "expected source PATH, --output PATH, got none"),
+        ("a", "expected --output PATH, got none"),
+        ("a --ouput b", "expected flags of try, got --ouput; perhaps --output is meant"),
+        ("--output b --frmaes 3 a", "expected flags of try, got --frmaes; perhaps --frames is meant"),
+        ("a --output b --zzz", "expected flags of try, got --zzz (--help shows all)"),
+        ("a --output b -z", "expected flags of try, got -z (--help shows all)"),
+        ("a b --output c", "expected no further words, got b"),
+        ("a --output", "--output: expected a path, got none"),
+        ("a --output b --method frist", "--method: expected one of first, second, got frist; perhaps first is meant"),
+        ("a --output b --frames x", "--frames: expected a whole number or all, got x"),
+        ("a --output b --size 1 x", "--size: expected INT INT, got 1 x"),
+        ("a --output b --size 1", "--size: expected INT INT, got none"),
+    ],
+)
+def test_every_kind_of_mistake_is_one_line(words: str, line: str) -> None:
+    with pytest.raises(ValueError, match="expected") as refused:
+        read_dataclass(Command, words.split(), prog="try")
+    assert str(refused.value) == line
+
+
+def test_the_words_of_a_type_are_those_that_tyro_takes() -> None:
+    words = known(Command)
+    assert words.flags == ("-h", "--help", "--output", "--method", "--size", "--frames", "--no-steady")
+    assert words.subcommands == ()
+    assert known(runs.Command).subcommands == ("list", "show", "undo")
+    done = read_dataclass(Command, "a --output b --method second --size 3 4 --frames 5 --no-steady".split(), prog="try")
+    assert done == Command(Path("a"), Path("b"), "second", (3, 4), Inner(5, False))
+
+
+def test_a_word_is_like_those_that_hold_it() -> None:
+    assert like("--frames", ("--max-frames", "--steps")) == ["--max-frames"]
+    assert like("--x", ("--max-frames",)) == []
+
+
+@pytest.mark.parametrize(
+    ("main", "words", "line"),
+    [
+        (runs.main, "shwo x", "expected one of list, show, undo, got shwo; perhaps show is meant"),
+        (runs.main, "show", "expected run PATH, got none"),
+        (world.main, "", "expected one of clip, scene, panorama, photo, edits, got none"),
+        (world.main, "clip", "expected out PATH, got none"),
+        (segments.main, "a.png", "expected --output PATH, got none"),
+        (translate.main, "aply", "expected one of train, apply, got aply; perhaps apply is meant"),
+    ],
+)
+def test_commands_say_it_in_their_words(main, words: str, line: str) -> None:
+    with pytest.raises(ValueError, match="expected") as refused:
+        main(words.split())
+    assert str(refused.value) == line
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("a.mp4 --stepz 3", "expected flags of csd3d video, got --stepz; perhaps --steps or --steer is meant"),
+        ("a.mp4 --steps many", "--steps: expected a whole number, got many"),
+        ("a.mp4 --method dsd", "--method: expected one of cds, csd, csd-edit, dds, sds, got dsd"),
+        ("a.mp4 b.mp4", "expected no further words, got b.mp4"),
+        ("a.mp4 --prior", "--prior: expected text, got none"),
+    ],
+)
+def test_editors_say_it_in_one_line_too(words: str, line: str) -> None:
+    with pytest.raises(ValueError, match="expected") as refused:
+        read_request(FORM, words.split())
+    assert str(refused.value).startswith(line)
+
+
+def test_help_still_ends_the_program(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        read_dataclass(Command, ["--help"], prog="try")
+    assert end.value.code == 0
+    assert "How large" in capsys.readouterr().out
