@@ -40,8 +40,14 @@ _MOMENT = re.compile(r"\d+(?:[.:,]\d+)*|\b(?:nan|inf|infinity|start|begin|beginn
 _UNITS = re.compile("s|secs?|seconds?|m|mins?|minutes?|h|hours?|ms|f|frames?")
 _BETWEEN = re.compile("at|from|after|until|till|between|to|then|and|the|of|first|last|in|for|e|t|time")
 """Words that stand with moments and units in what is meant as times."""
-_DECADE = re.compile(r"(?:(?:(?:in|of|from) +)?the +)?(?:\d\d)?\d0['\u2019]?s\s*[:\uff1a]", re.I)
-"""What reads as a moment and is none, where it is the only one of a prompt: `1980s:`, `in the 90s:`."""
+_OF = r"(?:(?:in|of|from) +)?the +"
+_DECADE = re.compile(
+    rf"(?:{_OF}['\u2019]?(?:\d\d)?\d0|['\u2019]\d0|(?:1\d|20)\d0)['\u2019]?s"
+    rf"(?:\s*(?:-|–|—|to\b|and\b)\s*(?:the +)?['\u2019]?(?:\d\d)?\d0['\u2019]?s)?\s*[:\uff1a]",
+    re.I,
+)
+"""What reads as times and is none, where it is the only one of a prompt: `1980s:`, `in the 90s:`, `1980s-1990s:`; not
+`10s:`, of which nobody can tell."""
 UNEDITED = -1
 """The sentence of frames outside all times of a prompt."""
 
@@ -87,7 +93,8 @@ def spans_of(prompt: str) -> tuple[Span, ...]:
             which no time can be made.
     """
     marks = list(_SPAN.finditer(prompt))
-    if not marks or prompt[: marks[0].start()].strip():
+    decades = len(marks) == 1 and _DECADE.match(prompt.lstrip())
+    if not marks or prompt[: marks[0].start()].strip() or decades:
         _require_no_times(prompt, decades=True)
         return (Span(prompt.strip()),)
     spans: list[Span] = []
@@ -107,10 +114,13 @@ def spans_of(prompt: str) -> tuple[Span, ...]:
 
 def _require_no_times(sentence: str, *, decades: bool = False) -> None:
     """Raises ValueError for words in a sentence that were meant as times; a lone decade may stand, with `decades`."""
-    texts = (part.lstrip(" \t[({<") for part in (sentence, *re.split("[,;]", sentence)))
-    found = [like[0].strip() for text in texts if (like := _LIKE_TIMES.match(text) or _head_of_times(text))]
-    if found and not (decades and len(set(found)) == 1 and _DECADE.fullmatch(found[0])):
-        raise ValueError(f"prompt: expected times such as `0-3s:` before each sentence or none, got {found[0]:.40}")
+    texts = [part.lstrip(" \t[({<") for part in (sentence, *re.split("[,;]", sentence))]
+    found = {like[0].strip(): text for text in texts if (like := _LIKE_TIMES.match(text) or _head_of_times(text))}
+    if found and not (decades and len(found) == 1 and _DECADE.match(*found.values())):
+        first = next(iter(found))
+        hint = f" (a decade is `the {first}`)" if re.fullmatch(r"[2-9]0s\s*:", first) else ""
+        expected = "prompt: expected times such as `0-3s:` before each sentence or none"
+        raise ValueError(f"{expected}, got {first:.40}{hint}")
 
 
 def _head_of_times(text: str) -> re.Match[str] | None:

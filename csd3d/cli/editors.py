@@ -113,7 +113,7 @@ def read_request(form: Form[C], argv: Sequence[str], *, prog: str | None = None)
     """What is asked for, and the values of the form's extra flags. Ends the program after --help.
 
     Raises:
-        ValueError, TypeError, FileNotFoundError: words or a setting that make no sense, or a prior that cannot be found.
+        ValueError, TypeError, FileNotFoundError: words that make no sense, or a prior that cannot be found.
     """
     prog = prog or f"csd3d {form.command}"
     _require_flag_of_sentence(argv)

@@ -68,7 +68,8 @@ def test_the_words_of_a_type_are_those_that_tyro_takes() -> None:
     assert words.flags == ("-h", "--help", "--output", "--method", "--size", "--frames", "--no-steady")
     assert words.subcommands == ()
     assert known(runs.Command).subcommands == ("list", "show", "undo")
-    done = read_dataclass(Command, "a --output b --method second --size 3 4 --frames 5 --no-steady".split(), prog="try")
+    given = ["a", "--output", "b", "--method", "second", "--size", "3", "4", "--frames", "5", "--no-steady"]
+    done = read_dataclass(Command, given, prog="try")
     assert done == Command(Path("a"), Path("b"), "second", (3, 4), Inner(5, False))
 
 
