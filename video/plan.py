@@ -116,8 +116,8 @@ def _require_no_times(sentence: str, *, decades: bool = False) -> None:
     """Raises ValueError for words in a sentence that were meant as times; a lone decade may stand, with `decades`."""
     texts = [part.lstrip(" \t[({<") for part in (sentence, *re.split("[,;]", sentence))]
     found = {like[0].strip(): text for text in texts if (like := _LIKE_TIMES.match(text) or _head_of_times(text))}
-    if found and not (decades and len(found) == 1 and _DECADE.match(*found.values())):
-        first = next(iter(found))
+    first, text = next(iter(found.items()), ("", ""))
+    if found and not (decades and len(found) == 1 and _DECADE.match(text)):
         hint = f" (a decade is `the {first}`)" if re.fullmatch(r"[2-9]0s\s*:", first) else ""
         expected = "prompt: expected times such as `0-3s:` before each sentence or none"
         raise ValueError(f"{expected}, got {first:.40}{hint}")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ALWAYS = ("-h", "--help")
 MANY = 3
 """Suggestions at most."""
-_SUBCOMMAND = type(tyro.conf.subcommand())
+_SUBCOMMAND: Any = type(tyro.conf.subcommand())
 _IN_WORDS = {"INT": "a whole number", "FLOAT": "a number", "STR": "text", "PATH": "a path"}
 
 
