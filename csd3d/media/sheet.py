@@ -16,6 +16,8 @@ _PAPER = (247, 247, 245)
 _INK = (38, 40, 44)
 _FAINT = (120, 124, 130)
 _GAP, _MARGIN, _CAPTION, _HEADER = 6, 14, 20, 22
+_MOST = 4
+"""How many times a picture is enlarged at most; more shows nothing more, and takes longer to write than a short run."""
 
 
 def evenly(count: int, wanted: int) -> list[int]:
@@ -32,7 +34,8 @@ def contact_sheet(
 ) -> Image.Image:
     """Draw `rows` (label to pictures in [0, 1]) on one sheet.
 
-    Every picture is fitted into a box of `cell_px` on its longer side, aspect kept; rows may differ in length and size.
+    Every picture is fitted into a box of `cell_px` on its longer side, aspect kept, but enlarged four times at most; rows
+    may differ in length and size.
     `columns` are captions over the columns, for instance the time of each frame.
 
     Raises:
@@ -71,7 +74,7 @@ def save_picture(picture: Image.Image, path: Path) -> None:
 
 def _fit(pictures: Float[Tensor, "n 3 _H _W"], cell_px: int) -> list[Image.Image]:
     height, width = pictures.shape[-2:]
-    scale = cell_px / max(height, width)
+    scale = min(cell_px / max(height, width), _MOST)
     size = (max(round(height * scale), 1), max(round(width * scale), 1))
     small = interpolate(pictures.detach().float().cpu(), size, mode="bilinear", antialias=True)
     return [Image.fromarray(picture) for picture in to_levels(small)]

@@ -118,6 +118,12 @@ def test_sheet_shows_every_row(tmp_path):
     assert (tmp_path / "sheet.png").stat().st_size > 100
 
 
+def test_a_sheet_enlarges_four_times_at_most():
+    small = contact_sheet({"a": torch.ones(2, 3, 8, 16)}, cell_px=1100)
+    assert small.size == contact_sheet({"a": torch.ones(2, 3, 8, 16)}, cell_px=64).size
+    assert small.width < 200
+
+
 @pytest.mark.parametrize("rows", [{}, {"a": torch.zeros(0, 3, 4, 4)}])
 def test_sheet_without_pictures_is_refused(rows):
     with pytest.raises(ValueError, match="at least one picture"):
