@@ -157,7 +157,7 @@ def load_parts(
     with quiet():
         bar = track(models.items(), "loading the prior", console=Console(stderr=True), disable=not shown)
         vae, text_encoder, unet = (_load_model(cls, folder, device, dtype) for folder, cls in bar)
-        unet = unet.to(memory_format=layout(device))
+        vae, unet = vae.to(memory_format=torch.channels_last), unet.to(memory_format=layout(device))
         with _readable(path, "tokenizer"):
             tokenizer = CLIPTokenizer.from_pretrained(str(path / "tokenizer"), local_files_only=True)
         scheduler = _load_scheduler(path)
@@ -220,9 +220,7 @@ def _load_model(cls: type, folder: Path, device: torch.device, dtype: torch.dtyp
         raise ValueError(
             f"prior {folder.parent}: {folder.name}/ lacks {len(missing)} of its weights, {missing[0]!r} for one"
         )
-    model = cast(nn.Module, model).requires_grad_(False).eval().to(device=device, dtype=dtype)
-    # diffusers narrows Module.to
-    return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return cast(nn.Module, model).requires_grad_(False).eval().to(device=device, dtype=dtype)
 
 
 def _load_scheduler(path: Path) -> "SchedulerMixin":
