@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cached_property
+from functools import cache, cached_property
 
 FILE_NAME = "vocabulary.json"
 
@@ -114,6 +114,7 @@ def normalise(sentence: str) -> str:
     return " ".join("".join(map(_plain, unicodedata.normalize("NFKD", sentence))).casefold().split())
 
 
+@cache  # a vocabulary is a hundred thousand characters, of forty kinds
 def _plain(c: str) -> str:
     """A character of a sentence: letters and digits as they are, signs such as a crossed-out circle as a word."""
     if c.isalnum():
