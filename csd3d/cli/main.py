@@ -68,12 +68,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         try:
-            top = read_words(_top_level(), head or ["--help"], prog="csd3d")
+            name, debug = _command(head)
         except ValueError as mistake:
             print(f"csd3d: {mistake}", file=sys.stderr)
             return 2
-        debug = top.debug or bool(os.environ.get(DEBUG_VARIABLE))
-        name = type(top.command).__name__
+        debug = debug or bool(os.environ.get(DEBUG_VARIABLE))
         if processes() > 1:
             return _several(name, rest, debug=debug)
         return _guarded(name, rest, debug=debug)
@@ -95,6 +94,14 @@ def _nobody_reads() -> int:
     """The reader of our output (head, less) went away: nothing to say, nobody to say it to."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return BROKEN_PIPE
+
+
+def _command(head: Sequence[str]) -> tuple[str, bool]:
+    """The command that the first words name, and whether they ask for tracebacks. Raises ValueError as the parser."""
+    if len(head) == 1 and head[0] in COMMANDS:
+        return head[0], False
+    top = read_words(_top_level(), head or ["--help"], prog="csd3d")
+    return type(top.command).__name__, top.debug
 
 
 def _top_level() -> Any:

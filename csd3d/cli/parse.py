@@ -85,7 +85,7 @@ def read_flags(groups: Sequence[Group], argv: Sequence[str], *, prog: str, about
     Raises:
         ValueError: words that make no sense.
     """
-    parts = [(_slug(g.title), _group_type(g), g) for g in groups]
+    parts = [(_slug(g.title), _group_type(g), g) for g in _named_groups(groups, argv)]
     top = make_dataclass(
         "Command",
         [
@@ -96,16 +96,44 @@ def read_flags(groups: Sequence[Group], argv: Sequence[str], *, prog: str, about
     )
     top.__doc__ = about
     done = read_words(top, argv, prog=prog, description=about)
-    return {f.name: f.read(getattr(getattr(done, slug), f.name)) for slug, _, g in parts for f in g.flags}
+    given = {f.name: getattr(getattr(done, slug), f.name) for slug, _, g in parts for f in g.flags}
+    return {f.name: f.read(given.get(f.name, f.default)) for g in groups for f in g.flags}
 
 
 def read_some(flags: Sequence[Flag], argv: Sequence[str], *, prog: str) -> dict[str, Any]:
     """The values of a few flags, whatever else is among the words."""
-    kind = _group_type(Group("", "", tuple(flags)))
     words = [word for word in argv if word not in HELP]
-    with refusals(kind, ()):
-        done, _ = tyro.cli(kind, prog=prog, args=words, return_unknown_args=True, add_help=False, config=SETTINGS)
-    return {f.name: f.read(getattr(done, f.name)) for f in flags}
+    done = None
+    if named := _named(flags, words):
+        kind = _group_type(Group("", "", named))
+        with refusals(kind, ()):
+            done, _ = tyro.cli(kind, prog=prog, args=words, return_unknown_args=True, add_help=False, config=SETTINGS)
+    return {f.name: f.read(getattr(done, f.name, f.default)) for f in flags}
+
+
+def _named(flags: Sequence[Flag], argv: Sequence[str]) -> tuple[Flag, ...]:
+    """Those of the flags that are among the words, and the positional ones."""
+    words = set(map(_flag_of, argv))
+    return tuple(f for f in flags if f.positional or words & _spellings(f))
+
+
+def _named_groups(groups: Sequence[Group], argv: Sequence[str]) -> Sequence[Group]:
+    """The groups with the flags that are named alone, since a hundred flags take tyro ten times as long; all flags
+    where help is asked for, or for what is none of them, so that it can be said what there is."""
+    known = set[str]().union(*(_spellings(f) for g in groups for f in g.flags))
+    named = [replace(g, flags=_named(g.flags, argv)) for g in groups]
+    understood = {_flag_of(word) for word in argv if word.startswith("-")} <= known
+    return [g for g in named if g.flags] if understood and any(g.flags for g in named) else groups
+
+
+def _flag_of(word: str) -> str:
+    return word.partition("=")[0].replace("_", "-")
+
+
+def _spellings(flag: Flag) -> set[str]:
+    """How a flag may stand among the words, as `_flag_of` gives it."""
+    name = flag.name.replace("_", "-")
+    return {f"--{name}", f"--no-{name}"}
 
 
 def read_dataclass(kind: type[T], argv: Sequence[str], *, prog: str) -> T:
@@ -131,6 +159,8 @@ def with_first(argv: Sequence[str], subcommand: str) -> list[str]:
 def choose(commands: Mapping[str, str], argv: Sequence[str], *, prog: str, about: str) -> tuple[str, list[str]]:
     """Which of the commands (their names and what help says of them) the first word is, and the other words."""
     head, rest = split(argv)
+    if len(head) == 1 and head[0] in commands:
+        return head[0], rest
     kinds = subcommands(commands)
     chosen = read_words(kinds, head or ["--help"], prog=prog, description=about)
     return type(chosen).__name__, rest

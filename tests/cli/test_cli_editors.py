@@ -12,6 +12,7 @@ import pytest
 from csd3d.cli import generate, panorama, translate, video
 from csd3d.cli.editors import flags_for, read_request
 from csd3d.cli.main import main
+from csd3d.cli.parse import Group, read_flags
 from csd3d.engine.config import METHODS, PAPER, CsdConfig
 from csd3d.priors.defaults import BUILTIN, default_config
 from csd3d.runs.settings import field_help
@@ -150,6 +151,37 @@ def test_frame_rates_are_exact_fractions():
 def test_near_misses_are_told_the_right_word(words, near, capsys):
     assert main(["video", "clip.mp4", "--prompt", "x", *words]) == 2
     assert near in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "clip.mp4 --prompt snow --steps 3 --lr=0.5 --t_min 5",
+        "--prompt-at 0=a --prompt-at 1=b --size 64 clip.mp4",
+        "--resume --run-dir a",
+        "clip.mp4 --no-detail",
+        "clip.mp4 --steps many",
+        "clip.mp4 --by walking",
+        "clip.mp4 --steps",
+        "clip.mp4 other.mp4 --steps 3",
+        "clip.mp4 --size -5",
+        "",
+    ],
+)
+def test_flags_that_are_named_are_read_as_among_all_of_them(words, monkeypatch):
+    """Only these are handed to tyro; what comes of words, or is said of a mistake, is the same."""
+
+    def outcome():
+        try:
+            return read_flags(groups, words.split(), prog="csd3d video", about="")
+        except ValueError as mistake:
+            return str(mistake)
+
+    flags = list(flags_for(video.FORM).values())
+    groups = (Group("main", "", tuple(flags[:40])), Group("engine", "Settings.", tuple(flags[40:])))
+    named = outcome()
+    monkeypatch.setattr("csd3d.cli.parse._named_groups", lambda groups, argv: groups)
+    assert outcome() == named
 
 
 def test_missing_clip_prompt_or_run_dir_is_one_line():
