@@ -16,6 +16,8 @@ _PAPER = (247, 247, 245)
 _INK = (38, 40, 44)
 _FAINT = (120, 124, 130)
 _GAP, _MARGIN, _CAPTION, _HEADER = 6, 14, 20, 22
+_PNG_LEVEL = 4
+"""Half the time of zlib's 6, for a sixth more bytes."""
 _MOST = 4
 """How many times a picture is enlarged at most; more shows nothing more, and takes longer to write than a short run."""
 
@@ -34,9 +36,8 @@ def contact_sheet(
 ) -> Image.Image:
     """Draw `rows` (label to pictures in [0, 1]) on one sheet.
 
-    Every picture is fitted into a box of `cell_px` on its longer side, aspect kept, but enlarged four times at most; rows
-    may differ in length and size.
-    `columns` are captions over the columns, for instance the time of each frame.
+    Every picture is fitted into a box of `cell_px` on its longer side, aspect kept, and enlarged four times at most;
+    rows may differ in length and size. `columns` are captions over the columns, for instance the time of each frame.
 
     Raises:
         ValueError: no rows, or a row without pictures.
@@ -69,7 +70,7 @@ def contact_sheet(
 def save_picture(picture: Image.Image, path: Path) -> None:
     """Write a picture atomically; the suffix says the format."""
     with atomic_path(path) as part:
-        picture.save(part)
+        picture.save(part, compress_level=_PNG_LEVEL)
 
 
 def _fit(pictures: Float[Tensor, "n 3 _H _W"], cell_px: int) -> list[Image.Image]:
