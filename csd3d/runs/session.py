@@ -23,7 +23,7 @@ from csd3d.engine.config import CsdConfig
 from csd3d.engine.loop import Objective, Stateful, StepInfo, run, settled
 from csd3d.engine.residuals import Score
 from csd3d.engine.reuse import ReusingScore, reusing
-from csd3d.engine.sampling import SampledParticles, Sampling, run_sampling
+from csd3d.engine.sampling import Sampling, run_sampling
 from csd3d.engine.stein import Kernel
 from csd3d.media.sheet import save_picture
 from csd3d.metrics.change import change_note, change_of, growth_note, move_note
@@ -39,17 +39,12 @@ from csd3d.runs.log import Show, StepLog
 from csd3d.runs.manifest import Manifest, fingerprint
 from csd3d.runs.progress import RunProgress
 from csd3d.runs.report import Report, write_report
-from csd3d.runs.stored import ReusingParticles, StoredParticles
+from csd3d.runs.stored import ReusingParticles, StoredParticles, StoredSampled
 from csd3d.user_errors import out_of_memory
 
 T = TypeVar("T")
 ROWS, ROWS_EACH = "network rows", "network rows a particle"
 """Names of the rows of the prior's network that an edit took, among the numbers of a run."""
-
-
-@runtime_checkable
-class StoredSampled(SampledParticles, Stateful, Protocol):
-    """Sampled particles whose state can be saved."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import torch
 
 from csd3d.engine.loop import Particles, Stateful
 from csd3d.engine.reuse import ReusingScore
+from csd3d.engine.sampling import SampledParticles
 from csd3d.engine.types import Batch, Index, Latents
 
 _REUSED = "reused."
@@ -15,6 +16,11 @@ _REUSED = "reused."
 @runtime_checkable
 class StoredParticles(Particles, Stateful, Protocol):
     """Particles whose state can be saved."""
+
+
+@runtime_checkable
+class StoredSampled(SampledParticles, Stateful, Protocol):
+    """Sampled particles whose state can be saved."""
 
 
 @dataclass(frozen=True)
