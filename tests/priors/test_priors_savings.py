@@ -1,17 +1,23 @@
 """Less memory: weights in 8 bits, layers that wait on the CPU, and what is refused where the means lack."""
 
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
+import diffusers
 import pytest
 import torch
+import transformers
 from torch import Tensor
 
 from csd3d.engine.types import Batch
 from csd3d.priors.auto import load_prior
-from csd3d.priors.families.load import load_family
+from csd3d.priors.families.load import load_family, read_pipeline
 from csd3d.priors.families.prior import FamilyPrior
+from csd3d.priors.families.table import FAMILIES
 from csd3d.priors.instruct import InstructPrior
-from csd3d.priors.loading import Loading
+from csd3d.priors.loading import Loading, Quantise
 from csd3d.priors.prior import Guidance, Prior, Prompts
 from csd3d.priors.store.savings import require_savings, wait_on_cpu
 from tests.priors.families.tiny import write_family
@@ -64,6 +70,7 @@ def test_layers_that_wait_predict_the_same(tiny: Path, kontext: Path) -> None:
         (Loading(offload=True), torch.device("cpu"), True, "offload: expected a prior on CUDA, got one on the CPU"),
         (Loading(quantise="int8"), CUDA, True, "quantise: int8 needs torchao: pip install torchao"),
         (Loading(quantise="nf4"), CUDA, True, "quantise: nf4 needs bitsandbytes: pip install bitsandbytes"),
+        (Loading(quantise="nf4"), torch.device("cpu"), True, "quantise: expected int8 or fp8 for a prior on the CPU"),
         (Loading(quantise="nf4"), CUDA, False, "quantise: expected none or fp8 but for a family in its directory"),
     ],
 )
@@ -86,3 +93,43 @@ def test_int8_by_torchao(kontext: Path) -> None:
     a, b = target(plain), target(small)
     assert not torch.equal(a, b)
     assert (a - b).abs().mean() < 0.1 * a.abs().mean()
+
+
+def standing_in(library: ModuleType, name: str) -> type:
+    """A configuration of a library that keeps what it was made with, and asks for no package."""
+
+    def keep(self: Any, *args: object, **more: object) -> None:
+        self.kind, self.asked = f"{library.__name__}.{name}", (args, more)
+
+    return type(name, (getattr(library, name),), {"__init__": keep})
+
+
+@pytest.mark.parametrize("quantise", ["int8", "nf4"])
+def test_what_diffusers_is_asked_for(quantise: Quantise, kontext: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The packages are stood in for: one configuration of each library for its own parts, and none for the others."""
+    for library in (diffusers, transformers):
+        for name in ("TorchAoConfig", "BitsAndBytesConfig"):
+            monkeypatch.setattr(library, name, standing_in(library, name))
+    weights_only = SimpleNamespace(Int8WeightOnlyConfig=lambda: "int8 weights only")
+    monkeypatch.setitem(sys.modules, "torchao", ModuleType("torchao"))
+    monkeypatch.setitem(sys.modules, "torchao.quantization", weights_only)
+    monkeypatch.setattr(sys.modules["torchao"], "quantization", weights_only, raising=False)
+    options = dict[str, Any]()
+
+    def read(path: str, **given: Any) -> None:
+        options.update(given)
+        raise ValueError("seen")
+
+    monkeypatch.setattr(diffusers.FluxKontextPipeline, "from_pretrained", read)
+    with pytest.raises(ValueError, match="cannot be read: seen"):
+        read_pipeline(kontext, FAMILIES["FluxKontextPipeline"], dtype=torch.bfloat16, how=Loading(quantise=quantise))
+    found = options["quantization_config"].quant_mapping
+    assert set(found) == {"transformer", "text_encoder_2"}, "not the autoencoder, nor CLIP"
+    own = "TorchAoConfig" if quantise == "int8" else "BitsAndBytesConfig"
+    assert found["transformer"].kind == f"diffusers.{own}"
+    assert found["text_encoder_2"].kind == f"transformers.{own}"
+    four_bits = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.bfloat16}
+    for asked in found.values():
+        assert asked.asked == ((("int8 weights only",), {}) if quantise == "int8" else ((), four_bits))
+    assert options["use_safetensors"]
+    assert options["local_files_only"]

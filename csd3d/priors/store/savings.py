@@ -3,7 +3,7 @@ several GPUs.
 
 fp8    weights of the network stored in 8 bits (e4m3), cast layer by layer when they are used; needs no package
 int8   weights of network and text encoders in 8 bits; needs torchao
-nf4    in 4 bits, NormalFloat of QLoRA (Dettmers et al. 2023); needs bitsandbytes and a device that it knows
+nf4    in 4 bits, NormalFloat of QLoRA (Dettmers et al. 2023); needs bitsandbytes and a GPU
 """
 
 import importlib.util
@@ -39,6 +39,8 @@ def require_savings(how: Loading, device: torch.device, *, whole: bool) -> None:
         raise ValueError(
             f"quantise: expected none or fp8 but for a family in its directory (docs/priors.md), got {how.quantise}"
         )
+    if how.quantise == "nf4" and device.type == "cpu":  # diffusers' loader asks for a GPU, whatever the package can
+        raise ValueError("quantise: expected int8 or fp8 for a prior on the CPU, got nf4, which needs a GPU")
     if importlib.util.find_spec(package) is None:
         raise ValueError(f"quantise: {how.quantise} needs {package}: pip install {package}")
 
