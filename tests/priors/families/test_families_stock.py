@@ -29,6 +29,8 @@ class Step(NamedTuple):
     prediction: Tensor
     t: float
     sigma: float
+    read: Tensor
+    """Latents as the network reads them."""
     after: Tensor
 
 
@@ -44,10 +46,11 @@ def sample(
     theirs = pipe.scheduler.step
 
     def watch(prediction: Tensor, t: Any, x: Tensor, *args: Any, **more: Any) -> Any:
+        scaled = getattr(pipe.scheduler, "scale_model_input", lambda x, t: x)(x, t).float()
         result = theirs(prediction, t, x, *args, **more)
         sigmas, k = getattr(pipe.scheduler, "sigmas", None), pipe.scheduler.step_index - 1
         assert sigmas is not None
-        steps.append(Step(prediction.float(), float(t), float(sigmas[k]), result[0].float()))
+        steps.append(Step(prediction.float(), float(t), float(sigmas[k]), scaled, result[0].float()))
         return result
 
     pipe.scheduler.step = watch
@@ -102,19 +105,26 @@ def test_it_predicts_and_samples_as_its_pipeline_does(
         z = noise.clone()
     elif name == "cosxl":
         z = noise * pipe.scheduler.init_noise_sigma / sqrt(1 + steps[0].sigma ** 2)
-    for k, step in enumerate(steps):
-        level = level_at(prior, step)
-        out = prior.predict(prior.learnt.branches, level.scale * z, level.time, s, [SENTENCE], "")
+
+    def said(z_in: Tensor, level: Level) -> Tensor:
+        out = prior.predict(prior.learnt.branches, z_in, level.time, s, [SENTENCE], "")
         rows = dict(zip(prior.learnt.branches, [tokens(x, layout, channels=c) for x in out], strict=True))
-        ours = untokens(guided_like(prior.family, rows, TEXT, IMAGE), layout, s.shape)
-        theirs = untokens(step.prediction, "plain" if step.prediction.ndim == 4 else "packed", s.shape)
-        assert (ours - theirs).abs().max() <= 1e-5 * max(1, float(theirs.abs().max())) * (k + 1), k
+        return untokens(guided_like(prior.family, rows, TEXT, IMAGE), layout, s.shape)
+
+    def plain(x: Tensor) -> Tensor:
+        return untokens(x, "plain" if x.ndim == 4 else "packed", s.shape)
+
+    for k, step in enumerate(steps):
+        level, theirs = level_at(prior, step), plain(step.prediction)
+        error = (said(plain(step.read), level) - theirs).abs().max()
+        assert error <= 1e-5 * max(1, float(theirs.abs().max())), k
+        ours = said(level.scale * z, level)  # where our own sampling has come to
         epsilon = level.epsilon(ours, z)
         noise_part = step.sigma * ours if is_flow else sqrt(1 - level.ab) * epsilon
         clean = level.scale * z - noise_part if is_flow else (z - noise_part) / sqrt(level.ab)
         following = level_at(prior, steps[k + 1]).ab if k + 1 < STEPS else 1.0
         z = sqrt(following) * clean + sqrt(1 - following) * epsilon
-    last = untokens(steps[-1].after, "plain" if steps[-1].after.ndim == 4 else "packed", s.shape)
+    last = plain(steps[-1].after)
     assert (z - last).abs().max() <= 1e-4 * max(1.0, float(last.abs().max()))
 
 
