@@ -40,6 +40,8 @@ class VideoConfig(EditConfig):
     compresses to one (4 in Wan's layout). Bounds memory; longer clips are windows that overlap."""
     overlap_frames: int = 20
     """Of such a window, how many frames the next one holds too, in which both agree."""
+    windows_per_step: int = 8
+    """Of such windows, how many are moved together in a step. Bounds memory; a clip of more is moved in batches."""
     keyframes: int | None = None
     """Quick: edit only so many frames together and carry the edit to the others along their motion. None: edit all."""
     fade: float = 0.5
@@ -75,6 +77,7 @@ class VideoConfig(EditConfig):
         super().__post_init__()
         require_side(self, 8, "size")
         require_int(self, 1, None, "frames_per_step", "keyframes", "max_frames", "chunk_frames", "window_frames")
+        require_int(self, 1, None, "windows_per_step")
         require_int(self, 0, None, "anchors", "stream", "overlap_frames")
         require_int(self, 0, 51, "crf")
         require_choice(self, "draw", "codec", "depth", "motion")

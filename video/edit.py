@@ -38,12 +38,11 @@ from video.found_mask import find_mask
 from video.frames import Convert
 from video.latents_store import LatentsStore, greys_path
 from video.motion import ClipMotion, Followed, ParticleMotion, greys_at
-from video.particles import state_arrays
-from video.plan import Plan, plan_frames, plan_keys, prompts_of, require_keys, size_of_clip, spans_of, times_of
+from video.plan import Plan, plan_frames, plan_keys, prompts_of, size_of_clip, spans_of, times_of
 from video.propagate import key_frames
 from video.render import Samples, chunk_frames, render, working_frames
 from video.report import make_report
-from video.sampled import sample_frames, sampled_arrays
+from video.sampled import sample_frames
 from video.windows import moved_by
 
 _SAMPLED = 16
@@ -183,7 +182,7 @@ class VideoEditor(Editor[VideoConfig]):
             readable(prior, prompts_of(self._plan, config))
         self._search = search_of(config, config.mask, prior)
         if self._search is not None:
-            self._search.under(prompts_of(self._plan, config))  # refuses what it cannot find a mask for
+            self._moved.seeker(self._search)  # refuses what it cannot find a mask for
 
     def place(self, run_dir: Path) -> tuple[Path, Sequence[Path]]:
         """A clip, a folder of frames, or an animation."""
@@ -227,22 +226,17 @@ class VideoEditor(Editor[VideoConfig]):
         session.note(*self.clip.notes, *filter(None, [strip_note(info.height_px, info.width_px, size_px)]))
         folder, count = session.folder, self.clip.info.frames
         greys = {greys_path(folder): (count, self._greys)} if self._needs_motion else {}
-        if self.config.keyframes is not None:
+        if self._moved.needs_shots:
             self._scan(session, greys)
-            shots = shots_told(session)
-            self._plan = plan_keys(self._plan.sentences[0], key_frames(shots, self.config.keyframes))
-            require_keys(self._plan, self.config)
-            self._moved = replace(self._moved, plan=self._plan)
+            self._moved = self._moved.cut(shots_told(session))
+            self._plan = self._moved.plan
             self.prior.assign_pictures(self._plan.frames)
-            session.note(f"{len(self._plan.frames)} key frames are edited, the others follow their motion")
         self._moved.encode(session, lambda wanted: self._scan(session, wanted | greys))
 
     def move(self, session: Session) -> None:
         """The optimisation, from the last saved state to the end."""
-        config, csd = self.config, self.config.engine
-        sampled = self._moved.sampled
-        names = state_arrays(csd) if sampled is None else sampled_arrays(sampled.sampling)
-        self._store = session.enter(closing(LatentsStore(session.folder, names)))
+        config, csd, sampled = self.config, self.config.engine, self._moved.sampled
+        self._store = session.enter(closing(LatentsStore(session.folder, self._moved.arrays)))
         if self._needs_motion:
             self._motion = follow(session, self.prior, config, self._plan, self._store.sources, self._size)
             self._followed.motion = ParticleMotion(self._motion, self._plan.frames)
@@ -264,10 +258,10 @@ class VideoEditor(Editor[VideoConfig]):
     def _find_mask(self, session: Session, search: MaskSearch) -> None:
         """Open the mask that the prior finds; none where the whole picture is edited."""
         assert self._motion is not None
-        config, plan, info = self.config, self._plan, self.clip.info
+        config, moved, info = self.config, self._moved, self.clip.info
         if folder := find_mask(
-            session, self.prior, search.under(prompts_of(plan, config)), self._store.sources, plan, self._motion,
-            size=self._size, info=info, seed=config.seed, batch=config.frames_per_step,
+            session, self.prior, moved.seeker(search), self._store.sources, moved.masked_plan, self._motion,
+            size=self._size, info=info, seed=config.seed, parts=moved.masked_parts(),
             chunk=chunk_frames(self.clip, config.chunk_frames),
         ):  # fmt: skip
             self.mask = session.enter(ClipMask(folder, info, feather_px=config.feather))
@@ -343,7 +337,7 @@ class VideoEditor(Editor[VideoConfig]):
 
     @property
     def _needs_motion(self) -> bool:
-        return self._follows or self.config.steady or self.config.keyframes is not None
+        return self._follows or self.config.steady or self._moved.needs_shots
 
     def _require_unchanged(self, session: Session) -> None:
         """Raises `ValueError` if the clip is no longer what the run began with."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -46,7 +46,7 @@ def find_mask(
     size: WorkingSize,
     info: ClipInfo,
     seed: int,
-    batch: int,
+    parts: Sequence[Int[Tensor, " _m"]],
     chunk: int,
 ) -> Path | None:
     """The folder of the masks that the run found, now or before; None: it edits the whole picture.
@@ -61,10 +61,9 @@ def find_mask(
         size: at which the prior works.
         info: of the clip.
         seed: of the noise.
-        batch: most particles that the prior sees at a time.
+        parts: numbers of the particles that the prior sees at a time, from 0 in order.
         chunk: most frames of the clip's size that are held at a time.
     """
-    parts = torch.arange(len(plan.frames)).split(batch)
     maps = kept_maps(session, seeker, parts, lambda index: sources[index].to(prior.device), seed=seed)
     found, masks = find_masks(seeker, maps, plan, motion)
     if not tell(session, prior, seeker, found):

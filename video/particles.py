@@ -12,7 +12,7 @@ Particles under different sentences never share a step. All batches of an epoch 
 moved at different ones would flicker against each other.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
@@ -124,11 +124,69 @@ def state_arrays(config: CsdConfig) -> tuple[str, ...]:
     return ("z", "mean", "square") if config.optimizer == "adam" else ("z",)
 
 
+class LatentState:
+    """Latents and what the optimiser keeps of each, moved some at a time.
+
+    They live on the CPU or on the disk, whatever the prior runs on.
+    """
+
+    def __init__(
+        self, s: LatentRows, config: CsdConfig, arrays: Mapping[str, LatentRows] | None, *, more: Sequence[str] = ()
+    ) -> None:
+        """Start at the sources `s`: what is not asked for does not change.
+
+        `arrays` holds what `state_arrays` and `more` name where it shall be stored, as the caller made it: the latents
+        equal to `s` and all else zero, or those of an earlier state. None: tensors of our own.
+        """
+        self._own = arrays is None
+        if arrays is None:
+            # one memory layout, that of a loaded state: kernels round differently in another, a resumed run must not
+            s = s[:].cpu().contiguous()
+            names = (*state_arrays(config), *more)
+            arrays = {name: s.clone() if name == "z" else torch.zeros_like(s) for name in names}
+        self.s, self.arrays = s, dict(arrays)
+        self._moves = torch.zeros(len(s), dtype=torch.int64)
+
+    @property
+    def z(self) -> LatentRows:
+        """The latents as they are now."""
+        return self.arrays["z"]
+
+    def descend(self, index: Index, g: Latents, *, lr: float) -> None:
+        """A step of the optimiser for some of them, with moments and step count of each one's own."""
+        self.z[index], moments = descend(self.z[index], g, self._moments(index), lr=lr)
+        self._moves[index] += 1
+        if moments is not None:
+            self.arrays["mean"][index], self.arrays["square"][index] = moments.mean, moments.square
+
+    def _moments(self, index: Index) -> Moments | None:
+        if "mean" not in self.arrays:
+            return None
+        return Moments(self.arrays["mean"][index], self.arrays["square"][index], self._moves[index])
+
+    def state_dict(self) -> dict[str, Any]:
+        """How often each was moved, and the arrays if our own."""
+        return {"moves": self._moves, **(self.arrays if self._own else {})}
+
+    def load_state_dict(self, state: dict[str, Any], also: Iterable[str]) -> None:
+        """Return to a state of `state_dict`, beside which there is `also`.
+
+        Raises:
+            ValueError: the state is of another clip or another optimiser.
+        """
+        mine = self.state_dict()
+        if set(state) != {*mine, *also} or any(state[name].shape != mine[name].shape for name in mine):
+            got = {name: tuple(value.shape) for name, value in sorted(state.items())}
+            raise ValueError(f"state: expected {sorted({*mine, *also})} for {len(self.s)} frames, got {got}")
+        self._moves = state["moves"].clone()
+        if self._own:
+            self.arrays = {name: state[name].clone(memory_format=torch.contiguous_format) for name in self.arrays}
+
+
 class FrameParticles:
     """Latents of all frames, moved a batch at a time; satisfies the engine's `Particles` and `Stateful`.
 
-    Latents live on the CPU or on the disk, whatever the prior runs on: a step carries its own batch to `device` and
-    back, so neither memory grows with the clip.
+    A step carries its own batch to `device` and back, so neither memory grows with the clip.
     """
 
     def __init__(
@@ -140,26 +198,21 @@ class FrameParticles:
         device: torch.device | str = "cpu",
         arrays: Mapping[str, LatentRows] | None = None,
     ) -> None:
-        """Start at the sources `s`: what is not asked for does not change.
-
-        `arrays` holds what `state_arrays` names where it shall be stored, as the caller made it: the latents equal to
-        `s` and the moments zero, or those of an earlier state. None: tensors of our own.
-        """
-        self._own = arrays is None
-        if arrays is None:
-            # one memory layout, that of a loaded state: kernels round differently in another, a resumed run must not
-            s = s[:].cpu().contiguous()
-            arrays = {name: s.clone() if name == "z" else torch.zeros_like(s) for name in state_arrays(config)}
-        self.s, self._arrays = s, dict(arrays)
+        """Start at the sources `s`; `arrays` are those of `LatentState`."""
+        self._state = LatentState(s, config, arrays)
         self._batching, self._device = batching, torch.device(device)
         self._epochs = Epochs(lambda rng: batching.partition(len(s), rng), shared_t=config)
         self._moving = torch.zeros(0, dtype=torch.int64)
-        self._moves = torch.zeros(len(s), dtype=torch.int64)
+
+    @property
+    def s(self) -> LatentRows:
+        """The sources."""
+        return self._state.s
 
     @property
     def z(self) -> LatentRows:
         """The latents as they are now."""
-        return self._arrays["z"]
+        return self._state.z
 
     @property
     def steps_per_epoch(self) -> int:
@@ -177,34 +230,13 @@ class FrameParticles:
     def move(self, index: Index, g: Latents, *, lr: float) -> None:
         """A step of the optimiser, with moments and step count of each frame's own; anchors stay."""
         moving = torch.isin(index, self._moving)
-        index, g = index[moving], g.cpu()[moving]
-        self.z[index], moments = descend(self.z[index], g, self._moments(index), lr=lr)
-        self._moves[index] += 1
-        if moments is not None:
-            self._arrays["mean"][index], self._arrays["square"][index] = moments.mean, moments.square
-
-    def _moments(self, index: Index) -> Moments | None:
-        if "mean" not in self._arrays:
-            return None
-        return Moments(self._arrays["mean"][index], self._arrays["square"][index], self._moves[index])
+        self._state.descend(index[moving], g.cpu()[moving], lr=lr)
 
     def state_dict(self) -> dict[str, Any]:
         """The batches left in the epoch, its timestep, how often each frame was moved, and the arrays if our own."""
-        own = self._arrays if self._own else {}
-        return {**self._epochs.state_dict(), "moves": self._moves, **own}
+        return {**self._epochs.state_dict(), **self._state.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Return to a state of `state_dict`.
-
-        Raises:
-            ValueError: the state is of another clip or another optimiser.
-        """
-        mine = self.state_dict()
-        same = ("moves", *(self._arrays if self._own else ()))
-        if set(state) != set(mine) or any(state[name].shape != mine[name].shape for name in same):
-            got = {name: tuple(value.shape) for name, value in sorted(state.items())}
-            raise ValueError(f"state: expected {sorted(mine)} for {len(self.s)} frames, got {got}")
+        """Return to a state of `state_dict`. Raises ValueError for that of another clip or optimiser."""
+        self._state.load_state_dict(state, self._epochs.state_dict())
         self._epochs.load_state_dict(state)
-        self._moves = state["moves"].clone()
-        if self._own:
-            self._arrays = {name: state[name].clone(memory_format=torch.contiguous_format) for name in self._arrays}

@@ -211,12 +211,10 @@ def require_keys(plan: Plan, config: VideoConfig) -> None:
         require_coupling(config.engine, batching_of(config, plan).sizes(len(plan.frames)))
 
 
-def prompts_of(plan: Plan, config: VideoConfig) -> Prompts:
-    """The sentences of a plan's particles."""
-    several = len(plan.sentences) > 1
-    assign = (
-        torch.tensor(plan.prompt_index).clamp_min(0) if several else None
-    )  # frames of no sentence take part in no step
+def prompts_of(plan: Plan, config: VideoConfig, *, of: Sequence[int] | None = None) -> Prompts:
+    """The sentences of a plan's particles, or `of` others, by their numbers."""
+    several, numbers = len(plan.sentences) > 1, plan.prompt_index if of is None else of
+    assign = torch.tensor(numbers).clamp_min(0) if several else None  # frames of no sentence take part in no step
     target = plan.sentences if several else plan.sentences[0]
     return Prompts(target, config.source_prompt, assign, config.negative_prompt)
 

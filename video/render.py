@@ -28,7 +28,8 @@ PREVIEW_PX = 480
 SHEET_FRAMES = 6
 """Columns of the contact sheet."""
 
-Decode = Callable[[Float[Tensor, "n c h w"]], Float[Tensor, "n 3 H W"]]
+Decoded = Callable[[slice], Float[Tensor, "_n 3 h w"]]
+"""Pictures of neighbouring particles at working size, asked for in order of time, each once."""
 
 
 @dataclass
@@ -45,25 +46,24 @@ class Pictures:
 
     def __init__(
         self,
-        z: LatentRows,
-        s: LatentRows,
-        decode: Decode,
+        edited: Decoded,
+        source: Decoded | None,
         size: WorkingSize,
         plan: Plan,
         *,
         detail: float = 1.0,
-        strength: float = 1.0,
         mask: Callable[[range], Float[Tensor, "n 1 H W"]] | None = None,
         motion: ClipMotion | None = None,
     ) -> None:
-        """From latents `z` of the particles of `plan` with sources `s`.
+        """From the particles of `plan` as they are edited, and their sources through the same codec (None: no detail is
+        put back).
 
-        `detail` is how much of the source's fine detail is put back (see `csd3d.media.detail`), `strength` how far
-        latents go from the source, `mask` where anything may change. Along `motion` the decoded frames are averaged or,
-        if the plan has only key frames, carried to the others.
+        `detail` is how much of the source's fine detail is put back (see `csd3d.media.detail`), `mask` where anything
+        may change. Along `motion` the decoded frames are averaged or, if the plan has only key frames, carried to the
+        others.
         """
-        self._z, self._s, self._decode, self._size, self._plan = z, s, decode, size, plan
-        self._detail, self._strength, self._mask = detail, strength, mask
+        self._edited, self._source, self._size, self._plan = edited, source, size, plan
+        self._detail, self._mask = detail, mask
         self._small: Callable[[range], Tensor]
         if plan.blend_weights:
             self._small = SteadyFrames(self._decoded, plan, motion)
@@ -89,11 +89,14 @@ class Pictures:
         return self._decoded(slice(particle, particle + 1))[0]
 
     def _decoded(self, particles: slice) -> Float[Tensor, "_n k h w"]:
-        """Decoded edit and, where detail is put back, decoded source beside it, at working size."""
-        z, s = self._z[particles], self._s[particles]
-        if self._strength < 1:
-            z = torch.lerp(s, z, self._strength)
-        return torch.cat([self._decode(z), *([self._decode(s)] if self._detail else [])], 1).float()
+        """The edit and, where detail is put back, the source beside it, at working size."""
+        both = [self._edited(particles), *([] if self._source is None else [self._source(particles)])]
+        return torch.cat(both, 1).float()
+
+
+def latents_at(z: LatentRows, s: LatentRows, rows: slice, strength: float) -> Tensor:
+    """Some latents, so far on their way from their sources (0) to the edit (1)."""
+    return torch.lerp(s[rows], z[rows], strength) if strength < 1 else z[rows]
 
 
 def render(

@@ -1,215 +1,178 @@
-"""Windows of a clip in time as particles, for editors of whole clips (Wan's layout, such as Lucy Edit).
+"""What the video editor moves with an editor of clips (Wan's layout, such as Lucy Edit): windows of the clip in time.
 
-The latent frames of the clip are one canvas; windows of a few neighbouring ones overlap, and CSD makes them agree:
-
-    z_k = z[a_k : a_k + f]        g = the mean, at every latent frame, of the directions of the windows that hold it
-
-so that a clip longer than the editor's own is edited as one. This is the panorama over time.
+The latent frames of the clip are one canvas; windows of a few neighbouring ones overlap, and CSD makes them agree, so
+that a clip longer than the editor's own is edited as one (`video.window_particles`). No window crosses a cut or the
+border of a sentence's time (`video.stretches`).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from csd3d.attention.masks import difference
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.loop import Objective, StepInfo, run
 from csd3d.engine.residuals import Score
 from csd3d.engine.reuse import reusing
 from csd3d.engine.step import require_coupling
 from csd3d.engine.transport import Correspondences
-from csd3d.engine.types import Batch, Index, Latents
+from csd3d.engine.types import Index, Latents
 from csd3d.engine.validate import require
 from csd3d.media.geometry import WorkingSize
 from csd3d.media.masks import ClipMask
-from csd3d.priors.families.clips import ClipCodec, fold, unfold
-from csd3d.priors.families.prior import FamilyEditor
+from csd3d.priors.families.clip_editor import ClipEditor
+from csd3d.priors.families.clips import ClipCodec, fold
 from csd3d.priors.prior import Prior, Prompts
 from csd3d.runs.estimate import Work
-from csd3d.runs.found_masks import AUTO
+from csd3d.runs.found_masks import ByDifference, MaskSearch, Seeker
 from csd3d.runs.reference import attending_of
-from csd3d.runs.rows import Rows, writing_rows
 from csd3d.runs.session import Session
 from csd3d.runs.stored import StoredParticles
 from video.config import VideoConfig
 from video.frames import Frames, Scan
 from video.latents_store import LatentsStore, sources_path
 from video.motion import ClipMotion
-from video.particles import Batching, FrameParticles, LatentRows
-from video.plan import UNEDITED, Plan, prompts_of, score_of
-from video.render import Pictures
-
-
-def starts(length: int, window: int, overlap: int) -> Int[Tensor, " k"]:
-    """Where windows of a clip of `length` latent frames begin; the last one ends with the clip."""
-    last = max(length - window, 0)
-    return torch.tensor([*range(0, last, window - overlap), last], dtype=torch.int64)
-
-
-class ClipWindows:
-    """The windows of a clip, all of them in every step; satisfies the engine's `Particles` and `Stateful`.
-
-    Its latent frames are kept, moved and saved as `FrameParticles` are, all at once.
-    """
-
-    def __init__(
-        self, s: LatentRows, config: CsdConfig, *, window: int, overlap: int,
-        device: torch.device | str = "cpu", arrays: Mapping[str, LatentRows] | None = None,
-    ) -> None:  # fmt: skip
-        """Start at the source `s`, the latent frames of a clip; `device` and `arrays` are those of `FrameParticles`.
-        Raises ValueError for windows that do not move on."""
-        if not 0 <= overlap < window:
-            raise ValueError(f"overlap: expected 0 to {window - 1} latent frames, fewer than a window, got {overlap}")
-        self._frames = FrameParticles(s, config, batching=Batching(len(s)), device=device, arrays=arrays)
-        self._length, self._starts = min(window, len(s)), starts(len(s), window, overlap)
-        covered = [
-            torch.zeros(len(s)).index_add(0, self._places(k), torch.ones(self._length)) for k in range(len(self))
-        ]
-        self._count = torch.stack(covered).sum(0)
-
-    def __len__(self) -> int:
-        return len(self._starts)
-
-    @property
-    def s(self) -> LatentRows:
-        """The latent frames of the source."""
-        return self._frames.s
-
-    @property
-    def z(self) -> LatentRows:
-        """The latent frames as they are now."""
-        return self._frames.z
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """All windows are moved in every step."""
-        return 1
-
-    def _places(self, k: int) -> Int[Tensor, " f"]:
-        return int(self._starts[k]) + torch.arange(self._length)
-
-    def draw(self, rng: torch.Generator) -> Batch:
-        """All windows."""
-        frames = self._frames.draw(rng)
-        places = [self._places(k).to(frames.z.device) for k in range(len(self))]
-        z, s = (torch.stack([fold(x[some]) for some in places]) for x in (frames.z, frames.s))
-        return Batch(z, s, torch.arange(len(self)), frames.t)
-
-    def move(self, index: Index, g: Latents, *, lr: float) -> None:
-        """A step of the optimiser along the mean direction of every latent frame."""
-        whole = torch.zeros(len(self.z), *self.z[:1].shape[1:])
-        for k in index.tolist():
-            whole.index_add_(0, self._places(k), unfold(g[k].cpu(), whole.shape[1]))
-        self._frames.move(torch.arange(len(whole)), whole / self._count.view(-1, 1, 1, 1), lr=lr)
-
-    def state_dict(self) -> dict[str, Any]:
-        """That of the latent frames."""
-        return self._frames.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Return to a state of `state_dict`. Raises ValueError for that of another clip or optimiser."""
-        self._frames.load_state_dict(state)
+from video.particles import Batching, LatentRows
+from video.plan import Plan, prompts_of, score_of
+from video.render import Pictures, latents_at
+from video.stretches import StretchDecoder, StretchEncoder, Stretches, Window, starts, stretches_of
+from video.window_particles import ClipWindows, window_arrays
 
 
 @dataclass(frozen=True, eq=False)
 class Windows:
     """What the video editor moves with a prior that edits clips; its other half is `video.frames.Frames`."""
 
-    prior: FamilyEditor
+    prior: ClipEditor
     config: VideoConfig
     plan: Plan
     size: WorkingSize
+    stretches: Stretches
+    windows: tuple[Window, ...]
     score: Score
 
     @classmethod
-    def of(cls, prior: FamilyEditor, config: VideoConfig, plan: Plan, size: WorkingSize) -> "Windows":
-        """Raises ValueError for settings and clips that make no sense with such a prior."""
-        _require_clip(config, plan, prior)
-        score = prior.score_of_clip(config.engine, prompts_of(plan, config), attending_of(config, prior))
-        windows = cls(prior, config, plan, size, score)
-        require_coupling(config.engine, [windows.count])
-        return windows
+    def of(
+        cls, prior: ClipEditor, config: VideoConfig, plan: Plan, size: WorkingSize, shots: Sequence[int] | None = None
+    ) -> "Windows":
+        """`shots` says to which shot each frame belongs; None: it is not known yet, and taken to be one. Raises
+        ValueError for settings that make no sense with such a prior."""
+        stretches = stretches_of(plan, shots or [0] * len(plan.blend_weights), prior.codec)
+        windows = stretches.windows(*lengths_lat(config, prior.codec))
+        score = score_of_clip(prior, plan, config, of=[window.sentence for window in windows])
+        moved = cls(prior, config, plan, size, stretches, windows, score)
+        require_coupling(config.engine, moved._batching.sizes(len(windows)))
+        return moved
+
+    needs_shots = True
+    """Cuts are found before anything is encoded."""
+
+    def cut(self, shots: Sequence[int]) -> "Windows":
+        """The same, of a clip whose shots are known. Raises ValueError for what they make impossible."""
+        return Windows.of(self.prior, self.config, self.plan, self.size, shots)
 
     @property
     def sampled(self) -> None:
         """Windows are moved, never sampled."""
 
     @property
-    def _codec(self) -> ClipCodec:
-        return codec_of(self.prior)
-
-    @property
-    def _window(self) -> int:
-        """Latent frames that the prior sees at once."""
-        return lengths_lat(self.config, self._codec)[0]
-
-    @property
-    def _overlap(self) -> int:
-        """How many of them the next window holds too."""
-        return lengths_lat(self.config, self._codec)[1]
-
-    @property
-    def _starts(self) -> list[int]:
-        return starts(self._codec.latents_of(len(self.plan.frames)), self._window, self._overlap).tolist()
+    def arrays(self) -> tuple[str, ...]:
+        """Names of what is stored for each latent frame."""
+        return window_arrays(self.config.engine)
 
     @property
     def count(self) -> int:
         """Windows."""
-        return len(self._starts)
+        return len(self.windows)
+
+    @property
+    def _batching(self) -> Batching:
+        """Windows that are equally long, under one sentence, share a step."""
+        alike = dict[tuple[int, int], list[int]]()
+        for k, window in enumerate(self.windows):
+            alike.setdefault((window.sentence, len(window.rows)), []).append(k)
+        return Batching(self.config.windows_per_step, groups=tuple(map(tuple, alike.values())))
 
     def work(self) -> Work:
-        """All windows in every step."""
-        height, width = (side // self._codec.factor for side in self.size.padded)
-        length = min(self._window, self._codec.latents_of(len(self.plan.frames)))
-        return Work(self.score, self.config.engine, self.count, (height, width), frames_lat=length)
+        """As many of the longest windows as there are latent frames in all."""
+        height, width = (side // self.prior.codec.factor for side in self.size.padded)
+        lengths = [len(window.rows) for window in self.windows]
+        count = -(-sum(lengths) // max(lengths))
+        return Work(self.score, self.config.engine, count, (height, width), frames_lat=max(lengths))
 
     def encode(self, session: Session, scan: Scan) -> None:
-        """The clip as a whole, whose frames at working size lie in a file until that is done."""
-        path, pictures = sources_path(session.folder), session.folder.path / "pictures.npy"
+        """Stretch by stretch."""
         several = f"{self.count} windows of {self.config.window_frames}, which overlap" if self.count > 1 else "a whole"
-        session.note(f"{self.prior.family.title} edits clips: it sees {len(self.plan.frames)} frames as {several}")
-        scan({} if path.exists() else {pictures: (len(self.plan.frames), lambda _, rgb: rgb)})
-        if not path.exists():
-            with session.manifest.timed("encode"), closing(Rows(pictures)) as rows:
-                z = encoded(self._codec, rows[:].to(self.prior.device))
-            with writing_rows(path, len(z)) as append:
-                append(z)
-        pictures.unlink(missing_ok=True)
-        session.stop_if_asked("the clip is encoded")
+        if len(self.stretches.all) > 1:
+            several = (
+                f"{self.count} windows of {self.config.window_frames} or fewer, in one shot and under one sentence"
+            )
+        session.note(
+            f"{self.prior.family.title} edits clips: it sees {len(self.plan.blend_weights)} frames as {several}"
+        )
+        scan({sources_path(session.folder): (self.stretches.rows, StretchEncoder(self.stretches, self.prior.device))})
 
     def particles(self, store: LatentsStore) -> StoredParticles:
-        """All windows."""
+        """A few windows at a time."""
         return ClipWindows(
-            store.sources, self.config.engine, window=self._window, overlap=self._overlap,
+            store.sources, self.config.engine, [window.rows for window in self.windows], batching=self._batching,
             device=self.prior.device, arrays=store.arrays,
         )  # fmt: skip
 
     def particle(self, rows: LatentRows, i: int) -> Float[Tensor, "1 c h w"]:
         """A window."""
-        return fold(rows[self._starts[i] : self._starts[i] + self._window])[None]
+        own = self.windows[i].rows
+        return fold(rows[own.start : own.stop])[None]
 
     def label(self, i: int) -> str:
         """By its first and its last frame."""
-        codec, first = self._codec, self._starts[i]
-        begin = codec.frames_of(first) if first else 0
-        return f"frames {begin} to {min(codec.frames_of(first + self._window), len(self.plan.frames)) - 1}"
+        frames = self.windows[i].frames
+        return f"frames {frames.start} to {frames.stop - 1}"
+
+    @property
+    def masked_plan(self) -> Plan:
+        """Latent frames, each of which has a part of a mask."""
+        return self.stretches.latent_plan()
+
+    def masked_parts(self) -> Sequence[Int[Tensor, " _m"]]:
+        """As many latent frames as the prior sees at once."""
+        return self.stretches.pieces(lengths_lat(self.config, self.prior.codec)[0])
+
+    def seeker(self, search: MaskSearch) -> Seeker:
+        """Of latent frames. Raises what `MaskSearch.under` does."""
+        found = search.under(prompts_of(self.masked_plan, self.config))
+        assert isinstance(found, ByDifference)  # as words are refused
+        return ByDifferenceInTime(found.score)
 
     def pictures(self, store: LatentsStore, mask: ClipMask | None, motion: ClipMotion | None) -> Pictures:
-        """Decoded as a whole."""
-        z, s, config = store.arrays["z"][:], store.sources[:], self.config
-        z = torch.lerp(s, z, config.strength) if config.strength < 1 else z
-        edited = self._decoded(z)
-        source = self._decoded(s) if config.detail else edited
-        return Pictures(
-            edited, source, lambda rgb: rgb, self.size, self.plan, detail=config.detail, mask=mask, motion=motion
-        )
+        """Decoded a latent frame at a time."""
+        z, s, config = store.arrays["z"], store.sources, self.config
+        decoder = partial(StretchDecoder, self.stretches, device=self.prior.device)
+        edited = decoder(lambda rows: latents_at(z, s, rows, config.strength))
+        source = decoder(lambda rows: s[rows]) if config.detail else None
+        return Pictures(edited, source, self.size, self.plan, detail=config.detail, mask=mask, motion=motion)
 
-    def _decoded(self, z: Float[Tensor, "f c h w"]) -> Float[Tensor, "F 3 H W"]:
-        return self._codec.decode_clip(z.to(self.prior.device)).cpu()[: len(self.plan.frames)]
+
+@dataclass(frozen=True, eq=False)
+class ByDifferenceInTime(ByDifference):
+    """The same of latent frames, those of a piece of a clip in one call of the prior: the piece is the particle, and
+    the first of their numbers picks its sentence."""
+
+    def maps(self, s: Latents, index: Index, *, rng: torch.Generator) -> Float[Tensor, "_n h w"]:
+        """See `Seeker`."""
+        return difference(self.score, fold(s)[None], index[:1], rng=rng, frames=len(s))
+
+
+def score_of_clip(
+    prior: ClipEditor, plan: Plan, config: VideoConfig, *, of: Sequence[int] | None = None
+) -> Score:  # fmt: skip
+    """The prior under the sentences of a plan's particles, or `of` others. Raises ValueError for what it refuses."""
+    _require_clip(config, prior)
+    return prior.score_of_clip(config.engine, prompts_of(plan, config, of=of), attending_of(config, prior))
 
 
 Moved = Frames | Windows
@@ -218,22 +181,18 @@ Moved = Frames | Windows
 
 def moved_by(prior: Prior, config: VideoConfig, plan: Plan, size: WorkingSize, motion: Correspondences) -> Moved:
     """Windows of a clip for a prior that edits clips, else its frames. Raises ValueError for what makes no sense."""
-    if isinstance(prior, FamilyEditor) and prior.family.of_clips:
+    if isinstance(prior, ClipEditor):
         return Windows.of(prior, config, plan, size)
-    _require_defaults(config, ("window_frames", "overlap_frames"), "with a prior that edits pictures")
+    which = ("window_frames", "overlap_frames", "windows_per_step")
+    _require_defaults(config, which, "with a prior that edits pictures")
     return Frames(prior, config, plan, size, *score_of(prior, plan, config, motion))
 
 
-def _require_clip(config: VideoConfig, plan: Plan, prior: FamilyEditor) -> None:
+def _require_clip(config: VideoConfig, prior: ClipEditor) -> None:
     """Raises ValueError in one line for settings of frames, and for windows that are none of the codec's."""
-    by, stride, frames = f"with {prior.family.title}, which edits clips", codec_of(prior).stride, len(plan.frames)
+    by, stride = f"with {prior.family.title}, which edits clips", prior.codec.stride
     _require_defaults(config, ("by", "keyframes", "frames_per_step", "draw", "anchors", "motion", "mask_words"), by)
-    require(config, "mask", config.mask != AUTO, f"a file {by}")
     require(config.engine, "coupling", config.engine.coupling != "motion", f"svgd or independent {by}")
-    if len(plan.sentences) > 1 or UNEDITED in plan.prompt_index:
-        raise ValueError(f"prompt: expected one sentence for the whole clip {by}, got sentences with times")
-    if frames <= stride:
-        raise ValueError(f"clip: expected {stride + 1} frames or more {by}, got {frames}")
     is_window = config.window_frames > stride and config.window_frames % stride == 1 % stride
     require(config, "window_frames", is_window, f"1 more than a multiple of {stride} {by}")
     fits = config.overlap_frames % stride == 0 and config.overlap_frames < config.window_frames
@@ -253,18 +212,6 @@ def lengths_lat(config: VideoConfig, codec: ClipCodec) -> tuple[int, int]:
     return codec.latents_of(config.window_frames), config.overlap_frames // codec.stride
 
 
-def codec_of(prior: FamilyEditor) -> ClipCodec:
-    """Of an editor of clips, as `FamilyEditor.score_of_clip` asks for one."""
-    assert isinstance(prior.codec, ClipCodec)
-    return prior.codec
-
-
-def encoded(codec: ClipCodec, rgb: Float[Tensor, "F 3 H W"]) -> Float[Tensor, "f c h w"]:
-    """Latent frames of a clip of any length, on the CPU: its last frame is repeated where they stand for more."""
-    more = codec.frames_of(codec.latents_of(len(rgb))) - len(rgb)
-    return codec.encode_clip(torch.cat([rgb, rgb[-1:].expand(more, -1, -1, -1)])).cpu()
-
-
 @dataclass(frozen=True, eq=False)
 class ClipEdit:
     """An edit of a clip under way."""
@@ -281,16 +228,16 @@ class ClipEdit:
 
 
 def edit_clip(
-    prior: FamilyEditor, rgb: Float[Tensor, "F 3 H W"], sentence: str, config: CsdConfig, *,
+    prior: Prior, rgb: Float[Tensor, "F 3 H W"], sentence: str, config: CsdConfig, *,
     seed: int = 0, window: int | None = None, overlap: int | None = None,
 ) -> ClipEdit:  # fmt: skip
-    """Begin to edit a clip in memory by an editor of clips.
+    """Begin to edit a clip of one shot in memory by an editor of clips.
 
     Args:
         prior: Of a family of clips.
         rgb: Frames in [0, 1], sides multiples of the prior's. The last one is repeated where latents need more.
         sentence: The instruction.
-        config: Of the engine; `steps` counts the moves of every window.
+        config: Of the engine; `steps` counts the moves of every window, all of which share each step.
         seed: Of noise and timesteps.
         window: Latent frames that the prior sees at once. None: as many as `VideoConfig.window_frames` are.
         overlap: Of neighbouring windows. None: those of `VideoConfig.overlap_frames`.
@@ -298,12 +245,14 @@ def edit_clip(
     Raises:
         ValueError: The prior edits pictures, or what is asked for makes no sense.
     """
-    score, codec = prior.score_of_clip(config, Prompts(sentence)), codec_of(prior)
+    if not isinstance(prior, ClipEditor):
+        raise ValueError(f"prior: expected an editor of clips, got {prior.name}, which edits pictures")
+    score, codec = prior.score_of_clip(config, Prompts(sentence)), prior.codec
     usual_window, usual_overlap = lengths_lat(VideoConfig(), codec)
-    s = encoded(codec, rgb.to(prior.device))
-    windows = ClipWindows(
-        s, config, window=usual_window if window is None else window,
-        overlap=usual_overlap if overlap is None else overlap, device=prior.device,
-    )  # fmt: skip
+    s = codec.encode_clip(rgb.to(prior.device)).cpu()
+    length = min(usual_window if window is None else window, len(s))
+    first = starts(len(s), length, usual_overlap if overlap is None else overlap).tolist()
+    places = [range(k, k + length) for k in first]
+    windows = ClipWindows(s, config, places, batching=Batching(len(places)), device=prior.device)
     moves = run(windows, Objective(reusing(score, config), config), rng=torch.Generator().manual_seed(seed))
     return ClipEdit(codec, windows, moves, len(rgb))

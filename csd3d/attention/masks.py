@@ -50,9 +50,9 @@ SLOPE = 2.0
 
 @torch.no_grad()
 def difference(
-    score: Score, s: Latents, index: Index, *, rng: torch.Generator, noises: int = NOISES
-) -> Float[Tensor, "n h w"]:
-    """d of the module's text, on the device of `s`.
+    score: Score, s: Latents, index: Index, *, rng: torch.Generator, noises: int = NOISES, frames: int = 1
+) -> Float[Tensor, "m h w"]:
+    """d of the module's text, on the device of `s`; of every latent frame of particles that are windows of a clip.
 
     Args:
         score: the prior under its sentences, at guidance 1: guidance multiplies the difference.
@@ -60,17 +60,19 @@ def difference(
         index: numbers of the particles, which pick their sentences.
         rng: on the CPU; draws `noises` times for one particle after another, so chunks change nothing.
         noises: n.
+        frames: latent frames of a particle, whose channels are those of each frame times that; m = frames n.
     """
     e = torch.stack([torch.randn(noises, *s.shape[1:], generator=rng) for _ in s]).to(s)
     t = score.schedule.num_timesteps // 2
-    total = torch.zeros_like(s[:, 0])
+    total = torch.zeros_like(s[:, :frames])
     for k in range(noises):
         s_t = score.schedule.add_noise(s, e[:, k], t)
         x = Noised(s, s, index, e[:, k], t, s_t, s_t)
         plain = score.source(x)
         rms = plain.square().mean((1, 2, 3), keepdim=True).sqrt()
-        total += ((score.target(x) - plain).abs() / rms).mean(1)
-    return total / noises
+        apart = (score.target(x) - plain).abs() / rms
+        total += apart.reshape(len(s), -1, frames, *s.shape[2:]).mean(1)
+    return total.flatten(0, 1) / noises
 
 
 def fuse(

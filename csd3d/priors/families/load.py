@@ -11,6 +11,7 @@ from packaging.version import Version
 
 from csd3d.priors.defaults import USUAL_PX
 from csd3d.priors.families.check import check
+from csd3d.priors.families.clip_editor import ClipEditor
 from csd3d.priors.families.clips import ClipCodec
 from csd3d.priors.families.codec import FamilyCodec, read_factor
 from csd3d.priors.families.conditions import Conditions
@@ -149,8 +150,7 @@ def make_prior(
     if learnt.looks:
         codec.pictures = Pictures()
     levels = read_levels(pipe.scheduler)
-    cls = FamilyEditor if family.kind == "instruct" else FamilyTextToImage
-    return cls(
+    return _prior_class(family)(
         name=found.name,
         path=found.path,
         builtin=False,
@@ -167,6 +167,12 @@ def make_prior(
         pipe=pipe,
         chunks=(net_chunks, codec_chunks),
     )  # fmt: skip
+
+
+def _prior_class(family: Family) -> type[FamilyPrior]:
+    if family.kind == "text-to-image":
+        return FamilyTextToImage
+    return ClipEditor if family.of_clips else FamilyEditor
 
 
 def _patch(pipe: Any, family: Family) -> int:

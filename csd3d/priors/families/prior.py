@@ -11,7 +11,6 @@ The source prediction of an editor carries no text; a distilled one reads the em
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from math import prod
 from typing import Any
 
 import torch
@@ -199,8 +198,6 @@ class FamilyPrior(Prior):
     def _row_bytes(self, z_in: Tensor, *, pictures: int = 2) -> int:
         """Estimated memory of a row of the network, its condition included."""
         places, config = z_in.shape[1] if z_in.ndim == 3 else z_in[0, 0].numel(), network_of(self.pipe).config
-        if self.family.of_clips:  # whose patches are tokens; the source is in their channels
-            places, pictures = places // prod(config["patch_size"]), 1
         guarding = 0 if self.guard is None else self.guard.row_bytes(places)
         return guarding + network_bytes(config, places, itemsize=dtype_of(self.pipe).itemsize, pictures=pictures)
 
@@ -215,20 +212,6 @@ class FamilyEditor(FamilyPrior):
         """Raises ValueError as every family does, and for a source prompt."""
         super().require(csd, prompts)
         require_no_source(prompts, csd)
-
-    def score_under(self, csd: CsdConfig, prompts: Prompts, attention: Attention | None = None) -> Score:
-        """See `Prior.score_under`. Raises ValueError for an editor of clips too, whose particles are no pictures."""
-        if self.family.of_clips:
-            raise ValueError(
-                f"prior: expected an editor of pictures, got {self.family.title}, which edits clips: csd3d video does"
-            )
-        return super().score_under(csd, prompts, attention)
-
-    def score_of_clip(self, csd: CsdConfig, prompts: Prompts, attention: Attention | None = None) -> Score:
-        """The same for windows of a clip. Raises ValueError for an editor of pictures."""
-        if not self.family.of_clips:
-            raise ValueError(f"prior: expected an editor of clips, got {self.family.title}, which edits pictures")
-        return super().score_under(csd, prompts, attention)
 
     def score(self, prompts: Prompts, guidance: Guidance) -> "EditorScore":
         """The engine's Score for instructions. Raises ValueError for a source prompt, or no sentence."""

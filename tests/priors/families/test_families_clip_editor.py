@@ -4,15 +4,20 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from csd3d.cli import priors
+from csd3d.attention import masks
+from csd3d.cli import cost
 from csd3d.cli.main import main
 from csd3d.media.clip.source import open_clip
 from csd3d.priors.families import load
+from csd3d.priors.families.clips import ClipCodec
 from csd3d.priors.families.table import FAMILIES
+from video.window_particles import ClipWindows
 
 Made = tuple[Path, torch.Tensor]
 MakeClip = Callable[..., Made]
@@ -21,6 +26,16 @@ FEW = ["--size", "64", "--device", "cpu", "--codec", "ffv1", "--window-frames", 
 
 def words(clip: Path, prior: Path, *more: str) -> list[str]:
     return ["video", str(clip), "--prompt", "make it snowy", "--prior", str(prior), *FEW, *more]
+
+
+def spied(method: Callable[..., Any], see: Callable[[torch.Tensor], object]) -> Callable[..., Any]:
+    """A method that shows its first argument."""
+
+    def seen(self: object, first: torch.Tensor, *args: object, **more: object) -> Any:
+        see(first)
+        return method(self, first, *args, **more)
+
+    return seen
 
 
 def frames_of(path: Path) -> torch.Tensor:
@@ -54,24 +69,81 @@ def test_a_clip_is_edited_in_windows_and_the_run_goes_on(
     assert not left & {"pictures.npy", "now-z.npy"}
 
 
+@pytest.mark.slow
+def test_cuts_and_times_part_a_clip_whose_frames_are_held_a_few_at_a_time(
+    make_clip: MakeClip, tmp_path: Path, family_path: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, steps = set[int](), list[tuple[int, ...]]()
+    monkeypatch.setattr(ClipCodec, "encode_next", spied(ClipCodec.encode_next, lambda rgb: held.add(len(rgb))))
+    monkeypatch.setattr(ClipWindows, "move", spied(ClipWindows.move, lambda index: steps.append(tuple(index.tolist()))))
+    clip, _ = make_clip(frames=26, height=48, width=64, cut=11)
+    asked = words(clip, family_path("lucy"), "--lr", "200", "--steps", "1", "--fade", "0.16")
+    asked[3] = "0-0.64s: make it snowy, 0.64-0.84s: make it night"  # a fade of frames 15 to 17, none from 21 on
+    out = ["--run-dir", str(tmp_path / "run"), "--output", str(tmp_path / "out.mkv"), "--windows-per-step", "1"]
+    assert main([*asked, *out]) == 0
+    notes = json.loads((tmp_path / "run" / "manifest.json").read_text())["notes"]
+    assert any("2 shots, cut at frames 11: each has a motion of its own" in note for note in notes)
+    assert any("26 frames as 4 windows of 9 or fewer, in one shot and under one sentence" in note for note in notes)
+    assert sorted(steps) == [(0,), (1,), (2,), (3,)], "frames 0-8, 1-10, 11-17 and, from the fade on, 15-20"
+    assert held == {1, 4}
+    before = np.load(tmp_path / "run" / "sources.npy")
+    (after,) = (np.load(path) for path in (tmp_path / "run").glob("state-*-z.npy"))
+    moved = np.abs(after - before).max((1, 2, 3)) > 0
+    assert moved.tolist() == [True] * 10 + [False] * 2, "latents of frames outside all times stay"
+    source, edited = frames_of(clip), frames_of(tmp_path / "out.mkv")
+    assert (edited[21:] - source[21:]).abs().mean() < 0.005
+    assert not torch.equal(edited[:21], source[:21])
+
+
+@pytest.mark.slow
+def test_masks_are_found_in_time(
+    make_clip: MakeClip, tmp_path: Path, family_path: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("LEVEL", 0.0), ("SPREAD", 9.0), ("WHOLE", 9.0), ("EDGE", 0.9)):
+        monkeypatch.setattr(masks, name, value)  # a random model edits everything a little
+    clip, _ = make_clip(frames=12, height=48, width=64)
+    out = ["--run-dir", str(tmp_path / "run"), "--output", str(tmp_path / "out.mkv"), "--steps", "1", "--lr", "200"]
+    assert main([*words(clip, family_path("lucy"), "--mask", "auto"), *out]) == 0
+    found = frames_of(tmp_path / "run" / "mask")[:, :1]
+    assert len(found) == 12
+    assert 0 < found.mean() < 0.9
+    assert torch.equal(found[1], found[4]), "frames of one latent frame have one mask"
+    assert not torch.equal(found[0], found[11])
+    source, edited = frames_of(clip), frames_of(tmp_path / "out.mkv")
+    inside, outside = (((edited - source).abs() * w).sum() / w.sum() for w in (found, 1 - found))
+    assert outside < 0.3 * inside
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("frames", [3, 12])
+def test_a_preview_shows_frames_and_what_becomes_of_them(
+    frames: int, make_clip: MakeClip, tmp_path: Path, family_path: Callable[[str], Path]
+) -> None:
+    clip, _ = make_clip(frames=frames, height=48, width=64)
+    picture = tmp_path / "look.png"
+    asked = ["--preview", "--output", str(picture), "--steps", "8"]
+    asked += ["--prompt", "0-0.1s: make it snowy, 0.2-9s: make it night"] if frames == 12 else []
+    assert main([*words(clip, family_path("lucy")), *asked]) == 0
+    assert picture.stat().st_size > 1000
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "look.png"]
+
+
 @pytest.mark.parametrize(
     ("more", "refusal"),
     [
         (["--window-frames", "8"], "window_frames: expected 1 more than a multiple of 4 with Lucy Edit, which edits"),
         (["--overlap-frames", "3"], "overlap_frames: expected a multiple of 4 below 9 with Lucy Edit"),
         (["--overlap-frames", "12"], "overlap_frames: expected a multiple of 4 below 9 with Lucy Edit"),
-        (["--max-frames", "4"], "clip: expected 5 frames or more with Lucy Edit, which edits clips, got 4"),
         (["--keyframes", "2"], "keyframes: expected none with Lucy Edit"),
         (["--frames-per-step", "8"], "frames_per_step: expected 24 with Lucy Edit"),
         (["--by", "sampling"], "by: expected moves with Lucy Edit"),
         (["--coupling", "motion"], "coupling: expected svgd or independent with Lucy Edit"),
-        (["--mask", "auto"], "mask: expected a file with Lucy Edit"),
         (["--mask-words", "the ball"], "mask_words: expected none with Lucy Edit"),
         (["--share", "anchors"], "share: expected none, Lucy Edit cannot see other particles"),
         (["--attention", "pnp"], "attention: expected a prior of Stable Diffusion's kind"),
-        (["--prompt", "0-0.1s: make it snowy"], "prompt: expected one sentence for the whole clip with Lucy Edit"),
+        (["--prompt", "7-8s: make it snowy"], "prompt: expected times within the clip, which ends at 0.44 s"),
         (["--size", "8"], "size: expected at least 16 px"),
-        (["--preview"], "preview: expected a prior that edits pictures, got Lucy Edit, which edits clips as a whole"),
+        (["--preview", "--by", "sampling"], "by: expected moves with Lucy Edit"),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_one_line(
@@ -99,7 +171,7 @@ def test_frames_of_editors_of_pictures_have_no_windows(
 def test_show_says_what_a_window_needs(
     family_path: Callable[[str], Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(priors, "WINDOW", 9)
+    monkeypatch.setattr(cost, "WINDOW", 9)
     monkeypatch.setattr(load, "FAMILIES", {"LucyEditPipeline": replace(FAMILIES["LucyEditPipeline"], side_px=64)})
     assert main(["priors", "show", str(family_path("lucy")), "--measure", "--device", "cpu"]) == 0
     out = capsys.readouterr().out
