@@ -14,9 +14,9 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
+from csd3d.cli import cost
 from csd3d.cli.parse import read_dataclass, with_first
-from csd3d.engine.config import CsdConfig
-from csd3d.media.place import require_place
+from csd3d.media.place import at_home, require_place
 from csd3d.priors.families.table import Family
 from csd3d.priors.loading import PLAIN, Loading
 from csd3d.priors.memory import peak_bytes
@@ -24,26 +24,17 @@ from csd3d.priors.prompts.photographs import read_marks
 from csd3d.priors.prompts.vocabulary import Vocabulary
 from csd3d.priors.prompts.words import Words, read_known, with_learnt
 from csd3d.priors.store.additions import about
+from csd3d.priors.store.card import bytes_of, licence_of, weights_of
 from csd3d.priors.store.resolve import (
     VAE_OF,
     VAE_SHA256,
     builtin_directory,
     check_directory,
     part_folder,
-    parts_of,
     read_json,
     resolve,
 )
-from csd3d.runs.estimate import LEAST, Work, measure
-from csd3d.runs.progress import duration
-from video.config import VideoConfig
 
-CLIP_FRAMES = 24
-"""Of the clip whose edit is estimated."""
-WINDOW = VideoConfig().window_frames
-"""Of a clip, which an editor of clips sees at once."""
-SHOWN_PX = (512, 1024)
-"""Sides of pictures for which memory is said."""
 ALWAYS_BUILTIN = "builtin:instruct"
 OTHER_BUILTIN = ("builtin:t2i",)
 
@@ -80,6 +71,8 @@ class Show:
     """Load it and measure how long a row of its network and a picture in its autoencoder take here."""
     device: str | None = None
     """Where that is measured. None: CUDA where there is one."""
+    control: tuple[str, str] | None = None
+    """Count a guard beside it, KIND MODEL: the folder or hub id of a ControlNet."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +127,7 @@ class Described:
             lines.append(f"memory for weights: {_gb(total)} GB ({parts}), as stored")
             if self.peaks_bytes:
                 needed = ", ".join(f"{_gb(total + peak)} GB at {px} px" for px, peak in self.peaks_bytes.items())
-                row = f"a row for a window of {WINDOW} frames" if self._of_clips else "one row"
+                row = f"a row for a window of {cost.WINDOW} frames" if self._of_clips else "one row"
                 lines.append(f"memory needed: {needed} (weights and {row} in half precision, by csd3d.priors.memory)")
         return [*lines, *self.added]
 
@@ -178,15 +171,19 @@ def run(command: Command) -> int:
     console = Console(soft_wrap=True, highlight=False)
     if isinstance(command.action, Show):
         action = command.action
-        how = Loading(action.lora, action.embedding, action.prior_config)
+        how = Loading(action.lora, action.embedding, action.prior_config, control=action.control)
         prior = describe(action.name, how)
+        guard, builtin = _guard(how), prior.name.startswith("builtin")
+        counted = cost.counted(prior.path, prior.kind, prior.family, builtin=builtin, guard=guard)
         if action.json:
-            print(json.dumps(prior.as_json(), indent=2))
-        else:
-            show(prior, console)
-        if action.measure and not action.json:
-            for line in measured(action.name, how, device=action.device):
-                console.print(f"    {escape(line)}")
+            print(json.dumps(prior.as_json() | {"row_flops": dict(counted.rows_flops)}, indent=2))
+            return 0
+        lines = counted.lines
+        if action.measure:
+            if how.control is not None:
+                how = replace(how, control=("edge", how.control[1]))  # which needs no picture, and costs the same
+            lines += cost.measured(action.name, how, device=action.device)
+        show(prior, console, lines)
     elif isinstance(command.action, Export):
         console.print(f"wrote {escape(str(export(command.action.name, command.action.directory)))}")
     elif command.action.json:
@@ -220,63 +217,37 @@ def describe(name: str, how: Loading = PLAIN) -> Described:
     if found.weights is not None:
         size = found.weights.stat().st_size
         weights = {"file": size, **{part: own for part, own in weights.items() if part not in ("unet", "transformer")}}
+    if (guard := _guard(how)) is not None:
+        weights["controlnet"] = bytes_of(guard)
     family = replace(found, path=path, kind=kind).family
-    vae, frames = part_folder(path, "vae"), WINDOW if family is not None and family.of_clips else None
-    sizes = {px: peak_bytes(path, vae, px, looks=kind == "instruct", frames=frames) for px in SHOWN_PX}
+    vae, frames = part_folder(path, "vae"), cost.WINDOW if family is not None and family.of_clips else None
+    sizes = {
+        px: peak_bytes(path, vae, px, looks=kind == "instruct", frames=frames, guard=guard) for px in cost.SHOWN_PX
+    }
     return Described(
         name, str(kind), path, size, vocabulary, family, licence_of(path), weights,
         {px: peak for px, peak in sizes.items() if peak is not None}, tuple(about(how)),
     )  # fmt: skip
 
 
-def measured(name: str, how: Loading, *, device: str | None) -> list[str]:
-    """How long a row of the network, a picture in the autoencoder and an edit of a clip take here; loads the prior."""
-    from csd3d.priors.auto import load_prior  # slow to import
-    from csd3d.priors.families.clips import ClipCodec
-    from csd3d.priors.latent_diffusion import LatentDiffusion
-    from csd3d.priors.prior import Guidance, Prompts
-
-    prior = load_prior(name, device=device, how=how)
-    side, codec = prior.native_px // prior.codec.factor, prior.codec
-    particles, frames, what, length = CLIP_FRAMES, CLIP_FRAMES, "picture", 1
-    if isinstance(codec, ClipCodec):
-        particles, frames, what, length = 1, WINDOW, f"window of {WINDOW} frames", codec.latents_of(WINDOW)
-    whole = Work(
-        prior.score(Prompts(""), Guidance(1.0)), CsdConfig(steps=LEAST), particles, (side, side), frames_lat=length
-    )
-    found = measure(prior, replace(whole, csd=replace(whole.csd, residual="noise"), particles=1))
-    assert found is not None
-    at = f"at {prior.native_px} px on {prior.device}"
-    row = f"measured {at}: {found.each_s:.3g} s a row, {found.codec_s / 2:.3g} s to decode a {what}"
-    csd, empty = prior.defaults(of="frames"), isinstance(prior, LatentDiffusion)  # which may know a closed set only
-    source = None if prior.kind == "instruct" else ""
-    score = prior.score(Prompts("" if empty else "make it snowy", source), Guidance.of(csd))
-    edit = measure(prior, replace(whole, score=score, csd=csd))
-    assert edit is not None
-    return [row, f"a clip of {frames} frames, {csd.steps} moves of each: about {duration(edit.total_s)}"]
-
-
-def licence_of(path: Path) -> str | None:
-    """What the head of the model card in `path` calls its licence, None where it says nothing."""
-    card = path / "README.md"
-    if not card.is_file():
+def _guard(how: Loading) -> Path | None:
+    """Where the ControlNet lies that is asked for: its folder, or that of a hub id in the cache. Raises
+    FileNotFoundError for one that is nowhere, ValueError for what is none."""
+    if how.control is None:
         return None
-    head = re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
-    named = dict(re.findall(r"^(license(?:_name)?):[ \t]*(\S.*)$", head[1], re.MULTILINE) if head else [])
-    return named.get("license_name") or named.get("license")
+    from huggingface_hub import try_to_load_from_cache
 
-
-def weights_of(path: Path) -> dict[str, int]:
-    """Bytes of the safetensors of every part in `path`; where a part has several variants, of the smallest."""
-    found: dict[str, int] = {}
-    for part in parts_of(path):
-        sizes: dict[str | None, int] = {}
-        for file in part_folder(path, part).glob("*.safetensors"):
-            variant = next((v for v in ("fp16", "bf16") if f".{v}" in file.name), None)
-            sizes[variant] = sizes.get(variant, 0) + file.stat().st_size
-        if sizes:
-            found[part] = min(sizes.values())
-    return found
+    name = how.control[1]
+    folder = at_home(Path(name))
+    if not folder.is_dir():
+        found = try_to_load_from_cache(name, "config.json") if re.fullmatch(r"[\w.-]+/[\w.-]+", name) else None
+        if not isinstance(found, str):
+            raise FileNotFoundError(f"control: {name} is no folder and not in the Hugging Face cache yet")
+        folder = Path(found).parent
+    config = read_json(folder / "config.json", "not a ControlNet")
+    if config.get("_class_name") != "ControlNetModel":
+        raise ValueError(f"control: expected a ControlNet, got {name}, which is {config.get('_class_name')}")
+    return folder
 
 
 def export(name: str, directory: Path) -> Path:
@@ -342,13 +313,13 @@ def list_all(console: Console) -> None:
     console.print(f"\n{BIG_PRIOR}")
 
 
-def show(prior: Described, console: Console) -> None:
+def show(prior: Described, console: Console, cost_lines: Sequence[str] = ()) -> None:
     """Everything there is to say about one prior."""
     console.print(f"[bold]{escape(prior.name)}[/bold]  {prior.summary()}\n    {escape(str(prior.path))}")
     card = prior.path / "README.md"
     if card.is_file():
         console.print(f"    model card: {escape(str(card))}")
-    for line in prior.about:
+    for line in (*prior.about, *cost_lines):
         console.print(f"    {escape(line)}")
     if prior.vocabulary is None:
         return

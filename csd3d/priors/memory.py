@@ -66,7 +66,9 @@ def codec_bytes(config: Mapping[str, Any], pixels: int, *, itemsize: int) -> int
     return maps * pixels * itemsize
 
 
-def peak_bytes(prior: Path, vae: Path, side_px: int, *, looks: bool, frames: int | None = None) -> int | None:
+def peak_bytes(
+    prior: Path, vae: Path, side_px: int, *, looks: bool, frames: int | None = None, guard: Path | None = None
+) -> int | None:
     """Of one row at pictures of `side_px` squared in half precision: of its network or of its autoencoder, whichever
     is more; None where the files do not say enough. The autoencoder of a clip computes in single precision, as many
     frames at once as it makes one latent frame of.
@@ -77,6 +79,7 @@ def peak_bytes(prior: Path, vae: Path, side_px: int, *, looks: bool, frames: int
         side_px: Side of the pictures.
         looks: Whether the network looks at a second picture beside the noisy one, as editors do.
         frames: Of a clip, for an editor of clips, which looks at the source by its channels; None: of pictures.
+        guard: Folder of a ControlNet beside a UNet.
     """
     network = next((prior / name for name in ("unet", "transformer") if (prior / name / "config.json").is_file()), None)
     if network is None or not (vae / "config.json").is_file():
@@ -93,4 +96,7 @@ def peak_bytes(prior: Path, vae: Path, side_px: int, *, looks: bool, frames: int
         return max(row, codec_bytes(codec, stride * side_px**2, itemsize=2 * HALF_BYTES))
     packed = 4 if network.name == "transformer" else 1  # all transformers of the families read patches of 2 x 2
     row = network_bytes(config, lat * lat // packed, itemsize=HALF_BYTES, pictures=2 if looks else 1)
+    if guard is not None:
+        beside = json.loads((guard / "config.json").read_text(encoding="utf-8"))
+        row += guard_bytes(beside, lat * lat, itemsize=HALF_BYTES)
     return max(row, codec_bytes(codec, side_px**2, itemsize=HALF_BYTES))

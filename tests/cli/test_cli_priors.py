@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ from csd3d.cli import main as cli
 from csd3d.cli import priors as command
 from csd3d.priors.memory import peak_bytes
 from csd3d.priors.store.resolve import PARTS
+from tests.priors.guards import write_control
 from tests.priors.tiny import write_tiny_prior
 
 EDITS = {
@@ -99,7 +101,9 @@ def test_lists_for_scripts_hold_what_is_known(capsys: pytest.CaptureFixture[str]
     assert [words[0] for words in editor["knows"].values() if "make it snowy" in words] == ["make it snowy"]
     assert any("ball" in words for words in painter["knows"].values())
     assert cli.main(["priors", "show", "builtin:t2i", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == painter
+    shown = json.loads(capsys.readouterr().out)
+    assert shown.pop("row_flops")["512"] == pytest.approx(1.37e10, rel=0.01)
+    assert shown == painter
 
 
 @pytest.mark.parametrize("command", ["priors", "runs"])
@@ -122,3 +126,31 @@ def test_show_says_what_memory_is_needed_and_measures_a_row(tmp_path: Path, caps
     assert re.search(r"memory needed: 0\.\d+ GB at 512 px, 0\.\d+ GB at 1024 px \(weights and one row in half", out)
     assert re.search(r"measured at \d+ px on cpu: [\d.e-]+ s a row, [\d.e-]+ s to decode a picture", out)
     assert re.search(r"a clip of 24 frames, \d+ moves of each: about \d[\d.]* (s|min|h)\n", out)
+
+
+def test_show_says_what_a_row_and_an_edit_cost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny = write_tiny_prior(tmp_path / "tiny", closed=False)
+    assert cli.main(["priors", "show", str(tiny)]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"cost of a row: [\d.e-]+ TFLOP at 512 px, [\d.e-]+ TFLOP at 1024 px", out)
+    assert re.search(r"a clip of 24 frames at 512 px, \d+ moves x 5 rows: \S+ TFLOP, \d+ s at 100 TFLOP a second", out)
+    assert cli.main(["priors", "show", "builtin"]) == 0
+    assert "moves x 2 rows" in capsys.readouterr().out, "without guidance"
+
+
+def test_a_guard_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny, guard = write_tiny_prior(tmp_path / "tiny", closed=False), tmp_path / "guard"
+    write_control(tiny, guard)
+    found = list[dict[str, Any]]()
+    for more in ([], ["--control", "edge", str(guard)]):
+        assert cli.main(["priors", "show", str(tiny), "--json", *more]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    plain, guarded = found
+    assert guarded["weights_bytes"]["controlnet"] == (guard / "diffusion_pytorch_model.safetensors").stat().st_size
+    assert set(guarded["weights_bytes"]) == {*plain["weights_bytes"], "controlnet"}
+    for px in ("512", "1024"):
+        assert guarded["peaks_bytes"][px] >= plain["peaks_bytes"][px]
+        assert 1.2 * plain["row_flops"][px] < guarded["row_flops"][px] < 2 * plain["row_flops"][px]
+    for wrong, says in ((str(tiny / "unet"), "expected a ControlNet, got"), ("no/where", "is no folder and not in")):
+        assert cli.main(["priors", "show", str(tiny), "--control", "edge", wrong]) == 2
+        assert f"{says}" in capsys.readouterr().err
