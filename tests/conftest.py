@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+import tests.checks  # noqa: F401 - changes what jaxtyping does, before the next lines import what is checked
 from tests.clips import REAL, encode, moving_picture
 from tests.toys import ToyPrior, resolve_toy
 from tests.warm import GARBAGE, forget_garbage, reached, servers, skip_fsync, skip_sources
