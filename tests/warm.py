@@ -168,11 +168,14 @@ def forget_garbage() -> None:
 
 @cache
 def _warm_up(name: str) -> None:
-    """Import what commands import, and load a prior, after which transformers knows how to read weights."""
+    """Import what commands import, read words, and load a prior, after which the libraries know how to do both."""
     gc.set_threshold(GARBAGE)
     import torch
+    from PIL import Image
 
+    from csd3d.cli.editors import read_request
     from csd3d.cli.main import COMMANDS
+    from csd3d.cli.panorama import IMAGE
     from csd3d.priors.auto import load_prior
 
     skip_fsync()
@@ -182,7 +185,9 @@ def _warm_up(name: str) -> None:
         with suppress(ImportError):  # of an extra
             import_module(command.module)
     load_prior("builtin", device="cpu")
-    for module in ("tests.killable", "tests.priors.tiny"):
+    read_request(IMAGE, ["photo.png", "--prompt", "make it snowy"])
+    Image.preinit()
+    for module in ("diffusers.loaders.textual_inversion", "tests.killable", "tests.priors.tiny"):
         import_module(module)
     if name == "scenes":
         for module in ("nerfstudio.scripts.train", "nerfstudio.scripts.eval", "nerfstudio.scripts.render"):
