@@ -21,6 +21,8 @@ def jaxtyped(fn: Any = None, **how: Any) -> Any:
     """As `jaxtyping.jaxtyped`, of which only what names arrays is made."""
     if fn is None:
         return lambda fn: jaxtyped(fn, **how)
+    if jaxtyping.config.jaxtyping_disable:  # a function within one that runs unchecked, maybe thousands of times
+        return fn
     made = vars(fn).get("__init__") if dataclasses.is_dataclass(fn) else fn
     if not inspect.isfunction(made) or not all(map(is_plain, made.__annotations__.values())):
         return _with_shapes(fn, **how)

@@ -28,7 +28,7 @@ def test_annotations_without_an_array_are_plain(hint: object) -> None:
     "hint",
     [
         Float[Tensor, "n"],
-        Float[Tensor, "n"] | None,
+        tuple[Float[Tensor, "n"], ...],
         dict[str, list[Float[Tensor, "n"]]],
         Annotated[Float[Tensor, "n"], 1],
         "Float[Tensor, 'n']",
