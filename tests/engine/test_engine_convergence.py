@@ -51,13 +51,13 @@ def test_particles_end_with_the_moments_of_a_mixture(normalise: Normalise) -> No
 @cache
 def spread_at_sigma() -> Tensor:
     """Variances of particles that repel as SVGD says."""
-    return settle(GAUSSIAN, repulsion=SIGMA, steps=800).var(0)
+    return settle(GAUSSIAN, repulsion=SIGMA, steps=400).var(0)
 
 
 @pytest.mark.parametrize("repulsion", [0.5 * SIGMA, 1.0])
 def test_repulsion_is_a_temperature(repulsion: float) -> None:
     """p^(sigma / lambda_rep) of a Gaussian has lambda_rep / sigma times its variance."""
-    x = settle(GAUSSIAN, repulsion=repulsion, steps=800)
+    x = settle(GAUSSIAN, repulsion=repulsion, steps=400)
     torch.testing.assert_close(x.mean(0), GAUSSIAN.moments(T)[0], atol=0.02, rtol=0)
     torch.testing.assert_close(x.var(0) / spread_at_sigma(), torch.full((2,), repulsion / SIGMA), rtol=0.01, atol=0)
 
@@ -65,14 +65,14 @@ def test_repulsion_is_a_temperature(repulsion: float) -> None:
 def test_moments_get_exact_as_particles_get_many() -> None:
     """A finite number of particles is too narrow, by less and less."""
     exact = GAUSSIAN.moments(T)[1].diagonal()
-    narrow = [float((settle(GAUSSIAN, repulsion=SIGMA, steps=500, n=n).var(0) / exact).mean()) for n in (8, 32, 128)]
+    narrow = [float((settle(GAUSSIAN, repulsion=SIGMA, steps=300, n=n).var(0) / exact).mean()) for n in (8, 32, 128)]
     assert narrow == sorted(narrow)
     assert narrow[0] > 0.6
     assert 0.92 < narrow[-1] < 1.0
 
 
 def test_without_repulsion_particles_meet_at_the_mode() -> None:
-    x = settle(GAUSSIAN, repulsion=0.0, steps=800)
+    x = settle(GAUSSIAN, repulsion=0.0, steps=300)
     torch.testing.assert_close(x, GAUSSIAN.moments(T)[0].expand_as(x), atol=0.02, rtol=0)
 
 
