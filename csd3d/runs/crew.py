@@ -10,34 +10,48 @@ Everything goes through gloo: latents are small.
 """
 
 import os
-import pickle
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
 
-import torch
 import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
 from csd3d.attention.presets import Attention
 from csd3d.engine.config import CsdConfig, Effort, Method
-from csd3d.engine.regularisers import FeatureLoss, Features, FeatureSite, Regularised
+from csd3d.engine.regularisers import FeatureLoss, FeatureSite, Regularised
 from csd3d.engine.residuals import Score, StepScore
+from csd3d.engine.reuse import Side, SplitScore
 from csd3d.engine.sampling import By
 from csd3d.engine.schedule import Schedule
 from csd3d.engine.stein import Perceptual
 from csd3d.engine.types import Latents, Noised
-from csd3d.engine.validate import require
 from csd3d.priors.defaults import Particle, Precision
 from csd3d.priors.loading import PLAIN, Loading
 from csd3d.priors.prior import Guidance, Prior, Prompts
 from csd3d.priors.store.resolve import Resolved
-from csd3d.runs.ranks import broadcast, gather, local_indices, ranks
+from csd3d.runs.orders import (
+    Assign,
+    Decode,
+    Encode,
+    ForStep,
+    Gradient,
+    Hand,
+    Load,
+    Part,
+    Predict,
+    Term,
+    Under,
+    device_of,
+    on_cpu,
+    send,
+    send_for_rows,
+)
+from csd3d.runs.ranks import broadcast, ranks
 
 PATIENCE = timedelta(days=30)
 """So long other ranks wait for the next order: rank 0 may decode a long clip meanwhile."""
@@ -77,158 +91,6 @@ def serve() -> int:
     return 0
 
 
-@dataclass(frozen=True)
-class Load:
-    """Load a prior, on the device of the rank."""
-
-    found: Resolved
-    device: str | None
-    precision: Precision
-    how: Loading = PLAIN
-
-
-@dataclass(frozen=True)
-class Under:
-    """Make a score of the prior: number `number`. With `csd`, as `Prior.score_under` makes it."""
-
-    number: int
-    prompts: Prompts
-    guidance: Guidance
-    csd: CsdConfig | None = None
-    attention: Attention | None = None
-
-
-@dataclass(frozen=True)
-class ForStep:
-    """Prepare a step of score `of`: from then on number `number`."""
-
-    number: int
-    of: int
-    x: Noised
-
-
-@dataclass(frozen=True)
-class Predict:
-    """Target or source predictions of a score."""
-
-    number: int
-    target: bool
-    x: Noised
-
-
-@dataclass(frozen=True)
-class Gradient:
-    """Gradients of a loss between features."""
-
-    number: int
-    x: Noised
-    site: FeatureSite
-    loss: FeatureLoss
-
-
-@dataclass(frozen=True)
-class Term:
-    """Gradients of the term that a score brings."""
-
-    number: int
-    x: Noised
-
-
-@dataclass(frozen=True)
-class Encode:
-    """Latents of pictures in [0, 1]."""
-
-    rgb: Tensor
-
-
-@dataclass(frozen=True)
-class Decode:
-    """Pictures in [0, 1] of latents."""
-
-    z: Tensor
-
-
-@dataclass(frozen=True)
-class Assign:
-    """Which control picture each particle takes."""
-
-    pictures: tuple[int, ...]
-
-
-Order = Load | Under | ForStep | Predict | Gradient | Term | Encode | Decode | Assign
-
-
-@dataclass
-class Hand:
-    """What every rank holds: a copy of the prior, and scores of it by number."""
-
-    prior: Prior | None = None
-    scores: dict[int, Score] = field(default_factory=dict[int, Score])
-
-    def carry_out(self, order: Order) -> Tensor | None:
-        """This rank's share of an order; returns the rows of all ranks, on the CPU, where there are any.
-
-        Raises what it raised itself, or else what another rank did.
-        """
-        rows, count, error = None, 0, None
-        try:
-            rows, count = self._share(order)
-        except Exception as raised:
-            error = raised
-        _raise_first(error)
-        if rows is None:
-            return None
-        mine = len(local_indices(count))
-        return rows if count == 0 else gather(rows[:mine].cpu(), count)
-
-    def _share(self, order: Order) -> tuple[Tensor | None, int]:
-        """This rank's rows and how many there are of all ranks (0: these are all)."""
-        match order:
-            case Load():
-                from csd3d.priors.auto import load_prior  # slow to import
-
-                self.prior = None
-                self.scores.clear()
-                device = device_of(order.device)
-                self.prior = load_prior(order.found, device=device, precision=order.precision, how=order.how)
-            case Under():
-                self.scores[order.number] = self._score(order)
-            case ForStep():
-                score = self.scores[order.of]
-                self.scores[order.number] = score.for_step(order.x) if isinstance(score, StepScore) else score
-            case Predict():
-                score, some = self.scores[order.number], order.x.rows(_mine(len(order.x.z)))
-                return (score.target(some) if order.target else score.source(some)), len(order.x.z)
-            case Gradient():
-                score, some = self.scores[order.number], order.x.rows(_mine(len(order.x.z)))
-                assert isinstance(score, Features)  # as the scores of all our priors are
-                return score.feature_gradient(some, order.site, order.loss), len(order.x.z)
-            case Term():
-                score, some = self.scores[order.number], order.x.rows(_mine(len(order.x.z)))
-                assert isinstance(score, Regularised)  # as it has a term
-                return score.own_gradient(some), len(order.x.z)
-            case Encode():
-                if self.loaded.looks_at_pictures:  # every rank has to see all of them
-                    return self.loaded.encode(order.rgb), 0
-                return self.loaded.encode(order.rgb[_mine(len(order.rgb))]), len(order.rgb)
-            case Decode():
-                return self.loaded.decode(order.z[_mine(len(order.z))]), len(order.z)
-            case Assign():
-                self.loaded.assign_pictures(order.pictures)
-        return None, 0
-
-    def _score(self, order: Under) -> Score:
-        if order.csd is None:
-            return self.loaded.score(order.prompts, order.guidance)
-        return self.loaded.score_under(order.csd, order.prompts, order.attention)
-
-    @property
-    def loaded(self) -> Prior:
-        """The prior. Raises AssertionError before the first order, which is to load it."""
-        assert self.prior is not None
-        return self.prior
-
-
 def load_shared(found: Resolved, *, device: str | None, precision: Precision, how: Loading = PLAIN) -> Prior:
     """A prior for a run of this process, or of several: then every rank loads a copy. Raises as `load_prior` does, and
     ValueError for one GPU where there are several processes, and for an editor of clips, which one of them drives."""
@@ -242,19 +104,9 @@ def load_shared(found: Resolved, *, device: str | None, precision: Precision, ho
     found, hand = find_prior(found, device=device, how=how), Hand()
     if found.family is not None and found.family.of_clips:
         raise ValueError(f"prior: expected one process with {found.family.title}, which edits clips, got {ranks()[1]}")
-    _order(hand, Load(found, device, precision, how))
+    send(hand, Load(found, device, precision, how))
     assert hand.prior is not None
     return SharedPrior.of(hand)
-
-
-def device_of(asked: str | None) -> str | None:
-    """The device of this rank, for one that was asked for. Raises ValueError for a GPU with a number, which all ranks
-    would share."""
-    if asked not in (None, "cpu", "cuda"):
-        raise ValueError(f"device: expected cpu or cuda for several processes, each of which has its own, got {asked}")
-    if asked == "cpu" or not torch.cuda.is_available():
-        return asked
-    return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -310,15 +162,15 @@ class SharedPrior(Prior):
 
     def assign_pictures(self, pictures: Sequence[int]) -> None:
         """See `Prior.assign_pictures`; every rank knows."""
-        _order(self.hand, Assign(tuple(pictures)))
+        send(self.hand, Assign(tuple(pictures)))
 
     def encode(self, rgb: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
         """See `Prior.encode`; each rank encodes its share."""
-        return _rows(self.hand, Encode(rgb.cpu()))
+        return send_for_rows(self.hand, Encode(rgb.cpu()))
 
     def decode(self, z: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
         """See `Prior.decode`; each rank decodes its share."""
-        return _rows(self.hand, Decode(z.cpu()))
+        return send_for_rows(self.hand, Decode(z.cpu()))
 
     def score(self, prompts: Prompts, guidance: Guidance) -> Score:
         """See `Prior.score`."""
@@ -329,8 +181,7 @@ class SharedPrior(Prior):
         self.own.require(csd, prompts)
 
     def score_under(self, csd: CsdConfig, prompts: Prompts, attention: Attention | None = None) -> Score:
-        """See `Prior.score_under`. Raises ValueError too where something is reused, which no rank knows of."""
-        require(csd, "guide_every", csd.guide_every == 1, "1 for several processes")
+        """See `Prior.score_under`. What is reused rank 0 keeps."""
         return self._under(Under(self._next(), prompts, Guidance.of(csd), csd, attention))
 
     def _next(self) -> int:
@@ -338,8 +189,9 @@ class SharedPrior(Prior):
         return self.numbers[-1]
 
     def _under(self, order: Under) -> Score:
-        _order(self.hand, order)
-        return OrderedScore(self.hand, order.number)
+        send(self.hand, order)
+        in_parts = isinstance(self.hand.scores[order.number], SplitScore)
+        return (OrderedParts if in_parts else OrderedScore)(self.hand, order.number)
 
 
 @dataclass(frozen=True)
@@ -358,20 +210,20 @@ class OrderedScore:
         """The score of one step; the step before it is forgotten."""
         if not isinstance(self.hand.scores[self.number], StepScore):
             return self
-        _order(self.hand, ForStep(self.number + 1, self.number, _on_cpu(x)))
+        send(self.hand, ForStep(self.number + 1, self.number, on_cpu(x)))
         return OrderedScore(self.hand, self.number + 1)
 
     def target(self, x: Noised) -> Latents:
         """Noise in the edited latents, of all particles."""
-        return _rows(self.hand, Predict(self.number, True, _on_cpu(x))).to(x.z)
+        return self._predicted(x, "target")
 
     def source(self, x: Noised) -> Latents:
         """Noise in the source latents, of all particles."""
-        return _rows(self.hand, Predict(self.number, False, _on_cpu(x))).to(x.z)
+        return self._predicted(x, "source")
 
     def feature_gradient(self, x: Noised, site: FeatureSite, loss: FeatureLoss) -> Latents:
         """Gradient of a loss between features of edited and source latents, of all particles."""
-        return _rows(self.hand, Gradient(self.number, _on_cpu(x), site, loss)).to(x.z)
+        return send_for_rows(self.hand, Gradient(self.number, on_cpu(x), site, loss)).to(x.z)
 
     @property
     def has_term(self) -> bool:
@@ -381,7 +233,7 @@ class OrderedScore:
 
     def own_gradient(self, x: Noised) -> Latents:
         """Of that term, of all particles."""
-        return _rows(self.hand, Term(self.number, _on_cpu(x))).to(x.z)
+        return send_for_rows(self.hand, Term(self.number, on_cpu(x))).to(x.z)
 
     def perceptual_features(self, z: Latents) -> Float[Tensor, "n d"]:
         """Features of clean latents, by rank 0 alone, which differentiates them."""
@@ -389,53 +241,24 @@ class OrderedScore:
         assert isinstance(score, Perceptual)  # as the scores of all our priors are
         return score.perceptual_features(z)
 
-
-def _order(hand: Hand, order: Order) -> Tensor | None:
-    """Have all ranks carry out an order."""
-    broadcast(order)
-    return hand.carry_out(order)
+    def _predicted(self, x: Noised, side: Side, part: Part = "whole") -> Latents:
+        return send_for_rows(self.hand, Predict(self.number, side, on_cpu(x), part)).to(x.z)
 
 
-def _rows(hand: Hand, order: Order) -> Tensor:
-    rows = _order(hand, order)
-    assert rows is not None
-    return rows
+@dataclass(frozen=True)
+class OrderedParts(OrderedScore):
+    """One whose predictions come in two parts. Satisfies `SplitScore` too."""
 
+    def is_guided(self, t: int) -> bool:
+        """See `SplitScore`."""
+        score = self.hand.scores[self.number]
+        assert isinstance(score, SplitScore)  # as it is asked for parts
+        return score.is_guided(t)
 
-def _raise_first(error: Exception | None) -> None:
-    """Raise this rank's own error, or else that of the first rank that has one, if there is one."""
-    errors: list[Any] = [None] * ranks()[1]
-    dist.all_gather_object(errors, error and _portable(error))
-    if error is not None:
-        raise error
-    for rank, found in enumerate(errors):
-        if found is not None:
-            raise _of_rank(rank, found)
+    def unconditional(self, x: Noised, side: Side) -> Latents:
+        """See `SplitScore`; of all particles."""
+        return self._predicted(x, side, "unconditional")
 
-
-def _portable(error: Exception) -> Exception:
-    """The error, or one of a kind that can be sent."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:  # of any kind: its constructor takes something else, or it holds something that cannot be sent
-        return (ValueError if isinstance(error, ValueError) else RuntimeError)(str(error))
-    return error
-
-
-def _of_rank(rank: int, error: Exception) -> Exception:
-    """The same kind of error, which says whose it is."""
-    try:
-        return type(error)(f"process {rank}: {error}")
-    except TypeError:  # one whose constructor takes something else
-        return RuntimeError(f"process {rank}: {type(error).__name__}: {error}")
-
-
-def _mine(count: int) -> list[int]:
-    """This rank's share; a rank without one computes the first too, whose row is dropped, to learn the shape."""
-    return local_indices(count) or [0]
-
-
-def _on_cpu(x: Noised) -> Noised:
-    parts = ("z", "s", "e", "z_t", "s_t", "index")
-    moved = {name: getattr(x, name).detach().cpu() for name in parts}
-    return replace(x, **moved, anchors=None if x.anchors is None else x.anchors.cpu())
+    def conditional(self, x: Noised, side: Side) -> Latents:
+        """See `SplitScore`; of all particles."""
+        return self._predicted(x, side, "conditional")

@@ -31,6 +31,8 @@ def edits(folder: Path) -> Iterator[tuple[str, Any, Path, Any]]:
     video = VideoConfig(csd=CSD, prior=str(folder / "prior"), device="cpu", size=32, frames_per_step=3, chunk_frames=2)
     wide = PanoramaConfig(csd=CSD, prior=str(folder / "prior"), device="cpu", window=4, windows_per_step=3, wrap="none")
     yield "clip", edit_video, folder / "clip.mp4", video
+    reused = replace(CSD, guide_every=2, timesteps="descending", s_image=1.5)
+    yield "reused", edit_video, folder / "clip.mp4", replace(video, csd=reused)
     looking = replace(
         video, share="anchors", attention=("masactrl",), csd=replace(CSD, coupling="motion", optimizer="adam")
     )

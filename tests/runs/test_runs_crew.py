@@ -21,14 +21,16 @@ from csd3d.attention import Attention
 from csd3d.attention.energy import Excite
 from csd3d.attention.steer import Steering
 from csd3d.cli.main import COMMANDS, main
-from csd3d.engine import Batch, CsdConfig, csd_step
+from csd3d.engine import Batch, CsdConfig, csd_step, reusing
+from csd3d.engine.reuse import ReusingScore
 from csd3d.priors.auto import find_prior, load_prior
 from csd3d.priors.networks.guard import Guard, Sees
 from csd3d.priors.prior import Guidance, Prompts
 from csd3d.priors.prompts.words import UnknownPrompt
-from csd3d.runs import crew
-from csd3d.runs.crew import Hand, SharedPrior, device_of, load_shared
+from csd3d.runs import crew, orders
+from csd3d.runs.crew import SharedPrior, load_shared
 from csd3d.runs.manifest import Manifest
+from csd3d.runs.orders import Hand, device_of
 from tests.clips import encode, moving_picture
 from tests.priors.tiny import write_tiny_prior
 from tests.runs.crew_work import latents, run_all
@@ -62,7 +64,7 @@ def shared(folder: Path, tmp_path: Path) -> Iterator[SharedPrior]:
     """A prior that is shared with nobody, but by the same orders."""
     with group(tmp_path):
         hand = Hand()
-        crew._order(hand, crew.Load(find_prior(folder / "prior"), "cpu", "float32"))
+        orders.send(hand, orders.Load(find_prior(folder / "prior"), "cpu", "float32"))
         yield SharedPrior.of(hand)
 
 
@@ -95,6 +97,19 @@ def test_orders_are_what_the_prior_does(shared: SharedPrior, folder: Path) -> No
     assert shared.notes[0] == "1 processes shared the work"
 
 
+def test_what_guidance_reuses_is_evaluated_by_all_and_kept_by_rank_0(shared: SharedPrior, folder: Path) -> None:
+    csd = CsdConfig(guide_every=2, timesteps="descending", s_text=3.0, s_image=1.5)
+    own, counts, directions = load_prior(folder / "prior", device="cpu"), list[int](), list[list[Tensor]]()
+    for prior in (own, shared):
+        score = reusing(prior.score_under(csd, Prompts("make it snowy")), csd)
+        assert isinstance(score, ReusingScore)
+        before = shared.own.rows_done
+        directions.append([csd_step(score, particles(score), csd).g for _ in range(2)])
+        counts.append(shared.own.rows_done - before)
+    assert all(torch.equal(a, b) for a, b in zip(*directions, strict=True))
+    assert counts == [0, 3 * (5 + 3)]  # the unconditional branch of particles and sources once in two moves
+
+
 def test_every_rank_knows_which_control_picture_a_particle_takes(shared: SharedPrior) -> None:
     guard = Mock(spec=Guard, sees=Mock(spec=Sees))
     shared.hand.prior = replace(shared.own, guard=guard)
@@ -103,8 +118,8 @@ def test_every_rank_knows_which_control_picture_a_particle_takes(shared: SharedP
 
 
 def test_what_an_order_raises_is_raised(shared: SharedPrior) -> None:
-    reused = CsdConfig(guide_every=4, timesteps="descending")
-    with pytest.raises(ValueError, match="guide_every: expected 1 for several processes, got 4"):
+    reused = CsdConfig(guide_every=4, timesteps="descending", residual="noise")
+    with pytest.raises(ValueError, match="guide-every: expected 1 where no source is predicted"):
         shared.score_under(reused, Prompts("make it snowy"))
     with pytest.raises(UnknownPrompt):
         shared.score(Prompts("sing"), Guidance(1.0))
@@ -120,10 +135,10 @@ class OddError(Exception):
 
 
 def test_errors_of_any_kind_can_be_sent() -> None:
-    assert type(crew._portable(OddError("a", "b"))) is RuntimeError
-    assert str(crew._of_rank(3, MemoryError("full"))) == "process 3: full"
-    assert isinstance(crew._of_rank(3, OddError("a", "b")), RuntimeError)
-    assert isinstance(crew._portable(UnknownPrompt("sing", [], {})), ValueError)
+    assert type(orders._portable(OddError("a", "b"))) is RuntimeError
+    assert str(orders._of_rank(3, MemoryError("full"))) == "process 3: full"
+    assert isinstance(orders._of_rank(3, OddError("a", "b")), RuntimeError)
+    assert isinstance(orders._portable(UnknownPrompt("sing", [], {})), ValueError)
 
 
 def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +210,7 @@ def test_two_processes_edit_as_one(folder: Path, server: dict[str, str]) -> None
     assert not (folder / "by-1").exists()  # only rank 0 writes
     run_all(folder, folder / "alone")
     assert spread(*(torch.load(folder / by / "dense.pt") for by in ("by-0", "alone"))) < 1e-5
-    for name in ("clip", "attending", "like", "sampled", "wide", "wide sampled", "cds"):
+    for name in ("clip", "reused", "attending", "like", "sampled", "wide", "wide sampled", "cds"):
         shared, alone = (latents(folder / by / name) for by in ("by-0", "alone"))
         # float rounding: calls have other numbers of rows; sampling and the low temperature of PatchNCE amplify it
         within = 1e-3 if "sampled" in name else 2e-4 if name == "cds" else 1e-5
