@@ -137,8 +137,7 @@ def reusing(score: Score, config: CsdConfig) -> Score:
     got = f"got {config.guide_every}"
     if not isinstance(score, SplitScore):
         raise ValueError(
-            "guide-every: expected 1 but for priors of Stable Diffusion's kind, in one process and with attention as "
-            f"it is, {got}"
+            f"guide-every: expected 1 with controlled attention, and for priors without an unconditional branch, {got}"
         )
     if config.residual != "source":
         raise ValueError(f"guide-every: expected 1 where no source is predicted (residual noise), {got}")

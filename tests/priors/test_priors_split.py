@@ -90,5 +90,5 @@ def test_features_are_those_of_the_prior(change: dict[str, Any], priors: dict[st
 
 def test_it_is_refused_with_controlled_attention(priors: dict[str, tuple[Prior, Prompts]]) -> None:
     prior, prompts = priors["editor"]
-    with pytest.raises(ValueError, match="guide-every: expected 1 but for priors of Stable Diffusion's kind"):
+    with pytest.raises(ValueError, match="guide-every: expected 1 with controlled attention"):
         prior.score_under(CSD, prompts, Attention(share="anchors"))

@@ -8,41 +8,43 @@ Guidance is that of the engine's other scores, over the branches that a family h
 The source prediction of an editor carries no text; a distilled one reads the empty sentence.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Float32, Num
+from jaxtyping import Float
 from torch import Tensor
 
 from csd3d.attention.presets import Attention
 from csd3d.engine.config import CsdConfig, Effort, Method
-from csd3d.engine.guidance import guided, instruct_coefficients, instruct_source_coefficients
 from csd3d.engine.residuals import Score
 from csd3d.engine.sampling import By
-from csd3d.engine.schedule import Schedule
-from csd3d.engine.types import Index, Latents, Noised
+from csd3d.engine.types import Latents
 from csd3d.priors.defaults import GenerateMethod, Particle, default_config, generation_config
 from csd3d.priors.families.calls import Arguments
-from csd3d.priors.families.check import Learnt, fill, guided_like
+from csd3d.priors.families.check import Learnt, fill
 from csd3d.priors.families.codec import FamilyCodec
 from csd3d.priors.families.conditions import Conditions, dtype_of
 from csd3d.priors.families.levels import Levels
 from csd3d.priors.families.record import network_of, stepper_of
-from csd3d.priors.families.references import Anchors, ReferringScore
+from csd3d.priors.families.references import ReferringScore
 from csd3d.priors.families.replay import laid, replay, signature, tokens, untokens
+from csd3d.priors.families.scores import (
+    CaptionScore,
+    EditorScore,
+    GuidedCaptionScore,
+    GuidedEditorScore,
+    References,
+)
 from csd3d.priors.families.table import Branch, Family
 from csd3d.priors.memory import network_bytes
 from csd3d.priors.networks.chunks import Chunks
 from csd3d.priors.networks.sampler import Predict, denoise
 from csd3d.priors.prior import Guidance, Prior, Prompts, TextToImage, require_no_source, require_source_caption
-from csd3d.priors.prompts.sentences import Texts, assign_texts
+from csd3d.priors.prompts.sentences import assign_texts
 from csd3d.priors.store.silence import quiet
-
-References = Sequence[Sequence[Float[Tensor, "c h w"]]]
-"""For each particle the latents of further pictures that its editor sees, in order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,7 +219,8 @@ class FamilyEditor(FamilyPrior):
         """The engine's Score for instructions. Raises ValueError for a source prompt, or no sentence."""
         require_no_source(prompts)
         self.note_scales(guidance)
-        return EditorScore(self, assign_texts(prompts.target, prompts.assign), prompts.negative, guidance)
+        of = GuidedEditorScore if self._guides_by_picture else EditorScore
+        return of(self, assign_texts(prompts.target, prompts.assign), prompts.negative, guidance)
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,123 +263,5 @@ class FamilyTextToImage(FamilyPrior, TextToImage):
         if prompts.source is not None:
             source = assign_texts(prompts.source, prompts.assign if several else None, name="source_prompt")
         target = assign_texts(prompts.target, prompts.assign)
-        return CaptionScore(self, target, source, prompts.negative, guidance)
-
-
-@dataclass(frozen=True, eq=False)
-class EditorScore:
-    """The Score of an instruction editor. Make one with `FamilyEditor.score`."""
-
-    prior: FamilyEditor
-    texts: Texts
-    negative: str
-    guidance: Guidance
-    anchors: Anchors | None = None
-    """Of the step, whose sources it sees too."""
-
-    @property
-    def schedule(self) -> Schedule:
-        """The prior's."""
-        return self.prior.schedule
-
-    def target(self, x: Noised) -> Latents:
-        """Guided noise prediction for edited particles, given their sources and instructions. The empty instruction is
-        the source's prediction."""
-        sentences = self.texts.of(x.index)
-        asked = [bool(sentence.strip()) for sentence in sentences]
-        if self.prior.is_distilled or all(asked):
-            return self._epsilon(self._target_coefficients(x.t), x.z_t, x, sentences)
-        out = torch.empty_like(x.z_t)
-        for is_asked in {*asked}:
-            places = [i for i, a in enumerate(asked) if a == is_asked]
-            some, said = x.rows(places), [sentences[i] for i in places]
-            coefficients = self._target_coefficients(x.t) if is_asked else self._source_coefficients(x.t)
-            out[places] = self._epsilon(coefficients, some.z_t, some, said)
-        return out
-
-    def source(self, x: Noised) -> Latents:
-        """The same for the noisy sources themselves, without the instruction."""
-        sentences = [""] * len(x.s) if self.prior.is_distilled else self.texts.of(x.index)
-        return self._epsilon(self._source_coefficients(x.t), x.s_t, x, sentences)
-
-    def _image(self, t: int) -> float:
-        return self.guidance.at(t).image if self.prior.has_null else 1.0
-
-    def _target_coefficients(self, t: int) -> Mapping[Branch, float]:
-        if self.prior.is_distilled:
-            return {"IT": 1.0}
-        return instruct_coefficients(self.guidance.at(t).text, self._image(t))
-
-    def _source_coefficients(self, t: int) -> Mapping[Branch, float]:
-        return {"IT": 1.0} if self.prior.is_distilled else instruct_source_coefficients(self._image(t))
-
-    def _epsilon(
-        self, coefficients: Mapping[Branch, float], x_t: Latents, x: Noised, sentences: Sequence[str]
-    ) -> Latents:
-        shown = None if self.anchors is None else self.anchors.shown_to(x.index)
-        return epsilon(self.prior, coefficients, x_t, x, sentences, self.negative, shown)
-
-
-@dataclass(frozen=True, eq=False)
-class CaptionScore:
-    """The Score of a text-to-image model. Make one with `FamilyTextToImage.score`."""
-
-    prior: FamilyTextToImage
-    texts: Texts
-    source_texts: Texts | None
-    negative: str
-    guidance: Guidance
-
-    @property
-    def schedule(self) -> Schedule:
-        """The prior's."""
-        return self.prior.schedule
-
-    def target(self, x: Noised) -> Latents:
-        """Guided noise prediction for edited particles under their captions."""
-        return self._epsilon(self.texts, x.z_t, x, self.guidance.at(x.t).text)
-
-    def source(self, x: Noised) -> Latents:
-        """The same for the noisy sources under the caption of the source. Raises ValueError if there is none."""
-        if self.source_texts is None:
-            raise ValueError(
-                "source_prompt: expected a caption of the source, with which the result is compared, got none"
-            )
-        return self._epsilon(self.source_texts, x.s_t, x, self.guidance.at(x.t).source_text)
-
-    def output(self, z_in: Latents, t: Num[Tensor, ""], index: Index) -> Float32[Tensor, "n c h w"]:
-        """See `SampledScore`. Guided as the pipeline does it, at all levels; that may keep the norm of the branch with
-        the text."""
-        w = 1.0 if self.prior.is_distilled else self.guidance.text
-        branches: tuple[Branch, ...] = ("IT",) if w == 1 else ("00", "IT")
-        with self.prior.showing(index, None, z_in.shape):
-            said = self.prior.predict(branches, z_in, float(t), z_in, self.texts.of(index), self.negative)
-        layout, c = self.prior.family.layout, self.prior.codec.channels
-        rows: dict[Branch, Tensor] = {b: tokens(out, layout, channels=c) for b, out in zip(branches, said, strict=True)}
-        return untokens(guided_like(self.prior.family, rows, w, 1.0), layout, z_in.shape)
-
-    def _epsilon(self, texts: Texts, x_t: Latents, x: Noised, scale: float) -> Latents:
-        w = 1.0 if self.prior.is_distilled else scale
-        return epsilon(self.prior, {"00": 1 - w, "IT": w}, x_t, x, texts.of(x.index), self.negative)
-
-
-def epsilon(
-    prior: FamilyPrior,
-    coefficients: Mapping[Branch, float],
-    x_t: Float[Tensor, "n c h w"],
-    x: Noised,
-    sentences: Sequence[str],
-    negative: str,
-    shown: References | None = None,
-) -> Float[Tensor, "n c h w"]:
-    """Guided noise prediction for `x_t`, particles or sources of `x`, in its precision and on its device.
-
-    As the coefficients of the branches add up to 1, what the guided output means is the guided meaning of outputs.
-    """
-    level = prior.levels.at(x.t)
-    z_in = level.scale * x_t.to(prior.device).float()
-    with prior.showing(x.index, x.s, x.s.shape):
-        out = guided(
-            coefficients, lambda branches: prior.predict(branches, z_in, level.time, x.s, sentences, negative, shown)
-        )
-    return level.epsilon(out, x_t.to(out)).to(x_t)
+        of = CaptionScore if self.is_distilled else GuidedCaptionScore
+        return of(self, target, source, prompts.negative, guidance)

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import torch
 
+from csd3d.engine import reusing
 from csd3d.engine.config import CsdConfig
+from csd3d.engine.reuse import ReusingScore
 from csd3d.engine.types import Batch, Noised
 from csd3d.priors.auto import load_prior
 from csd3d.priors.families import load
@@ -165,6 +167,34 @@ def test_guidance_counts_in_an_interval(family: Load, name: str) -> None:
         at = replace(x, t=t)
         assert torch.equal(score.target(at), other.target(at))
         assert torch.equal(score.source(at), other.source(at))
+
+
+@pytest.mark.parametrize(
+    ("name", "prompts"), [("sdxl-ip2p", Prompts(["", "make it snowy"])), ("sd3", Prompts("a cat", "a dog"))]
+)
+def test_what_guided_families_predict_without_a_condition_is_reused(name: str, prompts: Prompts, family: Load) -> None:
+    prior = family(name)
+    x = noised(prior)
+    csd = CsdConfig(guide_every=2, timesteps="descending", s_text=4.0, s_image=1.5)
+    whole = prior.score(prompts, Guidance.of(csd))
+    score = reusing(prior.score_under(csd, prompts), csd)
+    assert isinstance(score, ReusingScore)
+    expected = whole.target(x) - whole.source(x)
+    rows = list[int]()
+    for _ in range(2):
+        before, step = prior.rows_done, score.for_step(x)
+        r = step.target(x) - step.source(x)
+        rows.append(prior.rows_done - before)
+        torch.testing.assert_close(r, expected, atol=1e-4, rtol=1e-3)
+    assert rows[0] - rows[1] == 2 * len(x.z)
+
+
+@pytest.mark.parametrize("name", ["klein-distilled", "qwen-edit"])
+def test_reuse_is_refused_where_nothing_is_predicted_without_a_condition(name: str, family: Load) -> None:
+    csd = CsdConfig(guide_every=2, timesteps="descending", s_text=4.0, s_image=1.5)
+    prior = family(name)
+    with pytest.raises(ValueError, match="guide-every: expected 1 with controlled attention, and for priors without"):
+        prior.score_under(csd, Prompts("make it snowy"))
 
 
 def test_files_say_which_loader_serves_them(family_path: Write, tiny: Path) -> None:
