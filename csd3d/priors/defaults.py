@@ -10,7 +10,7 @@ from csd3d.engine.sampling import By
 from csd3d.priors.families.table import Family, Kind
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
-"""In which a prior computes: `auto` is float16 on CUDA and float32 elsewhere."""
+"""In which a prior computes: `auto` is float16 on CUDA and float32 elsewhere; runs take more (`csd3d.runs.job`)."""
 USUAL_PX = 512
 """Side in px of the pictures that a prior was trained on, where its files do not say."""
 USUAL_TIMESTEPS = 1000

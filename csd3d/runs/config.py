@@ -32,8 +32,8 @@ class RunConfig(Loading):
     device: str | None = None
     """`cpu`, `cuda`, `cuda:1`, ... None: CUDA where there is one."""
     precision: Precision = "auto"
-    """In which the prior computes. `auto`: float16 on CUDA, else float32, where a seed gives the same bytes. `bfloat16`
-    takes 0.6 times as long on a CPU that has it (AVX512-BF16 or AMX); predictions differ by some 0.4 %."""
+    """In which the prior computes. `auto`: float16 on CUDA; on a CPU bfloat16 for the built-in editor if the CPU has it
+    (AVX512-BF16 or AMX), which takes half as long and differs by some 0.4 % of a prediction; else float32."""
     checkpoint_every: int = 10
     """Steps of the loop between two saved states; a move of many particles takes several."""
 

@@ -21,6 +21,7 @@ from csd3d.priors.families.table import Kind
 from csd3d.priors.loading import Loading
 from csd3d.priors.prior import Prior
 from csd3d.priors.prompts.words import require_known
+from csd3d.priors.store.device import IN_BFLOAT16, has_bfloat16, pick_device
 from csd3d.priors.store.fingerprint import files_beside, prior_entry
 from csd3d.priors.store.resolve import Resolved, require_kind, resolve
 from csd3d.runs.config import RunConfig
@@ -304,7 +305,12 @@ def load_for(request: Request[Any], sentences: Sequence[str] = (), *, kind: Kind
         from csd3d.priors.auto import find_prior  # slow to import: mistakes are reported before
 
         found = find_prior(found, device=device, offline=True)
-    return load_shared(found, device=device, precision=config.precision, how=Loading.of(config))
+    precision, how = config.precision, Loading.of(config)
+    if precision == "auto" and found.builtin and found.kind == "instruct" and has_bfloat16(pick_device(device)):
+        prior = load_shared(found, device=device, precision="bfloat16", how=how)
+        prior.said.append(IN_BFLOAT16)
+        return prior
+    return load_shared(found, device=device, precision=precision, how=how)
 
 
 def _require_places(job: Editor[Any], run_dir: Path) -> tuple[Path, Sequence[Path]]:

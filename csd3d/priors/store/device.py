@@ -4,6 +4,15 @@ import torch
 
 HALF = (torch.float16, torch.bfloat16)
 """The half precisions."""
+IN_BFLOAT16 = (
+    "this processor has bfloat16, in which the built-in editor takes half as long (--precision float32: as on others)"
+)
+"""What a person is told of a run that computes so without having asked."""
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device is a CPU that multiplies bfloat16 itself (AVX512-BF16, which those with AMX have too)."""
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:
