@@ -54,6 +54,11 @@ class KernelSums:
     weights: Float[Tensor, "n n"]
     """K_ij, as one number a pair."""
 
+    def update(self, *, normalise: Normalise, repulsion: float) -> Latents:
+        """What these sums add to g, with lambda_rep = `repulsion`."""
+        c = self.mass if normalise == "row-sum" else self.mass.shape[0]
+        return (self.attraction - repulsion * self.repulsion) / c
+
 
 @runtime_checkable
 class Kernel(Protocol):
@@ -154,9 +159,4 @@ def mix(K: Float[Tensor, "n n"], r: Latents) -> Latents:
 def couple(bands: Sequence[KernelSums], *, normalise: Normalise, repulsion: float) -> Latents:
     """g_i of the module's first line, with lambda_rep = `repulsion`, summed over bands. For one particle it is r,
     exactly."""
-
-    def normalised(sums: KernelSums) -> Latents:
-        c = sums.mass if normalise == "row-sum" else sums.mass.shape[0]
-        return (sums.attraction - repulsion * sums.repulsion) / c
-
-    return reduce(add, map(normalised, bands))
+    return reduce(add, (sums.update(normalise=normalise, repulsion=repulsion) for sums in bands))
