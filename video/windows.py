@@ -61,6 +61,7 @@ class Windows:
     ) -> "Windows":
         """`shots` says to which shot each frame belongs; None: it is not known yet, and taken to be one. Raises
         ValueError for settings that make no sense with such a prior."""
+        _require_clip(config, prior)  # before windows are made
         stretches = stretches_of(plan, shots or [0] * len(plan.blend_weights), prior.codec)
         windows = stretches.windows(*lengths_lat(config, prior.codec))
         score = score_of_clip(prior, plan, config, of=[window.sentence for window in windows])
