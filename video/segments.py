@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -20,10 +20,11 @@ from csd3d.attention.segments import labels, linked, proposals, self_attention, 
 from csd3d.engine.validate import require_int, require_number, require_seed
 from csd3d.media.atomic import atomic_folder
 from csd3d.media.clip.source import Clip, open_clip
-from csd3d.media.geometry import WorkingSize, from_working
+from csd3d.media.geometry import WorkingSize, from_working, to_working
 from csd3d.media.sheet import contact_sheet, evenly
 from csd3d.priors.defaults import segment_threshold
 from csd3d.priors.prior import Guidance, Prior, Prompts
+from csd3d.runs.estimate import measure_frames
 from csd3d.runs.progress import RunProgress
 from video.motion import ClipMotion, grey_px, greys_at
 from video.plan import size_of_clip
@@ -77,10 +78,11 @@ def segment(
     score = prior.score(Prompts(""), Guidance(1.0))
     if not isinstance(score, Controllable):
         raise ValueError(f"segments: expected a prior of Stable Diffusion's kind, got {prior.name}")
-    with open_clip(source, max_frames=config.max_frames) as clip:
-        found = _look(clip, prior, score, config, progress or RunProgress())
+    progress = progress or RunProgress()
+    with open_clip(source, max_frames=config.max_frames) as clip, progress:
+        found = _look(clip, prior, score, config, progress)
         with atomic_folder(folder) as part:
-            return replace(_write(clip, found, part), folder=folder)
+            return replace(_write(clip, found, part, progress), folder=folder)
 
 
 @dataclass(frozen=True)
@@ -106,10 +108,19 @@ def _look(clip: Clip, prior: Prior, score: Controllable, config: SegmentConfig, 
     threshold = config.threshold
     if threshold is None:
         threshold = segment_threshold(prior.kind, builtin=prior.builtin)
+
+    def look(rgb: Float[Tensor, "n 3 H W"], index: Int[Tensor, " n"]) -> list[Tensor]:
+        s = prior.encode(rgb).to(prior.device)
+        maps = self_attention(score, s, index, seed=config.seed).cpu()
+        return [winners(proposals(A, size_lat, threshold=threshold), size_lat) for A in maps]
+
+    if clip.info.frames > AT_ONCE:
+        first = to_working(clip.read(0, 1), size)
+        estimate = measure_frames(clip.info.frames, lambda: look(first, torch.zeros(1, dtype=torch.int64)))
+        if line := estimate.line("--max-frames takes only the first ones"):
+            progress.say(line)
     for frames, rgb in progress.track("look", chunks, total=clip.info.frames, unit=AT_ONCE):
-        s, index = prior.encode(rgb).to(prior.device), torch.arange(frames.start, frames.stop)
-        for A in self_attention(score, s, index, seed=config.seed).cpu():
-            merged.append(winners(proposals(A, size_lat, threshold=threshold), size_lat))
+        merged += look(rgb, torch.arange(frames.start, frames.stop))
         greys.append(greys_at(rgb, size, factor))
     numbers = [torch.arange(len(merged[0]))]
     if len(merged) > 1:
@@ -121,13 +132,13 @@ def _look(clip: Clip, prior: Prior, score: Controllable, config: SegmentConfig, 
     return _Found(size, size_lat, merged, numbers)
 
 
-def _write(clip: Clip, found: _Found, folder: Path) -> Segmented:
+def _write(clip: Clip, found: _Found, folder: Path, progress: RunProgress) -> Segmented:
     info, frames = clip.info, range(clip.info.frames)
     count = 1 + max(int(own.max()) for own in found.numbers)
     colours = torch.tensor([colorsys.hsv_to_rgb(k * 0.618 % 1, 0.75, 0.95) for k in range(count)])
     palette = [0, 0, 0, *(colours * 255).round().int().flatten().tolist()]
     area, shown, wanted = torch.zeros(count), dict[str, list[Tensor]](), evenly(len(frames), SHOWN)
-    for frame in frames:
+    for frame in progress.track("write", frames, total=len(frames)):
         own = found.labels(frame, info.height_px, info.width_px)
         area += own.flatten().bincount(minlength=count)
         places = Image.fromarray((own + 1).to(torch.uint8).numpy(), "P")

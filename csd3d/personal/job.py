@@ -27,6 +27,7 @@ from csd3d.priors.store.fingerprint import fingerprint_of
 from csd3d.priors.text_to_image import TextToImagePrior, require_stable
 from csd3d.runs.checkpoint import save_checkpoint
 from csd3d.runs.curves import Curve
+from csd3d.runs.estimate import LEAST, Estimate, measure_frames
 from csd3d.runs.job import Editor, Request, Result, make_request, run_job
 from csd3d.runs.manifest import fingerprint
 from csd3d.runs.progress import RunProgress
@@ -163,6 +164,21 @@ class PersonalEditor(Editor[PersonalConfig]):
         path = self._output or run_dir / f"{name}{SAFE}"
         return path, [path]
 
+    def estimate(self, prior: Prior) -> Estimate | None:
+        """The steps, and the pictures of the class and of the report; measured on one step and one prediction."""
+        config, side = self.config, self._size // prior.codec.factor
+        z = torch.zeros(1, prior.codec.channels, side, side)
+        captions = [self._captions[0], *filter(None, [config.class_prompt])]
+        trainer = Trainer(self.prior, self._adapter, config, [Lesson(z, [caption]) for caption in captions])
+        if config.steps * config.batch < LEAST:
+            return None
+        training = measure_frames(config.steps, lambda: trainer.gradient(0), unit="steps")
+        drawn = 2 * SHOWN + (config.class_pictures if config.class_prompt else 0)
+        drawing = measure_frames(
+            drawn * SAMPLER_STEPS, lambda: _drawn(self.prior, captions[-1:], config, self._size, 1)
+        )
+        return replace(training, codec_s=drawing.total_s, pictures=1)
+
     def encode(self, session: Session) -> None:
         """Latents of the pictures, then of those of the class."""
 
@@ -237,9 +253,9 @@ def personal_prior(prior: TextToImagePrior, path: Path, config: PersonalConfig) 
 
 
 def _drawn(
-    prior: TextToImagePrior, captions: Sequence[str], config: PersonalConfig, size_px: int
+    prior: TextToImagePrior, captions: Sequence[str], config: PersonalConfig, size_px: int, steps: int | None = None
 ) -> Float[Tensor, "n 3 S S"]:
-    """A picture of each caption, always from the same noises."""
+    """A picture of each caption, always from the same noises; `steps`: other than `SAMPLER_STEPS`."""
     side = size_px // prior.codec.factor
     return prior.sample(
         Prompts(captions, negative=config.negative_prompt),
@@ -247,6 +263,6 @@ def _drawn(
         len(captions),
         size_lat=(side, side),
         rng=torch.Generator().manual_seed(config.seed),
-        steps=SAMPLER_STEPS,
+        steps=SAMPLER_STEPS if steps is None else steps,
         sampler="ddim",
     ).cpu()

@@ -59,6 +59,12 @@ class Trainer:
 
     def step(self, number: int) -> Step:
         """One update. Raises FloatingPointError, before anything is changed, if the loss is not finite."""
+        loss = self.gradient(number)
+        self._optimizer.step()
+        return Step(number, float(loss.detach()), self.adapter.size)
+
+    def gradient(self, number: int) -> Float[Tensor, ""]:
+        """The loss of a step, and its gradient in the parameters of the adapter; raises as `step` does."""
         rng = torch.Generator().manual_seed((self._config.seed * 1_000_003 + number) % 2**63)
         with torch.enable_grad():
             loss = torch.stack([lesson.weight * self._loss(lesson, rng) for lesson in self._lessons]).sum()
@@ -66,8 +72,7 @@ class Trainer:
                 raise FloatingPointError(f"the loss is not finite at step {number}: a lower --lr may help")
             self._optimizer.zero_grad()
             loss.backward()
-        self._optimizer.step()
-        return Step(number, float(loss.detach()), self.adapter.size)
+        return loss
 
     def _loss(self, lesson: Lesson, rng: torch.Generator) -> Float[Tensor, ""]:
         schedule, prediction, device = self._prior.schedule, self._prior.prediction, self._prior.device

@@ -122,9 +122,12 @@ def measure(prior: Prior, work: Work, *, clock: Callable[[], float] = time.monot
     return Estimate(work.particles, work.steps, each_s / among, 2 * decode_s, work.pictures, unit, among)
 
 
-def measure_frames(count: int, one: Callable[[], object], *, clock: Callable[[], float] = time.monotonic) -> Estimate:
-    """The estimate of so many frames, of which `one` makes one."""
-    return Estimate(1, count, _seconds(one, clock), 0.0, unit="frames")
+def measure_frames(
+    count: int, some: Callable[[], object], *, of: int = 1, unit: str = "frames",
+    clock: Callable[[], float] = time.monotonic,
+) -> Estimate:  # fmt: skip
+    """The estimate of so many frames, or what else `unit` names, of which `some` makes `of`."""
+    return Estimate(1, count, _seconds(some, clock) / of, 0.0, unit=unit, measured=of)
 
 
 def _move(work: Work, x: Noised) -> None:

@@ -26,7 +26,7 @@ from csd3d.priors.store.fingerprint import files_beside, prior_entry
 from csd3d.priors.store.resolve import Resolved, require_kind, resolve
 from csd3d.runs.config import RunConfig
 from csd3d.runs.crew import load_shared
-from csd3d.runs.estimate import Work, measure
+from csd3d.runs.estimate import Estimate, Work, measure
 from csd3d.runs.folder import RunFolder, claim_name, free_name
 from csd3d.runs.history import find_run
 from csd3d.runs.manifest import Manifest, read_settings
@@ -166,6 +166,10 @@ class Editor(ABC, Generic[C]):
         """What is about to be done, from which its time is estimated; None: that is not known beforehand."""
         return None
 
+    def estimate(self, prior: Prior) -> Estimate | None:
+        """How long what is about to be done will take, measured on a part of it; None: too short to measure."""
+        return None if (work := self.work()) is None else measure(prior, work)
+
     @abstractmethod
     def encode(self, session: Session) -> None:
         """Make the latents of the sources, if an earlier session of the run did not."""
@@ -220,8 +224,8 @@ def run_job(
         ) as session:
             session.rows_of = lambda: prior.rows_done
             session.note_prior(prior, job.sentences, config.device)
-            if request.resumed is None and (work := job.work()) is not None:
-                session.announce_time(measure(prior, work))
+            if request.resumed is None:
+                session.announce_time(job.estimate(prior))
             job.encode(session)
             job.move(session)
             session.close(job.write(session))

@@ -118,6 +118,26 @@ def test_a_clip_and_a_picture_become_masks(tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.slow
+def test_how_long_it_takes_is_said_before_it_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for k in range(3):
+        save(torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(k)), frames / f"{k}.png")
+    labels = []
+    for name in ("silent", "said"):
+        assert main(["segments", str(frames), "--output", str(tmp_path / name)]) == 0
+        labels.append((tmp_path / name / "labels" / "00002.png").read_bytes())
+        error = capsys.readouterr().err
+        assert ("this takes about" in error) == (name == "said")
+        monkeypatch.setattr("video.segments.AT_ONCE", 2)
+        monkeypatch.setattr("csd3d.runs.estimate.LONG_S", 0.0)
+    assert error.index("3 frames at") < error.index("look: ") < error.index("write: 3/3")
+    assert labels[0] == labels[1]
+
+
 def test_a_place_where_no_folder_can_be_is_refused_before_the_work(tmp_path: Path, capsys) -> None:
     save(torch.zeros(3, 8, 8), tmp_path / "0.png")
     assert main(["segments", str(tmp_path / "0.png"), "--output", str(tmp_path / "0.png" / "seg")]) == 2

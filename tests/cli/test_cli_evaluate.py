@@ -70,6 +70,19 @@ def test_mistakes_are_one_line_and_write_nothing(words, reason, clips, tmp_path,
     assert not (tmp_path / "out").exists()
 
 
+def test_how_long_it_takes_is_said_before_it_is_done(clips, tmp_path, capsys, monkeypatch):
+    a, b = clips
+    assert evaluate(a, b, "--out", tmp_path / "silent") == 0
+    assert "this takes" not in capsys.readouterr().err
+    monkeypatch.setattr("csd3d.evaluate.job.LEAST", 1)
+    monkeypatch.setattr("csd3d.runs.estimate.LONG_S", 0.0)
+    assert evaluate(a, b, "--out", tmp_path / "said") == 0
+    error = capsys.readouterr().err
+    assert error.index("this takes about") < error.index("measuring: ")
+    assert "frames at" in error
+    assert (tmp_path / "said" / "table.csv").read_bytes() == (tmp_path / "silent" / "table.csv").read_bytes()
+
+
 def test_a_run_that_is_not_finished_is_refused(tmp_path, capsys, clips):
     (tmp_path / "run").mkdir()
     manifest = {

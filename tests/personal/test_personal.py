@@ -223,6 +223,27 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
         personalise(None, replace(config, lr=1.0), run_dir=tmp_path / "parts", prior=prior, resume=True)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["embedding", "lora"])
+def test_how_long_it_takes_is_said_before_it_is_done(
+    way: Way, folder: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    words = ["personalise", str(pictures), f"--prior={folder}", "--steps=2", "--batch=1", f"--method={way}"]
+    words += ["--class-prompt=a ball", "--class-pictures=1"] if way == "lora" else []
+    for name in ("silent", "said"):
+        file = tmp_path / f"{name}.safetensors"
+        assert main([*words, f"--output={file}", f"--run-dir={tmp_path / name}"]) == 0
+        error = capsys.readouterr().err
+        assert ("this takes about" in error) == (name == "said")
+        monkeypatch.setattr("csd3d.personal.job.LEAST", 1)
+        monkeypatch.setattr("csd3d.runs.estimate.LONG_S", 0.0)
+    assert error.index("2 steps at") < error.index("train: ")
+    silent, said = (load_file(tmp_path / f"{name}.safetensors") for name in ("silent", "said"))
+    assert all(torch.equal(value, said[key]) for key, value in silent.items())
+    assert "estimated (s)" in Manifest.read(tmp_path / "said" / "manifest.json").numbers
+
+
 def test_learn_and_use_from_the_command_line(
     folder: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
