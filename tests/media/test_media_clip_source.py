@@ -1,6 +1,9 @@
 """What is read is what is in the file: frames, sizes, times; and what cannot be read is refused in one line."""
 
 import os
+import signal
+import subprocess
+import sys
 from fractions import Fraction
 
 import av
@@ -74,6 +77,32 @@ def test_decord_is_not_given_what_may_end_the_process(make_clip):
     path, _ = make_clip(frames=6)
     with pytest.raises(ValueError, match="decord: expected a whole file"):
         open_clip(path, backend="decord", max_frames=3)
+
+
+def test_a_process_that_decord_ends_is_one_line(make_clip, tmp_path, monkeypatch):
+    path, _ = make_clip(frames=6)
+    with open_clip(path, backend="decord") as clip:
+        assert clip.read(2, 4).shape == (2, 3, 48, 64)
+        os.kill(clip._reader._process._process.pid, signal.SIGABRT)
+        with pytest.raises(ValueError, match=r"decord: frames \[0, 1\) of .*mp4 cannot be decoded"):
+            clip.read(0, 1)
+    dies = tmp_path / "dies.py"
+    dies.write_text("import os; os.abort()")
+    monkeypatch.setattr("csd3d.media.clip.decord_process._CHILD", dies)
+    with pytest.raises(ValueError, match="decord: expected a file that it can open"):
+        open_clip(path, backend="decord")
+
+
+def test_decord_is_not_in_the_process_that_asks_for_it(make_clip):
+    path, _ = make_clip(frames=6)
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom csd3d.media.clip.source import open_clip\n"
+        f"with open_clip(Path({str(path)!r}), backend='decord') as clip:\n    clip.read(0, 6)\n"
+        "print(clip.backend, 'decord' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "decord False"
+    assert done.stderr == ""
 
 
 def test_exact_colours_are_not_biased_on_subsampled_chroma(make_clip):

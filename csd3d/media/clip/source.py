@@ -5,11 +5,12 @@ dark. That is nothing to a diffusion prior at working size; `exact=True` convert
 rounding.
 
 decord can be asked for. It is an FFmpeg of 2019: of some files its pictures are not the ones asked for, though it
-counts and times them right, and a few end the process; so it serves only whole files of which it shows the same.
+counts and times them right, and a few end the process; so it has a process of its own, and serves only whole files of
+which it shows the same.
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from csd3d.media.clip.animation import AnimationReader, icc_of
 from csd3d.media.clip.container import Damage, decoded_frames, open_video
+from csd3d.media.clip.decord_process import DecordProcess
 from csd3d.media.clip.probe import ClipInfo, probe, with_fps
 from csd3d.media.clip.shown import upright_levels
 from csd3d.media.pictures.levels import from_levels, read_header, read_levels, to_8_bits
@@ -150,7 +152,7 @@ def open_clip(
 
 
 class DecordReader:
-    """Batches of frames through decord, which turns rotated video upright itself."""
+    """Batches of frames through decord, in a process of its own; it turns rotated video upright itself."""
 
     def __init__(self, info: ClipInfo) -> None:
         """Open the file and look at a few frames.
@@ -162,40 +164,37 @@ class DecordReader:
             raise ValueError(
                 f"decord: expected a whole file with one video stream, and all its frames, got {info.path}"
             )
-        import decord  # here, so that nothing else needs it
-
-        decord.logging.set_level(decord.logging.QUIET)
-        self._path, self._errors = info.path, (decord.DECORDError, RuntimeError, IndexError)
+        self._process = DecordProcess(info.path)
         try:
-            self._video = decord.VideoReader(str(info.path.resolve()), ctx=decord.cpu(0))
-            count = len(self._video)
-        except self._errors as error:
-            raise ValueError(f"decord: expected a file that it can open, got {info.path}") from error
+            self._require_same(info)
+        except BaseException:
+            self.close()
+            raise
+
+    def _require_same(self, info: ClipInfo) -> None:
+        """Raises ValueError where it has another number of frames than PyAV, or shows others."""
+        count = self._process.frames
         if count != info.frames:
             raise ValueError(f"decord: expected {info.frames} frames, got {count} of {info.path}")
-        pyav = PyAVReader(info, exact=False)
-        for i in sorted({i * (count - 1) // (_PROBES - 1) for i in range(_PROBES)}):
-            expected, got = to_8_bits(pyav.read(i, i + 1)), self.read(i, i + 1)
-            if expected.shape != got.shape or np.abs(expected - got.astype(np.float32)).mean() > _SAME_LEVELS:
-                raise ValueError(
-                    f"decord: expected the picture that PyAV shows, got another at frame {i} of {info.path}"
-                )
-        pyav.close()
+        with closing(PyAVReader(info, exact=False)) as pyav:
+            for i in sorted({i * (count - 1) // (_PROBES - 1) for i in range(_PROBES)}):
+                expected, got = to_8_bits(pyav.read(i, i + 1)), self.read(i, i + 1)
+                if expected.shape != got.shape or np.abs(expected - got.astype(np.float32)).mean() > _SAME_LEVELS:
+                    raise ValueError(
+                        f"decord: expected the picture that PyAV shows, got another at frame {i} of {info.path}"
+                    )
 
     def read(self, start: int, stop: int) -> UInt8[np.ndarray, "n H W 3"]:
         """Frames start to stop - 1, upright RGB.
 
         Raises:
-            ValueError: a frame cannot be decoded.
+            ValueError: a frame cannot be decoded, or decord ended its process.
         """
-        try:
-            return self._video.get_batch(range(start, stop)).asnumpy()
-        except self._errors as error:
-            raise ValueError(f"decord: frames [{start}, {stop}) of {self._path} cannot be decoded") from error
+        return self._process.read(start, stop)
 
     def close(self) -> None:
-        """Free the decoder."""
-        del self._video
+        """End the process."""
+        self._process.close()
 
 
 class PyAVReader:
