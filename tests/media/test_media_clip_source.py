@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from csd3d.media.clip.decord_process import DecordProcess
 from csd3d.media.clip.probe import natural, probe
 from csd3d.media.clip.source import PyAVReader, open_clip
 from csd3d.media.pictures.levels import oriented
@@ -81,11 +82,12 @@ def test_decord_is_not_given_what_may_end_the_process(make_clip):
 
 def test_a_process_that_decord_ends_is_one_line(make_clip, tmp_path, monkeypatch):
     path, _ = make_clip(frames=6)
-    with open_clip(path, backend="decord") as clip:
-        assert clip.read(2, 4).shape == (2, 3, 48, 64)
-        os.kill(clip._reader._process._process.pid, signal.SIGABRT)
-        with pytest.raises(ValueError, match=r"decord: frames \[0, 1\) of .*mp4 cannot be decoded"):
-            clip.read(0, 1)
+    process = DecordProcess(path)
+    assert process.read(2, 4).shape == (2, 48, 64, 3)
+    os.kill(process._process.pid, signal.SIGABRT)
+    with pytest.raises(ValueError, match=r"decord: frames \[0, 1\) of .*mp4 cannot be decoded"):
+        process.read(0, 1)
+    process.close()
     dies = tmp_path / "dies.py"
     dies.write_text("import os; os.abort()")
     monkeypatch.setattr("csd3d.media.clip.decord_process._CHILD", dies)
