@@ -10,6 +10,7 @@ from csd3d.media.place import require_place
 from csd3d.media.sheet import contact_sheet, save_picture
 from csd3d.priors.prior import Prior
 from csd3d.priors.prompts.photographs import prior_note
+from csd3d.priors.store.fingerprint import models_beside
 from csd3d.runs.job import Request
 from csd3d.runs.preview import quick
 from csd3d.runs.progress import RunProgress
@@ -37,7 +38,7 @@ def preview_picture(
     with ExitStack() as stack:
         job = stack.enter_context(editor.open(request))
         job.prepare(prior, replace(job.config, csd=quick(job.config.csd or job.engine_for(prior))))
-        require_place(picture, inputs=job.kept)
+        require_place(picture, inputs=job.kept, models=models_beside(job.config))
         stack.enter_context(progress)
         if note := prior_note(prior, job.sentences):
             progress.say(f"note: {note}")

@@ -22,7 +22,7 @@ from csd3d.priors.families.clip_editor import ClipEditor
 from csd3d.priors.families.clips import fold
 from csd3d.priors.prior import Prior
 from csd3d.priors.prompts.photographs import prior_note
-from csd3d.priors.store.fingerprint import files_beside
+from csd3d.priors.store.fingerprint import files_beside, models_beside
 from csd3d.runs.found_masks import mask_file, search_of
 from csd3d.runs.preview import quick
 from csd3d.runs.progress import RunProgress
@@ -64,7 +64,7 @@ def preview_video(
         if (file := mask_file(config.mask)) is not None:
             mask = stack.enter_context(ClipMask(file, source.info, feather_px=config.feather))
         read = (*source.info.inputs, *(mask.inputs if mask else ()), *like_files(config), *files_beside(config))
-        require_place(picture, inputs=read)
+        require_place(picture, inputs=read, models=models_beside(config))
         stack.enter_context(progress)
         times = times_of(source)
         shown = evenly(len(times), FRAMES)

@@ -10,7 +10,9 @@ LONGEST_NAME = 255
 _LONGEST_OUTPUT = 230  # less what a file is called by until it is whole
 
 
-def require_place(path: Path, *, inputs: Iterable[Path] = (), reserved: Iterable[Path] = ()) -> None:
+def require_place(
+    path: Path, *, inputs: Iterable[Path] = (), reserved: Iterable[Path] = (), models: Iterable[Path] = ()
+) -> None:
     """Raise `ValueError` unless a file or folder can be made at `path` without harm.
 
     Paths are compared as the places that they lead to, whatever their spelling: relative, through `..`, links or, where
@@ -20,6 +22,7 @@ def require_place(path: Path, *, inputs: Iterable[Path] = (), reserved: Iterable
         path: of the output.
         inputs: files and folders that are read; the output must be none of them.
         reserved: files and folders that are written besides; the output must not be one, nor lie in one, nor hold one.
+        models: folders of networks that are read; the output must not lie in one.
     """
     require_utf8(path, "output")
     target = _leads_to(path)
@@ -27,6 +30,9 @@ def require_place(path: Path, *, inputs: Iterable[Path] = (), reserved: Iterable
         raise ValueError("output: expected a file name, got -; nothing is written to standard output")
     if any(_is_same(target, file) for file in inputs):
         raise ValueError(f"output: expected another file than those that are read, got {path}")
+    for folder in map(_leads_to, models):
+        if target == folder or folder in target.parents:
+            raise ValueError(f"output: expected a place outside of the model {folder}, got {path}")
     for other in map(_leads_to, reserved):
         if target == other or other in target.parents or target in other.parents or _is_same(target, other):
             raise ValueError(f"output: expected another place than what the run writes for itself, {other}, got {path}")

@@ -22,7 +22,7 @@ from csd3d.priors.loading import Loading
 from csd3d.priors.prior import Prior
 from csd3d.priors.prompts.words import require_known
 from csd3d.priors.store.device import IN_BFLOAT16, has_bfloat16, pick_device
-from csd3d.priors.store.fingerprint import files_beside, prior_entry
+from csd3d.priors.store.fingerprint import files_beside, models_beside, prior_entry
 from csd3d.priors.store.resolve import Resolved, require_kind, resolve
 from csd3d.runs.config import RunConfig
 from csd3d.runs.crew import load_shared
@@ -208,7 +208,8 @@ def run_job(
     with editor.open(request) as job:
         if request.output is not None:  # which may be wrong, and is not worth loading a prior for
             own = () if request.run_dir is None else RunFolder(request.run_dir).own_files
-            require_place(request.output, inputs=job.kept, reserved=own)
+            models = models_beside(Loading.of(job.config))
+            require_place(request.output, inputs=job.kept, reserved=own, models=models)
         prior = prior or load_for(request, job.sentences, kind=job.prior_kind)
         config = replace(job.config, csd=job.config.csd or job.engine_for(prior))
         job.prepare(prior, config)
@@ -322,7 +323,7 @@ def _require_places(job: Editor[Any], run_dir: Path) -> tuple[Path, Sequence[Pat
     output, results = job.place(run_dir)
     kept, own = job.kept, RunFolder(run_dir).own_files
     for path in (output, *results):
-        require_place(path, inputs=kept, reserved=own)
+        require_place(path, inputs=kept, reserved=own, models=models_beside(Loading.of(job.config)))
     return output, results
 
 

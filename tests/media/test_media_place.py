@@ -36,6 +36,15 @@ def test_an_input_is_not_written_over_by_any_name(tmp_path, monkeypatch):
     require_place(tmp_path / "nowhere" / ".." / "new.png", inputs=[tmp_path / "in.png"])
 
 
+def test_nothing_is_written_into_a_model(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "way").symlink_to(tmp_path / "model", target_is_directory=True)
+    for name in ("model", "model/x.png", "way/deep/x.png", "none/../model/config.json"):
+        with pytest.raises(ValueError, match="expected a place outside of the model"):
+            require_place(tmp_path / name, models=[tmp_path / "model"])
+    require_place(tmp_path / "x.png", models=[tmp_path / "model"])
+
+
 def test_upper_case_is_no_other_file_where_the_system_says_so(tmp_path, monkeypatch):
     (tmp_path / "in.png").write_text("x")
     (tmp_path / "IN.png").write_text("x")

@@ -269,6 +269,20 @@ def test_a_photo_is_edited_under_a_guard_and_the_run_goes_on(places: dict[str, P
     assert not np.array_equal(whole, plain)
 
 
+@pytest.mark.parametrize("more", [[], ["--preview"]])
+def test_nothing_is_written_into_the_model_of_a_guard(
+    more: list[str], places: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = places["sd-control"]
+    words = ["image", str(places["picture"]), "--prompt", "make it snowy", "--prior", str(places["editor"])]
+    words += ["--device", "cpu", "--control", "edge", str(model), "--run-dir", str(tmp_path / "run"), *more]
+    before = sorted(model.iterdir())
+    assert main([*words, "--output", str(model / "x.png")]) == 2
+    assert "expected a place outside of the model" in capsys.readouterr().err
+    assert sorted(model.iterdir()) == before
+    assert not (tmp_path / "run").exists()
+
+
 def test_windows_of_a_panorama_are_held_to_their_own_edges(
     places: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

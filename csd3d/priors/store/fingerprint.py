@@ -77,6 +77,11 @@ def files_beside(how: Loading) -> tuple[Path, ...]:
     return (*(lora.path for lora in how.loras), *how.embeddings, *pictures)
 
 
+def models_beside(how: Loading) -> tuple[Path, ...]:
+    """Folders of the networks that are read besides a prior's, where they are no hub ids."""
+    return tuple(folder for name in how.control_models if (folder := at_home(Path(name))).is_dir())
+
+
 def pictures_of(how: Loading) -> tuple[Path, ...]:
     """The files of the control pictures, one or those of a clip."""
     path = None if how.control_picture is None else at_home(how.control_picture)
