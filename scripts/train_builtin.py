@@ -14,7 +14,7 @@ To let the shipped priors learn on, their codec as it is (new attention blocks b
 
 `nice -n 19` before it leaves the machine to others. `--stage export --unfinished --out DIR/instruct --out-t2i DIR/t2i`
 beside it exports what a run has come to, to be measured by `evaluate_prior.py`, `evaluate_families.py` and
-`evaluate_t2i.py`.
+`evaluate_t2i.py`. The editor that is to be shipped next goes on from `scripts/training/unfinished`.
 """
 
 import functools

@@ -23,11 +23,11 @@ MAX_TOKENS = 16
 CHANNELS = (96, 112, 128)
 IDENTITY_SHARE, UNCONDITIONAL_SHARE = 0.08, 0.06
 """Share of samples with an empty instruction (which means: change nothing), and with no condition at all."""
-FAMILY_SHARE = 0.35
+FAMILY_SHARE = 0.3
 """Share of samples whose sentence is that of a family: each as often as the others, each member of it too."""
 POOLED = "unet.add_embedding."
 """What the names of the weights begin with by which a pooled sentence enters."""
-POOLED_STEPS = 1000
+POOLED_STEPS = 1500
 """So many steps half of the samples keep the pooled sentence of an editor that learns on; then none does."""
 PADDING_WEIGHT = 0.05
 """What the share of cross-attention that padding gets weighs in the loss."""

@@ -7,7 +7,7 @@ is a term of the loss. What results is an ordinary model, which needs no mask.
 """
 
 import torch
-from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from diffusers.models.attention_processor import Attention, AttnProcessor
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -24,7 +24,7 @@ class Watched:
         self.padding: Bool[Tensor, "n l"] | None = None
         """Which tokens of the next pass are padding; None: nothing is kept."""
         self._shares: list[Tensor] = []
-        self._unwatched = AttnProcessor2_0()
+        self._unwatched = AttnProcessor()  # on a CPU a fifth faster, in bfloat16, than the fused one
 
     def share(self) -> Float[Tensor, ""]:
         """Mean share of cross-attention that padding got since the last call, in [0, 1]; differentiable.

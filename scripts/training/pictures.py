@@ -34,10 +34,10 @@ SIZE_PX = 128
 EDITS_PER_GROUP = 9
 GROUPS_PER_SHARD = 64
 KIND_WEIGHT = {
-    "colour": 2.4, "material": 6.0, "shape": 3.0, "add": 2.0, "remove": 3.6,
-    "time": 1.0, "weather": 2.0, "ground": 1.1, "sky": 0.8, "style": 1.8,
+    "colour": 1.8, "material": 5.0, "shape": 3.0, "add": 1.6, "remove": 5.5,
+    "time": 1.0, "weather": 3.2, "ground": 2.4, "sky": 0.8, "style": 3.4,
 }  # fmt: skip
-"""How often a kind is drawn; what needs an object to be found is drawn more."""
+"""How often a kind is drawn: more where a thing has to be found, or much of the picture to be made anew."""
 
 FAMILY_WEIGHT = {
     "colour": 0.5, "material": 2.0, "shape": 0.7, "add": 6.0, "remove": 1.0,

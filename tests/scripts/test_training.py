@@ -49,6 +49,8 @@ from scripts.training.pictures import (
 )
 from scripts.training.start import begin_with
 
+UNFINISHED = Path(__file__).resolve().parents[2] / "scripts" / "training" / "unfinished" / "instruct"
+
 
 def test_fast_group_norm_is_group_norm() -> None:
     torch.manual_seed(0)
@@ -333,3 +335,9 @@ def test_an_unfinished_run_is_exported_from_its_checkpoint(tmp_path: Path) -> No
 def test_a_stage_before_its_time_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(Settings(tmp_path, stage="latents")) == 2
     assert capsys.readouterr().err.strip().endswith("expected the trained codec; --stage codec makes it")
+
+
+def test_the_unfinished_editor_knows_the_sentences_of_the_world() -> None:
+    known = json.loads((UNFINISHED / "vocabulary.json").read_text())["edits"]
+    assert set(known) == {asked.name for asked in (*all_edits(), *all_families())}
+    assert (UNFINISHED / "vae" / "config.json").is_file()
