@@ -167,11 +167,11 @@ class PersonalEditor(Editor[PersonalConfig]):
     def estimate(self, prior: Prior) -> Estimate | None:
         """The steps, and the pictures of the class and of the report; measured on one step and one prediction."""
         config, side = self.config, self._size // prior.codec.factor
+        if config.steps * config.batch < LEAST:
+            return None
         z = torch.zeros(1, prior.codec.channels, side, side)
         captions = [self._captions[0], *filter(None, [config.class_prompt])]
         trainer = Trainer(self.prior, self._adapter, config, [Lesson(z, [caption]) for caption in captions])
-        if config.steps * config.batch < LEAST:
-            return None
         training = measure_frames(config.steps, lambda: trainer.gradient(0), unit="steps")
         drawn = 2 * SHOWN + (config.class_pictures if config.class_prompt else 0)
         drawing = measure_frames(

@@ -310,12 +310,12 @@ def load_for(request: Request[Any], sentences: Sequence[str] = (), *, kind: Kind
         from csd3d.priors.auto import find_prior  # slow to import: mistakes are reported before
 
         found = find_prior(found, device=device, offline=True)
-    precision, how = config.precision, Loading.of(config)
-    if precision == "auto" and found.builtin and found.kind == "instruct" and has_bfloat16(pick_device(device)):
-        prior = load_shared(found, device=device, precision="bfloat16", how=how)
+    faster = found.builtin and found.kind == "instruct" and has_bfloat16(pick_device(device))
+    precision = "bfloat16" if faster and config.precision == "auto" else config.precision
+    prior = load_shared(found, device=device, precision=precision, how=Loading.of(config))
+    if precision != config.precision:
         prior.said.append(IN_BFLOAT16)
-        return prior
-    return load_shared(found, device=device, precision=precision, how=how)
+    return prior
 
 
 def _require_places(job: Editor[Any], run_dir: Path) -> tuple[Path, Sequence[Path]]:
