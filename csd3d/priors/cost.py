@@ -8,13 +8,13 @@ or of both, where a block sees them as one; those of time and of modulations onc
 within 5 % of what PyTorch counts (`tests/priors/test_priors_cost.py`).
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
 
+from csd3d.priors.store.card import configs_of
 from csd3d.priors.store.files import shapes_in
 
 WORDS, UNET_WORDS = 512, 77
@@ -101,18 +101,14 @@ def row_flops_of(
         frames: Of a clip, for an editor of clips; None: of pictures.
         guard: Folder of a ControlNet beside it.
     """
-    network = next((prior / name for name in ("unet", "transformer") if (prior / name / "config.json").is_file()), None)
-    if network is None or not (vae / "config.json").is_file():
+    parts = configs_of(prior, vae)
+    shapes = shapes_of(parts.network) if parts else None
+    if parts is None or not shapes:
         return None
-    config, codec = (json.loads((folder / "config.json").read_text(encoding="utf-8")) for folder in (network, vae))
-    shapes = shapes_of(network)
-    levels = codec.get("block_out_channels") or codec.get("encoder_block_out_channels") or codec.get("dim_mult")
-    if not shapes or not levels:
-        return None
-    lat = side_px // int(codec.get("scale_factor_spatial") or 2 ** (len(levels) - 1))
+    config, codec, lat = parts.config, parts.codec, side_px // parts.factor
     patch = config.get("patch_size") or 1
     patch = 2 if packed else patch if isinstance(patch, int) else patch[-1]
-    places = (lat // patch) ** 2 if network.name == "transformer" else lat**2
+    places = (lat // patch) ** 2 if parts.network.name == "transformer" else lat**2
     if frames is not None:
         places *= -(-(frames - 1) // int(codec["scale_factor_temporal"])) + 1
     read = int(config.get("in_channels") or 0)

@@ -15,6 +15,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from csd3d.priors.store.card import configs_of
+
 UNET_MAPS, UNET_MAPS_WITHOUT_ATTENTION = 31, 20
 """Full-size feature maps, of the first block's width, that are alive at the peak of a UNet call: with attention at the
 finest level, whose feed-forward layers are the peak, and without."""
@@ -81,20 +83,16 @@ def peak_bytes(
         frames: Of a clip, for an editor of clips, which looks at the source by its channels; None: of pictures.
         guard: Folder of a ControlNet beside a UNet.
     """
-    network = next((prior / name for name in ("unet", "transformer") if (prior / name / "config.json").is_file()), None)
-    if network is None or not (vae / "config.json").is_file():
+    parts = configs_of(prior, vae)
+    if parts is None:
         return None
-    config, codec = (json.loads((folder / "config.json").read_text(encoding="utf-8")) for folder in (network, vae))
-    levels = codec.get("block_out_channels") or codec.get("encoder_block_out_channels") or codec.get("dim_mult")
-    if not levels:
-        return None
-    lat = side_px // int(codec.get("scale_factor_spatial") or 2 ** (len(levels) - 1))
+    config, codec, lat = parts.config, parts.codec, side_px // parts.factor
     if frames is not None:
         stride = int(codec["scale_factor_temporal"])
         tokens = (-(-(frames - 1) // stride) + 1) * lat * lat // prod(config["patch_size"])
         row = network_bytes(config, tokens, itemsize=HALF_BYTES)
         return max(row, codec_bytes(codec, stride * side_px**2, itemsize=2 * HALF_BYTES))
-    packed = 4 if network.name == "transformer" else 1  # all transformers of the families read patches of 2 x 2
+    packed = 4 if parts.network.name == "transformer" else 1  # all transformers of the families read patches of 2 x 2
     row = network_bytes(config, lat * lat // packed, itemsize=HALF_BYTES, pictures=2 if looks else 1)
     if guard is not None:
         beside = json.loads((guard / "config.json").read_text(encoding="utf-8"))
