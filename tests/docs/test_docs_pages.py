@@ -142,6 +142,9 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\((?!https?://|#|mailto:)([^)#\s]+)", text)
     links += re.findall(r'(?:src|href)="(?!https?://|#)([^"#]+)"', text)
     assert not [link for link in links if not (page.parent / link).exists()]
+    for file, name in re.findall(r"\]\(([^)#\s:]*\.md)?#([^)\s]+)\)", text):
+        titles = re.findall(r"^#+ (.*)", ((page.parent / file) if file else page).read_text(encoding="utf-8"), re.M)
+        assert name in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}, (file, name)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
