@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from csd3d.priors.families.codec import FamilyCodec
-from csd3d.priors.networks.codec import require_finite
+from csd3d.priors.networks.codec import require_finite, require_sides
 
 
 def fold(window: Float[Tensor, "f c h w"]) -> Float[Tensor, "d h w"]:
@@ -65,11 +65,7 @@ class ClipCodec(FamilyCodec):
     def encode_next(self, rgb: Float[Tensor, "n 3 H W"], remembered: Remembered) -> Float[Tensor, "1 c h w"]:
         """The latent frame of the first frame of a clip, or of the next `stride` frames, after those that `remembered`
         is of, which is changed. Raises ValueError for sides that are no multiples of `multiple_px`."""
-        height_px, width_px = rgb.shape[-2:]
-        if height_px % self.multiple_px or width_px % self.multiple_px:
-            raise ValueError(
-                f"rgb: expected sides that are multiples of {self.multiple_px} px, got {width_px}x{height_px}"
-            )
+        require_sides(rgb, self.multiple_px)
         x = (2 * rgb.float() - 1).transpose(0, 1)[None].to(self._chunks.device, self._vae.dtype)
         if (side := self._patch) > 1:
             x = pixel_unshuffle(x[0].transpose(0, 1).mT, side).mT.transpose(0, 1)[None]

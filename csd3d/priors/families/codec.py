@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from csd3d.priors.families.pictures import Pictures
 from csd3d.priors.memory import codec_bytes
 from csd3d.priors.networks.chunks import Chunks
-from csd3d.priors.networks.codec import require_finite
+from csd3d.priors.networks.codec import require_finite, require_sides
 
 
 class FamilyCodec:
@@ -40,10 +40,7 @@ class FamilyCodec:
 
     def encode(self, rgb: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
         """Latents of pictures. Raises ValueError when a side is no multiple of `multiple_px`."""
-        height_px, width_px = rgb.shape[-2:]
-        if height_px % self.multiple_px or width_px % self.multiple_px or not height_px or not width_px:
-            expected = f"sides that are multiples of {self.multiple_px} px"
-            raise ValueError(f"rgb: expected {expected}, got {width_px}x{height_px}")
+        height_px, width_px = require_sides(rgb, self.multiple_px)
 
         def some(rows: slice) -> Tensor:
             out = self._vae.encode(self._inside(2 * rgb[rows].float() - 1))

@@ -37,9 +37,7 @@ class VaeCodec:
 
     def encode(self, rgb: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
         """Latents of pictures. Raises ValueError when a side is no multiple of `factor`."""
-        height_px, width_px = rgb.shape[-2:]
-        if height_px % self.factor or width_px % self.factor or not height_px or not width_px:
-            raise ValueError(f"rgb: expected sides that are multiples of {self.factor} px, got {width_px}x{height_px}")
+        height_px, width_px = require_sides(rgb, self.factor)
 
         def some(rows: slice) -> Tensor:
             x = self._inside(2 * rgb[rows].float() - 1)
@@ -99,6 +97,14 @@ class VaeCodec:
     def row_bytes(self, height_px: int, width_px: int) -> int:
         """Memory that one more picture is planned to take during a call, in bytes."""
         return codec_bytes(self._vae.config, height_px * width_px, itemsize=self._vae.dtype.itemsize)
+
+
+def require_sides(rgb: Float[Tensor, "n 3 H W"], multiple_px: int) -> tuple[int, int]:
+    """Height and width in px. Raises ValueError where a side is no multiple of `multiple_px`, or 0."""
+    height_px, width_px = rgb.shape[-2:]
+    if height_px % multiple_px or width_px % multiple_px or not height_px or not width_px:
+        raise ValueError(f"rgb: expected sides that are multiples of {multiple_px} px, got {width_px}x{height_px}")
+    return height_px, width_px
 
 
 def require_finite(decoded: Float[Tensor, "m 3 H W"], rows: slice) -> None:
