@@ -134,9 +134,8 @@ class SampledWindows:
     ) -> Noised:
         """What some windows predict from, on the device of the prior."""
         some = self._windows.select(index)
-        x, s_t, s = (some.gather(part).to(self._device) for part in (canvas, sources, self.s))
-        nan = torch.full_like(s, torch.nan)
-        return Noised(nan, s, index, nan, transition.asked, x, s_t)
+        x, s, s_t = (some.gather(part).to(self._device) for part in (canvas, self.s, sources))
+        return transition.seen(x, s, s_t, index)
 
     def state_dict(self) -> dict[str, Any]:
         """Canvas, guess, what was collected and, if there is one, the trajectory, as tensors by name."""

@@ -36,13 +36,12 @@ from video.config import VideoConfig
 from video.follow import follow, readable, shots_told
 from video.found_mask import find_mask
 from video.frames import Convert
-from video.latents_store import LatentsStore, greys_path
+from video.latents_store import LatentsStore, greys_path, trajectory_path
 from video.motion import ClipMotion, Followed, ParticleMotion, greys_at
 from video.plan import Plan, plan_frames, plan_keys, prompts_of, size_of_clip, spans_of, times_of
 from video.propagate import key_frames
 from video.render import Samples, chunk_frames, render, working_frames
 from video.report import make_report
-from video.sampled import sample_frames
 from video.windows import moved_by
 
 _SAMPLED = 16
@@ -243,10 +242,12 @@ class VideoEditor(Editor[VideoConfig]):
         if self._search is not None:
             self._find_mask(session, self._search)
         if sampled is not None:
-            place, groups = self.prior.device, self._plan.groups
-            self._log = sample_frames(
-                session, self._store, sampled, config, groups, device=place, writes=WRITE_PER_ENCODE
+            particles = self._moved.to_sample(session.folder, self._store, sampled)
+            self._log = session.sample(
+                particles, sampled.sampling, config, count=self._moved.count, checkpointer=self._store,
+                writes=WRITE_PER_ENCODE,
             )  # fmt: skip
+            trajectory_path(session.folder).unlink(missing_ok=True)
             return
         moving, score = csd.coupling == "motion", self._moved.score
         kernel = TransportKernel(self._followed, scalar_kernel(score, csd)) if moving else None

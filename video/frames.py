@@ -14,10 +14,11 @@ from csd3d.media.geometry import WorkingSize
 from csd3d.media.masks import ClipMask
 from csd3d.priors.prior import Prior
 from csd3d.runs.estimate import Work
+from csd3d.runs.folder import RunFolder
 from csd3d.runs.found_masks import MaskSearch, Seeker
 from csd3d.runs.sampling import SampledEdit
 from csd3d.runs.session import Session
-from csd3d.runs.stored import StoredParticles
+from csd3d.runs.stored import StoredParticles, StoredSampled
 from video.config import VideoConfig
 from video.latents_store import LatentsStore, sources_path
 from video.motion import ClipMotion
@@ -25,7 +26,7 @@ from video.particles import FrameParticles, LatentRows, state_arrays
 from video.plan import Plan, batching_of, plan_keys, prompts_of, require_keys
 from video.propagate import key_frames
 from video.render import Pictures, latents_at
-from video.sampled import sampled_arrays
+from video.sampled import frames_of_run, sampled_arrays
 
 Convert = Callable[[range, Tensor], Tensor]
 """Numbers of frames, and the frames at working size, to the rows to store of them, maybe none."""
@@ -97,6 +98,10 @@ class Frames:
         batching = batching_of(self.config, self.plan)
         csd, device = self.config.engine, self.prior.device
         return FrameParticles(store.sources, csd, batching=batching, device=device, arrays=store.arrays)
+
+    def to_sample(self, folder: RunFolder, store: LatentsStore, edit: SampledEdit) -> StoredSampled:
+        """The same where they are sampled. Raises what `frames_of_run` does."""
+        return frames_of_run(folder, store, edit, self.config, self.plan.groups, device=self.prior.device)
 
     def particle(self, rows: LatentRows, i: int) -> Float[Tensor, "1 c h w"]:
         """A row."""

@@ -35,7 +35,7 @@ from video.particles import Batching, FrameParticles, LatentRows
 from video.plan import Plan, plan_frames, prompts_of, score_of, size_of_clip, spans_of, times_of
 from video.render import Pictures, latents_at
 from video.sampled import frames_in_memory
-from video.windows import score_of_clip
+from video.windows import score_of_windows
 
 FRAMES = 4
 """Frames that are shown, of the whole clip."""
@@ -114,7 +114,7 @@ def around(source: Clip, shown: Sequence[int], prior: ClipEditor, size: WorkingS
 def _scored(prior: Prior, plan: Plan, config: VideoConfig) -> tuple[Score, SampledEdit | None]:
     """The prior under the sentences, and how particles are sampled if they are."""
     if isinstance(prior, ClipEditor):
-        return score_of_clip(prior, plan, config), None
+        return score_of_windows(prior, plan, config)
     return score_of(prior, plan, config, Followed())
 
 

@@ -20,10 +20,8 @@ from csd3d.engine.sampling import Drawn, Sampling, Transition
 from csd3d.engine.types import Index, Latents, Noised
 from csd3d.media.sheet import evenly
 from csd3d.runs.folder import RunFolder
-from csd3d.runs.log import StepLog
 from csd3d.runs.rows import Rows, blank_rows, writing_rows
 from csd3d.runs.sampling import SampledEdit
-from csd3d.runs.session import Session
 from video.config import ANCHORS, VideoConfig
 from video.latents_store import LatentsStore, noise_path, saved_step, trajectory_path
 from video.particles import LatentRows
@@ -37,53 +35,45 @@ def sampled_arrays(sampling: Sampling) -> tuple[str, ...]:
     return ("z", "guess") if sampling.inverter is not None and sampling.rounds else ("z",)
 
 
-def sample_frames(
-    session: Session,
+def frames_of_run(
+    folder: RunFolder,
     store: LatentsStore,
     edit: SampledEdit,
     config: VideoConfig,
     groups: Sequence[Sequence[int]],
     *,
     device: torch.device,
-    writes: float,
-) -> StepLog:
-    """Sample the frames of a run, from its last saved state to the end; arguments and errors are those of
-    `Session.sample`.
+) -> "SampledFrames":
+    """The frames of a run, as its last saved state has them.
 
     Raises:
         FileNotFoundError: the trajectory of a run that goes on is gone.
     """
-    sampling, s, folder = edit.sampling, store.sources, session.folder
-    frames = SampledFrames(
-        s, sampling, budget=config.frames_per_step, groups=groups,
-        anchors=_anchors(config),
-        noise=_noise(store, config, folder) if edit.start == "noised" else None, device=device, arrays=store.arrays,
-    )  # fmt: skip
+    sampling, s = edit.sampling, store.sources
+    rows = SampledRows(s, sampling, store.arrays, noise=noise_of_run(folder, store, edit, config))
+    frames = SampledFrames(rows, budget=config.frames_per_step, groups=groups, anchors=_anchors(config), device=device)
     path, total = trajectory_path(folder), len(sampling.transitions) * frames.steps_per_epoch
     done = saved_step(folder) or 0
     if edit.start == "inverted" and edit.sees_sources and done < total:
         if done == 0:
             blank_rows(path, len(s) * len(sampling.levels), s.shape[1:])
-        frames.trajectory = Rows(path)
-        store.beside.append(frames.trajectory)
-    log = session.sample(frames, sampling, config, count=len(s), checkpointer=store, writes=writes)
-    path.unlink(missing_ok=True)
-    return log
+        rows.trajectory = Rows(path)
+        store.beside.append(rows.trajectory)
+    return frames
 
 
 def frames_in_memory(
     s: Latents, edit: SampledEdit, config: VideoConfig, groups: Sequence[Sequence[int]], *, device: torch.device | str
 ) -> "SampledFrames":
     """Frames that are few enough for it, with noise as a run draws it."""
-    noise = trajectory = None
+    s, noise, trajectory = s.cpu().contiguous(), None, None
     if edit.start == "noised":
         noise = draw_noise(s, torch.Generator().manual_seed(config.seed), config.engine)
     elif edit.sees_sources:
         trajectory = torch.zeros(len(s) * len(edit.sampling.levels), *s.shape[1:])
-    return SampledFrames(
-        s, edit.sampling, budget=config.frames_per_step, groups=groups, anchors=_anchors(config), noise=noise,
-        trajectory=trajectory, device=device,
-    )  # fmt: skip
+    arrays = {name: s.clone() for name in sampled_arrays(edit.sampling)}
+    rows = SampledRows(s, edit.sampling, arrays, noise=noise, trajectory=trajectory)
+    return SampledFrames(rows, budget=config.frames_per_step, groups=groups, anchors=_anchors(config), device=device)
 
 
 def _anchors(config: VideoConfig) -> int:
@@ -91,8 +81,10 @@ def _anchors(config: VideoConfig) -> int:
     return (config.anchors or ANCHORS) if config.share == "anchors" else 0
 
 
-def _noise(store: LatentsStore, config: VideoConfig, folder: RunFolder) -> Rows:
-    """A file of it, drawn once."""
+def noise_of_run(folder: RunFolder, store: LatentsStore, edit: SampledEdit, config: VideoConfig) -> Rows | None:
+    """A file of what sources are mixed with, drawn once; None where they are inverted."""
+    if edit.start != "noised":
+        return None
     path, rng = noise_path(folder), torch.Generator().manual_seed(config.seed)
     shared, count = config.engine.noise == "shared", len(store.sources)
     if not path.exists():
@@ -103,55 +95,105 @@ def _noise(store: LatentsStore, config: VideoConfig, folder: RunFolder) -> Rows:
     return store.beside[-1]
 
 
-class SampledFrames:
-    """Satisfies the engine's `SampledParticles` and `Stateful`."""
+class SampledRows:
+    """Latents that are sampled, a row for each frame, at the levels of their sampling."""
 
     def __init__(
         self,
         s: LatentRows,
         sampling: Sampling,
+        arrays: Mapping[str, LatentRows],
         *,
-        budget: int,
-        groups: Sequence[Sequence[int]],
-        anchors: int = 0,
         noise: LatentRows | None = None,
         trajectory: LatentRows | None = None,
-        device: torch.device | str = "cpu",
-        arrays: Mapping[str, LatentRows] | None = None,
     ) -> None:
         """Start at the sources `s`.
 
         Args:
             s: latents of the sources.
             sampling: how they are sampled.
+            arrays: what `sampled_arrays` names, as the caller made it: `z` equal to `s`, or of an earlier state.
+            noise: of every row, or one for all; None where sources are inverted.
+            trajectory: where an inversion leaves every level, row i T + k of frame i and level k of T, for particles
+                that look at their sources; None: nobody does.
+        """
+        self.s, self.sampling, self._arrays = s, sampling, arrays
+        self._noise, self.trajectory = noise, trajectory
+
+    @property
+    def z(self) -> LatentRows:
+        """The latents as they are now: at different levels while a run goes on, clean at its end."""
+        return self._arrays["z"]
+
+    def read(self, transition: Transition, index: Index) -> Float[Tensor, "_n c h w"]:
+        """Rows of which a transition asks for the noise."""
+        return self._arrays["guess"][index] if transition.round else self._leaving(transition, index)
+
+    def source(self, transition: Transition, index: Index) -> Float[Tensor, "_n c h w"]:
+        """Their sources at the same level; NaN where nobody looks at them."""
+        return self.read(transition, index) if transition.inverts else self._source(transition, index)
+
+    def bring(self, transition: Transition, index: Index, e: Float[Tensor, "_n c h w"]) -> None:
+        """Rows to the next level by their noise `e`."""
+        schedule = self.sampling.score.schedule
+        x = self._leaving(transition, index)
+        x = ddim_step(x, e, alpha_bar(schedule, transition.t), alpha_bar(schedule, transition.to))
+        self._arrays["z" if transition.last else "guess"][index] = x
+        if transition.inverts and transition.last and self.trajectory is not None:
+            self.trajectory[self._places(transition, index)] = x
+
+    def _leaving(self, transition: Transition, index: Index) -> Float[Tensor, "_n c h w"]:
+        """At the level that a transition leaves: where sampling begins, sources with noise."""
+        if self._noise is not None and transition.level == len(self.sampling.levels) - 1:
+            return self._source(transition, index)
+        return self.z[index]
+
+    def _source(self, transition: Transition, index: Index) -> Float[Tensor, "_n c h w"]:
+        if self._noise is not None:
+            e = self._noise[torch.zeros_like(index) if len(self._noise) == 1 else index]
+            return self.sampling.score.schedule.add_noise(self.s[index], e, transition.t)
+        if self.trajectory is not None:
+            return self.trajectory[self._places(transition, index)]
+        return torch.full_like(self.s[index], torch.nan)
+
+    def _places(self, transition: Transition, index: Index) -> Index:
+        return index * len(self.sampling.levels) + transition.level
+
+
+class SampledFrames:
+    """Satisfies the engine's `SampledParticles` and `Stateful`."""
+
+    def __init__(
+        self,
+        rows: SampledRows,
+        *,
+        budget: int,
+        groups: Sequence[Sequence[int]],
+        anchors: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Start at the sources of `rows`, one for each frame.
+
+        Args:
+            rows: of the frames.
             budget: most frames in a step.
             groups: numbers of the frames of each sentence. What is in no group stays its source.
             anchors: so many of each group are looked at by all of it.
-            noise: of every frame, or one row for all; None where sources are inverted.
-            trajectory: where an inversion leaves every level, row i T + k of frame i and level k of T, for particles
-                that look at their sources; None: nobody does.
             device: of a step's frames.
-            arrays: what `sampled_arrays` names, as the caller made it: `z` equal to `s`, or of an earlier state. None:
-                tensors of our own.
         """
-        if arrays is None:
-            own = s[:].cpu().contiguous()
-            arrays = {name: own.clone() for name in sampled_arrays(sampling)}
-        self.s, self._arrays, self._sampling = s, dict(arrays), sampling
-        self._noise, self._device = noise, torch.device(device)
-        self.trajectory = trajectory
+        self._rows, self._device = rows, torch.device(device)
         members = [torch.tensor(group) for group in groups]
         self._batches = [
             (k, part) for k, group in enumerate(members) for part in group.tensor_split(-(-len(group) // budget))
         ]
         shown = [evenly(len(group), anchors) if anchors and len(group) > 1 else [] for group in members]
         self._anchors = [group[some] for group, some in zip(members, shown, strict=True)]
-        self._at_anchors = torch.zeros(sum(map(len, self._anchors)), *s[:1].shape[1:])
+        self._at_anchors = torch.zeros(sum(map(len, self._anchors)), *rows.s[:1].shape[1:])
 
     @property
     def z(self) -> LatentRows:
-        """The latents as they are now: at different levels while a run goes on, clean at its end."""
-        return self._arrays["z"]
+        """See `SampledRows`."""
+        return self._rows.z
 
     @property
     def steps_per_epoch(self) -> int:
@@ -160,53 +202,26 @@ class SampledFrames:
 
     def draw(self, transition: Transition, number: int) -> Drawn:
         """The next batch. With the first one the anchors are taken as they are."""
-        group, index = self._batches[number]
-        if transition.inverts:
-            x = self._arrays["guess" if transition.round else "z"][index]
-            return Drawn(self._noised(x, transition, index))
-        if number == 0 and len(self._at_anchors):
-            self._at_anchors = self._leaving(transition, torch.cat(self._anchors))
+        (group, index), rows = self._batches[number], self._rows
+        own = self._anchors[group]
+        if not transition.inverts and number == 0 and len(self._at_anchors):
+            self._at_anchors = rows.read(transition, torch.cat(self._anchors))
         anchors = None
-        if len(own := self._anchors[group]):
+        if not transition.inverts and len(own):
             first = sum(map(len, self._anchors[:group]))
             seen = self._noised(self._at_anchors[first : first + len(own)], transition, own)
             anchors = replace(seen, anchors=torch.arange(len(own)))
-        return Drawn(self._noised(self._leaving(transition, index), transition, index), anchors, group)
+        return Drawn(self._noised(rows.read(transition, index), transition, index), anchors, group)
 
     def take(self, transition: Transition, number: int, index: Index, e: Latents) -> None:
         """Bring the batch to the next level."""
-        schedule = self._sampling.score.schedule
-        x = self.z[index] if transition.inverts else self._leaving(transition, index)
-        x = ddim_step(x, e.cpu(), alpha_bar(schedule, transition.t), alpha_bar(schedule, transition.to))
-        self._arrays["z" if transition.last else "guess"][index] = x
-        if transition.inverts and transition.last and self.trajectory is not None:
-            self.trajectory[self._rows(index, transition.level)] = x
-
-    def _leaving(self, transition: Transition, index: Index) -> Float[Tensor, "_n c h w"]:
-        """Frames at the level that a transition of sampling leaves."""
-        if self._noise is not None and transition.level == len(self._sampling.levels) - 1:
-            return self._source_at(transition.t, transition.level, index)
-        return self.z[index]
-
-    def _source_at(self, t: int, level: int, index: Index) -> Float[Tensor, "_n c h w"]:
-        """Sources at a level; NaN where nobody looks at them."""
-        if self._noise is not None:
-            e = self._noise[torch.zeros_like(index) if len(self._noise) == 1 else index]
-            return self._sampling.score.schedule.add_noise(self.s[index], e, t)
-        if self.trajectory is not None:
-            return self.trajectory[self._rows(index, level)]
-        return torch.full_like(self.s[index], torch.nan)
-
-    def _rows(self, index: Index, level: int) -> Index:
-        return index * len(self._sampling.levels) + level
+        self._rows.bring(transition, index, e.cpu())
 
     def _noised(self, x: Float[Tensor, "_n c h w"], transition: Transition, index: Index) -> Noised:
         """What predicts, on the device of the prior."""
-        s = self.s[index].to(self._device)
-        nan = torch.full_like(s, torch.nan)
-        x = x.to(self._device)
-        s_t = x if transition.inverts else self._source_at(transition.t, transition.level, index).to(self._device)
-        return Noised(nan, s, index, nan, transition.asked, x, s_t)
+        rows = self._rows
+        x, s, s_t = (y.to(self._device) for y in (x, rows.s[index], rows.source(transition, index)))
+        return transition.seen(x, s, s_t, index)
 
     def state_dict(self) -> dict[str, Any]:
         """The anchors of the level. Everything else is in the arrays, which whoever made them saves."""
@@ -214,7 +229,12 @@ class SampledFrames:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Return to a state of `state_dict`. Raises ValueError for that of another clip."""
-        if set(state) != {"anchors"} or state["anchors"].shape != self._at_anchors.shape:
-            got = {name: tuple(value.shape) for name, value in sorted(state.items())}
-            raise ValueError(f"state: expected anchors {tuple(self._at_anchors.shape)}, got {got}")
-        self._at_anchors = state["anchors"].clone()
+        self._at_anchors = saved(state, "anchors", like=self._at_anchors)
+
+
+def saved(state: Mapping[str, Any], name: str, *, like: Tensor) -> Tensor:
+    """The only tensor of a state. Raises ValueError for another state."""
+    if set(state) != {name} or state[name].shape != like.shape:
+        got = {other: tuple(value.shape) for other, value in sorted(state.items())}
+        raise ValueError(f"state: expected {name} {tuple(like.shape)}, got {got}")
+    return state[name].clone()

@@ -5,7 +5,7 @@ that a clip longer than the editor's own is edited as one (`video.window_particl
 border of a sentence's time (`video.stretches`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,7 +18,6 @@ from csd3d.engine.config import CsdConfig
 from csd3d.engine.loop import Objective, StepInfo, run
 from csd3d.engine.residuals import Score
 from csd3d.engine.reuse import reusing
-from csd3d.engine.step import require_coupling
 from csd3d.engine.transport import Correspondences
 from csd3d.engine.types import Index, Latents
 from csd3d.engine.validate import require
@@ -28,10 +27,11 @@ from csd3d.priors.families.clip_editor import ClipEditor
 from csd3d.priors.families.clips import ClipCodec, fold
 from csd3d.priors.prior import Prior, Prompts
 from csd3d.runs.estimate import Work
+from csd3d.runs.folder import RunFolder
 from csd3d.runs.found_masks import ByDifference, MaskSearch, Seeker
-from csd3d.runs.reference import attending_of
+from csd3d.runs.sampling import SampledEdit, score_of_edit
 from csd3d.runs.session import Session
-from csd3d.runs.stored import StoredParticles
+from csd3d.runs.stored import StoredParticles, StoredSampled
 from video.config import VideoConfig
 from video.frames import Frames, Scan
 from video.latents_store import LatentsStore, sources_path
@@ -39,8 +39,14 @@ from video.motion import ClipMotion
 from video.particles import Batching, LatentRows
 from video.plan import Plan, prompts_of, score_of
 from video.render import Pictures, latents_at
+from video.sampled import SampledRows, noise_of_run
 from video.stretches import StretchDecoder, StretchEncoder, Stretches, Window, starts, stretches_of
-from video.window_particles import ClipWindows, window_arrays
+from video.window_particles import (
+    ClipWindows,
+    SampledWindows,
+    sampled_window_arrays,
+    window_arrays,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +60,8 @@ class Windows:
     stretches: Stretches
     windows: tuple[Window, ...]
     score: Score
+    sampled: SampledEdit | None
+    """How they are sampled; None: they are moved."""
 
     @classmethod
     def of(
@@ -64,10 +72,10 @@ class Windows:
         _require_clip(config, prior)  # before windows are made
         stretches = stretches_of(plan, shots or [0] * len(plan.blend_weights), prior.codec)
         windows = stretches.windows(*lengths_lat(config, prior.codec))
-        score = score_of_clip(prior, plan, config, of=[window.sentence for window in windows])
-        moved = cls(prior, config, plan, size, stretches, windows, score)
-        require_coupling(config.engine, moved._batching.sizes(len(windows)))
-        return moved
+        sizes = batching_of_windows(windows, config).sizes(len(windows))
+        sentences = [window.sentence for window in windows]
+        scored = score_of_windows(prior, plan, config, of=sentences, sizes=sizes)
+        return cls(prior, config, plan, size, stretches, windows, *scored)
 
     needs_shots = True
     """Cuts are found before anything is encoded."""
@@ -77,33 +85,23 @@ class Windows:
         return Windows.of(self.prior, self.config, self.plan, self.size, shots)
 
     @property
-    def sampled(self) -> None:
-        """Windows are moved, never sampled."""
-
-    @property
     def arrays(self) -> tuple[str, ...]:
         """Names of what is stored for each latent frame."""
-        return window_arrays(self.config.engine)
+        sampled = self.sampled
+        return window_arrays(self.config.engine) if sampled is None else sampled_window_arrays(sampled.sampling)
 
     @property
     def count(self) -> int:
         """Windows."""
         return len(self.windows)
 
-    @property
-    def _batching(self) -> Batching:
-        """Windows that are equally long, under one sentence, share a step."""
-        alike = dict[tuple[int, int], list[int]]()
-        for k, window in enumerate(self.windows):
-            alike.setdefault((window.sentence, len(window.rows)), []).append(k)
-        return Batching(self.config.windows_per_step, groups=tuple(map(tuple, alike.values())))
-
     def work(self) -> Work:
         """As many of the longest windows as there are latent frames in all."""
         height, width = (side // self.prior.codec.factor for side in self.size.padded)
         lengths = [len(window.rows) for window in self.windows]
         count = -(-sum(lengths) // max(lengths))
-        return Work(self.score, self.config.engine, count, (height, width), frames_lat=max(lengths))
+        sampling = None if self.sampled is None else self.sampled.sampling
+        return Work(self.score, self.config.engine, count, (height, width), sampling, frames_lat=max(lengths))
 
     def encode(self, session: Session, scan: Scan) -> None:
         """Stretch by stretch."""
@@ -119,9 +117,19 @@ class Windows:
 
     def particles(self, store: LatentsStore) -> StoredParticles:
         """A few windows at a time."""
+        batching = batching_of_windows(self.windows, self.config)
         return ClipWindows(
-            store.sources, self.config.engine, [window.rows for window in self.windows], batching=self._batching,
+            store.sources, self.config.engine, [window.rows for window in self.windows], batching=batching,
             device=self.prior.device, arrays=store.arrays,
+        )  # fmt: skip
+
+    def to_sample(self, folder: RunFolder, store: LatentsStore, edit: SampledEdit) -> StoredSampled:
+        """The same where they are sampled."""
+        noise = noise_of_run(folder, store, edit, self.config)
+        return SampledWindows(
+            SampledRows(store.sources, edit.sampling, store.arrays, noise=noise),
+            [window.rows for window in self.windows], sums=store.arrays["sum"],
+            batching=batching_of_windows(self.windows, self.config), device=self.prior.device,
         )  # fmt: skip
 
     def particle(self, rows: LatentRows, i: int) -> Float[Tensor, "1 c h w"]:
@@ -168,12 +176,21 @@ class ByDifferenceInTime(ByDifference):
         return difference(self.score, fold(s)[None], index[:1], rng=rng, frames=len(s))
 
 
-def score_of_clip(
-    prior: ClipEditor, plan: Plan, config: VideoConfig, *, of: Sequence[int] | None = None
-) -> Score:  # fmt: skip
-    """The prior under the sentences of a plan's particles, or `of` others. Raises ValueError for what it refuses."""
+def batching_of_windows(windows: Sequence[Window], config: VideoConfig) -> Batching:
+    """Windows that are equally long, under one sentence, share a step."""
+    alike = dict[tuple[int, int], list[int]]()
+    for k, window in enumerate(windows):
+        alike.setdefault((window.sentence, len(window.rows)), []).append(k)
+    return Batching(config.windows_per_step, groups=tuple(map(tuple, alike.values())))
+
+
+def score_of_windows(
+    prior: ClipEditor, plan: Plan, config: VideoConfig, *, of: Sequence[int] | None = None, sizes: Iterable[int] = ()
+) -> tuple[Score, SampledEdit | None]:  # fmt: skip
+    """The prior under the sentences of a plan's particles, or `of` others, and how they are sampled if they are;
+    `sizes` and errors as for `score_of_edit`."""
     _require_clip(config, prior)
-    return prior.score_of_clip(config.engine, prompts_of(plan, config, of=of), attending_of(config, prior))
+    return score_of_edit(prior.of_windows, prompts_of(plan, config, of=of), config, sizes=sizes)
 
 
 Moved = Frames | Windows
@@ -192,7 +209,9 @@ def moved_by(prior: Prior, config: VideoConfig, plan: Plan, size: WorkingSize, m
 def _require_clip(config: VideoConfig, prior: ClipEditor) -> None:
     """Raises ValueError in one line for settings of frames, and for windows that are none of the codec's."""
     by, stride = f"with {prior.family.title}, which edits clips", prior.codec.stride
-    _require_defaults(config, ("by", "keyframes", "frames_per_step", "draw", "anchors", "motion", "mask_words"), by)
+    _require_defaults(config, ("frames_per_step", "draw", "anchors"), f"{by} (see --windows-per-step)")
+    _require_defaults(config, ("keyframes",), f"{by}: its windows hold every frame")
+    _require_defaults(config, ("motion", "mask_words"), f"{by} and whose layers are not read (see --mask auto)")
     require(config.engine, "coupling", config.engine.coupling != "motion", f"svgd or independent {by}")
     is_window = config.window_frames > stride and config.window_frames % stride == 1 % stride
     require(config, "window_frames", is_window, f"1 more than a multiple of {stride} {by}")
@@ -248,7 +267,7 @@ def edit_clip(
     """
     if not isinstance(prior, ClipEditor):
         raise ValueError(f"prior: expected an editor of clips, got {prior.name}, which edits pictures")
-    score, codec = prior.score_of_clip(config, Prompts(sentence)), prior.codec
+    score, codec = prior.of_windows.score_under(config, Prompts(sentence)), prior.codec
     usual_window, usual_overlap = lengths_lat(VideoConfig(), codec)
     s = codec.encode_clip(rgb.to(prior.device)).cpu()
     length = min(usual_window if window is None else window, len(s))

@@ -50,6 +50,12 @@ class Transition:
         """The timestep for which the prediction is made."""
         return max(self.to if self.round else self.t, 0)
 
+    def seen(self, x: Latents, s: Latents, s_t: Latents, index: Index) -> Noised:
+        """Particles `x` as their prediction is asked for, with their sources clean and at the same level. What moves
+        alone have is NaN."""
+        nan = torch.full_like(s, torch.nan)
+        return Noised(nan, s, index, nan, self.asked, x, s_t)
+
 
 @dataclass(frozen=True, eq=False)
 class Sampling:

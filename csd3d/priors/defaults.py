@@ -97,11 +97,13 @@ def default_config(
 
 def _sampling_config(kind: Kind | None, *, builtin: bool, effort: Effort | None, family: Family | None) -> CsdConfig:
     """Settings of which sampling takes `steps`, `t_max`, `noise` and the guidance scales. Frames get the same noise, by
-    which they agree; efforts are half and twice the usual steps."""
+    which they agree, but for those of an editor of clips, which knows how they belong together; efforts are half and
+    twice the usual steps."""
     captions = kind == "text-to-image"
     steps = SAMPLING_STEPS["text-to-image" if captions else "instruct"]
     config = replace(
-        METHODS["csd-edit"], coupling="independent", t_max=1000, noise="shared",
+        METHODS["csd-edit"], coupling="independent", t_max=1000,
+        noise="independent" if family is not None and family.of_clips else "shared",
         steps=round(steps * {"quick": 0.5, "normal": 1.0, "careful": 2.0}[effort or "normal"]),
     )  # fmt: skip
     if family is not None:

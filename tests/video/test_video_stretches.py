@@ -7,14 +7,17 @@ import torch
 from torch import Tensor
 
 from csd3d.engine.config import CsdConfig, Optimizer
+from csd3d.engine.ddim import ddim_step
 from csd3d.engine.residuals import Score
+from csd3d.engine.sampling import Sampling, run_sampling
 from csd3d.engine.schedule import Schedule
 from csd3d.engine.types import Latents, Noised
 from csd3d.priors.families.clips import ClipCodec, ClipEncoding, Remembered, fold
 from video.particles import Batching
 from video.plan import UNEDITED, plan_frames, spans_of
+from video.sampled import SampledRows
 from video.stretches import StretchDecoder, StretchEncoder, Stretches, starts, stretches_of
-from video.window_particles import ClipWindows
+from video.window_particles import ClipWindows, SampledWindows, sampled_window_arrays
 from video.windows import ByDifferenceInTime
 
 CPU = torch.device("cpu")
@@ -160,6 +163,65 @@ def test_batches_of_windows_move_a_clip_as_all_at_once_do(optimizer: Optimizer) 
         torch.testing.assert_close(other, ends[0], atol=1e-6, rtol=1e-6)
     with pytest.raises(ValueError, match=r"state: expected .* for 9 frames"):
         ClipWindows(s, config, windows, batching=Batching(1)).load_state_dict({"moves": torch.zeros(9)})
+
+
+class Sinuous:
+    """A `Score` whose noise of a window depends on all of it, and on its number."""
+
+    schedule = Schedule.scaled_linear()
+
+    def target(self, x: Noised) -> Tensor:
+        """Under the sentence."""
+        return torch.stack([torch.sin(z + z.mean() + int(k)) for z, k in zip(x.z_t, x.index, strict=True)])
+
+    def source(self, x: Noised) -> Tensor:
+        """Without it."""
+        return torch.cos(x.s_t)
+
+
+@pytest.mark.parametrize("start", ["noised", "inverted"])
+def test_windows_are_sampled_by_the_mean_of_what_they_predict(start: str) -> None:
+    score, csd = Sinuous(), CsdConfig(steps=2, t_max=1000, coupling="independent")
+    sampling = Sampling(score, score if start == "inverted" else None, csd, rounds=1)
+    s, e = torch.randn(2, 9, 2, 3, 3)
+    windows = [range(k, k + 3) for k in (0, 2, 4)]
+
+    def begun(budget: int, arrays: dict[str, Tensor]) -> SampledWindows:
+        rows = SampledRows(s, sampling, arrays, noise=e if start == "noised" else None)
+        return SampledWindows(rows, windows, sums=arrays["sum"], batching=Batching(budget))
+
+    def noise(x: Tensor, *, inverts: bool) -> Tensor:
+        """The formula: each window by itself, and the mean at every latent frame."""
+        sums, count = torch.zeros(9, 2, 3, 3), torch.zeros(9, 1, 1, 1)
+        for k, own in enumerate(windows):
+            z = x[own.start : own.stop]
+            sums[own.start : own.stop] += torch.cos(z) if inverts else torch.sin(z + z.mean() + k)
+            count[own.start : own.stop] += 1
+        return sums / count.clamp_min(1)
+
+    ab = [score.schedule.alpha_bar(t) for t in (499, 999)]
+    if start == "noised":
+        x = score.schedule.add_noise(s, e, 999)
+    else:
+        x = s
+        for before, after in ((1.0, ab[0]), (ab[0], ab[1])):
+            guess = ddim_step(x, noise(x, inverts=True), before, after)
+            x = ddim_step(x, noise(guess, inverts=True), before, after)
+    for before, after in ((ab[1], ab[0]), (ab[0], 1.0)):
+        x = ddim_step(x, noise(x, inverts=False), before, after)
+
+    for budget in (3, 1):
+        arrays = {name: s.clone() for name in sampled_window_arrays(sampling)} | {"sum": torch.zeros_like(s)}
+        made = begun(budget, arrays)
+        for step in range(len(sampling.transitions) * made.steps_per_epoch):
+            if step == 2:  # a run goes on, in the middle of a transition too
+                state, made = made.state_dict(), begun(budget, arrays)
+                made.load_state_dict(state)
+            next(run_sampling(made, sampling, start=step))
+        torch.testing.assert_close(made.z[:7], x[:7], atol=1e-5, rtol=1e-4)
+        assert torch.equal(made.z[7:], s[7:]), "what is in no window stays"
+    with pytest.raises(ValueError, match=r"state: expected heard \(9,\), got \{'heard': \(4,\)\}"):
+        begun(1, arrays).load_state_dict({"heard": torch.zeros(4)})
 
 
 class Once:

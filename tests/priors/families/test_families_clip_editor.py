@@ -1,6 +1,8 @@
 """`csd3d video` with an editor of clips: windows in time are moved, and a run goes on, in the same bytes."""
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,7 @@ from csd3d.media.clip.source import open_clip
 from csd3d.priors.families import load
 from csd3d.priors.families.clips import ClipCodec
 from csd3d.priors.families.table import FAMILIES
-from video.window_particles import ClipWindows
+from video.window_particles import ClipWindows, SampledWindows
 
 Made = tuple[Path, torch.Tensor]
 MakeClip = Callable[..., Made]
@@ -96,6 +98,42 @@ def test_cuts_and_times_part_a_clip_whose_frames_are_held_a_few_at_a_time(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("start", "levels"), [("noised", 2), ("inverted", 6)])
+def test_windows_are_sampled_and_the_run_goes_on(
+    start: str, levels: int, make_clip: MakeClip, tmp_path: Path, family_path: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    clip, _ = make_clip(frames=12, height=48, width=64)
+    asked = words(clip, family_path("lucy"), "--by", "sampling", "--start", start, "--steps", "2")
+    asked += ["--windows-per-step", "1"]
+    whole, stopped = (
+        [*asked, "--run-dir", str(tmp_path / name), "--output", str(tmp_path / f"{name}.mkv")]
+        for name in ("whole", "stopped")
+    )
+    assert main(whole) == 0
+    own, seen = SampledWindows.take, list[int]()
+
+    def stopping(*args: Any) -> None:
+        seen.append(1)
+        if len(seen) == 3:  # the first window of a level, of which the other has not been heard
+            os.kill(os.getpid(), signal.SIGINT)
+        own(*args)
+
+    monkeypatch.setattr(SampledWindows, "take", stopping)
+    assert main(stopped) == 130
+    assert main(["video", "--resume", "--run-dir", str(tmp_path / "stopped")]) == 0
+    edited = frames_of(tmp_path / "whole.mkv")
+    assert torch.equal(edited, frames_of(tmp_path / "stopped.mkv"))
+    far = (edited - frames_of(clip)).abs().mean() > 0.002
+    assert far == (start == "noised"), "an inverted clip comes back, as a random editor makes little of a sentence"
+    manifest = json.loads((tmp_path / "stopped" / "manifest.json").read_text())
+    assert manifest["steps_done"] == 2 * levels, "each window at each level"
+    if start == "noised":
+        assert len(np.load(tmp_path / "whole" / "noise.npy")) == 4, "one for each latent frame"
+        assert main([*asked, "--preview", "--output", str(tmp_path / "look.png")]) == 0
+
+
+@pytest.mark.slow
 def test_masks_are_found_in_time(
     make_clip: MakeClip, tmp_path: Path, family_path: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,16 +172,19 @@ def test_a_preview_shows_frames_and_what_becomes_of_them(
         (["--window-frames", "8"], "window_frames: expected 1 more than a multiple of 4 with Lucy Edit, which edits"),
         (["--overlap-frames", "3"], "overlap_frames: expected a multiple of 4 below 9 with Lucy Edit"),
         (["--overlap-frames", "12"], "overlap_frames: expected a multiple of 4 below 9 with Lucy Edit"),
-        (["--keyframes", "2"], "keyframes: expected none with Lucy Edit"),
-        (["--frames-per-step", "8"], "frames_per_step: expected 24 with Lucy Edit"),
-        (["--by", "sampling"], "by: expected moves with Lucy Edit"),
+        (
+            ["--keyframes", "2"],
+            "keyframes: expected none with Lucy Edit, which edits clips: its windows hold every fra",
+        ),
+        (["--frames-per-step", "8"], "frames_per_step: expected 24 with Lucy Edit, which edits clips (see --windows-p"),
+        (["--motion", "features"], "motion: expected flow with Lucy Edit, which edits clips and whose layers are not"),
         (["--coupling", "motion"], "coupling: expected svgd or independent with Lucy Edit"),
-        (["--mask-words", "the ball"], "mask_words: expected none with Lucy Edit"),
+        (["--mask-words", "the ball"], "mask_words: expected none with Lucy Edit, which edits clips and whose layers"),
         (["--share", "anchors"], "share: expected none, Lucy Edit cannot see other particles"),
         (["--attention", "pnp"], "attention: expected a prior of Stable Diffusion's kind"),
         (["--prompt", "7-8s: make it snowy"], "prompt: expected times within the clip, which ends at 0.44 s"),
         (["--size", "8"], "size: expected at least 16 px"),
-        (["--preview", "--by", "sampling"], "by: expected moves with Lucy Edit"),
+        (["--preview", "--keyframes", "2"], "keyframes: expected none with Lucy Edit"),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_one_line(
