@@ -118,10 +118,10 @@ class Settings:
             sentences=self.sentences[:1],
             scene_steps=min(self.scene_steps, 20),
             edits=1,
-            edit_every=6,
+            edit_every=min(self.edit_every, 6),
             views_per_edit=3,
-            edit_steps=4,
-            sampling_steps=5,
+            edit_steps=min(self.edit_steps, 4),
+            sampling_steps=min(self.sampling_steps, 5),
             distil_px=min(self.distil_px, 32),
             gap=2,
         )

@@ -21,6 +21,7 @@ from csd3d.runs.progress import RunProgress
 from csd3d.world.edits import find_edit
 from csd3d.world.families import all_families
 from scripts import benchmark_nerf
+from scripts.benchmarks import nerf_methods
 from scripts.benchmarks.nerf_methods import OneByOne, Plan, captioned, sample_from, standard
 from scripts.benchmarks.nerf_scenes import Judge, OpenJudge, Place, place
 from scripts.benchmarks.nerf_tables import CEILING, FLOOR, TRUTH, UNEDITED, summarise
@@ -133,6 +134,7 @@ def test_from_end_to_end_and_on_from_where_it_was(
     method = copy.deepcopy(configs.csd_edit_cpu)
     make_small(method.config.pipeline.model)
     monkeypatch.setattr(configs, "csd_edit_cpu", method)
+    monkeypatch.setitem(nerf_methods.BEFORE, "edit_steps", 3)
     prior = write_tiny_prior(tmp_path / "tiny", closed=False)
     t2i = write_tiny_prior(tmp_path / "t2i", kind="text-to-image", closed=False, sample_size=4)
     settings = benchmark_nerf.Settings(
@@ -141,6 +143,9 @@ def test_from_end_to_end_and_on_from_where_it_was(
         out=tmp_path / "out",
         sentences=("make it snowy",),
         scene_steps=4,
+        edit_every=3,
+        edit_steps=2,
+        sampling_steps=2,
         size_px=32,
         quick=True,
         rows=("csd-edit, SVGD",),

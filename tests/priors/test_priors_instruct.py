@@ -95,7 +95,8 @@ def test_the_guided_prediction_is_the_pipelines(
         if kind == "velocity":
             ab = prior.schedule.alpha_bar(t)
             expected = ab**0.5 * expected + (1 - ab) ** 0.5 * z_t
-        torch.testing.assert_close(score.target(noisy(z_t, t, s, torch.arange(3))), expected, atol=1e-5, rtol=1e-5)
+        error = (score.target(noisy(z_t, t, s, torch.arange(3))) - expected).abs().max()
+        assert error <= 1e-5 * max(1, float(expected.abs().max()))  # guidance multiplies rounding as it does the rest
 
 
 def test_the_source_prediction_is_the_pipelines_with_an_empty_instruction(tiny: Path, prior: InstructPrior) -> None:

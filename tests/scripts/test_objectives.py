@@ -106,6 +106,7 @@ def test_pictures_do_not_depend_on_each_other_but_for_their_noise(settings: Sett
 def test_it_runs_and_goes_on_with_what_is_finished(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     quiet = RunProgress(quiet=True)
     monkeypatch.setattr(samples, "WAYS", {row: samples.WAYS[row] for row in ("ddim", "csd")})
+    monkeypatch.setattr("scripts.benchmark_objectives.SHARE_TIMES", (500,))
     page = (benchmark(settings, quiet) / "objectives.md").read_text()
     for row in ("sds", "cds, score", "codec of the truth", "| 50 |", "| csd |", "cds, 50 %", "anchors in the source"):
         assert row in page
