@@ -26,6 +26,7 @@ from csd3d.engine.validate import require, require_int
 from csd3d.media.atomic import atomic_path, write_json, write_text
 from csd3d.media.sheet import contact_sheet, evenly, save_picture
 from csd3d.metrics import jsonable
+from csd3d.priors.defaults import BUILTIN_SAMPLING_GUIDANCE
 from csd3d.priors.store.resolve import resolve
 from csd3d.runs.progress import RunProgress
 from csd3d.world.edits import Edit
@@ -76,18 +77,20 @@ class Settings:
     """Training steps for each batch."""
     views_per_edit: int = 8
     """Views of a batch."""
-    edit_steps: int = 27
+    edit_steps: int = 20
     """Moves of a view in a batch."""
     sampling_steps: int = 20
     """Steps of the sampler of one view at a time."""
+    sampling_guidance: float = BUILTIN_SAMPLING_GUIDANCE
+    """Its two guidance scales."""
     distil_views: int = 2
     """Renders in a step of distillation."""
     distil_px: int = 64
     """Their side."""
-    s_text: float = 1.5
-    """Text guidance of all methods."""
-    s_image: float = 1.5
-    """Image guidance of all methods."""
+    s_text: float = 1.0
+    """Text guidance of csd-edit."""
+    s_image: float = 1.0
+    """Image guidance of csd-edit."""
     gap: int = 6
     """Views between the two of a far pair."""
     rows: tuple[str, ...] = ()

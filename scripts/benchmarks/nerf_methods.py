@@ -54,6 +54,8 @@ class Plan:
     edit_every: int
     """Training steps for each of them."""
     sampling_steps: int
+    sampling_guidance: float
+    """Both scales, where views are sampled."""
     s_text: float
     s_image: float
     seed: int
@@ -77,7 +79,7 @@ class Plan:
     @property
     def rows_per_sample(self) -> int:
         """What sampling one view costs."""
-        return self.sampling_steps * sampling_rows(self.s_text, self.s_image)
+        return self.sampling_steps * sampling_rows(self.sampling_guidance, self.sampling_guidance)
 
     @property
     def samples(self) -> int:
@@ -166,7 +168,7 @@ def sample_from(
     rng: torch.Generator,
 ) -> Float[Tensor, "n c h w"]:
     """Latents `z` noised to a level that is drawn, and denoised from there in `plan.sampling_steps` steps of DDIM."""
-    score = prior.score(Prompts(prompt), Guidance(plan.s_text, plan.s_image))
+    score = prior.score(Prompts(prompt), Guidance(plan.sampling_guidance, plan.sampling_guidance))
     schedule, index = score.schedule, torch.arange(len(z), device=z.device)
     least, most = (round(share * schedule.num_timesteps) for share in OF_SCHEDULE)
     start = int(torch.randint(least, most, (), generator=rng))

@@ -87,8 +87,9 @@ def to_markdown(records: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) 
         "`paper`: the published kernel, normalisation and learning rate; `by depth`, the default: views talk where "
         "they show the same point, and are averaged there once decoded. One view at a time: "
         "as Instruct-NeRF2NeRF, a view every few steps sampled anew from its noised render, in "
-        f"{about['sampling_steps']} steps, at least as many views as the same number of UNet rows pays for. "
-        f"s_text {about['s_text']:g} and s_image {about['s_image']:g} for all of these.\n",
+        f"{about['sampling_steps']} steps with s_text = s_image = {about['sampling_guidance']:g}, at least as many "
+        "views as the same number of UNet rows pays for. csd-edit: "
+        f"s_text {about['s_text']:g} and s_image {about['s_image']:g}.\n",
         f"sds, csd, dds, cds: `{about['t2i']}` with captions of the scene before and after the edit, in batches as "
         f"csd-edit. distil: {about['distil_views']} renders of {about['distil_px']} px in every training step, and no "
         "picture is replaced; its views are what the field shows.\n",
