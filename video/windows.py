@@ -209,9 +209,13 @@ def moved_by(prior: Prior, config: VideoConfig, plan: Plan, size: WorkingSize, m
 def _require_clip(config: VideoConfig, prior: ClipEditor) -> None:
     """Raises ValueError in one line for settings of frames, and for windows that are none of the codec's."""
     by, stride = f"with {prior.family.title}, which edits clips", prior.codec.stride
-    _require_defaults(config, ("frames_per_step", "draw", "anchors"), f"{by} (see --windows-per-step)")
-    _require_defaults(config, ("keyframes",), f"{by}: its windows hold every frame")
-    _require_defaults(config, ("motion", "mask_words"), f"{by} and whose layers are not read (see --mask auto)")
+    for names, why in (
+        (("frames_per_step", "draw", "anchors"), " (see --windows-per-step)"),
+        (("keyframes",), ": its windows hold every frame"),
+        (("motion",), " and whose layers are not read"),
+        (("mask_words",), " and whose layers are not read (see --mask auto)"),
+    ):
+        _require_defaults(config, names, f"{by}{why}")
     require(config.engine, "coupling", config.engine.coupling != "motion", f"svgd or independent {by}")
     is_window = config.window_frames > stride and config.window_frames % stride == 1 % stride
     require(config, "window_frames", is_window, f"1 more than a multiple of {stride} {by}")

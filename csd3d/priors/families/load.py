@@ -19,7 +19,7 @@ from csd3d.priors.families.levels import read_levels
 from csd3d.priors.families.pictures import Pictures
 from csd3d.priors.families.prior import FamilyEditor, FamilyPrior, FamilyTextToImage
 from csd3d.priors.families.record import lacks_ftfy, network_of
-from csd3d.priors.families.table import FAMILIES, Family
+from csd3d.priors.families.table import Family
 from csd3d.priors.guards import load_guard
 from csd3d.priors.loading import PLAIN, Loading
 from csd3d.priors.networks.chunks import Chunks
@@ -61,7 +61,8 @@ def load_family(
     chosen = pick_device(device)
     found = locate(resolved, offline=offline or how.offline, half=chosen.type == "cuda")
     assert found.path is not None
-    family = FAMILIES[pipeline_of(found.path)]
+    family = found.family
+    assert family is not None
     if how.device_map != "none" and not family.spreads:
         raise ValueError(f"device-map: expected none for {family.title}, whose layers must lie together, got balanced")
     if dtype is None and chosen.type == "cuda":

@@ -1,7 +1,7 @@
 """What differs between diffusers' pipelines: one row for each class. Light: imports no diffusers, no torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal, cast
 
@@ -24,7 +24,7 @@ class Family:
     kind: Kind
     """Its task."""
     branches: tuple[Branch, ...]
-    """Rows of its network in one step, in their order, over all calls. A distilled model stops after the first."""
+    """Rows of its network in one step, in their order, over all calls."""
     s_text: float
     """Default guidance scale of the text: what the pipeline itself takes, where that switches guidance on."""
     s_image: float = 1.0
@@ -76,6 +76,11 @@ class Family:
     def of_clips(self) -> bool:
         """Whether it edits clips: its particles are windows of one in time."""
         return self.layout == "clip"
+
+    @property
+    def distilled(self) -> "Family":
+        """The same of models that predict in one branch, without guidance."""
+        return replace(self, branches=("IT",), s_text=1.0, s_image=1.0)
 
     @property
     def s_sampled(self) -> float:

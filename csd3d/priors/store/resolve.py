@@ -62,10 +62,12 @@ class Resolved:
 
     @property
     def family(self) -> Family | None:
-        """Its row of the table, if it is loaded as a whole pipeline; None for a hub id that is still to be fetched."""
-        if self.path is None or self.builtin or not (self.path / "model_index.json").is_file():
+        """Its row of the table, as a distilled model has it if it says that it is one, if it is loaded as a whole
+        pipeline; None for a hub id that is still to be fetched."""
+        if self.path is None or self.builtin or not (index := self.path / "model_index.json").is_file():
             return None
-        return FAMILIES.get(pipeline_of(self.path))
+        row = FAMILIES.get(pipeline_of(self.path))
+        return row.distilled if row is not None and read_json(index, "not a prior").get("is_distilled") is True else row
 
     @property
     def num_timesteps(self) -> int:

@@ -16,7 +16,6 @@ from csd3d.attention import masks
 from csd3d.cli import cost
 from csd3d.cli.main import main
 from csd3d.media.clip.source import open_clip
-from csd3d.priors.families import load
 from csd3d.priors.families.clips import ClipCodec
 from csd3d.priors.families.table import FAMILIES
 from video.window_particles import ClipWindows, SampledWindows
@@ -213,7 +212,9 @@ def test_show_says_what_a_window_needs(
     family_path: Callable[[str], Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cost, "WINDOW", 9)
-    monkeypatch.setattr(load, "FAMILIES", {"LucyEditPipeline": replace(FAMILIES["LucyEditPipeline"], side_px=64)})
+    monkeypatch.setattr(
+        "csd3d.priors.store.resolve.FAMILIES", {"LucyEditPipeline": replace(FAMILIES["LucyEditPipeline"], side_px=64)}
+    )
     assert main(["priors", "show", str(family_path("lucy")), "--measure", "--device", "cpu"]) == 0
     out = capsys.readouterr().out
     assert "family: Lucy Edit, rows IT I0" in out

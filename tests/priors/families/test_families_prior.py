@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from csd3d.cli.main import main
 from csd3d.engine import reusing
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.reuse import ReusingScore
@@ -210,9 +211,22 @@ def test_settings_suit_the_family(family: Load) -> None:
     assert family("sd3").defaults("dds").s_text == 7.0
 
 
+def test_a_model_that_says_it_is_distilled_has_no_guidance(
+    family: Load, family_path: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prior = family("klein-distilled")
+    assert prior.family.branches == ("IT",)
+    assert (prior.defaults().s_text, prior.defaults().s_image) == (1.0, 1.0)
+    for name, rows, moved in (("klein", "IT I0", 3), ("klein-distilled", "IT", 2)):
+        assert main(["priors", "show", str(family_path(name))]) == 0
+        out = capsys.readouterr().out
+        assert f"family: FLUX.2 [klein], rows {rows}\n" in out
+        assert f"moves x {moved} rows: " in out
+
+
 def test_a_row_that_does_not_fit_is_refused(family_path: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = replace(FAMILIES["DreamLitePipeline"], branches=("IT", "I0", "00"))
-    monkeypatch.setattr(load, "FAMILIES", {**FAMILIES, "DreamLitePipeline": wrong})
+    monkeypatch.setattr("csd3d.priors.store.resolve.FAMILIES", {**FAMILIES, "DreamLitePipeline": wrong})
     with pytest.raises(ValueError, match=r"DreamLitePipeline: a replay of its network is off by .* cannot serve"):
         load_prior(family_path("dreamlite"), device="cpu")
 
