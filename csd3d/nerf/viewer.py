@@ -111,8 +111,8 @@ class Status(ViewerElement[str]):
 
 
 def warning_of(reason: str) -> str:
-    """The first line of a refusal as it is shown, without what would lead to a list; nothing for none."""
-    return f"⚠ {reason.splitlines()[0].removesuffix(' It knows:')}" if reason else ""
+    """The first line of a refusal as it is shown; nothing for none."""
+    return f"⚠ {reason.splitlines()[0]}" if reason else ""
 
 
 class Controls:

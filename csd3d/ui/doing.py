@@ -252,7 +252,7 @@ def _bar(job: Job | None) -> str:
 def _said(lines: Sequence[str], stands: str) -> str:
     """What a job has said last; of one that ended by itself, the line in which its command says why."""
     why = [line for line in lines if line.startswith("csd3d ")] if stands in ("refused", "failed") else []
-    why = [re.sub(r"\.[^.]*:$", ".", line) for line in why]  # the list that would follow is on the page
+    why = [re.sub(r"; `csd3d priors show [^`]*`.*$", "", line) for line in why]  # what it lists is on the page
     told = [text for line in lines if (text := line.strip("\u2502\u256d\u256e\u2570\u256f\u2500 "))]  # without a box
     return [*why, *told[-1:], ""][0]
 

@@ -121,7 +121,7 @@ def test_a_refusal_is_shown_until_something_else_is_asked_for(idle: Any) -> None
         controls.start.cb_hook(controls.start)
         pipeline.get_train_loss_dict(0)
         assert reason in controls.refusal.markdown.content
-        assert "It knows" not in controls.refusal.markdown.content  # of which the page shows no list
+        assert "\n" not in controls.refusal.markdown.content
     controls.prompt.value = "make it night"
     controls.start.cb_hook(controls.start)
     pipeline.get_train_loss_dict(0)

@@ -1,5 +1,6 @@
 """The words of a small text-to-image prior: what is a caption it understands, and files that are not vocabularies."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,15 +24,14 @@ def test_captions_become_as_they_were_learnt(written: str, learnt: str) -> None:
     assert WORDS.match(written) == learnt
 
 
-def test_unknown_words_are_named_with_the_nearest_and_all_known_ones() -> None:
+def test_unknown_words_are_named_in_one_line_with_the_nearest_and_what_lists_all() -> None:
     with pytest.raises(UnknownWords) as caught:
-        WORDS.match("a red bell and a dragon")
+        replace(WORDS, title="builtin:t2i").match("a red bell and a dragon")
     assert caught.value.unknown == ["bell", "dragon"]
-    lines = str(caught.value).splitlines()
-    assert lines[0] == (
-        "this prior does not know 'bell', 'dragon' in 'a red bell and a dragon'. Did you mean 'ball'? It knows:"
+    assert str(caught.value) == (
+        "this prior does not know 'bell', 'dragon' in 'a red bell and a dragon' (did you mean 'ball'?); "
+        "`csd3d priors show builtin:t2i` lists what it knows"
     )
-    assert lines[1] == "  things: ball, cube"
     assert isinstance(caught.value, UnknownPrompt)
 
 

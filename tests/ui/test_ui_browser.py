@@ -294,7 +294,7 @@ def test_uploads_are_bounded_and_names_are_only_names(page, photo: Path, tmp_pat
     say(page, "<img src=x onerror=window.hit=1>")
     page.click("#begin")
     wait_until(page, "refused")
-    assert page.inner_text("#status").endswith("does not know '<img src=x onerror=window.hit=1>'.")
+    assert page.inner_text("#status").endswith("does not know '<img src=x onerror=window.hit=1>'")
     assert page.evaluate("window.hit") is None
 
 

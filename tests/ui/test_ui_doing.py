@@ -54,8 +54,8 @@ def test_what_is_filled_in_is_a_flag(tmp_path: Path) -> None:
     [
         ("raise SystemExit(130)", "**stopped**: before there was anything to save"),
         (
-            "print('csd3d image: expected a thing. It knows:'); raise SystemExit(2)",
-            "**refused**: `csd3d image: expected a thing.`",
+            "print('csd3d image: no dragon; `csd3d priors show a/b` lists what it knows'); raise SystemExit(2)",
+            "**refused**: `csd3d image: no dragon`",
         ),
     ],
 )

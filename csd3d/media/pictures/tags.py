@@ -18,11 +18,12 @@ _XMP_KEY = "XML:com.adobe.xmp"
 _GPANO = "http://ns.google.com/photos/1.0/panorama/"
 _SPHERE_SLACK = 0.01
 _LEFT_BEHIND = {
-    "the gain map (HDR) is left out": rb"hdrgm:\w+",
-    "the motion video behind the picture is left out": rb"\w+:(?:MicroVideo|MotionPhoto)\w*",
-    "extended XMP is left out": rb"\w+:HasExtendedXMP",
+    "the gain map (HDR) is left out": (rb"(?:hdrgm|HDRGainMap):\w+",) * 2,
+    "the motion video behind the picture is left out": (rb"\w+:(?:MicroVideo|MotionPhoto)\w*",) * 2,
+    "extended XMP is left out": (rb"\w+:HasExtendedXMP", rb"\w+:HasExtendedXMP|(?:GDepth|GImage|GAudio):\w+"),
 }
-"""Fields that speak of what lies behind a picture in its file, by what is said of it."""
+"""By what is said of it: the sign of what lies behind a picture in its file, and all fields that then speak of it.
+Depth maps, further pictures and sound have their bytes in extended XMP."""
 
 
 @dataclass(frozen=True)
@@ -146,18 +147,25 @@ def _upright(xmp: bytes) -> bytes:
 
 def _without_what_is_gone(xmp: bytes, notes: list[str]) -> bytes:
     """The packet without word of what lay behind the picture in its file."""
-    for note, name in _LEFT_BEHIND.items():
-        if re.search(rb"[\s<]" + name + rb"[\s=>]", xmp):
+    for note, (sign, fields) in _LEFT_BEHIND.items():
+        if re.search(rb"[\s<]" + sign + rb"[\s=>]", xmp):
             notes.append(note)
-            xmp = _without_fields(xmp, name)
-            xmp = re.sub(rb"<(\w+:Directory)\b[^>]*>.*?</\1>", b"", xmp, flags=re.DOTALL)
+            xmp = _without_fields(xmp, rb"(?:" + fields + rb"|\w+:Directory)")
     return xmp
 
 
 def _without_fields(xmp: bytes, name: bytes) -> bytes:
-    """The packet without fields of a name (a pattern), be they attributes or elements."""
-    xmp = re.sub(rb"\s" + name + rb"\s*=\s*(?:\"[^\"]*\"|'[^']*')", b"", xmp)
-    return re.sub(rb"<(" + name + rb")\b[^>]*?(?:/>|>.*?</\1>)", b"", xmp, flags=re.DOTALL)
+    """The packet without fields of a name (a pattern), be they attributes or elements, nor idle namespaces."""
+    xmp = _without_attributes(xmp, name)
+    xmp = re.sub(rb"<(" + name + rb")\b[^>]*?(?:/>|>.*?</\1>)", b"", xmp, flags=re.DOTALL)
+    used = set(re.findall(rb"[\s</]([\w.-]+):", xmp))
+    for prefix in set(re.findall(rb"\sxmlns:([\w.-]+)", xmp)) - used:
+        xmp = _without_attributes(xmp, rb"xmlns:" + re.escape(prefix))
+    return xmp
+
+
+def _without_attributes(xmp: bytes, name: bytes) -> bytes:
+    return re.sub(rb"\s" + name + rb"\s*=\s*(?:\"[^\"]*\"|'[^']*')", b"", xmp)
 
 
 def _without_stale_sphere(tags: Tags, upright_px: tuple[int, int], notes: list[str]) -> Tags:

@@ -10,28 +10,27 @@ A prior without that file takes any sentence and has no Vocabulary.
 import json
 import unicodedata
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache, cached_property
+from shlex import quote
 
 FILE_NAME = "vocabulary.json"
-
+ANY_PRIOR = "PRIOR"
+"""Stands for the name of a prior that is not known, in what is said."""
 
 _APOSTROPHES = "'\u2019\u02bc"
 
 
 class UnknownPrompt(ValueError):  # noqa: N818  # what the person did, not what broke
-    """A sentence that the prior was never taught. The message names the nearest known ones, then one for every edit."""
+    """What the prior called `title` was never taught. The message names the nearest known, and what lists all."""
 
-    def __init__(
-        self, sentence: str, nearest: list[str], known: Mapping[str, list[str]], *, what: str | None = None
-    ) -> None:
-        self.sentence = sentence
+    def __init__(self, what: str, nearest: list[str], *, title: str) -> None:
         self.nearest = nearest
-        self.known = known
-        hint = f" Did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
-        groups = [f"  {kind}: {', '.join(sentences)}" for kind, sentences in known.items()]
-        super().__init__("\n".join([f"this prior does not know {what or repr(sentence)}.{hint} It knows:", *groups]))
+        hint = f" (did you mean {' or '.join(map(repr, nearest))}?)" if nearest else ""
+        super().__init__(
+            f"this prior does not know {what}{hint}; `csd3d priors show {quote(title)}` lists what it knows"
+        )
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,8 @@ class Vocabulary:
     """The edits a prior knows, by name."""
 
     edits: Mapping[str, Entry]
+    title: str = field(default=ANY_PRIOR, compare=False)
+    """What the prior is called."""
 
     def __post_init__(self) -> None:
         owner: dict[str, str] = {}
@@ -70,7 +71,7 @@ class Vocabulary:
         """The name of the edit that `sentence` asks for, and the matching wording. Raises as `match` does."""
         found = self._index.get(normalise(sentence))
         if found is None:
-            raise UnknownPrompt(sentence, self.nearest(sentence), self.known())
+            raise UnknownPrompt(repr(sentence), self.nearest(sentence), title=self.title)
         return found
 
     def nearest(self, sentence: str, count: int = 3) -> list[str]:

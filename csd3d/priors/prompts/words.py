@@ -8,24 +8,24 @@ Read from `vocabulary.json` beside the weights:
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
 from csd3d.priors.loading import PLAIN, Loading
-from csd3d.priors.prompts.vocabulary import FILE_NAME, UnknownPrompt, Vocabulary, normalise
+from csd3d.priors.prompts.vocabulary import ANY_PRIOR, FILE_NAME, UnknownPrompt, Vocabulary, normalise
 from csd3d.priors.store.files import word_of
 from csd3d.priors.store.resolve import Resolved, read_json
 
 
 class UnknownWords(UnknownPrompt):
-    """A caption with words that the prior was never taught. The message names the nearest known ones, then all."""
+    """A caption with words that the prior was never taught."""
 
-    def __init__(self, sentence: str, unknown: list[str], nearest: list[str], known: Mapping[str, list[str]]) -> None:
+    def __init__(self, sentence: str, unknown: list[str], nearest: list[str], *, title: str) -> None:
         self.unknown = unknown
-        super().__init__(sentence, nearest, known, what=f"{', '.join(map(repr, unknown))} in {sentence!r}")
+        super().__init__(f"{', '.join(map(repr, unknown))} in {sentence!r}", nearest, title=title)
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class Words:
     groups: Mapping[str, tuple[str, ...]]
     learnt: tuple[str, ...] = ()
     """Words that were added by textual inversion, as sentences spell them."""
+    title: str = field(default=ANY_PRIOR, compare=False)
+    """What the prior is called."""
 
     def adding(self, words: Iterable[str]) -> "Words":
         """The same with more learnt words."""
@@ -56,7 +58,7 @@ class Words:
         unknown = [w for w in dict.fromkeys(chain(*parts)) if w not in self._known]
         if unknown:
             nearest = [near for w in unknown for near in get_close_matches(w, sorted(self._known), n=1, cutoff=0.7)]
-            raise UnknownWords(sentence, unknown, nearest, {k: list(v) for k, v in self.by_group.items()})
+            raise UnknownWords(sentence, unknown, nearest, title=self.title)
         return caption
 
     def _split(self, part: str) -> Iterator[str]:
@@ -96,7 +98,10 @@ def read_known(directory: Path) -> Vocabulary | Words | None:
 def with_learnt(known: Vocabulary | Words | None, how: Loading, *, title: str) -> Vocabulary | Words | None:
     """What a prior called `title` understands with the words of textual inversions. Raises ValueError for one that
     knows no words but whole sentences, and for files that add none."""
-    if known is None or not how.embeddings:
+    if known is None:
+        return None
+    known = replace(known, title=title)
+    if not how.embeddings:
         return known
     if not isinstance(known, Words):
         raise ValueError(f"embedding: expected none, {title!r} knows a closed set of sentences")

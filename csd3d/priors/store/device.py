@@ -29,7 +29,7 @@ def pick_device(device: str | torch.device | None) -> torch.device:
     try:
         torch.zeros(1, device=chosen).cpu()
     except (RuntimeError, AssertionError, ImportError, AttributeError) as error:  # each kind of device has its own
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0].rstrip(".")
         reason = f"{first}; 'cpu' always works"
         raise ValueError(f"device {str(device)!r}: expected one that this torch can compute on: {reason}") from None
     return chosen
