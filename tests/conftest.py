@@ -6,16 +6,14 @@ import random
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
 
-import tests.checks  # noqa: F401 - changes what jaxtyping does, before the next lines import what is checked
+import tests.checks  # changes what jaxtyping does, before the next lines import what is checked
 from tests.clips import REAL, encode, moving_picture
 from tests.toys import ToyPrior, resolve_toy
 from tests.warm import GARBAGE, forget_garbage, reached, servers, skip_fsync, skip_sources
@@ -63,18 +61,11 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
-    """What a test draws without a generator of its own is the same in every run."""
+    """What a test draws without a generator of its own, and which calls are checked, is the same in every run."""
+    tests.checks.begin()
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
-
-
-@pytest.fixture
-def shapes_unchecked() -> Iterator[None]:
-    """No run-time checks of shapes: for thousands of steps, which they make five times slower."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

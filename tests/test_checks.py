@@ -11,7 +11,7 @@ from beartype import beartype
 from jaxtyping import Float
 from torch import Tensor
 
-from tests.checks import is_plain, jaxtyped
+from tests.checks import CALLS, begin, is_plain, jaxtyped
 
 checked = jaxtyped(typechecker=beartype)
 
@@ -75,6 +75,29 @@ def test_fields_of_a_dataclass_are_checked_both_ways() -> None:
         Plain("1")  # pyright: ignore[reportArgumentType] - the mistake that is to be found
     with pytest.raises(jaxtyping.TypeCheckError):
         Shaped(torch.ones(2))
+
+
+def test_the_first_calls_of_a_test_are_checked_and_those_of_functions_within() -> None:
+    def outer() -> Callable[[Any], None]:
+        @checked
+        def inner(x: Float[Tensor, "n"]) -> None: ...
+
+        return inner
+
+    @checked
+    @dataclass(frozen=True)
+    class Shaped:
+        x: Float[Tensor, "n c"]
+
+    for make in (lambda x: outer()(x), Shaped):
+        begin()
+        for _ in range(CALLS):
+            with pytest.raises(jaxtyping.TypeCheckError):
+                make("no tensor")
+        make("no tensor")
+        begin()
+        with pytest.raises(jaxtyping.TypeCheckError):
+            make("no tensor")
 
 
 def test_everything_that_is_imported_here_is_checked_so() -> None:

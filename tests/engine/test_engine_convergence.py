@@ -14,7 +14,6 @@ from torch import Tensor
 from csd3d.engine import CsdConfig, Noised, csd_step
 from csd3d.engine.stein import Normalise
 
-pytestmark = pytest.mark.usefixtures("shapes_unchecked")
 T = 300
 SIGMA = SCHEDULE.weight(T) ** 0.5
 MIXTURE = MixtureScore(
