@@ -13,12 +13,15 @@ from typing import Any, Generic, TypeVar
 from csd3d.cli.parse import HELP, Flag, Group, flags_of, put, read_flags, read_some, settings_flags
 from csd3d.engine.config import METHODS, PAPER, Effort, Method, method_changes
 from csd3d.media.clip.probe import PICTURES
+from csd3d.media.place import require_place
 from csd3d.priors.defaults import default_config, for_timesteps
 from csd3d.priors.loading import Loading
 from csd3d.priors.lookup import resolve_for
+from csd3d.priors.prior import Prior
+from csd3d.priors.store.fingerprint import models_beside
 from csd3d.priors.store.resolve import Resolved, resolve
 from csd3d.runs.config import RunConfig
-from csd3d.runs.job import Editor, Request, resume_request, run_job
+from csd3d.runs.job import Editor, Request, load_for, resume_request, run_job
 from csd3d.runs.settings import load_preset, override
 
 C = TypeVar("C", bound=RunConfig)
@@ -107,6 +110,17 @@ def preview_path(request: Request[Any]) -> Path:
     if output.suffix.lower() not in PICTURES:
         raise ValueError(f"output: expected a picture for --preview, such as preview.png, got {output}")
     return output
+
+
+def begin_preview(editor: type[Editor[C]], request: Request[C]) -> tuple[Path, Prior]:
+    """Where a preview goes, and the prior, which is loaded once all that can be refused without it is.
+
+    Raises as `preview_path` does, and as a run does before its prior is loaded.
+    """
+    picture = preview_path(request)
+    with editor.open(request) as job:
+        require_place(picture, inputs=job.kept, models=models_beside(Loading.of(job.config)))
+        return picture, load_for(request, job.sentences, kind=job.prior_kind)
 
 
 def read_request(form: Form[C], argv: Sequence[str], *, prog: str | None = None) -> tuple[Request[C], dict[str, Any]]:

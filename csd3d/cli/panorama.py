@@ -10,9 +10,9 @@ from typing import Any
 from csd3d.cli.editors import (
     PREVIEW,
     Form,
+    begin_preview,
     edit_base,
     paper_engine,
-    preview_path,
     read_request,
     require_asked,
     run_and_say,
@@ -22,7 +22,7 @@ from csd3d.engine.config import Method
 from csd3d.priors.defaults import USUAL_PX, trained_side_lat
 from csd3d.priors.store.resolve import Resolved, read_json
 from csd3d.runs.folder import free_name
-from csd3d.runs.job import Request, load_for
+from csd3d.runs.job import Request
 from panorama.config import PanoramaConfig, paper_changes
 from panorama.edit import ImageEditor, PanoramaEditor
 from panorama.preview import preview_picture
@@ -115,9 +115,8 @@ def _edit_or_preview(form: Form[PanoramaConfig], request: Request[PanoramaConfig
     """What is asked for; returns the exit code."""
     if not preview:
         return run_and_say(form, request, "picture")
-    picture, editor = preview_path(request), ImageEditor if form is IMAGE else PanoramaEditor
-    with editor.open(request) as job:  # whatever can be refused without the prior
-        prior = load_for(request, job.sentences)
+    editor = ImageEditor if form is IMAGE else PanoramaEditor
+    picture, prior = begin_preview(editor, request)
     print(f"preview {preview_picture(editor, request, picture, prior=prior)}")
     return 0
 

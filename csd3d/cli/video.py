@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from csd3d.cli.editors import preview_path, read_request, require_asked, run_and_say
+from csd3d.cli.editors import begin_preview, read_request, require_asked, run_and_say
 from csd3d.cli.video_form import FORM
-from csd3d.runs.job import Request, load_for
+from csd3d.runs.job import Request
 from video.config import VideoConfig
+from video.edit import VideoEditor
 from video.preview import preview_video
 
 
@@ -25,10 +26,9 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _preview(request: Request[VideoConfig]) -> int:
-    """A first look. Raises ValueError as `preview_path` does."""
-    picture = preview_path(request)
+    """A first look. Raises ValueError as `begin_preview` does."""
+    picture, prior = begin_preview(VideoEditor, request)
     assert request.source is not None
     assert request.prompt is not None
-    prior = load_for(request)
     print(f"preview {preview_video(request.source, request.prompt, picture, request.config, prior=prior)}")
     return 0

@@ -6,9 +6,11 @@ from typing import Annotated, Literal
 
 import pytest
 import tyro
+from PIL import Image
 
 from csd3d.cli import runs, segments, translate, world
 from csd3d.cli.editors import read_request
+from csd3d.cli.main import main as run_command
 from csd3d.cli.parse import read_dataclass
 from csd3d.cli.refusals import known, like
 from csd3d.cli.video_form import FORM
@@ -109,6 +111,28 @@ def test_editors_say_it_in_one_line_too(words: str, line: str) -> None:
     with pytest.raises(ValueError, match="expected") as refused:
         read_request(FORM, words.split())
     assert str(refused.value).startswith(line)
+
+
+@pytest.mark.parametrize("command", ["video", "image", "panorama"])
+@pytest.mark.parametrize("preview", [[], ["--preview"]])
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["{source}", "--prompt", "make it blue and fluffy"], "does not know 'make it blue and fluffy'"),
+        (["{source}", "--prompt", "make it snowy", "--output", "{source}"], "output: expected"),
+        (["none.png", "--prompt", "make it snowy"], "none.png, which does not exist"),
+    ],
+)
+def test_no_prior_is_loaded_for_what_cannot_be_done(
+    command: str, preview: list[str], words: list[str], line: str, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delattr("csd3d.runs.job.load_shared")
+    Image.new("RGB", (64, 48), (9, 99, 199)).save("photo.png")
+    assert run_command([command, *(word.format(source="photo.png") for word in words), *preview]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert line in error
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
 
 
 def test_help_still_ends_the_program(capsys: pytest.CaptureFixture[str]) -> None:
