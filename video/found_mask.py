@@ -1,8 +1,9 @@
 """The mask of a clip that its prior finds: where every sentence edits the frames, followed along their motion.
 
 The maps of a frame (`csd3d.attention`) are averaged with those of its neighbours under the same sentence
-where they show the same points, so that a mask does not flicker. A frame under two sentences, at a cross-fade, may
-change where either edits it; one that is carried from key frames, where theirs lead.
+where they show the same points, so that a mask does not flicker. A frame under two sentences, at a cross-fade, has the
+masks of both by their weights, so that what the mask of one keeps out does not appear when a fade begins; one that is
+carried from key frames has theirs.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +33,7 @@ REACH = 4
 """Particles before and after one, in time, over which its differences are averaged."""
 
 FrameMasks = Callable[[range], Float[Tensor, "_n 1 h w"]]
-"""Masks of neighbouring frames at the size of latents, asked for in order of time."""
+"""Masks of neighbouring frames, 0 to 1, at the size at which the prior works, asked for in order of time."""
 
 
 def find_mask(
@@ -72,7 +73,8 @@ def find_mask(
     if not folder.exists():
         chunks = [range(k, min(k + chunk, info.frames)) for k in range(0, info.frames, chunk)]
         tracked = session.progress.track("mask files", chunks, total=info.frames, unit=chunk)
-        tell_share(session, write_masks(folder, frame_masks(masks, plan, motion), tracked, size, info), folder)
+        share = write_masks(folder, frame_masks(masks, plan, size, motion), tracked, size, info)
+        tell_share(session, share, folder)
     return folder
 
 
@@ -109,16 +111,26 @@ def masks_of_frames(
     found, masks = find_masks(seeker, maps, plan, None)
     if not makes_mask(found):
         return None
-    small = interpolate(frame_masks(masks, plan, None)(range(len(plan.blend_weights))), size.padded, mode="bilinear")
-    return from_working(levels(small), size, size.height_px, size.width_px)
+    small = frame_masks(masks, plan, size, None)(range(len(plan.blend_weights)))
+    return from_working(small, size, size.height_px, size.width_px)
 
 
-def frame_masks(masks: Float[Tensor, "n h w"], plan: Plan, motion: ClipMotion | None) -> FrameMasks:
-    """Masks of all frames from those of the particles; along `motion` if those are key frames."""
+def frame_masks(masks: Float[Tensor, "n h w"], plan: Plan, size: WorkingSize, motion: ClipMotion | None) -> FrameMasks:
+    """Masks of all frames from those found of the particles, `Found.mask`; along `motion` if those are key frames."""
+
+    def at_pixels(values: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 _H _W"]:
+        return levels(interpolate(values, size.padded, mode="bilinear"))
+
     if not plan.blend_weights:
         assert motion is not None
-        return CarriedFrames(lambda frame: masks[plan.frames.index(frame)][None], motion, plan.frames)
-    return lambda frames: torch.stack([masks[[p for p, _ in plan.blend_weights[i]]].amax(0)[None] for i in frames])
+        carried = CarriedFrames(lambda frame: masks[plan.frames.index(frame)][None], motion, plan.frames)
+        return lambda frames: at_pixels(carried(frames))
+
+    def mixed(frame: int) -> Float[Tensor, "1 _H _W"]:
+        particles, weights = zip(*plan.blend_weights[frame], strict=True)
+        return (torch.tensor(weights).view(-1, 1, 1, 1) * at_pixels(masks[list(particles), None])).sum(0)
+
+    return lambda frames: torch.stack([mixed(i) for i in frames])
 
 
 def write_masks(folder: Path, masks: FrameMasks, chunks: Iterator[range], size: WorkingSize, info: ClipInfo) -> float:
@@ -129,8 +141,7 @@ def write_masks(folder: Path, masks: FrameMasks, chunks: Iterator[range], size: 
     total = 0.0
     with atomic_folder(folder) as part:
         for frames in chunks:
-            small = interpolate(masks(frames), size.padded, mode="bilinear")
-            grey = from_working(levels(small), size, info.height_px, info.width_px).clamp(0, 1)
+            grey = from_working(masks(frames), size, info.height_px, info.width_px).clamp(0, 1)
             for i, picture in zip(frames, to_levels(grey), strict=True):
                 Image.fromarray(picture[..., 0]).save(part / f"{i:06}.png", compress_level=1)
             total += float(grey.mean((1, 2, 3)).sum())

@@ -71,11 +71,12 @@ class Stretches:
     def latent_plan(self) -> Plan:
         """The same clip with latent frames in place of frames as particles, each shown by its middle frame."""
         parts = [(s, k, self._frames(s, k, k + 1)) for s in self.all for k in range(len(s.rows))]
-        made_of = [dict[int, float]() for _ in self.plan.blend_weights]
-        for stretch, k, frames in parts:
-            for i in frames:
-                made_of[i][stretch.rows[k]] = 1.0
-        weights = tuple(tuple((p, 1 / len(own)) for p in own) for own in made_of)
+        row_of = {(i, s.sentence): s.rows[k] for s, k, frames in parts for i in frames}
+        sentences = self.plan.prompt_index
+        weights = tuple(
+            tuple((row_of[i, sentences[particle]], weight) for particle, weight in own)
+            for i, own in enumerate(self.plan.blend_weights)
+        )
         middles = tuple(frames[len(frames) // 2] for _, _, frames in parts)
         return replace(
             self.plan, frames=middles, prompt_index=tuple(s.sentence for s, _, _ in parts), blend_weights=weights

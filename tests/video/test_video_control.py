@@ -16,6 +16,7 @@ from csd3d.engine.config import CsdConfig
 from csd3d.media.clip.source import open_clip
 from csd3d.runs.manifest import Manifest
 from csd3d.runs.progress import RunProgress
+from tests.clips import moving_picture
 from tests.toys import ToyPrior
 from video import VideoConfig
 from video.preview import preview_video
@@ -65,6 +66,54 @@ def test_averages_along_motion_do_not_carry_an_edit_out_of_a_mask_that_moves(mak
     )
     inside = torch.from_numpy(masks > 0)[:, None].expand_as(before)
     assert torch.equal(within, torch.where(inside, everywhere, before))
+
+
+def folder_of(path, rgb):
+    path.mkdir()
+    for k, picture in enumerate(rgb):
+        Image.fromarray((picture.permute(1, 2, 0) * 255).round().byte().numpy()).save(path / f"{k:03}.png")
+    return path
+
+
+ALONE = replace(CONFIG, csd=replace(CSD, coupling="independent"))
+
+
+@pytest.mark.parametrize("light", [1.0, 0.1])
+@pytest.mark.parametrize("config", [ALONE, replace(ALONE, keyframes=4), replace(ALONE, by="sampling")])
+def test_no_shot_shows_in_another_one(tmp_path, config, light):
+    """Frames that are edited alone, and averaged: what is beyond a cut, dark as it may be, changes no bit."""
+    first, *others = (light * moving_picture(5, 48, 64, seed) for seed in (0, 1, 2))
+    results = []
+    for k, second in enumerate(others):
+        clip = folder_of(tmp_path / f"clip{k}", torch.cat([first, second]))
+        results.append(edit(clip, tmp_path / f"run{k}", config=config, output=tmp_path / f"{k}.mkv"))
+    assert all(any("2 shots, cut at frames 5" in note for note in result.notes) for result in results)
+    a, b = (frames_of(result.path) for result in results)
+    assert torch.equal(a[:5], b[:5])
+    assert not torch.equal(a[5:], b[5:])
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"csd": replace(CSD, coupling="motion", steps=6)}, {"by": "sampling", "csd": None}]
+)
+def test_no_sentence_shows_at_the_time_of_another_one(make_clip, tmp_path, options):
+    """Nor does its moving move what another one makes: only in a fade, and not before."""
+    path, _ = make_clip(frames=14)
+    config = replace(CONFIG, fade=0.16, **options)
+    a, b = (
+        frames_of(edit(path, tmp_path / f"run{k}", f"0-0.32s: make it red, 0.32-0.6s: {other}", config=config).path)
+        for k, other in enumerate(("make it dark", "make it stay"))
+    )
+    same = [torch.equal(x, y) for x, y in zip(a, b, strict=True)]
+    assert same == [True] * 7 + [False] * 7
+
+
+def test_without_strength_nothing_shows_whatever_was_averaged(make_clip, tmp_path):
+    path, _ = make_clip(frames=9, cut=4)
+    masks = folder_of(tmp_path / "masks", (torch.rand(9, 1, 48, 64) > 0.5).float().expand(-1, 3, -1, -1))
+    config = replace(CONFIG, strength=0.0, fade=0.1, mask=str(masks))
+    prompt = "0-0.16s: make it red, 0.16-0.3s: make it dark"
+    assert torch.equal(frames_of(edit(path, tmp_path / "run", prompt, config=config).path), frames_of(path))
 
 
 @pytest.mark.parametrize("kind", ["picture", "folder"])

@@ -19,6 +19,7 @@ from csd3d.runs.progress import RunProgress
 from tests.clips import encode
 from tests.toys import ToyPrior
 from video import VideoConfig
+from video.plan import plan_frames, spans_of
 from video.preview import preview_video
 
 CONFIG = VideoConfig(
@@ -128,6 +129,18 @@ def test_every_sentence_has_a_mask_for_its_time(halves, tmp_path):
     assert mask[6:].max() == 0  # nothing is said of them
     before, after = frames_of(halves), frames_of(result.path)
     assert torch.equal(after[6:], before[6:])
+
+
+def test_a_mask_fades_with_its_sentence(halves, tmp_path):
+    """What the mask of one sentence keeps out does not appear when another begins."""
+    prompt = "0-0.2s: make the dark red, 0.2-0.36s: make it dark"
+    toy_edit(halves, tmp_path / "run", prompt, config=replace(CONFIG, fade=0.16))
+    mask = masks_of(tmp_path / "run" / "mask", halves)
+    outside = mask[:, 8:40, 80:].mean((1, 2))
+    spans = spans_of(prompt)
+    plan = plan_frames(spans, [i / 25 for i in range(9)], fade_s=0.16)
+    of_the_second = [sum(w for p, w in own if plan.prompt_index[p] == 1) for own in plan.blend_weights]
+    torch.testing.assert_close(outside, torch.tensor(of_the_second), atol=0.01, rtol=0)
 
 
 def test_a_prior_of_captions_needs_one_of_the_source(halves, tmp_path):

@@ -26,11 +26,27 @@ def test_cuts_between_shots(drift, chunk):
     assert cuts(shots_of(changes(clip.split(chunk)))) == [10, 11]
 
 
-def test_no_cuts_in_pans_shakes_and_fades():
+@pytest.mark.parametrize("level", [0, 100, 220])
+@pytest.mark.parametrize("contrast", [0.3, 0.1])
+def test_cuts_in_the_dark_and_in_fog(contrast, level):
+    clip = torch.cat([noise(1, 10, 1), noise(3, 12, 1)])
+    assert cuts(shots_of(changes([(contrast * clip.float() + level).byte()]))) == [10]
+
+
+@pytest.mark.parametrize("contrast", [1.0, 0.3, 0.1, 0.02])
+def test_no_cuts_in_pans_shakes_and_fades(contrast):
     shake = torch.stack([noise(1, 1)[0].roll(int(s), 1) for s in (0, 9, -7, 8, -9, 6, 9, -8)])
-    fade = (noise(1, 1).float() * torch.linspace(1, 0, 12).view(-1, 1, 1)).byte()
-    for clip in (noise(1, 20, 8), shake, fade, noise(1, 1), noise(1, 2)):
-        assert cuts(shots_of(changes([clip]))) == []
+    fade = noise(1, 1).float() * torch.linspace(1, 0, 12).view(-1, 1, 1)
+    still = noise(1, 1).float() + 8 * torch.randn(20, 64, 64, generator=torch.Generator().manual_seed(0))
+    for clip in (noise(1, 20, 8), noise(1, 20, 1), shake, fade, still.clamp(0, 255), noise(1, 1), noise(1, 2)):
+        assert cuts(shots_of(changes([(contrast * clip.float()).byte()]))) == []
+
+
+def test_no_cut_where_somebody_walks_into_the_dark():
+    clip = 0.1 * noise(1, 20, 0).float()
+    for k in range(10, 20):
+        clip[k, :, : 2 * (k - 9)] = 40
+    assert cuts(shots_of(changes([clip.byte()]))) == []
 
 
 REAL = {

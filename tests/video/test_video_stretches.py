@@ -109,6 +109,9 @@ def test_masks_are_of_latent_frames_shown_by_their_middle() -> None:
     assert plan.prompt_index[:4] == (0, 0, 0, 0)
     assert plan.blend_weights[5] == ((2, 1.0),)
     assert [part for part, _ in plan.blend_weights[11]] == [4, 7], "a fade shows both"
+    of_frames = stretches(TIMED, 40, fade_s=0.6).plan.blend_weights
+    for own, latent in zip(of_frames, plan.blend_weights, strict=True):
+        assert [weight for _, weight in own] == [weight for _, weight in latent], "by their weights"
     assert plan.prompt_index[-1] == UNEDITED
     pieces = stretches(TIMED, 40, cuts=(7,)).pieces(2)
     assert torch.cat(pieces).tolist() == list(range(sum(map(len, pieces))))
