@@ -145,6 +145,11 @@ class SharedPrior(Prior):
         """Those of rank 0's copy, after how many work together."""
         return [f"{ranks()[1]} processes shared the work", *self.own.notes]
 
+    @property
+    def rows_done(self) -> int:
+        """Those of all ranks."""
+        return self.hand.rows_done
+
     def defaults(
         self, method: Method | None = None, effort: Effort | None = None, *, by: By = "moves", of: Particle = "windows"
     ) -> CsdConfig:

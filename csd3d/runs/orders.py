@@ -113,6 +113,8 @@ class Hand:
 
     prior: Prior | None = None
     scores: dict[int, Score] = field(default_factory=dict[int, Score])
+    rows_done: int = 0
+    """Rows of the prior's network that all ranks computed, up to the last order."""
 
     def carry_out(self, order: Order) -> Tensor | None:
         """This rank's share of an order; returns the rows of all ranks, on the CPU, where there are any.
@@ -124,7 +126,7 @@ class Hand:
             rows, count = self._share(order)
         except Exception as raised:
             error = raised
-        _raise_first(error)
+        self.rows_done = sum(_agreed(error, 0 if self.prior is None else self.prior.rows_done))
         if rows is None:
             return None
         mine = len(local_indices(count))
@@ -210,15 +212,17 @@ def send_for_rows(hand: Hand, order: Order) -> Tensor:
     return rows
 
 
-def _raise_first(error: Exception | None) -> None:
-    """Raise this rank's own error, or else that of the first rank that has one, if there is one."""
-    errors: list[Any] = [None] * ranks()[1]
-    dist.all_gather_object(errors, error and _portable(error))
+def _agreed(error: Exception | None, rows_done: int) -> list[int]:
+    """The rows that each rank has computed. Raises this rank's own error, or else that of the first rank that has one,
+    if there is one."""
+    told: list[Any] = [None] * ranks()[1]
+    dist.all_gather_object(told, (error and _portable(error), rows_done))
     if error is not None:
         raise error
-    for rank, found in enumerate(errors):
+    for rank, (found, _) in enumerate(told):
         if found is not None:
             raise _of_rank(rank, found)
+    return [rows for _, rows in told]
 
 
 def _portable(error: Exception) -> Exception:

@@ -31,6 +31,7 @@ from csd3d.runs import crew, orders
 from csd3d.runs.crew import SharedPrior, load_shared
 from csd3d.runs.manifest import Manifest
 from csd3d.runs.orders import Hand, device_of
+from csd3d.runs.session import ROWS, ROWS_EACH
 from tests.clips import encode, moving_picture
 from tests.priors.tiny import write_tiny_prior
 from tests.runs.crew_work import latents, run_all
@@ -103,11 +104,11 @@ def test_what_guidance_reuses_is_evaluated_by_all_and_kept_by_rank_0(shared: Sha
     for prior in (own, shared):
         score = reusing(prior.score_under(csd, Prompts("make it snowy")), csd)
         assert isinstance(score, ReusingScore)
-        before = shared.own.rows_done
+        before = prior.rows_done
         directions.append([csd_step(score, particles(score), csd).g for _ in range(2)])
-        counts.append(shared.own.rows_done - before)
+        counts.append(prior.rows_done - before)
     assert all(torch.equal(a, b) for a, b in zip(*directions, strict=True))
-    assert counts == [0, 3 * (5 + 3)]  # the unconditional branch of particles and sources once in two moves
+    assert counts == 2 * [3 * (5 + 3)]  # the unconditional branch of particles and sources once in two moves
 
 
 def test_every_rank_knows_which_control_picture_a_particle_takes(shared: SharedPrior) -> None:
@@ -215,8 +216,10 @@ def test_two_processes_edit_as_one(folder: Path, server: dict[str, str]) -> None
         # float rounding: calls have other numbers of rows; sampling and the low temperature of PatchNCE amplify it
         within = 1e-3 if "sampled" in name else 2e-4 if name == "cds" else 1e-5
         assert spread(shared, alone) < within, name
-    notes = Manifest.read(folder / "by-0" / "clip" / "manifest.json").notes
-    assert "2 processes shared the work" in notes
+    shared, alone = (Manifest.read(folder / by / "clip" / "manifest.json") for by in ("by-0", "alone"))
+    assert "2 processes shared the work" in shared.notes
+    for name in (ROWS, ROWS_EACH):
+        assert shared.numbers[name] == alone.numbers[name] != 0, "those of both"
 
 
 @pytest.mark.slow
