@@ -60,15 +60,12 @@ def counted(path: Path, kind: str, family: Family | None, *, builtin: bool, guar
     clips, editor = family is not None and family.of_clips, kind == "instruct"
     packed = family is not None and family.layout in ("packed", "patched")
     vae, frames = part_folder(path, "vae"), WINDOW if clips else None
-    found = {
-        px: row_flops_of(path, vae, px, editor=editor, packed=packed, frames=frames, guard=guard) for px in SHOWN_PX
-    }
+    found = row_flops_of(path, vae, SHOWN_PX, editor=editor, packed=packed, frames=frames, guard=guard)
     csd = default_config(
         None, builtin=builtin, kind="instruct" if editor else "text-to-image", family=family, of="frames"
     )
     what = f"a clip of {WINDOW if clips else CLIP_FRAMES} frames"
-    rows_flops = {px: value for px, value in found.items() if value is not None}
-    return Cost(rows_flops, csd.steps, rows_of(csd, editor, family), 1 if clips else CLIP_FRAMES, what)
+    return Cost(found, csd.steps, rows_of(csd, editor, family), 1 if clips else CLIP_FRAMES, what)
 
 
 def rows_of(csd: CsdConfig, editor: bool, family: Family | None) -> int:

@@ -88,14 +88,21 @@ def _transformer(shapes: Shapes, config: Mapping[str, Any], places: int, words: 
 
 
 def row_flops_of(
-    prior: Path, vae: Path, side_px: int, *, editor: bool, packed: bool, frames: int | None, guard: Path | None = None
-) -> float | None:
-    """Of one row at pictures of `side_px` squared; None where the files do not say enough.
+    prior: Path,
+    vae: Path,
+    sides_px: Sequence[int],
+    *,
+    editor: bool,
+    packed: bool,
+    frames: int | None,
+    guard: Path | None = None,
+) -> dict[int, float]:
+    """Of one row by the side of the picture, a square; none where the files do not say enough.
 
     Args:
         prior: Directory in diffusers layout.
         vae: Folder of the autoencoder.
-        side_px: Side of the pictures.
+        sides_px: Sides of the pictures.
         editor: Whether it sees a source; beside the noisy picture, if its channels do not hold both.
         packed: Whether its tokens are 2 x 2 latents already.
         frames: Of a clip, for an editor of clips; None: of pictures.
@@ -104,17 +111,20 @@ def row_flops_of(
     parts = configs_of(prior, vae)
     shapes = shapes_of(parts.network) if parts else None
     if parts is None or not shapes:
-        return None
-    config, codec, lat = parts.config, parts.codec, side_px // parts.factor
+        return {}
+    config, guarding = parts.config, {} if guard is None else shapes_of(guard)
     patch = config.get("patch_size") or 1
     patch = 2 if packed else patch if isinstance(patch, int) else patch[-1]
-    places = (lat // patch) ** 2 if parts.network.name == "transformer" else lat**2
-    if frames is not None:
-        places *= -(-(frames - 1) // int(codec["scale_factor_temporal"])) + 1
+    patch = patch if parts.network.name == "transformer" else 1
+    deep = 1 if frames is None else -(-(frames - 1) // int(parts.codec["scale_factor_temporal"])) + 1
     read = int(config.get("in_channels") or 0)
     beside = editor and read < 2 * int(config.get("out_channels") or read)
-    guarding = 0.0 if guard is None else row_flops(shapes_of(guard), {}, places)
-    return guarding + row_flops(shapes, config, places * (2 if beside else 1))
+    found: dict[int, float] = {}
+    for px in sides_px:
+        places = deep * (px // parts.factor // patch) ** 2
+        found[px] = row_flops(shapes, config, places * (2 if beside else 1))
+        found[px] += row_flops(guarding, {}, places) if guarding else 0.0
+    return found
 
 
 def shapes_of(part: Path) -> dict[str, Sequence[int]]:

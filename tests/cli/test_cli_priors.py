@@ -4,12 +4,14 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from csd3d.cli import main as cli
 from csd3d.cli import priors as command
 from csd3d.priors.memory import peak_bytes
+from csd3d.priors.store import files
 from csd3d.priors.store.resolve import PARTS
 from tests.priors.guards import write_control
 from tests.priors.tiny import write_tiny_prior
@@ -128,9 +130,14 @@ def test_show_says_what_memory_is_needed_and_measures_a_row(tmp_path: Path, caps
     assert re.search(r"a clip of 24 frames, \d+ moves of each: about \d[\d.]* (s|min|h)\n", out)
 
 
-def test_show_says_what_a_row_and_an_edit_cost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tiny = write_tiny_prior(tmp_path / "tiny", closed=False)
+def test_show_says_what_a_row_and_an_edit_cost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny, read = write_tiny_prior(tmp_path / "tiny", closed=False), Mock(wraps=files.safe_open)
+    monkeypatch.setattr(files, "safe_open", read)
     assert cli.main(["priors", "show", str(tiny)]) == 0
+    opened = [call.args[0] for call in read.call_args_list]
+    assert len(opened) == len(set(opened)) > 0, "a header is read once"
     out = capsys.readouterr().out
     assert re.search(r"cost of a row: [\d.e-]+ TFLOP at 512 px, [\d.e-]+ TFLOP at 1024 px", out)
     assert re.search(r"a clip of 24 frames at 512 px, \d+ moves x 5 rows: \S+ TFLOP, \d+ s at 100 TFLOP a second", out)

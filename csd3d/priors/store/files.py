@@ -10,21 +10,20 @@ _ADVICE = re.compile(r"\s*(?:To enable repo look-ups[^)\n]*|Please check out the
 
 def check_whole(file: Path) -> None:
     """Raise ValueError when a safetensors file is cut short or is something else."""
+    _ = shapes_in(file)
+
+
+def shapes_in(file: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors in a safetensors file, of which only the header is read. Raises ValueError when
+    it is cut short or is something else."""
     try:
-        with safe_open(str(file), framework="pt"):
-            pass
+        with safe_open(str(file), framework="pt") as opened:
+            # a safetensors file has keys() and no iterator
+            return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         start = file.read_bytes()[:40] if file.stat().st_size < 1024 else b""
         hint = " (it is a git-lfs pointer; git lfs pull fetches the real file)" if start.startswith(b"version") else ""
         raise ValueError(f"{file}: not a complete safetensors file{hint}: {first_line(error)}") from None
-
-
-def shapes_in(file: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the tensors in a safetensors file. Raises ValueError as `check_whole` does."""
-    check_whole(file)
-    with safe_open(str(file), framework="pt") as opened:
-        # a safetensors file has keys() and no iterator
-        return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
 
 
 SECOND = ("clip_l", "clip_g")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from csd3d.priors.families.table import FAMILIES, Kind
-from csd3d.priors.store.files import check_whole, first_line
+from csd3d.priors.store.files import check_whole, first_line, shapes_in
 from csd3d.priors.store.index import PIPELINES, named_parts, pipeline_of, read_json
 
 if TYPE_CHECKING:
@@ -51,10 +51,8 @@ def _recognised(file: Path) -> Path:
     from diffusers.loaders.single_file_utils import DIFFUSERS_DEFAULT_PIPELINE_PATHS, infer_diffusers_model_type
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
-    from safetensors import safe_open
 
-    with safe_open(str(file), framework="pt") as tensors:
-        shapes = {key: tensors.get_slice(key).get_shape() for key in tensors.keys()}  # noqa: SIM118 - no mapping
+    shapes = shapes_in(file)
     empty = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
     try:
         kind = infer_diffusers_model_type(empty)
