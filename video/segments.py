@@ -117,8 +117,7 @@ def _look(clip: Clip, prior: Prior, score: Controllable, config: SegmentConfig, 
     if clip.info.frames > AT_ONCE:
         first = to_working(clip.read(0, 1), size)
         estimate = measure_frames(clip.info.frames, lambda: look(first, torch.zeros(1, dtype=torch.int64)))
-        if line := estimate.line("--max-frames takes only the first ones"):
-            progress.say(line)
+        estimate.announce(progress.say, "--max-frames takes only the first ones")
     for frames, rgb in progress.track("look", chunks, total=clip.info.frames, unit=AT_ONCE):
         merged += look(rgb, torch.arange(frames.start, frames.stop))
         greys.append(greys_at(rgb, size, factor))

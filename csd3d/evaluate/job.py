@@ -64,5 +64,4 @@ def _announce_time(cases: Sequence[Case], meters: Meters, config: EvaluateConfig
         return
     some = replace(config, max_frames=SOME)
     estimate = measure_frames(count, lambda: measure(first, meters, some), of=min(SOME, len(frames)))
-    if line := estimate.line("--max-frames takes only the first ones"):
-        progress.say(line)
+    estimate.announce(progress.say, "--max-frames takes only the first ones")

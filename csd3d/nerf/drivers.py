@@ -208,8 +208,8 @@ class Update(_Parts):
         score = current.prior.score_under(csd, prompts, current.settings.attending)
         batches = -(-len(self.scene.photographs) // count)
         estimate = measure(current.prior, Work(score, csd, batches * count, (height, width)))
-        if estimate and (line := estimate.line(SHORTER)):
-            CONSOLE.log(f"editing every view once: {line}")
+        if estimate:
+            estimate.announce(lambda line: CONSOLE.log(f"editing every view once: {line}"), SHORTER)
 
     def _moved(self, what: str, timer: "MoveTimer", done: int, total: int) -> None:
         """Show how far a batch is; a long one says so on the console too."""

@@ -98,6 +98,11 @@ class Estimate:
         text += f"measured on {'one' if self.measured == 1 else self.measured}"
         return text if self.total_s < HOUR_S else f"{text}. OVER AN HOUR{shorter and f': {shorter}'}"
 
+    def announce(self, say: Callable[[str], None], shorter: str = SHORTER) -> None:
+        """Say `line`, of a run that is long."""
+        if line := self.line(shorter):
+            say(line)
+
 
 def measure(prior: Prior, work: Work, *, clock: Callable[[], float] = time.monotonic) -> Estimate | None:
     """The estimate of a run, from predictions for one particle and one decoded picture; None: too short to measure.

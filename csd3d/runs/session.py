@@ -119,8 +119,7 @@ class Session:
         """Say how long the run will take, if that is long, and keep it beside the time that it then takes."""
         if estimate is not None:
             self.manifest.numbers["estimated (s)"] = round(estimate.total_s, 1)
-            if line := estimate.line():
-                self.progress.say(line)
+            estimate.announce(self.progress.say)
 
     def note_change(
         self,

@@ -45,8 +45,7 @@ def _translate_clip(trained: Trained, source: Path, task: str, output: Path, pro
     with open_clip(source) as clip, progress:
         if clip.info.frames >= LEAST:
             estimate = measure_frames(clip.info.frames, lambda: trained(clip.read(0, 1), task))
-            for line in filter(None, [estimate.line("")]):
-                progress.say(line)
+            estimate.announce(progress.say, shorter="")
         size = chunk_frames(clip, _CHUNK)
         chunks = progress.track("translate", clip.chunks(size, exact=True), total=clip.info.frames, unit=size)
         with open_output(output, clip.info, Encoding(), tags=clip.info.tags, notes=notes) as writer:
