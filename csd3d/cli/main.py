@@ -20,6 +20,7 @@ import tyro
 
 from csd3d import __version__
 from csd3d.cli.parse import read_words, split, subcommands, with_home
+from csd3d.slow_imports import uncollected
 from csd3d.user_errors import DEBUG_VARIABLE, explain
 
 
@@ -150,7 +151,9 @@ def _several(name: str, args: list[str], *, debug: bool) -> int:
 def _guarded(name: str, args: list[str], *, debug: bool) -> int:
     """Run one command; an error that a person can act on becomes one line on stderr and its exit code."""
     try:
-        code = importlib.import_module(COMMANDS[name].module).main(args)
+        with uncollected():
+            command = importlib.import_module(COMMANDS[name].module)
+        code = command.main(args)
         print(end="", flush=True)  # unlike sys.stdout.flush, of no effect where it is closed: csd3d runs list >&-
         return code
     except KeyboardInterrupt as stop:  # a run that saved its state says where, and which signal stopped it

@@ -14,6 +14,7 @@ from csd3d.priors.store.device import pick_device, pick_dtype
 from csd3d.priors.store.load import locate
 from csd3d.priors.store.resolve import Resolved, loader_of, resolve
 from csd3d.priors.text_to_image import TextToImagePrior
+from csd3d.slow_imports import uncollected
 
 _CLASSES: dict[Kind, type[LatentDiffusion]] = {cls.kind: cls for cls in (InstructPrior, TextToImagePrior)}
 
@@ -53,7 +54,8 @@ def load_prior(
     assert found.kind is not None
     dtype = None if precision == "auto" else getattr(torch, precision)
     if loader_of(found.path) == "family":
-        from csd3d.priors.families.load import load_family
+        with uncollected():
+            from csd3d.priors.families.load import load_family
 
         return load_family(found, device=device, dtype=dtype, how=how)
     return _CLASSES[found.kind].load(found, device=device, dtype=dtype, how=how)

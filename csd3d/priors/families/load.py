@@ -31,6 +31,7 @@ from csd3d.priors.store.resolve import Resolved, named_parts, pipeline_of, read_
 from csd3d.priors.store.savings import read_on, reading_quantised, require_savings, save_memory
 from csd3d.priors.store.silence import quiet, worth_a_bar
 from csd3d.priors.store.single_file import read_single
+from csd3d.slow_imports import uncollected
 
 _DTYPE = "dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype"
 """What diffusers calls the precision of a pipeline."""
@@ -92,7 +93,8 @@ def read_pipeline(
     files = sorted(path.glob("*/*.safetensors"))
     for file in files:
         check_whole(file)
-    cls = _class_of(pipeline_of(path), family)
+    with uncollected():
+        cls = _class_of(pipeline_of(path), family)
     if cls is None:
         raise ValueError(
             f"prior {path}: expected a diffusers that has {pipeline_of(path)}, got {diffusers.__version__}; upgrade it"

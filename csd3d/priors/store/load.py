@@ -28,6 +28,7 @@ from csd3d.priors.store.resolve import (
 )
 from csd3d.priors.store.silence import quiet, worth_a_bar
 from csd3d.priors.store.single_file import read_single
+from csd3d.slow_imports import uncollected
 
 if TYPE_CHECKING:  # diffusers takes seconds to import
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -139,9 +140,10 @@ def load_parts(
     Raises:
         ValueError: A part is missing, damaged, pickled, of another class, or does not fit the others.
     """
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
+    with uncollected():
+        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+        from transformers import CLIPTextModel, CLIPTokenizer
 
     kind = kind or check_directory(path)
     _check_settings(path)

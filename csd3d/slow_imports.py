@@ -1,0 +1,21 @@
+"""Importing what is large in less time."""
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Within: the garbage collector rests. For imports of torch, diffusers and transformers, which make 800,000 objects
+    that stay, and through which it would go again and again: a quarter of their time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            if not gc.get_freeze_count():  # what somebody froze stays frozen
+                gc.freeze()
+                gc.unfreeze()  # all that is there counts as old now: the next collections leave it out
+            gc.enable()
