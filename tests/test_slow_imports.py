@@ -1,6 +1,7 @@
 """Imports without the garbage collector."""
 
 import gc
+from unittest.mock import Mock
 
 import pytest
 
@@ -36,3 +37,10 @@ def test_commands_are_imported_so_and_run_with_it(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("importlib.import_module", load)
     assert main(["doctor"]) == 0
     assert seen == [False, True]
+
+
+def test_no_garbage_is_looked_for_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_the_end = Mock()
+    monkeypatch.setattr("atexit.register", at_the_end)
+    assert main(["--version"]) == 0
+    at_the_end.assert_called_once_with(gc.freeze)

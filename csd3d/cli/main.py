@@ -8,6 +8,8 @@ Exit codes: 0 done; 1 the run failed (diverged, out of memory) or `doctor` found
 in what the person gave is wrong; 130 interrupted.
 """
 
+import atexit
+import gc
 import getpass
 import importlib
 import os
@@ -63,6 +65,7 @@ BROKEN_PIPE = 141
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line (default: this process's) and return its exit code. Parses, runs, explains errors."""
     _name_the_user()
+    atexit.register(gc.freeze)  # Python would look for garbage before it ends: seconds, with torch and diffusers there
     head, rest = split([with_home(word) for word in (sys.argv[1:] if argv is None else argv)])
     if "--version" in head:
         print(f"csd3d {__version__}")
