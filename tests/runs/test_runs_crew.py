@@ -139,7 +139,7 @@ def test_errors_of_any_kind_can_be_sent() -> None:
     assert type(orders._portable(OddError("a", "b"))) is RuntimeError
     assert str(orders._of_rank(3, MemoryError("full"))) == "process 3: full"
     assert isinstance(orders._of_rank(3, OddError("a", "b")), RuntimeError)
-    assert isinstance(orders._portable(UnknownPrompt("sing", [], {})), ValueError)
+    assert isinstance(orders._portable(UnknownPrompt("sing", [], title="builtin")), ValueError)
 
 
 def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
