@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from csd3d.priors.prompts.vocabulary import UnknownPrompt
-from csd3d.priors.prompts.words import UnknownWords, Words, read_known
+from csd3d.priors.prompts.words import UnknownWords, Words, read_known, require_known
+from csd3d.priors.store.resolve import Resolved
 
 WORDS = Words({"things": ("ball", "cube"), "colours": ("red", "blue"), "other": ("a", "and", "at", "night")})
 
@@ -33,6 +34,15 @@ def test_unknown_words_are_named_in_one_line_with_the_nearest_and_what_lists_all
         "`csd3d priors show builtin:t2i` lists what it knows"
     )
     assert isinstance(caught.value, UnknownPrompt)
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_sentences_that_are_no_utf8_are_refused(closed: bool, tmp_path: Path) -> None:
+    if closed:
+        (tmp_path / "vocabulary.json").write_text(WORDS.to_json(), encoding="utf-8")
+    found = Resolved("some", tmp_path, "instruct", builtin=False)
+    with pytest.raises(ValueError, match=r"prompt: expected text in UTF-8, got 'make it sn"):
+        require_known(found, ["", "make it sn\udce9"])
 
 
 def test_they_survive_being_written_and_read(tmp_path: Path) -> None:

@@ -110,10 +110,12 @@ def with_learnt(known: Vocabulary | Words | None, how: Loading, *, title: str) -
 
 def require_known(found: Resolved, sentences: Iterable[str], how: Loading = PLAIN) -> None:
     """Raises UnknownPrompt for the first sentence that a prior was never taught, by its files alone, before it is
-    loaded, and as `with_learnt` does."""
+    loaded, ValueError for one that is no UTF-8, which no tokenizer takes, and as `with_learnt` does."""
     known = None if found.path is None else with_learnt(read_known(found.path), how, title=found.name)
-    if known is not None:
-        for sentence in filter(str.strip, sentences):
+    for sentence in filter(str.strip, sentences):
+        if any("\ud800" <= c <= "\udfff" for c in sentence):
+            raise ValueError(f"prompt: expected text in UTF-8, got {sentence!r}")
+        if known is not None:
             known.match(sentence)
 
 
