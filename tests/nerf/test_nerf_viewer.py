@@ -2,6 +2,7 @@
 
 import math
 import shlex
+import signal
 import sys
 import threading
 import time
@@ -17,8 +18,10 @@ pytest.importorskip("nerfstudio", reason="the nerf extra is not installed")
 
 from nerfstudio.viewer.viewer import Viewer
 
+from csd3d.nerf import host
 from csd3d.nerf.viewer import ChangePrompt, Controls, Pause, Reset, SetScale, Undo
 from csd3d.nerf.viewer_page import CPU_MAX_PX, middle_camera, photograph_distance
+from csd3d.runs.interrupt import StopRequest
 from tests.forking import in_fork
 from tests.nerf.tiny import PX, config_for, trainer_for
 
@@ -94,22 +97,39 @@ def test_clicks_are_taken_at_once_and_in_order_while_a_step_goes_on(idle: Any) -
     assert controls.take() == [ChangePrompt("make it night"), Undo(), SetScale("s_text", 2.0), Pause(False), Reset()]
 
 
-def test_the_page_says_what_goes_on_and_offers_what_does_something(trainer: Any) -> None:
-    pipeline, controls = trainer.pipeline, trainer.pipeline.controls
-    shown: list[str] = []
+def test_the_page_says_what_goes_on_and_offers_what_does_something(
+    trainer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    controls = trainer.pipeline.controls
+    shown, steps = list[str](), list[int]()
     show = controls.status.show
     controls.status.show = lambda text: shown.append(text) or show(text)
     assert trainer.viewer_state.control_panel.max_res == CPU_MAX_PX
     assert controls.before.gui_handle.disabled
-    trainer.train()
+    with monkeypatch.context() as patch:
+        patch.setattr(host, "SECONDS_BETWEEN_STEPS_SHOWN", -1.0)
+        patch.setattr(trainer.viewer_state, "update_step", steps.append)
+        trainer.train()
     assert shown[0] == "**Training. 0 of 6 views are edited; next edit at step 4: make it snowy**"
     assert "**Editing 4 views (4 of 6 done): make it snowy, move 2 of 2**" in shown
     assert "**Training. 6 of 6 views are edited; next edit at step 10: make it snowy**" in shown
     assert controls.status.markdown.content == controls.status.text
     assert not controls.before.gui_handle.disabled
-    assert trainer.viewer_state.stats_markdown.content.startswith("Step: ")
-    pipeline.show_end("Finished")
-    assert controls.status.markdown.content == "Finished"
+    assert steps == list(range(10)), "the counter moves"
+    trainer._stop_request = StopRequest()
+    trainer._stop_request.signum = signal.SIGINT  # as of who looks around afterwards and ends it
+    trainer._train_complete_viewer()
+    assert controls.status.markdown.content == trainer.end_text()
+    for what in (
+        "Finished at step 9",
+        "Ctrl-C in the terminal ends",
+        "edited_views",
+        f"--load-dir {trainer.checkpoint_dir}",
+    ):
+        assert what in trainer.end_text()
+    assert trainer.viewer_state.stats_markdown.content.startswith("Step: 9 ")
+    assert not trainer.viewer_state.pause_train.visible
+    assert not trainer.viewer_state.resume_train.visible
     for element in (controls.start, controls.pause, controls.undo, controls.reset, controls.scales["s_text"]):
         assert element.gui_handle.disabled
 
@@ -121,7 +141,7 @@ def test_a_refusal_is_shown_until_something_else_is_asked_for(idle: Any) -> None
         controls.start.cb_hook(controls.start)
         pipeline.get_train_loss_dict(0)
         assert reason in controls.refusal.markdown.content
-        assert "\n" not in controls.refusal.markdown.content
+        assert "It knows" not in controls.refusal.markdown.content  # of which the page shows no list
     controls.prompt.value = "make it night"
     controls.start.cb_hook(controls.start)
     pipeline.get_train_loss_dict(0)
