@@ -349,7 +349,9 @@ class PanoramaEditor(Editor[PanoramaConfig]):
         picture, config, z = self.picture, self.config, particles.z
         if config.strength < 1:
             z = torch.lerp(particles.s, z, config.strength)
-        blocks = self._surface.blocks(picture, z, particles.s, self.prior.decode, detail=config.detail)
+        blocks = self._surface.blocks(
+            picture, z, particles.s, self.prior.decode, detail=config.detail, strength=config.strength
+        )
         track = partial(progress.track, "write", total=block_count(picture.height_px, picture.width_px))
         return composite(picture, self._plan, blocks, track, between)
 

@@ -9,6 +9,7 @@ at all. Pixels are scaled, encoded, decoded and written tile by tile, tiles blen
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -133,10 +134,11 @@ class Plane:
         decode: Decode,
         *,
         detail: float,
+        strength: float = 1.0,
     ) -> Iterator[Block]:
         """The picture at its own size."""
         tiles = self._tiles()
-        decoded = _Decoded(tiles, z, s, decode, detail)
+        decoded = _Decoded(tiles, partial(decode_layers, decode=decode, detail=detail, strength=strength), z, s)
         for rows in grid(picture.height_px, BLOCK_PX):
             for columns in grid(picture.width_px, BLOCK_PX):
                 source = picture.rgb(rows, columns)
@@ -216,9 +218,11 @@ class Plane:
 class _Decoded:
     """Decoded tiles; the latest are cached."""
 
-    def __init__(self, tiles: tuple[Spans, Spans], z: Tensor, s: Tensor, decode: Decode, detail: float) -> None:
+    def __init__(
+        self, tiles: tuple[Spans, Spans], layers: Callable[[Tensor, Tensor], Tensor], z: Tensor, s: Tensor
+    ) -> None:
         self._rows, self._columns = (spans.cells() for spans in tiles)
-        self._z, self._s, self._decode, self._detail = z, s, decode, detail
+        self._layers, self._z, self._s = layers, z, s
         self._cache: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
 
     def __call__(self, i: int, j: int) -> Tensor:
@@ -228,7 +232,7 @@ class _Decoded:
                 self._cache.popitem(last=False)
             at = self._rows[i][:, None], self._columns[j][None]
             z, s = (canvas[:, :, at[0], at[1]] for canvas in (self._z, self._s))
-            self._cache[i, j] = decode_layers(z, s, self._decode, detail=self._detail)
+            self._cache[i, j] = self._layers(z, s)
         self._cache.move_to_end((i, j))
         return self._cache[i, j]
 

@@ -113,6 +113,7 @@ class Sphere:
         decode: Decode,
         *,
         detail: float,
+        strength: float = 1.0,
     ) -> Iterator[Block]:
         """The picture at its own size; near the poles a row takes part in few views, elsewhere in three or four."""
         layers: dict[int, Tensor] = {}
@@ -132,7 +133,8 @@ class Sphere:
                         continue
                     if i not in layers:
                         self._make_room(layers)
-                        layers[i] = decode_layers(z[i : i + 1], s[i : i + 1], decode, detail=detail)
+                        own = z[i : i + 1], s[i : i + 1]
+                        layers[i] = decode_layers(*own, decode, detail=detail, strength=strength)
                     lifted[:, here] += weight[here] * sample_view(layers[i], view, uv[here])
                     total[here] += weight[here]
                 source = picture.rgb(rows, columns)

@@ -76,20 +76,22 @@ class Surface(Protocol):
         decode: Decode,
         *,
         detail: float,
+        strength: float = 1.0,
     ) -> Iterator[Block]:
-        """The whole result in blocks, in an order that decodes little twice."""
+        """The whole result in blocks, in an order that decodes little twice. `strength`: the share of the edit that `z`
+        holds."""
         ...
 
 
 def decode_layers(
-    z: Float[Tensor, "1 c h w"], s: Float[Tensor, "1 c h w"], decode: Decode, *, detail: float
+    z: Float[Tensor, "1 c h w"], s: Float[Tensor, "1 c h w"], decode: Decode, *, detail: float, strength: float
 ) -> Float[Tensor, "15 H W"]:
     """What is laid over the source: decoded edit, decoded source, and the maps that detail goes through."""
     edited = decode(z).cpu()
     if not detail:
         return torch.cat([edited[0], edited.new_zeros(12, *edited.shape[-2:])])
     plain = decode(s).cpu()
-    edited = cored(edited, plain)
+    edited = cored(edited, plain, strength=strength)
     return torch.cat([edited[0], plain[0], colour_maps(edited, plain)[0]])
 
 

@@ -130,5 +130,5 @@ class Frames:
         return Pictures(
             lambda some: decode(latents_at(z, s, some, config.strength)),
             (lambda some: decode(s[some])) if config.detail else None,
-            self.size, self.plan, detail=config.detail, mask=mask, motion=motion,
+            self.size, self.plan, detail=config.detail, strength=config.strength, mask=mask, motion=motion,
         )  # fmt: skip

@@ -90,7 +90,7 @@ def preview_video(
             seen = masks_of_frames(prior, seeker, s, plan, size, seed=config.seed)
         pictures = Pictures(
             lambda some: prior.decode(latents_at(z, s, some, config.strength)), lambda some: prior.decode(s[some]),
-            size, plan, detail=config.detail,
+            size, plan, detail=config.detail, strength=config.strength,
         )  # fmt: skip
         small = from_working(rgb, size, size.height_px, size.width_px)
         edited = pictures(range(len(shown)), small)

@@ -52,18 +52,19 @@ class Pictures:
         plan: Plan,
         *,
         detail: float = 1.0,
+        strength: float = 1.0,
         mask: Callable[[range], Float[Tensor, "n 1 H W"]] | None = None,
         motion: ClipMotion | None = None,
     ) -> None:
         """From the particles of `plan` as they are edited, and their sources through the same codec (None: no detail is
         put back).
 
-        `detail` is how much of the source's fine detail is put back (see `csd3d.media.detail`), `mask` where anything
-        may change. Along `motion` the decoded frames are averaged or, if the plan has only key frames, carried to the
-        others.
+        `detail` is how much of the source's fine detail is put back (see `csd3d.media.detail`), `strength` the share of
+        the edit that the particles hold, `mask` where anything may change. Along `motion` the decoded frames are
+        averaged or, if the plan has only key frames, carried to the others.
         """
         self._edited, self._source, self._size, self._plan = edited, source, size, plan
-        self._detail, self._mask = detail, mask
+        self._detail, self._strength, self._mask = detail, strength, mask
         self._small: Callable[[range], Tensor]
         if plan.blend_weights:
             self._small = SteadyFrames(self._decoded, plan, motion)
@@ -81,6 +82,7 @@ class Pictures:
             small[:, -3:],
             lambda x: from_working(x, self._size, height, width),
             amount=self._detail,
+            strength=self._strength,
         )
         return masked(source, edited, self._mask(frames)) if self._mask else edited
 

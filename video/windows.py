@@ -163,7 +163,16 @@ class Windows:
         decoder = partial(StretchDecoder, self.stretches, device=self.prior.device)
         edited = decoder(lambda rows: latents_at(z, s, rows, config.strength))
         source = decoder(lambda rows: s[rows]) if config.detail else None
-        return Pictures(edited, source, self.size, self.plan, detail=config.detail, mask=mask, motion=motion)
+        return Pictures(
+            edited,
+            source,
+            self.size,
+            self.plan,
+            detail=config.detail,
+            strength=config.strength,
+            mask=mask,
+            motion=motion,
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,8 +18,9 @@ source A tends to 0 and the edit stands alone.
 An edit of one thing moves all other latents a little too. What changes too little to be meant is left out before
 anything else, so that the source stays there (coring, as in noise reduction):
 
-    D(z)  <-  D(s) + w (D(z) - D(s))      w = clamp((d - NOISE) / (EDIT - NOISE), 0, 1)
+    D(z)  <-  D(s) + w (D(z) - D(s))      w = clamp((d / k - NOISE) / (EDIT - NOISE), 0, 1)
     d     mean over (2 r + 1)^2 pixels of the largest change of a channel
+    k     strength: the share of the edit that z holds, so that what is left out does not depend on it
 """
 
 from collections.abc import Callable, Sequence
@@ -48,6 +49,7 @@ def restore_mapped(
     up: Callable[[Tensor], Tensor] = lambda x: x,
     *,
     amount: float = 1.0,
+    strength: float = 1.0,
 ) -> Float[Tensor, "n 3 H W"]:
     """The edited picture with the source's lost detail put back through the maps A, in [0, 1].
 
@@ -57,18 +59,24 @@ def restore_mapped(
         reconstruction: what it decodes of the unedited source, at working size.
         up: takes pictures (of any number of channels) from working size to the source's.
         amount: 0 = none of the detail, just what is decoded; 1 = all of it.
+        strength: the share of the edit that `edited` holds.
     """
     if not amount:
         return up(edited).clamp(0, 1)
-    edited = cored(edited, reconstruction)
+    edited = cored(edited, reconstruction, strength=strength)
     maps = colour_maps(edited, reconstruction)
     return add_detail(source, up(edited), up(reconstruction), up(maps), amount=amount)
 
 
-def cored(edited: Float[Tensor, "n 3 h w"], reconstruction: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
-    """The edit, in [0, 1] at working size, without what it changes too little to be meant."""
+def cored(
+    edited: Float[Tensor, "n 3 h w"], reconstruction: Float[Tensor, "n 3 h w"], *, strength: float = 1.0
+) -> Float[Tensor, "n 3 h w"]:
+    """The edit, in [0, 1] at working size, without what it changes too little to be meant. Of `strength` 0 nothing is
+    left but the source."""
+    if not strength:
+        return reconstruction
     change = edited - reconstruction
-    d = _box(change.abs().amax(1, keepdim=True), CORING_RADIUS)
+    d = _box(change.abs().amax(1, keepdim=True), CORING_RADIUS) / strength
     return reconstruction + ((d - NOISE) / (EDIT - NOISE)).clamp(0, 1) * change
 
 

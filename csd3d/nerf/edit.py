@@ -148,7 +148,7 @@ def edit_views(
         small = map_sharded(n, lambda i: decoded(mixed[i], s[i], prior))
         if correspondences:
             small = _averaged(small, correspondences(1))
-        rgb = map_sharded(n, lambda i: restored(small[i], photographs[i], size, detail=detail))
+        rgb = map_sharded(n, lambda i: restored(small[i], photographs[i], size, detail=detail, strength=strength))
     return EditedViews(rgb if inside is None else torch.where(inside.cpu(), rgb, photographs), tuple(curves))
 
 
@@ -192,10 +192,18 @@ def decoded(z: Float[Tensor, "n c h w"], s: Float[Tensor, "n c h w"], prior: Pri
 
 
 def restored(
-    small: Float[Tensor, "n 6 _H _W"], photographs: Float[Tensor, "n 3 H W"], size: WorkingSize, *, detail: float
+    small: Float[Tensor, "n 6 _H _W"],
+    photographs: Float[Tensor, "n 3 H W"],
+    size: WorkingSize,
+    *,
+    detail: float,
+    strength: float = 1.0,
 ) -> Float[Tensor, "n 3 H W"]:
-    """`decoded` pictures as edited ones of the photographs' size, in [0, 1], with the photographs' detail put back."""
+    """`decoded` pictures, which hold `strength` of the edit, as edited ones of the photographs' size, in [0, 1], with
+    the photographs' detail put back."""
     height, width = photographs.shape[-2:]
     up = functools.partial(from_working, size=size, height_px=height, width_px=width)
     pairs = zip(photographs.split(1), small.split(1), strict=True)  # full-size pictures one at a time
-    return torch.cat([restore_mapped(photo, both[:, :3], both[:, 3:], up, amount=detail) for photo, both in pairs])
+    return torch.cat(
+        [restore_mapped(p, both[:, :3], both[:, 3:], up, amount=detail, strength=strength) for p, both in pairs]
+    )

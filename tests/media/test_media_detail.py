@@ -147,3 +147,12 @@ def test_changes_that_can_hardly_be_meant_are_left_out() -> None:
     green[:, 1] = 0.04  # of one channel, half-way between what is left out and what is kept
     assert torch.allclose(cored(source + green, source) - source, 0.5 * green, atol=1e-6)
     assert torch.equal(restore_mapped(source, source + green, source, amount=0.0), source + green)
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.1, 0.3, 1.0])
+def test_strength_takes_its_share_of_every_change_alike(strength: float) -> None:
+    source = picture(seed=1)
+    change = 0.15 * (picture(seed=2) - 0.5)  # from nothing to what is kept whole
+    whole = cored(source + change, source) - source
+    part = cored(source + strength * change, source, strength=strength) - source
+    assert torch.allclose(part, strength * whole, atol=1e-6)
