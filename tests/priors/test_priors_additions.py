@@ -151,7 +151,7 @@ def test_a_prior_of_known_words_learns_one_more(tmp_path: Path, capfd: pytest.Ca
     assert isinstance(prior, LatentDiffusion)
     assert prior.known("A <Look> ball, on grass.") == "a <Look> ball, on grass"
     assert len(prior.embed(["a <Look> ball"])) == 1
-    with pytest.raises(UnknownWords, match="learnt: <Look>"):
+    with pytest.raises(UnknownWords, match="did you mean '<Look>'"):
         prior.known("a <look> ball")
     assert main(["priors", "show", "builtin:t2i", f"--embedding={file}"]) == 0
     assert f"embedding {file}: '<Look>', 2 x 128" in capfd.readouterr().out

@@ -57,7 +57,8 @@ class Words:
         caption = ", ".join(" ".join(part) for part in parts if part)
         unknown = [w for w in dict.fromkeys(chain(*parts)) if w not in self._known]
         if unknown:
-            nearest = [near for w in unknown for near in get_close_matches(w, sorted(self._known), n=1, cutoff=0.7)]
+            spelt = {normalise(w): w for w in sorted(self._known)}  # learnt words have signs and capitals
+            nearest = [spelt[near] for w in unknown for near in get_close_matches(w, spelt, n=1, cutoff=0.7)]
             raise UnknownWords(sentence, unknown, nearest, title=self.title)
         return caption
 
