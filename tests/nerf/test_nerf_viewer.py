@@ -10,17 +10,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 
 pytest.importorskip("nerfstudio", reason="the nerf extra is not installed")
 
-from nerfstudio.viewer.viewer import Viewer
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO, Viewer
+from viser import ClientHandle
 
 from csd3d.nerf import host
 from csd3d.nerf.viewer import ChangePrompt, Controls, Pause, Reset, SetScale, Undo
-from csd3d.nerf.viewer_page import CPU_MAX_PX, middle_camera, photograph_distance
+from csd3d.nerf.viewer_page import CPU_MAX_PX, middle_camera, photograph_distance, set_up
 from csd3d.runs.interrupt import StopRequest
 from tests.forking import in_fork
 from tests.nerf.tiny import PX, config_for, trainer_for
@@ -173,3 +176,23 @@ def test_a_person_first_looks_through_the_camera_in_the_middle() -> None:
     z, fov, aspect = photograph_distance(0.9, 1.5), 0.9, 1.5
     half_height = z * math.tan(fov / 2)
     assert math.isclose(half_height * half_height * aspect * z / 3, 1.0)
+
+
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_whoever_connects_looks_where_that_camera_looks(on_cpu: bool) -> None:
+    c2w = torch.eye(4)[:3].repeat(3, 1, 1)
+    c2w[:, 0, 3] = torch.tensor([-5.0, 0.5, 5.0])
+    viewer, client = MagicMock(spec=Viewer), MagicMock(spec=ClientHandle, camera=MagicMock())
+    viewer.configure_mock(
+        viser_server=MagicMock(), control_panel=MagicMock(), config=MagicMock(camera_frustum_scale=0.1)
+    )
+    set_up(viewer, Cameras(c2w, fx=60.0, fy=60.0, cx=30.0, cy=20.0, width=60, height=40), on_cpu=on_cpu)
+    (look,) = viewer.viser_server.on_client_connect.call_args.args
+    look(client)
+    x, y, z = (client.camera.position / VISER_NERFSTUDIO_SCALE_RATIO).tolist()
+    assert (x, y) == pytest.approx((0.5, 0.0))
+    assert z < 0, "before the camera, which looks along -z, past its photograph"
+    assert client.camera.fov == pytest.approx(2 * math.atan(20 / 60))
+    turned = Viewer.get_camera_state(MagicMock(ready=False), client).c2w[:, :3]
+    torch.testing.assert_close(turned, torch.eye(3, dtype=turned.dtype), atol=1e-6, rtol=0)
+    assert (viewer.control_panel._max_res.value == CPU_MAX_PX) == on_cpu
