@@ -160,7 +160,31 @@ class SampledRows:
         return index * len(self.sampling.levels) + transition.level
 
 
-class SampledFrames:
+class SampledInBatches:
+    """What frames and windows that are sampled share of the engine's `SampledParticles`."""
+
+    def __init__(
+        self, rows: SampledRows, groups: Sequence[Sequence[int]], *, budget: int, device: torch.device | str
+    ) -> None:
+        """Particles of `rows`, by number, in `groups` that may share a step, of which at most `budget` do."""
+        self._rows, self._device = rows, torch.device(device)
+        self._groups = [torch.tensor(group) for group in groups]
+        self._batches = [
+            (k, part) for k, group in enumerate(self._groups) for part in group.tensor_split(-(-len(group) // budget))
+        ]
+
+    @property
+    def z(self) -> LatentRows:
+        """See `SampledRows`."""
+        return self._rows.z
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in which every particle makes one transition."""
+        return len(self._batches)
+
+
+class SampledFrames(SampledInBatches):
     """Satisfies the engine's `SampledParticles` and `Stateful`."""
 
     def __init__(
@@ -181,24 +205,10 @@ class SampledFrames:
             anchors: so many of each group are looked at by all of it.
             device: of a step's frames.
         """
-        self._rows, self._device = rows, torch.device(device)
-        members = [torch.tensor(group) for group in groups]
-        self._batches = [
-            (k, part) for k, group in enumerate(members) for part in group.tensor_split(-(-len(group) // budget))
-        ]
-        shown = [evenly(len(group), anchors) if anchors and len(group) > 1 else [] for group in members]
-        self._anchors = [group[some] for group, some in zip(members, shown, strict=True)]
+        super().__init__(rows, groups, budget=budget, device=device)
+        shown = [evenly(len(group), anchors) if anchors and len(group) > 1 else [] for group in self._groups]
+        self._anchors = [group[some] for group, some in zip(self._groups, shown, strict=True)]
         self._at_anchors = torch.zeros(sum(map(len, self._anchors)), *rows.s[:1].shape[1:])
-
-    @property
-    def z(self) -> LatentRows:
-        """See `SampledRows`."""
-        return self._rows.z
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps in which every frame makes one transition."""
-        return len(self._batches)
 
     def draw(self, transition: Transition, number: int) -> Drawn:
         """The next batch. With the first one the anchors are taken as they are."""

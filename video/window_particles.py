@@ -21,19 +21,20 @@ from csd3d.engine.sampling import Drawn, Sampling, Transition
 from csd3d.engine.types import Batch, Index, Latents, numbers
 from csd3d.priors.families.clips import fold, unfold
 from video.particles import Batching, LatentRows, LatentState, state_arrays
-from video.sampled import SampledRows, sampled_arrays, saved
+from video.sampled import SampledInBatches, SampledRows, sampled_arrays, saved
 
-_SUM = "sum"
+SUM = "sum"
+"""What the windows of a latent frame that were heard so far say, added up."""
 
 
 def window_arrays(config: CsdConfig) -> tuple[str, ...]:
     """Names of what is stored for every latent frame: as `state_arrays`, and the directions that were said so far."""
-    return (*state_arrays(config), _SUM)
+    return (*state_arrays(config), SUM)
 
 
 def sampled_window_arrays(sampling: Sampling) -> tuple[str, ...]:
     """The same where windows are sampled: as `sampled_arrays`, and the noise that was said so far."""
-    return (*sampled_arrays(sampling), _SUM)
+    return (*sampled_arrays(sampling), SUM)
 
 
 class Overlaps:
@@ -85,7 +86,7 @@ class ClipWindows:
             device: of the prior.
             arrays: what `window_arrays` names, as for `LatentState`.
         """
-        self._state = LatentState(s, config, arrays, more=(_SUM,))
+        self._state = LatentState(s, config, arrays, more=(SUM,))
         self._overlaps = Overlaps(windows, len(s))
         self._batching, self._device = batching, torch.device(device)
         self._epochs = Epochs(lambda rng: batching.partition(len(windows), rng), shared_t=config)
@@ -116,7 +117,7 @@ class ClipWindows:
 
     def move(self, index: Index, g: Latents, *, lr: float) -> None:
         """Hear the directions of some windows; a step of the optimiser for the latent frames of which all are known."""
-        for some, direction in self._overlaps.hear(index, g, self._state.arrays[_SUM]):
+        for some, direction in self._overlaps.hear(index, g, self._state.arrays[SUM]):
             self._state.descend(some, direction, lr=lr)
 
     def state_dict(self) -> dict[str, Any]:
@@ -131,7 +132,7 @@ class ClipWindows:
         self._overlaps.heard = state["heard"].clone()
 
 
-class SampledWindows:
+class SampledWindows(SampledInBatches):
     """The windows of a clip that are sampled; satisfies the engine's `SampledParticles` and `Stateful`. Memory is that
     of a batch of them."""
 
@@ -149,29 +150,16 @@ class SampledWindows:
         Args:
             rows: what is in no window is not sampled.
             windows: as for `ClipWindows`.
-            sums: of `sampled_window_arrays`, the last.
+            sums: the array `SUM` of `sampled_window_arrays`.
             batching: which windows share a step.
             device: of the prior.
         """
-        self._rows, self._sums = rows, sums
-        self._overlaps = Overlaps(windows, len(rows.s))
-        self._device = torch.device(device)
-        groups = [torch.tensor(group) for group in batching.of(len(windows))]
-        self._batches = [part for group in groups for part in group.tensor_split(-(-len(group) // batching.budget))]
-
-    @property
-    def z(self) -> LatentRows:
-        """See `SampledRows`."""
-        return self._rows.z
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps in which every window makes one transition."""
-        return len(self._batches)
+        super().__init__(rows, batching.of(len(windows)), budget=batching.budget, device=device)
+        self._overlaps, self._sums = Overlaps(windows, len(rows.s)), sums
 
     def draw(self, transition: Transition, number: int) -> Drawn:
         """The next batch of windows."""
-        index, rows = self._batches[number], self._rows
+        (_, index), rows = self._batches[number], self._rows
         of = (partial(rows.read, transition), rows.s.__getitem__, partial(rows.source, transition))
         x, s, s_t = (self._overlaps.cut(index, some).to(self._device) for some in of)
         return Drawn(transition.seen(x, s, s_t, index))

@@ -41,12 +41,7 @@ from video.plan import Plan, prompts_of, score_of
 from video.render import Pictures, latents_at
 from video.sampled import SampledRows, noise_of_run
 from video.stretches import StretchDecoder, StretchEncoder, Stretches, Window, starts, stretches_of
-from video.window_particles import (
-    ClipWindows,
-    SampledWindows,
-    sampled_window_arrays,
-    window_arrays,
-)
+from video.window_particles import SUM, ClipWindows, SampledWindows, sampled_window_arrays, window_arrays
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +123,7 @@ class Windows:
         noise = noise_of_run(folder, store, edit, self.config)
         return SampledWindows(
             SampledRows(store.sources, edit.sampling, store.arrays, noise=noise),
-            [window.rows for window in self.windows], sums=store.arrays["sum"],
+            [window.rows for window in self.windows], sums=store.arrays[SUM],
             batching=batching_of_windows(self.windows, self.config), device=self.prior.device,
         )  # fmt: skip
 
@@ -164,15 +159,9 @@ class Windows:
         edited = decoder(lambda rows: latents_at(z, s, rows, config.strength))
         source = decoder(lambda rows: s[rows]) if config.detail else None
         return Pictures(
-            edited,
-            source,
-            self.size,
-            self.plan,
-            detail=config.detail,
-            strength=config.strength,
-            mask=mask,
-            motion=motion,
-        )
+            edited, source, self.size, self.plan,
+            detail=config.detail, strength=config.strength, mask=mask, motion=motion,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,7 +184,7 @@ def batching_of_windows(windows: Sequence[Window], config: VideoConfig) -> Batch
 
 def score_of_windows(
     prior: ClipEditor, plan: Plan, config: VideoConfig, *, of: Sequence[int] | None = None, sizes: Iterable[int] = ()
-) -> tuple[Score, SampledEdit | None]:  # fmt: skip
+) -> tuple[Score, SampledEdit | None]:
     """The prior under the sentences of a plan's particles, or `of` others, and how they are sampled if they are;
     `sizes` and errors as for `score_of_edit`."""
     _require_clip(config, prior)
