@@ -32,6 +32,10 @@ pytestmark = pytest.mark.slow
 
 MORE = ("csd by depth", "cds, distil")
 """Rows that show those of distillation and of captions to work."""
+PLAN = Plan(
+    "", "cpu", size_px=128, scene_steps=800, edit_steps=20, views_per_edit=8, edits=3, edit_every=100,
+    sampling_steps=20, sampling_guidance=1.0, s_text=1.0, s_image=1.0, seed=0,
+)  # fmt: skip
 OPEN = "give the cube another color"
 ANY_COLOUR = next(f for f in all_families() if OPEN in f.wordings)
 
@@ -78,21 +82,7 @@ def test_views_that_chose_one_answer_agree(small: Place) -> None:
 
 
 def test_moves_of_a_batch_are_as_long_together_as_those_of_the_method() -> None:
-    plan = Plan(
-        "builtin",
-        "cpu",
-        128,
-        800,
-        20,
-        8,
-        3,
-        100,
-        sampling_steps=20,
-        sampling_guidance=1.0,
-        s_text=1.0,
-        s_image=1.0,
-        seed=0,
-    )
+    plan = replace(PLAN, prior="builtin")
     rows = captioned(plan, "a red ball", "a blue ball")
     usual = default_config("dds", builtin=True)
     assert rows["dds"].settings["lr"] * plan.edit_steps == pytest.approx(usual.lr * usual.steps)
@@ -117,7 +107,7 @@ def test_sampling_begins_at_the_noise_that_was_drawn_and_finds_the_only_picture_
 
     score = SimpleNamespace(schedule=schedule, target=target)
     prior: Any = SimpleNamespace(score=lambda *_, **__: score)
-    plan = Plan("", "cpu", 32, 1, 1, 1, 1, 1, sampling_steps=7, sampling_guidance=1.0, s_text=1.0, s_image=1.0, seed=0)
+    plan = replace(PLAN, sampling_steps=7)
     rng = torch.Generator().manual_seed(3)
     out = sample_from(torch.rand(1, 4, 3, 3), torch.zeros(1, 4, 3, 3), prior, "x", plan, rng=rng)
     last = schedule.alpha_bar(0)  # the last noise level is small, not nothing; DDIM keeps the noise it started with
@@ -129,9 +119,7 @@ def test_sampling_begins_at_the_noise_that_was_drawn_and_finds_the_only_picture_
 
 
 def test_the_same_budget_buys_as_many_samples() -> None:
-    plan = Plan(
-        "", "cpu", 128, 800, 60, 8, 3, 200, sampling_steps=20, sampling_guidance=1.5, s_text=1.5, s_image=1.5, seed=0
-    )
+    plan = replace(PLAN, edit_steps=60, sampling_guidance=1.5, s_text=1.5, s_image=1.5)
     assert plan.unet_rows == 3 * 8 * 60 * 4
     assert plan.samples * 20 * 2 == plan.unet_rows
 

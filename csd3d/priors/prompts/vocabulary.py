@@ -82,13 +82,6 @@ class Vocabulary:
             best.setdefault(name, wording)
         return list(best.values())[:count]
 
-    def known(self) -> dict[str, list[str]]:
-        """The first wording of every edit, grouped by kind."""
-        groups: dict[str, list[str]] = {}
-        for entry in self.edits.values():
-            groups.setdefault(entry.kind, []).append(entry.wordings[0])
-        return groups
-
     @cached_property
     def _index(self) -> dict[str, tuple[str, str]]:
         return {normalise(w): (name, w) for name, entry in self.edits.items() for w in entry.wordings}

@@ -66,8 +66,9 @@ class Resolved:
         pipeline; None for a hub id that is still to be fetched."""
         if self.path is None or self.builtin or not (index := self.path / "model_index.json").is_file():
             return None
-        row = FAMILIES.get(pipeline_of(self.path))
-        return row.distilled if row is not None and read_json(index, "not a prior").get("is_distilled") is True else row
+        said = read_json(index, "not a prior")
+        row = FAMILIES.get(str(said.get("_class_name")))
+        return row.distilled if row is not None and said.get("is_distilled") is True else row
 
     @property
     def num_timesteps(self) -> int:
