@@ -81,7 +81,7 @@ class Form(Generic[C]):
     extra: tuple[Flag, ...] = ()
     """Flags that are no settings."""
     without: tuple[str, ...] = ()
-    """Settings that are no flags, of the editor and of the engine."""
+    """Settings that are no flags, of the editor and of the engine; `prompt` where there is no sentence."""
     has_method: bool = True
     """Whether `--method` chooses among published methods."""
 
@@ -142,7 +142,8 @@ def read_request(form: Form[C], argv: Sequence[str], *, prog: str | None = None)
     own, engine = ({k: f for k, f in flags.items() if k not in form.without} for flags in (own, engine))
     first = [own["prior"], *method.values(), run["preset"], *((own | engine)[k] for k in form.first)]
     source = () if form.source is None else (form.source,)
-    main = (*source, run["prompt"], run["output"], *first, run["run_dir"], run["resume"], *form.extra)
+    sentence = () if "prompt" in form.without else (run["prompt"],)
+    main = (*source, *sentence, run["output"], *first, run["run_dir"], run["resume"], *form.extra)
     more, further = (tuple(f for f in flags.values() if f not in first) for flags in (own, engine))
     read, more = (tuple(f for f in more if (f.name in LOADING) == wanted) for wanted in (True, False))
     groups = (
@@ -175,7 +176,8 @@ def flags_for(form: Form[Any]) -> dict[str, Flag]:
     method = flags_of(MethodFlag()) if form.has_method else {}
     own, engine = ({k: f for k, f in flags.items() if k not in form.without} for flags in (own, engine))
     extra = {f.name: f for f in (*form.extra, *([] if form.source is None else [form.source]))}
-    return {**engine, **own, **method, **flags_of(RunFlags()), **extra}
+    run = flags_of(RunFlags(), without=form.without)
+    return {**engine, **own, **method, **run, **extra}
 
 
 def _put(form: Form[C], request: Request[C], given: Mapping[str, Any]) -> Request[C]:

@@ -49,7 +49,7 @@ TRAIN = Form(
             "How results are judged: `dds`, or `sds`, the paper's ablation. None: dds.",
         ),
     ),
-    without=("tasks",),
+    without=("tasks", "prompt"),
     has_method=False,
 )
 

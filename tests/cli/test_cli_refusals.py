@@ -9,10 +9,13 @@ import tyro
 from PIL import Image
 
 from csd3d.cli import runs, segments, translate, world
-from csd3d.cli.editors import read_request
+from csd3d.cli.editors import flags_for, read_request
+from csd3d.cli.generate import FORM as GENERATE
 from csd3d.cli.main import main as run_command
+from csd3d.cli.panorama import IMAGE, PANORAMA
 from csd3d.cli.parse import read_dataclass
-from csd3d.cli.refusals import known, like
+from csd3d.cli.refusals import ELSEWHERE, known, like
+from csd3d.cli.translate import TRAIN
 from csd3d.cli.video_form import FORM
 
 
@@ -57,6 +60,9 @@ class Command:
         ("a --output b --frames x", "--frames: expected a whole number or all, got x"),
         ("a --output b --size 1 x", "--size: expected INT INT, got 1 x"),
         ("a --output b --size 1", "--size: expected INT INT, got none"),
+        ("a --output b --frames 3.0", "--frames: expected a whole number or all, got 3.0; perhaps 3 is meant"),
+        ("-o b a", "expected flags of try, got -o; perhaps --output is meant"),
+        ("--output b --input a", "expected flags of try, got --input; perhaps SOURCE without a flag is meant"),
     ],
 )
 def test_every_kind_of_mistake_is_one_line(words: str, line: str) -> None:
@@ -69,6 +75,7 @@ def test_the_words_of_a_type_are_those_that_tyro_takes() -> None:
     words = known(Command)
     assert words.flags == ("-h", "--help", "--output", "--method", "--size", "--frames", "--no-steady")
     assert words.subcommands == ()
+    assert words.positional == ("source",)
     assert known(runs.Command).subcommands == ("list", "show", "undo")
     given = ["a", "--output", "b", "--method", "second", "--size", "3", "4", "--frames", "5", "--no-steady"]
     done = read_dataclass(Command, given, prog="try")
@@ -87,6 +94,11 @@ def test_a_word_is_like_those_that_hold_it() -> None:
         (runs.main, "show", "expected run PATH, got none"),
         (world.main, "", "expected one of clip, scene, panorama, photo, edits, got none"),
         (world.main, "clip", "expected out PATH, got none"),
+        (
+            world.main,
+            "clip --output a.mp4",
+            "expected flags of csd3d world clip, got --output; perhaps OUT without a flag is meant",
+        ),
         (segments.main, "a.png", "expected --output PATH, got none"),
         (translate.main, "aply", "expected one of train, apply, got aply; perhaps apply is meant"),
     ],
@@ -111,6 +123,49 @@ def test_editors_say_it_in_one_line_too(words: str, line: str) -> None:
     with pytest.raises(ValueError, match="expected") as refused:
         read_request(FORM, words.split())
     assert str(refused.value).startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("form", "word", "meant"),
+    [
+        (FORM, "--text", "--prompt"),
+        (FORM, "--instruction", "--prompt"),
+        (FORM, "--edit", "--prompt"),
+        (FORM, "--caption", "--prompt"),
+        (FORM, "-p", "--prompt"),
+        (FORM, "--cfg", "--s-text"),
+        (FORM, "--guidance-scale", "--s-text"),
+        (FORM, "--guidance_scale", "--s-text"),
+        (FORM, "--image-guidance-scale", "--s-image"),
+        (FORM, "--num-inference-steps", "--steps"),
+        (FORM, "--model", "--prior"),
+        (FORM, "--out-dir", "--output or --run-dir"),
+        (FORM, "-o", "--output"),
+        (FORM, "--frames", "--max-frames"),
+        (FORM, "--video", "CLIP without a flag"),
+        (IMAGE, "--image", "PICTURE without a flag"),
+        (IMAGE, "--width", "--size"),
+        (GENERATE, "--caption", "--prompt"),
+        (GENERATE, "--num-images", "--n"),
+        (TRAIN, "--prompt", "--task"),
+        (TRAIN, "--batch-size", "--batch"),
+    ],
+)
+def test_what_other_programs_call_a_setting_leads_to_it(form, word: str, meant: str) -> None:
+    with pytest.raises(ValueError, match="expected") as refused:
+        read_request(form, ["a.png", word, "3"] if form.source else [word, "3"])
+    assert str(refused.value).endswith(f"got {word}; perhaps {meant} is meant")
+
+
+def test_the_settings_that_others_name_differently_are_there() -> None:
+    flags = {name.replace("_", "-") for form in (FORM, IMAGE, PANORAMA, GENERATE, TRAIN) for name in flags_for(form)}
+    assert set(ELSEWHERE) <= flags
+
+
+def test_a_percentage_or_a_comma_is_no_number_but_nearly() -> None:
+    for word in ("30%", "0,3"):
+        with pytest.raises(ValueError, match=f"--strength: expected a number, got {word}; perhaps 0.3 is meant"):
+            read_request(FORM, ["a.mp4", "--prompt", "make it snowy", "--strength", word])
 
 
 @pytest.mark.parametrize("command", ["video", "image", "panorama"])
