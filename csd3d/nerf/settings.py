@@ -6,7 +6,7 @@ Those of the engine are flags too, made from `CsdConfig`, where alone they are d
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Literal, Optional, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, Optional, TypeVar, get_type_hints
 
 import tyro
 from nerfstudio.models.splatfacto import SplatfactoModelConfig
@@ -28,14 +28,37 @@ EDIT_STEPS = 100
 ENGINE_SETTINGS = tuple(field.name for field in fields(CsdConfig) if field.name not in ("steps", "coupling"))
 """The engine's settings, but for two that have names and meanings of their own here: `steps` is `edit_steps`, and
 `coupling` knows `paper` too."""
+NAMES_ELSEWHERE = {
+    "prompt": ("text", "instruction", "edit"),
+    "s_text": ("guidance-scale",),
+    "s_image": ("image-guidance-scale",),
+}
+"""What Instruct-NeRF2NeRF and others call a setting. `ns-train` takes these names too, also after `pipeline.`: its
+suggestions lead elsewhere, and come after half a minute."""
 T = TypeVar("T")
+
+
+def also_called(name: str) -> list[str]:
+    """Further flags of a setting of the pipeline."""
+    return [f"--{prefix}{other}" for other in NAMES_ELSEWHERE.get(name, ()) for prefix in ("", "pipeline.")]
+
+
+Sentence = Annotated[Optional[str], tyro.conf.arg(aliases=also_called("prompt"))]  # noqa: UP045 - as nerfstudio reads it
+
+
+def require_one_prompt(settings: Any) -> None:
+    """Raises `ValueError` where nerfstudio's `--prompt` and `--pipeline.prompt` are given and differ."""
+    alias = settings.model.prompt
+    if None not in (alias, settings.prompt):
+        require(settings, "prompt", settings.prompt == alias, f"the same as --prompt, {alias!r}")
 
 
 def with_engine_settings(kind: type[T], names: Sequence[str] = ENGINE_SETTINGS) -> type[T]:
     """Give a class that becomes a dataclass settings of the engine as fields, None unless given, with their help."""
     types, docs = get_type_hints(CsdConfig), field_help(CsdConfig)
     for name in names:
-        flag = tyro.conf.arg(help=docs[name], help_behavior_hint="(default: what suits the prior and the method)")
+        suits = "(default: what suits the prior and the method)"
+        flag = tyro.conf.arg(help=docs[name], help_behavior_hint=suits, aliases=also_called(name) or None)
         # a hint held in a variable
         kind.__annotations__[name] = Annotated[Optional[types[name]], flag]  # noqa: UP045
         setattr(kind, name, None)
@@ -57,7 +80,7 @@ def with_loading(kind: type[T]) -> type[T]:
 class EditSettings(VanillaPipelineConfig):
     """How a scene is edited. `pipeline.prompt` is the sentence."""
 
-    prompt: str | None = None
+    prompt: Sentence = None
     """What to change, for instance "make it snowy". None: only train the scene (the viewer can still set it)."""
     source_prompt: str | None = None
     """What the scene shows, for text-to-image priors. After a further prompt: what the prompt before made of it."""
@@ -130,9 +153,7 @@ class EditSettings(VanillaPipelineConfig):
         """The prior that is asked for; raises `ValueError` or `TypeError` for settings that cannot be used."""
         for name, sentence in (("prompt", self.asked_prompt), ("source_prompt", self.source_prompt)):
             require(self, name, sentence is None or bool(sentence.strip()), "a sentence")
-        alias = self.model.prompt  # nerfstudio's --prompt
-        if None not in (alias, self.prompt):
-            require(self, "prompt", self.prompt == alias, f"the same as --prompt, {alias!r}")
+        require_one_prompt(self)
         require_int(self, 1, None, "edit_every", "views_per_edit", "distil_views", "distil_px")
         require_int(self, 0, None, "scene_steps")
         if self.edit_steps is not None:

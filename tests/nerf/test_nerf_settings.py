@@ -89,6 +89,29 @@ def test_flags_of_the_engine_reach_the_engine() -> None:
     assert yaml.load(yaml.dump(config), Loader=yaml.Loader) == config
 
 
+@pytest.mark.parametrize("method", ["csd-edit-cpu", "csd-3d-cpu"])
+@pytest.mark.parametrize("flag", ["--text", "--instruction", "--edit", "--pipeline.text", "--pipeline.prompt"])
+def test_the_sentence_is_taken_by_the_names_that_others_have_for_it(method: str, flag: str) -> None:
+    config: Any = tyro.cli(AnnotatedBaseConfigUnion, args=[method, flag, "make it snowy"])
+    assert config.pipeline.asked_prompt == "make it snowy"
+
+
+def test_guidance_is_taken_by_the_names_of_instruct_nerf2nerf() -> None:
+    words = ["--pipeline.guidance-scale", "7", "--pipeline.image-guidance-scale", "1.25"]
+    config: Any = tyro.cli(AnnotatedBaseConfigUnion, args=["csd-edit-cpu", *words])
+    csd = config.pipeline.engine(builtin=True)
+    assert (csd.s_text, csd.s_image) == (7, 1.25)
+
+
+@pytest.mark.parametrize("kind", [EditSettings, Text3dSettings])
+def test_two_sentences_are_one_too_many(kind: Any) -> None:
+    settings = kind(prompt="make it snowy")
+    settings.model.prompt = "make it night"
+    settings.datamanager.data = None
+    with pytest.raises(ValueError, match="prompt: expected the same as --prompt, 'make it night', got 'make it snowy'"):
+        settings.check()
+
+
 def test_flags_say_how_the_prior_is_read(tmp_path: Path) -> None:
     for method, edit in (("csd-edit-cpu", EditSettings()), ("csd-3d-cpu", Text3dSettings())):
         words = ["--pipeline.lora", "a.safetensors:0.5", "--pipeline.embedding", "b.safetensors"]

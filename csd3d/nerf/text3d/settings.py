@@ -8,7 +8,7 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.validate import LARGEST_SIDE_PX, require, require_choice, require_int, require_number, require_seed
-from csd3d.nerf.settings import with_engine_settings, with_loading
+from csd3d.nerf.settings import Sentence, require_one_prompt, with_engine_settings, with_loading
 from csd3d.priors.defaults import generation_config
 from csd3d.priors.families.table import Kind
 from csd3d.priors.loading import Loading
@@ -26,7 +26,7 @@ BIG_GUIDANCE, SMALL_GUIDANCE = 100.0, 15.0
 class Text3dSettings(VanillaPipelineConfig):
     """How a scene is made. `pipeline.prompt` is the sentence."""
 
-    prompt: str | None = None
+    prompt: Sentence = None
     """What the scene shows, for instance "a red ball on grass"."""
     negative_prompt: str = ""
     """What predictions are guided away from."""
@@ -63,6 +63,7 @@ class Text3dSettings(VanillaPipelineConfig):
         """The prior that is asked for; raises `ValueError`, `TypeError` or `FileNotFoundError` for settings that cannot
         be used."""
         require(self, "prompt", bool((self.asked_prompt or "").strip()), "a sentence: what the scene is to show")
+        require_one_prompt(self)
         data = self.datamanager.data
         if data is not None:
             raise ValueError(f"data: expected none, as scenes from a sentence need no photographs, got {data}")
