@@ -182,6 +182,18 @@ def test_help_imports_no_room_and_nothing_heavy() -> None:
     assert "doctor" in done.stdout
 
 
+def test_no_command_imports_the_model_libraries_before_it_has_read_its_words() -> None:
+    program = (
+        "import importlib, sys\nfrom csd3d.cli.main import COMMANDS\n"
+        "for entry in COMMANDS.values():\n"
+        "    importlib.import_module(entry.module)\n"
+        "    for name in {'diffusers', 'transformers', 'nerfstudio', 'gradio'} & set(sys.modules):\n"
+        "        sys.exit(f'{entry.module} imports {name}')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 PRINTING = "doctor.main = lambda argv: print('x' * 10**6) or 0\nsys.exit(cli.main(['doctor']))"
 HELPING = "sys.exit(cli.main([]))"
 

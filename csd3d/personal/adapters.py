@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from csd3d.personal.config import TOKEN, PersonalConfig
 from csd3d.priors.networks.learnt import read_apart, spoken, token_names
-from csd3d.priors.networks.sites import readers_of
 from csd3d.priors.prompts.words import Words
 from csd3d.priors.text_to_image import TextToImagePrior
 
@@ -68,6 +67,8 @@ class NewWord(Adapter):
         self._prior, self.word = prior, config.word
         self._tokenizer, self._encoder = prior.text.copy()
         self._ids = _added(self._tokenizer, self.word, config.vectors)
+        from csd3d.priors.networks.sites import readers_of  # imports diffusers, which a loaded prior did
+
         readers = readers_of(self.unet) if config.method == "xti" else ()
         if readers:
             read_apart(readers, prior.text.max_length)
