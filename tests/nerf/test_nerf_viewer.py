@@ -1,6 +1,7 @@
 """The viewer: that it starts, what it shows, and that clicks do what they say, in their order. Needs nerfstudio."""
 
 import math
+import re
 import shlex
 import signal
 import sys
@@ -26,26 +27,39 @@ from csd3d.nerf.viewer import ChangePrompt, Controls, Pause, Reset, SetScale, Un
 from csd3d.nerf.viewer_page import CPU_MAX_PX, middle_camera, photograph_distance, set_up
 from csd3d.runs.interrupt import StopRequest
 from tests.forking import in_fork
-from tests.nerf.tiny import PX, config_for, trainer_for
+from tests.nerf.tiny import config_for, trainer_for
 
 pytestmark = pytest.mark.slow
 
 
-def test_the_command_of_the_readme_starts_the_default_viewer_in_an_empty_folder(
-    scene: Path, prior: Path, tmp_path: Path, scene_server: dict[str, str]
+FEW_STEPS = {
+    "csd-edit-cpu": ["--pipeline.scene-steps", "1", "--pipeline.edit-steps", "1", "--max-num-iterations", "2"],
+    "csd-3d-cpu": ["--max-num-iterations", "1", "--pipeline.datamanager.eval-px", "16"],
+}
+"""What is added to the lines of the README, by method; and that the viewer is left when training ends."""
+
+
+def test_all_lines_of_the_readme_run_with_the_default_viewer_in_an_empty_folder(
+    tmp_path: Path, server: dict[str, str], scene_server: dict[str, str]
 ) -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    (line,) = [line for line in readme.splitlines() if line.startswith("ns-train csd-edit-cpu")]
-    (tmp_path / "my-scene").symlink_to(scene)  # small, where that of the README takes minutes
-    settings = {"prior": prior, "size": PX, "scene-steps": 1, "edit-steps": 1}
-    words = [str(word) for name, value in settings.items() for word in (f"--pipeline.{name}", value)]
-    command = [str(Path(sys.executable).parent / "ns-train"), *shlex.split(line, comments=True)[1:], *words]
-    command += ["--max-num-iterations", "2", "--viewer.quit-on-train-completion", "True"]
+    (block,) = [block for block in re.findall(r"```bash\n(.*?)```", readme, re.S) if "ns-train" in block]
     run = "import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
-    process = in_fork(scene_server, "-c", run, *command, cwd=tmp_path)
-    said = process.communicate(timeout=300)[0]
-    assert process.returncode == 0, said[-2000:]
+    methods = []
+    for line in block.splitlines():
+        program, *words = shlex.split(line, comments=True)
+        if program == "csd3d":
+            process = in_fork(server, *words, cwd=tmp_path)
+        else:
+            assert program == "ns-train"
+            methods.append(words[0])
+            words += [*FEW_STEPS[words[0]], "--viewer.quit-on-train-completion", "True"]
+            process = in_fork(scene_server, "-c", run, str(Path(sys.executable).parent / program), *words, cwd=tmp_path)
+        said = process.communicate(timeout=300)[0]
+        assert process.returncode == 0, f"{line}\n{said[-2000:]}"
+    assert methods == list(FEW_STEPS)
     assert list(tmp_path.glob("outputs/my-scene/csd-edit-cpu/*/edited_views/sheet.png"))
+    assert list(tmp_path.glob("outputs/a-red-ball-on-grass/csd-3d-cpu/*/turntable.mp4"))
 
 
 @contextmanager
