@@ -1,5 +1,7 @@
 """Pictures are read as people see them, and what is no picture is refused in one line."""
 
+import struct
+import warnings
 import zlib
 from pathlib import Path
 
@@ -8,10 +10,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
 
+from csd3d.evaluate.frames import pictures_of
+from csd3d.media.clip.animation import is_animation
+from csd3d.media.clip.probe import probe
 from csd3d.media.clip.source import open_clip
-from csd3d.media.masks import read_mask
-from csd3d.media.pictures.levels import oriented, read_levels
+from csd3d.media.masks import mask_levels, read_mask
+from csd3d.media.pictures.levels import from_levels, oriented, read_levels
 from csd3d.media.pictures.read import Picture, Tags, open_picture
 from tests.panorama.panorama_toys import save, scenery
 
@@ -43,6 +49,97 @@ def test_orientation_is_applied(tmp_path, orientation):
     back = Image.Exif()
     back.load(picture.tags.exif)
     assert back[0x0112] == 1
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_tiff_is_turned_once_everywhere(tmp_path, orientation, deep):
+    levels = scenery(20, 30).astype(np.uint16) * 257 if deep else scenery(20, 30)
+    (tmp_path / "frames").mkdir()
+    path = tiff(tmp_path / "frames" / "0.tif", levels, orientation=orientation)
+    expected = oriented(levels, orientation)
+    assert np.array_equal(open_picture(path).pixels, expected)
+    assert np.array_equal(read_levels(path), expected)
+    with open_clip(tmp_path / "frames") as clip:
+        assert torch.equal(clip.read(0, 1)[0], from_levels(np.ascontiguousarray(expected)))
+    torch.testing.assert_close(read_mask(path), mask_levels(np.ascontiguousarray(expected)))
+
+
+def tiff(path, array, *, photometric=2, extra=(), planes=1, orientation=1):
+    """A TIFF of one strip, or one for each plane, whose fields say so."""
+    height, width, channels = array.shape
+    stored = np.ascontiguousarray(array.transpose(2, 0, 1) if planes == 2 else array).tobytes()
+    strips = channels if planes == 2 else 1
+    values = {
+        256: (width,), 257: (height,), 258: (8 * array.itemsize,) * channels, 259: (1,), 262: (photometric,),
+        273: (0,) * strips, 274: (orientation,), 277: (channels,), 278: (height,),
+        279: (len(stored) // strips,) * strips, 284: (planes,), **({338: extra} if extra else {}),
+    }  # fmt: skip
+    after = 8 + 2 + 12 * len(values) + 4
+    start = after + sum(4 * len(own) for own in values.values())
+    values[273] = tuple(start + k * len(stored) // strips for k in range(strips))
+    entries, more = b"", b""
+    for tag, own in values.items():  # all of them of 32 bits
+        packed = struct.pack(f"<{len(own)}I", *own)
+        entries += struct.pack("<HHI", tag, 4, len(own))
+        entries += packed if len(own) == 1 else struct.pack("<I", after + len(more))
+        more += b"" if len(own) == 1 else packed
+    head = b"II*\0" + struct.pack("<IH", 8, len(values)) + entries + bytes(4) + more
+    path.write_bytes(head.ljust(start, b"\0") + stored)
+    return path
+
+
+def test_fields_of_a_deep_tiff_are_heeded(tmp_path):
+    rgb = np.random.default_rng(0).integers(0, 65536, (9, 14, 3)).astype(np.uint16)
+    alpha = np.full((9, 14, 1), 40_000, np.uint16)
+    grey = tiff(tmp_path / "white-is-0.tif", rgb[:, :, :1], photometric=0)
+    assert np.array_equal(read_levels(grey), np.repeat(65535 - rgb[:, :, :1], 3, 2))
+    other = open_picture(tiff(tmp_path / "no-alpha.tif", np.dstack([rgb, alpha]), extra=(0,)))
+    assert np.array_equal(other.pixels, rgb)
+    assert other.alpha is None
+    multiplied = np.round(rgb * (40_000 / 65535)).astype(np.uint16)
+    clear = open_picture(tiff(tmp_path / "multiplied.tif", np.dstack([multiplied, alpha]), extra=(1,)))
+    assert np.abs(clear.pixels.astype(int) - rgb).max() <= 1
+    assert clear.alpha is not None
+    assert (clear.alpha == 40_000).all()
+    for read in (open_picture, read_mask, open_clip):
+        with pytest.raises(ValueError, match="planes"):
+            read(tiff(tmp_path / "planes.tif", rgb, planes=2))
+
+
+def test_cmyk_has_the_same_colours_everywhere(tmp_path):
+    inks = np.full((8, 8, 4), (200, 40, 10, 30), np.uint8)
+    Image.fromarray(inks, "CMYK").save(tmp_path / "a.tif")
+    deep = tiff(tmp_path / "b.tif", inks.astype(np.uint16) * 257, photometric=5)
+    expected = open_picture(tmp_path / "a.tif").pixels
+    for path in (tmp_path / "a.tif", deep):
+        assert np.array_equal(read_levels(path), expected)
+        assert np.array_equal(open_picture(path).pixels, expected)
+
+
+def test_text_and_profiles_of_a_png_may_be_long(tmp_path):
+    text = PngInfo()
+    text.add_text("workflow", "node " * 1_000_000, zip=True)
+    path = tmp_path / "a.png"
+    Image.fromarray(scenery(8, 9)).save(path, pnginfo=text, icc_profile=bytes(2_000_000))
+    assert open_picture(path).pixels.shape == (8, 9, 3)
+    assert probe(path).frames == 1
+    assert not is_animation(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("csd3d.media.pictures.levels._TEXT_BYTES", 1000)
+        with pytest.raises(ValueError, match=r"a\.png.*too large"):
+            open_picture(path)
+        with pytest.raises(ValueError, match=r"a\.png"):
+            open_clip(tmp_path)
+
+
+def test_a_large_picture_is_no_attack(tmp_path):
+    path = tmp_path / "wide.png"
+    Image.new("1", (20_000, 10_000)).save(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not is_animation(path)
+        assert pictures_of(path) == (path,)
 
 
 def test_rgb_takes_any_rows_and_columns_around_the_circle():

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from csd3d.media.pictures.levels import DAMAGED
+from csd3d.media.pictures.levels import DAMAGED, any_size, opened
 from csd3d.media.pictures.profile import profile_from
 from csd3d.media.pictures.tags import profile_of
 
@@ -38,7 +38,7 @@ def is_animation(path: Path) -> bool:
     if not (head.startswith(b"\x89PNG") or (head.startswith(b"RIFF") and head.endswith(b"WEBP"))):
         return False
     try:
-        with Image.open(path) as picture:
+        with any_size(), path.open("rb") as file, opened(file) as picture:
             return getattr(picture, "n_frames", 1) > 1
     except DAMAGED:
         return False
@@ -57,7 +57,7 @@ def read_animation(path: Path, max_frames: int | None) -> Animation:
     """Facts of an animation, or of its first frames. Raises `ValueError` if it is damaged."""
     durations = list[int]()
     try:
-        with Image.open(path) as picture:
+        with any_size(), path.open("rb") as file, opened(file) as picture:
             count = getattr(picture, "n_frames", 1)
             for i in range(count if max_frames is None else min(count, max_frames)):
                 picture.seek(i)
@@ -72,7 +72,7 @@ def read_animation(path: Path, max_frames: int | None) -> Animation:
 def icc_of(path: Path) -> bytes:
     """The RGB colour profile of an animation; empty if there is none."""
     try:
-        with Image.open(path) as picture:
+        with any_size(), path.open("rb") as file, opened(file) as picture:
             return profile_of(picture)
     except DAMAGED:
         return b""
@@ -83,7 +83,8 @@ class AnimationReader:
 
     def __init__(self, path: Path, *, alpha: bool = False) -> None:
         """Open the file; with `alpha`, what has transparency is RGBA, and colours stay those of its profile."""
-        self._path, self._picture = path, Image.open(path)
+        with any_size():
+            self._path, self._picture = path, Image.open(path)
         self._mode = "RGBA" if alpha and self._picture.has_transparency_data else "RGB"
         self._profile = None if alpha else profile_from(profile_of(self._picture))
 

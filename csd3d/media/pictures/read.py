@@ -4,26 +4,33 @@ The EXIF orientation is applied. Grey, palette and CMYK pictures become RGB. Tra
 Metadata are described in `csd3d.media.pictures.tags`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from csd3d.media.pictures.levels import (
     DAMAGED,
+    DEEP,
     HEAD_BYTES,
     MOST_PX,
     TIFF,
     any_size,
     decode_deep,
+    from_cmyk,
+    in_one_line,
     is_deep,
+    opened,
     oriented,
     split_alpha,
+    tiff_tags,
 )
 from csd3d.media.pictures.tags import Tags, orientation_of, tags_of
 from csd3d.media.place import require_utf8
@@ -93,14 +100,14 @@ def open_picture(path: Path) -> Picture:
         raise ValueError(f"{path}: expected a picture, got an empty file")
     with any_size():
         try:
-            with Image.open(BytesIO(data)) as image:
+            with opened(BytesIO(data)) as image:
                 return _read(path, data, image)
         except UnidentifiedImageError:
             if data[:4] in TIFF:
-                return _finish(path, _deep(path, data), "TIFF", _plain_tags(data), [], 1)
+                return _finish(path, _deep(path, data, {}), "TIFF", _plain_tags(data), [], 1)
             raise ValueError(f"{path}: expected a picture (PNG, JPEG, TIFF or WebP), got something else") from None
         except DAMAGED as error:
-            raise ValueError(f"{path}: the file is damaged or cut short ({str(error).splitlines()[0]})") from None
+            raise ValueError(f"{path}: the file is damaged or cut short ({in_one_line(error)})") from None
 
 
 def _read(path: Path, data: bytes, image: Image.Image) -> Picture:
@@ -119,7 +126,7 @@ def _read(path: Path, data: bytes, image: Image.Image) -> Picture:
     if image.mode in ("F", "I"):
         raise ValueError(f"{path}: expected 8 or 16 bits a channel, got 32")
     image.load()  # raises for a file that is cut short, where OpenCV does not
-    array = _deep(path, data) if is_deep(data[:HEAD_BYTES], image) else _to_rgb(image, notes)
+    array = _deep(path, data, tiff_tags(image)) if is_deep(data[:HEAD_BYTES], image) else _to_rgb(image, notes)
     if image.mode.startswith("I;16"):
         notes.append(_TO_RGB.format("grey"))
     orientation = orientation_of(image, notes)
@@ -136,8 +143,8 @@ def _finish(path: Path, array: np.ndarray, kind: str, tags: Tags, notes: list[st
 def _to_rgb(image: Image.Image, notes: list[str]) -> np.ndarray:
     """[H W 3] or, with transparency, [H W 4]; 8 bits."""
     if image.mode == "CMYK":
-        notes.append("CMYK becomes RGB")
-        return np.asarray(_from_cmyk(image))
+        notes.append("CMYK becomes RGB, of 8 bits a channel")
+        return np.asarray(from_cmyk(image))
     words = {"1": "black and white", "L": "grey", "LA": "grey", "P": "palette", "PA": "palette"}
     if image.mode in words:
         notes.append(_TO_RGB.format(words[image.mode]))
@@ -145,24 +152,10 @@ def _to_rgb(image: Image.Image, notes: list[str]) -> np.ndarray:
     return np.asarray(image.convert("RGBA" if clear else "RGB"))
 
 
-def _from_cmyk(image: Image.Image) -> Image.Image:
-    """Through the picture's own profile where it has a usable one."""
-    if profile := image.info.get("icc_profile"):
-        try:
-            done = ImageCms.profileToProfile(
-                image, ImageCms.ImageCmsProfile(BytesIO(profile)), ImageCms.createProfile("sRGB"), outputMode="RGB"
-            )
-            if done is not None:
-                return done
-        except (ImageCms.PyCMSError, OSError):
-            pass  # a broken profile says nothing: go on as if there were none
-    return image.convert("RGB")
-
-
-def _deep(path: Path, data: bytes) -> np.ndarray:
-    array = decode_deep(data)
+def _deep(path: Path, data: bytes, tags: Mapping[int, Any]) -> np.ndarray:
+    array = decode_deep(data, tags)
     if array is None:
-        raise ValueError(f"{path}: expected 8 or 16 bits a channel in a kind of file that is read, got something else")
+        raise ValueError(f"{path}: expected {DEEP}, got something else")
     return array
 
 
