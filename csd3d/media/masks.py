@@ -21,6 +21,7 @@ from csd3d.media.clip.animation import AnimationReader, is_animation
 from csd3d.media.clip.probe import PICTURES, ClipInfo, probe
 from csd3d.media.clip.source import PyAVReader, Reader
 from csd3d.media.pictures.levels import from_levels, luma, read_with_alpha
+from csd3d.media.place import require_utf8
 
 
 def read_mask(path: Path) -> Float[Tensor, "H W"]:
@@ -33,6 +34,7 @@ def read_mask(path: Path) -> Float[Tensor, "H W"]:
     if not path.is_file():
         what = "a folder" if path.is_dir() else "a device or pipe" if path.exists() else "which does not exist"
         raise FileNotFoundError(f"mask: expected a picture, got {path}, {what}")
+    require_utf8(path.absolute(), "mask")
     try:
         levels, alpha = read_with_alpha(path)
     except OSError as error:

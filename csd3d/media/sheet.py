@@ -44,7 +44,7 @@ def contact_sheet(
     """
     if not rows or any(len(pictures) == 0 for pictures in rows.values()):
         raise ValueError("contact sheet: expected at least one picture in every row, got none")
-    fitted = {label: _fit(pictures, cell_px) for label, pictures in rows.items()}
+    fitted = {" ".join(label.split()): _fit(pictures, cell_px) for label, pictures in rows.items()}
     across = max(len(pictures) for pictures in fitted.values())
     cell_w = max(picture.width for pictures in fitted.values() for picture in pictures)
     heights = [pictures[0].height for pictures in fitted.values()]

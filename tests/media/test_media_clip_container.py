@@ -7,9 +7,11 @@ from itertools import pairwise
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from csd3d.media.clip.probe import probe
 from csd3d.media.clip.source import open_clip
+from csd3d.media.masks import read_mask
 from tests.clips import encode, moving_picture
 from tests.media.test_media_clip_sink import rewrite
 from tests.video.video_toys import psnr
@@ -128,6 +130,24 @@ def test_a_name_that_is_no_utf8(make_clip, tmp_path):
     odd = path.rename(tmp_path / "caf\udce9.mp4")
     with pytest.raises(ValueError, match="clip: expected a name in UTF-8"):
         open_clip(odd)
+
+
+def test_a_name_of_a_frame_that_is_no_utf8(make_clip, tmp_path):
+    odd = tmp_path / "frames" / "caf\udce9.png"
+    odd.parent.mkdir()
+    Image.new("RGB", (16, 12)).save(odd)
+    with pytest.raises(ValueError, match="clip: expected a name in UTF-8"):
+        open_clip(odd.parent)
+    with pytest.raises(ValueError, match="mask: expected a name in UTF-8"):
+        read_mask(odd)
+
+
+def test_a_percent_sign_is_no_number_of_a_frame(tmp_path):
+    for name, level in (("a1.ppm", 50), ("a2.ppm", 100), ("a%d.ppm", 200)):
+        Image.new("RGB", (16, 12), (level,) * 3).save(tmp_path / name)
+    with open_clip(tmp_path / "a%d.ppm") as clip:
+        assert clip.info.frames == 1
+        assert float(clip.read(0, 1).mean()) == pytest.approx(200 / 255)
 
 
 def test_frames_that_only_repeat_are_no_damage(tmp_path):

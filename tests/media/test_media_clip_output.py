@@ -2,6 +2,7 @@
 
 import resource
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import cv2
@@ -10,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from csd3d.media.clip.formats import Encoding, require_output
+from csd3d.media.clip.formats import Encoding, require_output, stream_of
 from csd3d.media.clip.frames import write_animation, write_folder
+from csd3d.media.clip.output import square_size
 from csd3d.media.clip.probe import probe
 from csd3d.media.clip.sink import write_clip
 from csd3d.media.clip.source import open_clip
@@ -221,6 +223,40 @@ def test_subtitles_of_a_real_clip_are_kept(real_data, tmp_path):
 def test_refusals(tmp_path, name, encoding, match):
     with pytest.raises(ValueError, match=match):
         require_output(tmp_path / name, Encoding(**encoding))
+
+
+@pytest.mark.parametrize(
+    ("codec", "width", "height"), [("hevc", 14, 40), ("av1", 64, 2), ("h264", 16_386, 16), ("av1", 16_386, 16)]
+)
+def test_sizes_that_an_encoder_refuses_are_refused_before_the_work(codec, width, height):
+    with pytest.raises(ValueError, match=f"codec: expected .* for {codec}, got {width}x{height}"):
+        stream_of(Path("a.mkv"), Encoding(codec), width_px=width, height_px=height)
+
+
+@pytest.mark.parametrize("codec", ["h264", "hevc", "vp9", "av1", "ffv1"])
+def test_the_smallest_size_of_an_encoder_is_written(codec, tmp_path):
+    sides = [side for side in range(1, 20) if _takes(codec, side)]
+    path = tmp_path / "a.mkv"
+    with write_clip(
+        path, width_px=sides[0], height_px=sides[0], fps=Fraction(25), pts=(0,), time_base=Fraction(1, 25),
+        encoding=Encoding(codec),
+    ) as writer:  # fmt: skip
+        writer.write(torch.zeros(1, 3, sides[0], sides[0]))
+    assert probe(path).frames == 1
+
+
+def _takes(codec, side):
+    try:
+        stream_of(Path("a.mkv"), Encoding(codec), width_px=side, height_px=side)
+    except ValueError:
+        return False
+    return True
+
+
+def test_players_of_strips_are_no_longer_than_encoders_take():
+    assert square_size(Fraction(16, 9), 480) == (480, 854)
+    assert square_size(Fraction(50), 480) == (164, 8192)
+    assert square_size(Fraction(1, 9000), 480) == (8192, 2)
 
 
 def test_av1_refuses_odd_sides_in_one_line(make_clip, tmp_path):

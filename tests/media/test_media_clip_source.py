@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from fractions import Fraction
+from itertools import permutations
 
 import av
 import numpy as np
@@ -310,6 +311,26 @@ def test_natural_order(tmp_path):
         "f9.png",
         "f10.png",
     ]
+
+
+def test_names_that_count_alike_have_an_order_and_gaps_are_said(tmp_path):
+    names = ["f01.png", "f1.png", "F1.png"]
+    for some in permutations(tmp_path / name for name in names):
+        assert [p.name for p in sorted(some, key=natural)] == ["F1.png", "f01.png", "f1.png"]
+
+    def notes(*names):
+        folder = tmp_path / "-".join(names)
+        folder.mkdir()
+        for name in names:
+            Image.new("RGB", (16, 12)).save(folder / name)
+        return probe(folder).notes
+
+    assert notes("f8.png", "f10.png", "f12.png") == ()
+    assert notes("a2.png", "b7.png", "b8.png", "c.png") == ()
+    (gap,) = notes("f8.png", "f9.png", "f11.png", "f12.png")
+    assert "f9.png and f11.png lack some between them" in gap
+    (twice,) = notes("f8.jpg", "f8.png", "f9.jpg")
+    assert "f8.jpg and f8.png have one number" in twice
 
 
 REAL_FACTS = {

@@ -6,10 +6,12 @@ from itertools import pairwise
 import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from csd3d.media.clip.probe import probe
-from csd3d.media.clip.times import LONGEST_TICKS, Timing, exact_times, read_times, rising, timing_of
+from csd3d.media.clip.sink import write_clip
+from csd3d.media.clip.times import LONGEST_TICKS, Timing, exact_times, read_times, rising, sayable, timing_of
 from tests.media.test_media_clip_sink import rewrite
 
 MS = Fraction(1, 1000)
@@ -82,6 +84,46 @@ def test_times_that_are_no_times(tmp_path, line):
     (tmp_path / "times.txt").write_text(f"0\n{line}\n")
     with pytest.raises(ValueError, match="clip: expected milliseconds"):
         read_times(tmp_path / "times.txt", 2)
+
+
+def test_times_that_an_editor_of_text_saved(tmp_path):
+    (tmp_path / "times.txt").write_bytes("\ufeff# timestamp format v2\r\n0\r\n40\r\n".encode())
+    assert read_times(tmp_path / "times.txt", 2).pts == (0, 40_000)
+
+
+@pytest.mark.parametrize("base", [Fraction(1, 90_000), Fraction(1, 10**6), Fraction(1, 10**9)])
+def test_rates_of_long_clips_are_those_that_containers_can_say(base):
+    """The exact mean of half an hour at uneven times has parts of more than 31 bits."""
+    spread = np.random.default_rng(0).integers(-900, 900, 30_000)
+    raw = [round((k / 30 + 1e-5 * s) / base) for k, s in enumerate(spread.tolist())]
+    timing = timing_of(raw, base, [Fraction(30)], Fraction(0), [], last=round(1 / (30 * base)))
+    assert not timing.constant
+    assert max(timing.fps.numerator, timing.fps.denominator) <= LONGEST_TICKS
+    assert float(timing.fps) == pytest.approx(30, rel=1e-3)
+    assert exact_times(timing) == (timing.pts, timing.base)
+
+
+@pytest.mark.parametrize("rate", [Fraction(1, 10**7), Fraction(3, 10**9 + 7), Fraction(10**9 + 7, 3), Fraction(25)])
+def test_a_rate_that_can_be_said_is_near(rate):
+    assert float(sayable(rate)) == pytest.approx(float(rate), rel=1e-5)
+    assert max(sayable(rate).numerator, sayable(rate).denominator) <= LONGEST_TICKS
+
+
+@pytest.mark.parametrize(
+    "timing",
+    [
+        Timing((33, 66, 100), Fraction(1, 1000), Fraction(2997003, 100000), True),  # a start between its ticks
+        Timing((0, 33 * 10**9, 70 * 10**9), Fraction(1, 10**12), Fraction(30), False),
+    ],
+)
+def test_ticks_are_no_shorter_than_containers_can_say(timing, tmp_path):
+    pts, base = exact_times(timing)
+    assert base.denominator <= LONGEST_TICKS
+    assert [float(t * base) for t in pts] == pytest.approx([float(t * timing.base) for t in timing.pts], abs=1e-3)
+    with write_clip(
+        tmp_path / "a.mp4", width_px=16, height_px=16, fps=timing.fps, pts=pts, time_base=base
+    ) as writer:  # fmt: skip
+        writer.write(torch.zeros(3, 3, 16, 16))
 
 
 @pytest.mark.parametrize("gap_s", [1, 60, 2400, 86400, 10**9])

@@ -118,6 +118,11 @@ def test_sheet_shows_every_row(tmp_path):
     assert (tmp_path / "sheet.png").stat().st_size > 100
 
 
+def test_a_label_of_several_lines_is_one():
+    pictures = torch.ones(2, 3, 8, 16)
+    assert contact_sheet({"a\n  b": pictures}).tobytes() == contact_sheet({"a b": pictures}).tobytes()
+
+
 def test_a_sheet_enlarges_four_times_at_most():
     small = contact_sheet({"a": torch.ones(2, 3, 8, 16)}, cell_px=1100)
     assert small.size == contact_sheet({"a": torch.ones(2, 3, 8, 16)}, cell_px=64).size

@@ -55,11 +55,12 @@ def open_container(path: Path) -> Iterator[InputContainer]:
     if path.stat().st_size == 0:
         raise ValueError(f"clip: expected a video, got the empty file {path}")
     name = str(path.resolve())  # in full, so that a colon is no protocol's
+    options = {"format_whitelist": _readable_kinds(), "pattern_type": "none"}  # a % in a name is no number of frames
     try:
         try:
-            container = av.open(name, options={"format_whitelist": _readable_kinds()})
+            container = av.open(name, options=options)
         except UnicodeDecodeError:
-            container = av.open(name, options={"format_whitelist": _readable_kinds()}, metadata_encoding="latin-1")
+            container = av.open(name, options=options, metadata_encoding="latin-1")
     except (FFmpegError, OSError) as error:
         with path.open("rb") as file:
             head = file.read(16).lstrip()

@@ -33,6 +33,10 @@ class _Kind:
     containers: tuple[str, ...]
     formats: dict[tuple[int, bool], str]
     """Pixel format by depth and whether a side is odd."""
+    least_px: int
+    """Of a side."""
+    most_px: tuple[int, int]
+    """Width and height."""
 
 
 _YUV = {
@@ -41,13 +45,20 @@ _YUV = {
     (10, False): "yuv420p10le",
     (10, True): "yuv444p10le",
 }
+_ANY = (65_535, 65_535)
 _KINDS = {
-    "h264": _Kind("libx264", _APPLE, _YUV),
-    "hevc": _Kind("libx265", _APPLE, _YUV),
-    "vp9": _Kind("libvpx-vp9", (".webm", ".mkv", ".mp4"), {k: v for k, v in _YUV.items() if k[0] == 8}),
-    "av1": _Kind("libsvtav1", (".mp4", ".mkv", ".webm"), {(8, False): "yuv420p", (10, False): "yuv420p10le"}),
+    "h264": _Kind("libx264", _APPLE, _YUV, 1, (16_384, 16_384)),
+    "hevc": _Kind("libx265", _APPLE, _YUV, 16, _ANY),
+    "vp9": _Kind("libvpx-vp9", (".webm", ".mkv", ".mp4"), {k: v for k, v in _YUV.items() if k[0] == 8}, 1, _ANY),
+    "av1": _Kind(
+        "libsvtav1", (".mp4", ".mkv", ".webm"), {(8, False): "yuv420p", (10, False): "yuv420p10le"}, 4, (16_384, 8_704)
+    ),
     "ffv1": _Kind(
-        "ffv1", (".mkv",), {(8, False): "bgr0", (8, True): "bgr0", (10, False): "gbrp10le", (10, True): "gbrp10le"}
+        "ffv1",
+        (".mkv",),
+        {(8, False): "bgr0", (8, True): "bgr0", (10, False): "gbrp10le", (10, True): "gbrp10le"},
+        1,
+        _ANY,
     ),
 }
 
@@ -126,12 +137,18 @@ def stream_of(path: Path, encoding: Encoding, *, width_px: int, height_px: int) 
         ValueError: the codec cannot hold such a clip.
     """
     codec = codec_of(path, encoding)
-    odd = bool(width_px % 2 or height_px % 2)
-    pixel_format = _KINDS[codec].formats.get((encoding.depth, odd))
+    kind, odd = _KINDS[codec], bool(width_px % 2 or height_px % 2)
+    least, (widest, highest) = kind.least_px, kind.most_px
+    if min(width_px, height_px) < least or width_px > widest or height_px > highest:
+        raise ValueError(
+            f"codec: expected {least}x{least} to {widest}x{highest} px for {codec}, got {width_px}x{height_px}; "
+            "vp9 and ffv1 take all sizes"
+        )
+    pixel_format = kind.formats.get((encoding.depth, odd))
     if pixel_format is None:
         raise ValueError(f"codec: expected even sides for {codec}, got {width_px}x{height_px}; h264 takes any")
     apple = codec == "hevc" and path.suffix.lower() != ".mkv"
-    return Stream(_KINDS[codec].encoder, pixel_format, _options(codec, encoding.crf), "hvc1" if apple else None)
+    return Stream(kind.encoder, pixel_format, _options(codec, encoding.crf), "hvc1" if apple else None)
 
 
 def _options(codec: Codec, crf: int) -> dict[str, str]:

@@ -12,6 +12,9 @@ from csd3d.media.clip.probe import ClipInfo
 from csd3d.media.clip.sink import Carried, Writer, even_times, write_clip
 from csd3d.media.clip.times import durations
 
+LONGEST_PX = 8_192
+"""Of the longer side of a player or an animation."""
+
 
 def open_output(
     path: Path,
@@ -71,9 +74,8 @@ def _lost(path: Path, info: ClipInfo, encoding: Encoding) -> list[str]:
 
 
 def square_size(display_aspect: Fraction, short_px: int) -> tuple[int, int]:
-    """(height, width) of a clip with square pixels and even sides whose shorter one is about `short_px`."""
-    if display_aspect >= 1:
-        height, width = Fraction(short_px), short_px * display_aspect
-    else:
-        height, width = short_px / display_aspect, Fraction(short_px)
+    """(height, width) of a clip with square pixels and even sides whose shorter one is about `short_px`, or less where
+    the longer one would be beyond what players take."""
+    short = min(Fraction(short_px), LONGEST_PX / max(display_aspect, 1 / display_aspect))
+    height, width = (short, short * display_aspect) if display_aspect >= 1 else (short / display_aspect, short)
     return max(round(height / 2) * 2, 2), max(round(width / 2) * 2, 2)

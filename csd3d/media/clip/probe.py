@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import av
@@ -28,7 +28,7 @@ from csd3d.media.clip.container import (
     video_streams,
 )
 from csd3d.media.clip.shown import ColourTags, orientation_of, side_data, tags_of
-from csd3d.media.clip.times import FOLDER_FPS, TIMES, at_rate, read_times, timing_of
+from csd3d.media.clip.times import FOLDER_FPS, TIMES, at_rate, read_times, sayable, timing_of
 from csd3d.media.pictures.levels import read_header
 from csd3d.media.pictures.profile import profile_from
 from csd3d.media.place import require_utf8
@@ -288,6 +288,8 @@ def _probe_pictures(path: Path, found: Sequence[Path], max_frames: int | None) -
         where = f"the folder {path}" if path.is_dir() else f"{path}"
         raise ValueError(f"clip: expected pictures ({', '.join(PICTURES)}) in {where}, got none")
     files = files[:max_frames]
+    for file in files:
+        require_utf8(file, "clip")
     sizes, notes, deep, profiles = {}, list[str](), False, set[bytes]()
     for file in files:
         try:
@@ -307,10 +309,26 @@ def _probe_pictures(path: Path, found: Sequence[Path], max_frames: int | None) -
     ((width, height), _), *_ = sizes.items()
     times = path / TIMES if path.is_dir() and (path / TIMES).is_file() else None
     timing = at_rate(len(files), FOLDER_FPS) if times is None else read_times(times, len(files))
+    notes += [] if times else _gaps(files)
     return ClipInfo(
         path, width, height, Fraction(1), timing.fps, timing.constant, timing.pts, timing.base,
         depth=16 if deep else 8, notes=tuple(notes), files=tuple(files), times=times,
     )  # fmt: skip
+
+
+def _gaps(files: Sequence[Path]) -> list[str]:
+    """A line where frames that are numbered do not follow each other in even steps."""
+    found = [re.fullmatch(r"(.*?)(\d+)(\D*)", file.stem) for file in files]
+    numbers = [int(match[2]) for match in found if match and match[2].isdecimal()]
+    if len(numbers) < len(files) or len({(match[1], match[3]) for match in found if match}) > 1:
+        return []
+    steps = [b - a for a, b in pairwise(numbers)]
+    usual = min((step for step in steps if step), default=0)
+    at = next((k for k, step in enumerate(steps) if step != usual), None)
+    if at is None:
+        return []
+    what = "have one number" if not steps[at] else "lack some between them"
+    return [f"frames are taken as even in time, though {files[at].name} and {files[at + 1].name} {what}"]
 
 
 def _profile_notes(profiles: set[bytes]) -> list[str]:
@@ -322,12 +340,12 @@ def _profile_notes(profiles: set[bytes]) -> list[str]:
 
 def with_fps(info: ClipInfo, fps: Fraction) -> ClipInfo:
     """The same frames played at another constant rate (for folders, which know none)."""
-    fps = fps.limit_denominator(65_535)  # what containers can say
+    fps = sayable(fps)
     timing = at_rate(info.frames, fps)
     return replace(info, fps=fps, constant_rate=True, pts=timing.pts, time_base=timing.base)
 
 
 def natural(path: Path) -> list[tuple[int, int, str]]:
-    """Sort key under which frame2 comes before frame10."""
+    """Sort key under which frame2 comes before frame10; names that differ in case or zeros alone have an order too."""
     parts = re.split(r"(\d+)", path.name)
-    return [(1, int(p), "") if p.isdecimal() else (0, 0, p.lower()) for p in parts]
+    return [*((1, int(p), "") if p.isdecimal() else (0, 0, p.lower()) for p in parts), (0, 0, path.name)]

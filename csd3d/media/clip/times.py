@@ -18,6 +18,8 @@ LONGEST_MS = 10**12
 """Times beyond this, some 30 years, are taken for a mistake."""
 LONGEST_TICKS = 2**31 - 1
 """For which one frame can be shown, in ticks of a container's clock."""
+_MOST_PARTS = 65_535
+"""Of a second, into which the frame rate of a written clip divides it."""
 _CLOCKS = (90_000, 10_000, 1_000, 100, 10, 1)
 _FINER = 1_000
 
@@ -34,6 +36,13 @@ class Timing:
     """Exact frame rate; the mean rate where it varies."""
     constant: bool
     """Whether `pts` follow `fps` to within a tick."""
+
+
+def sayable(rate: Fraction) -> Fraction:
+    """The nearest frame rate that containers and encoders can say: both of its parts have 31 bits."""
+    if rate < 1:
+        return 1 / sayable(1 / rate)
+    return rate.limit_denominator(max(min(_MOST_PARTS, LONGEST_TICKS // ceil(rate)), 1))
 
 
 def at_rate(count: int, fps: Fraction) -> Timing:
@@ -79,7 +88,7 @@ def timing_of(
     rate = next((rate for rate in rates if is_even(pts, 1 / (rate * base))), None)
     if last and rate and uneven_end and not is_even((0, last * finer), 1 / (rate * base)):
         rate = None
-    mean = len(pts) / ((pts[-1] - pts[0] + last * finer) * base) if last else rates[0]
+    mean = sayable(len(pts) / ((pts[-1] - pts[0] + last * finer) * base)) if last else rates[0]
     return Timing(pts, base, rate or mean, rate is not None)
 
 
@@ -152,7 +161,11 @@ def read_times(path: Path, count: int) -> Timing:
         ValueError: the file holds something else, times that do not rise, or too few.
     """
     try:
-        lines = [line.strip() for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
+        lines = [
+            line.strip()
+            for line in path.read_text("utf-8-sig").splitlines()
+            if line.strip() and not line.startswith("#")
+        ]
         pts = tuple(round(_milliseconds(line) / 1000 / MICROSECOND) for line in lines[:count])
     except ValueError as error:
         raise ValueError(f"clip: expected milliseconds, one a line, in {path} ({error})") from None
@@ -180,7 +193,7 @@ def exact_times(timing: Timing) -> tuple[tuple[int, ...], Fraction]:
     """Timestamps and their clock for writing the same times again.
 
     Constant rates get their exact times, which a container with a coarse clock (WebM: 1 ms) could only round. Where a
-    frame is shown for long, the clock is as coarse as containers need it to be to count that far.
+    frame is shown for long, or where ticks are shorter than they can say, the clock is as coarse as containers need it.
     """
     pts, base = timing.pts, timing.base
     if timing.constant:
@@ -191,7 +204,7 @@ def exact_times(timing: Timing) -> tuple[tuple[int, ...], Fraction]:
         tick = 1 / (timing.fps * base)
         pts = tuple(round(start / base + i * tick) for i in range(len(pts)))
     longest = max((b - a for a, b in itertools.pairwise(pts)), default=0)
-    if longest <= LONGEST_TICKS:
+    if max(longest, base.denominator) <= LONGEST_TICKS:
         return pts, base
     clock = next((c for c in _CLOCKS if longest * base * c <= LONGEST_TICKS), _CLOCKS[-1])
     coarse = [round(t * base * clock) for t in pts]
