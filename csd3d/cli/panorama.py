@@ -1,8 +1,10 @@
 """`csd3d panorama` and `csd3d image`: edit a wide picture, a turn, a sphere or a photo; several photos are stitched."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,15 +15,17 @@ from csd3d.cli.editors import (
     begin_preview,
     edit_base,
     paper_engine,
+    preview_path,
     read_request,
     require_asked,
     run_and_say,
 )
 from csd3d.cli.parse import Flag
 from csd3d.engine.config import Method
+from csd3d.media.place import require_place
 from csd3d.priors.defaults import USUAL_PX, trained_side_lat
 from csd3d.priors.store.resolve import Resolved, read_json
-from csd3d.runs.folder import free_name
+from csd3d.runs.folder import RunFolder, claim_name, require_no_run
 from csd3d.runs.job import Request
 from panorama.config import PanoramaConfig, paper_changes
 from panorama.edit import ImageEditor, PanoramaEditor
@@ -94,14 +98,51 @@ def main(argv: Sequence[str]) -> int:
     if not request.prompt and not regions:
         raise ValueError('expected a sentence, --prompt "...", got none (csd3d stitch only joins photos)')
     name = f"{photos[0].stem}-{len(photos)}-photos"
+    target = preview_path(replace(request, source=Path(f"{name}.png"))) if extras["preview"] else request.output
+    if target is not None:
+        require_place(target, inputs=photos)  # of which the run itself knows nothing
     if extras["preview"]:
         with TemporaryDirectory() as scratch:
             joined = _stitch(photos, Path(scratch) / f"{name}.png")
             return _edit_or_preview(PANORAMA, replace(request, source=joined), preview=True)
-    run_dir = request.run_dir or free_name(name, request.prompt or "regions")
-    joined = _stitch(photos, run_dir.with_name(f"{run_dir.name}-stitched.png"))
-    print(f"stitched {joined}")
-    return run_and_say(PANORAMA, replace(request, source=joined, run_dir=run_dir), "picture")
+    with _places(request.run_dir, name, request.prompt or "regions") as (run_dir, joined):
+        print(f"stitched {_stitch(photos, joined)}")
+        return run_and_say(PANORAMA, replace(request, source=joined, run_dir=run_dir), "picture")
+
+
+@contextmanager
+def _places(asked: Path | None, name: str, prompt: str) -> Iterator[tuple[Path, Path]]:
+    """Folder of a run, and a file of its own beside it for the joined photos; where no run begins, they go again.
+
+    `asked`: that folder; None: a new one in `runs/`. Raises ValueError if there is a run in it.
+    """
+    if asked is not None:
+        require_no_run(asked)
+    run_dir = claim_name(name, prompt) if asked is None else asked
+    joined: Path | None = None
+    try:
+        joined = _claim_file(run_dir.with_name(f"{run_dir.name}-stitched.png"))
+        yield run_dir, joined
+    except BaseException:
+        if not RunFolder(run_dir).manifest.exists():
+            if joined is not None:
+                joined.unlink(missing_ok=True)
+            for folder in (run_dir, run_dir.parent) if asked is None else ():
+                with suppress(OSError):  # something is in it
+                    folder.rmdir()
+        raise
+
+
+def _claim_file(path: Path) -> Path:
+    """An empty file of that name, or with a number where something is there. Raises ValueError where none can be."""
+    require_place(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for k in count(1):
+        file = path if k == 1 else path.with_stem(f"{path.stem}-{k}")
+        with suppress(FileExistsError):
+            file.touch(exist_ok=False)
+            return file
+    raise AssertionError
 
 
 def _stitch(photos: Sequence[Path], joined: Path) -> Path:

@@ -116,7 +116,7 @@ def free_name(stem: str, prompt: str, *, base: Path = Path("runs")) -> Path:
     """A folder below `base` that does not exist yet, named after what is edited and how."""
     slug = re.sub(r"[^a-z0-9]+", "-", f"{stem} {prompt}".lower()).strip("-")[:60].strip("-") or "run"
     names = (slug if k == 1 else f"{slug}-{k}" for k in range(1, 1_000_000))
-    return next(base / name for name in names if not (base / name).exists())
+    return next(base / name for name in names if not os.path.lexists(base / name))
 
 
 def claim_name(stem: str, prompt: str, *, base: Path = Path("runs")) -> Path:
@@ -131,6 +131,14 @@ def claim_name(stem: str, prompt: str, *, base: Path = Path("runs")) -> Path:
         return path
 
 
+def require_no_run(path: Path) -> None:
+    """Raises ValueError where a folder already holds a run."""
+    if RunFolder(path).manifest.exists():
+        raise ValueError(
+            f"run-dir: {path} already holds a run; --resume goes on with it, another --run-dir starts anew"
+        )
+
+
 @contextmanager
 def start_run(path: Path, manifest: Manifest) -> Iterator[RunFolder]:
     """Make the folder of a new run and write its manifest; within the block no other process works in it.
@@ -143,10 +151,7 @@ def start_run(path: Path, manifest: Manifest) -> Iterator[RunFolder]:
         raise ValueError(f"run-dir: expected a new or empty folder, got {path}")
     path.mkdir(parents=True, exist_ok=True)
     with exclusive(path):  # first: of several starts at once, one begins and the others are refused
-        if folder.manifest.exists():
-            raise ValueError(
-                f"run-dir: {path} already holds a run; --resume goes on with it, another --run-dir starts anew"
-            )
+        require_no_run(path)
         remove_leftovers(path)  # of a start that was killed before it had a manifest
         if any(path.iterdir()):
             raise ValueError(f"run-dir: expected a new or empty folder, got {path}")

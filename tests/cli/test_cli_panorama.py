@@ -4,9 +4,11 @@ import os
 import shlex
 import signal
 from html import unescape
+from types import SimpleNamespace
 
 import pytest
 
+from csd3d.cli import panorama
 from csd3d.cli.editors import flags_for
 from csd3d.cli.main import main
 from csd3d.cli.panorama import IMAGE, PANORAMA
@@ -191,6 +193,59 @@ def test_a_run_of_another_kind_is_not_gone_on_with(tmp_path, capsys):
     Manifest("video", {"prompt": "make it red", "crf": 18}, 0).write(tmp_path / "manifest.json")
     assert main(["panorama", "--resume", "--run-dir", str(tmp_path)]) == 2
     assert f"expected a run of panorama or image, got one of video in {tmp_path}" in capsys.readouterr().err
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """Two photos, and a stand-in for stitching that says nothing of what it joined but the bytes it writes."""
+
+    def join(of, output, *_):
+        output.parent.mkdir(exist_ok=True)
+        save(output, scenery(40, 120))
+        return SimpleNamespace(notes=())
+
+    monkeypatch.setattr(panorama, "stitch_files", join)
+    monkeypatch.chdir(tmp_path)
+    return [str(save(tmp_path / f"{side}.png", scenery(40, 80))) for side in ("left", "right")]
+
+
+@pytest.mark.parametrize("more", [(), ("--preview",)])
+def test_no_photo_is_written_over(photos, tmp_path, capsys, more):
+    before = (tmp_path / "right.png").read_bytes()
+    words = ["panorama", *photos, "--prompt", "make it red", "--steps", "1", "--output", "x/../right.png", *more]
+    assert main(words) == 2
+    assert "expected another file than those that are read" in capsys.readouterr().err
+    assert (tmp_path / "right.png").read_bytes() == before
+    assert {p.name for p in tmp_path.iterdir()} == {"left.png", "right.png"}
+
+
+def test_what_was_stitched_for_a_run_stays_as_it_is(photos, tmp_path, capsys):
+    words = ["panorama", *photos, "--prompt", "make it red", "--steps", "1"]
+    assert main([*words, "--run-dir", "run"]) == 0
+    before = (tmp_path / "run-stitched.png").stat().st_mtime_ns
+    assert main([*words, "--run-dir", "run"]) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    assert (tmp_path / "run-stitched.png").stat().st_mtime_ns == before
+    assert main(["panorama", "--resume", "--run-dir", "run"]) == 0
+    (tmp_path / "new-stitched.png").write_bytes(b"mine")
+    assert main([*words, "--run-dir", "new"]) == 0
+    assert (tmp_path / "new-stitched.png").read_bytes() == b"mine"
+    assert Manifest.read(tmp_path / "new/manifest.json").source == str(tmp_path / "new-stitched-2.png")
+
+
+def test_photos_that_are_not_edited_leave_nothing(photos, tmp_path):
+    assert main(["panorama", *photos, "--prompt", "make it blue"]) == 2
+    assert main(["panorama", *photos, "--prompt", "make it blue", "--run-dir", "run"]) == 2
+    assert {p.name for p in tmp_path.iterdir()} == {"left.png", "right.png"}
+
+
+def test_starts_at_once_each_stitch_for_themselves(photos, tmp_path):
+    words = ["panorama", *photos, "--prompt", "make it red", "--steps", "1"]
+    assert main(words) == 0
+    (tmp_path / "runs/left-2-photos-make-it-red-2").mkdir()  # taken in the same moment
+    assert main(words) == 0
+    sources = {Manifest.read(path).source for path in tmp_path.glob("runs/*/manifest.json")}
+    assert len(sources) == 2
 
 
 def test_the_paper_is_a_preset():

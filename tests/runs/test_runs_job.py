@@ -10,7 +10,7 @@ from csd3d.cli.main import main
 from csd3d.engine.config import CsdConfig
 from csd3d.priors.prompts.vocabulary import UnknownPrompt
 from csd3d.runs import job
-from csd3d.runs.folder import claim_name
+from csd3d.runs.folder import claim_name, free_name
 from csd3d.runs.manifest import Manifest
 from csd3d.runs.progress import RunProgress
 from panorama import edit_image, edit_panorama
@@ -142,6 +142,12 @@ def test_runs_that_begin_at_once_each_get_a_folder_of_their_own(tmp_path):
         paths = list(pool.map(lambda _: claim_name("clip", "make it red", base=tmp_path), range(24)))
     assert len(set(paths)) == 24
     assert all(path.is_dir() for path in paths)
+
+
+def test_a_link_to_a_disk_that_is_not_there_keeps_its_name(tmp_path):
+    (tmp_path / "clip-make-it-red").symlink_to("/nonexistent/clip-make-it-red")
+    assert free_name("clip", "make it red", base=tmp_path) == tmp_path / "clip-make-it-red-2"
+    assert claim_name("clip", "make it red", base=tmp_path) == tmp_path / "clip-make-it-red-2"
 
 
 def test_a_refused_start_leaves_nothing(make_clip, tmp_path, monkeypatch):
