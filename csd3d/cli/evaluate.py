@@ -11,7 +11,7 @@ from csd3d.cli.parse import read_dataclass
 from csd3d.evaluate.cases import Case, case_of_paths, cases_of_runs, is_run
 from csd3d.evaluate.config import EvaluateConfig
 from csd3d.evaluate.job import evaluate
-from csd3d.evaluate.layouts import cases_of_layout, read_layout
+from csd3d.evaluate.layouts import cases_of_layout, read_layout, table_of
 from csd3d.evaluate.table import FILES
 from csd3d.media.place import require_place
 
@@ -77,14 +77,24 @@ def run(command: Command) -> int:
 
 def run_batch(batch: Batch) -> int:
     """Measure all methods and print the table; returns the exit code. Mistakes raise, as of `layouts` and `job`."""
-    cases, notes = cases_of_layout(read_layout(batch.data), batch.methods)
-    return _measure(cases, batch.options, batch.out, notes)
+    table = table_of(batch.data)
+    cases, notes = cases_of_layout(read_layout(table), batch.methods)
+    return _measure(cases, batch.options, batch.out, notes, reads=[table])
 
 
-def _measure(cases: Sequence[Case], options: EvaluateConfig, out: Path | None, notes: Sequence[str] = ()) -> int:
+def _measure(
+    cases: Sequence[Case],
+    options: EvaluateConfig,
+    out: Path | None,
+    notes: Sequence[str] = (),
+    *,
+    reads: Sequence[Path] = (),
+) -> int:
+    """`reads`: files that are read, besides those of the cases."""
     files = [] if out is None else [out / name for name in FILES]
+    of_cases = [path for case in cases for path in (case.source, case.mask, *case.results.values())]
     for file in files:
-        require_place(file, inputs=[path for case in cases for path in (case.source, *case.results.values())])
+        require_place(file, inputs=[*reads, *filter(None, of_cases)])
     table = evaluate(cases, options, notes=notes)
     print(table.markdown(definitions=out is None), end="")
     if out is not None:

@@ -41,7 +41,7 @@ def read_layout(path: Path) -> list[Entry]:
         FileNotFoundError: there is no table, or a clip that it names.
         ValueError: the table is of no kind that is read.
     """
-    table = _table_of(path)
+    table = table_of(path)
     rows = _rows(table)
     columns = {column.strip().lower() for row in rows for column in row}
     found: list[Entry] = []
@@ -101,7 +101,8 @@ def cases_of_layout(entries: Sequence[Entry], methods: Sequence[Path]) -> tuple[
     return cases, notes
 
 
-def _table_of(path: Path) -> Path:
+def table_of(path: Path) -> Path:
+    """The table of a benchmark, given as that file or as its folder. Raises FileNotFoundError where there is none."""
     if path.is_file():
         return path
     if not path.is_dir():

@@ -112,3 +112,12 @@ def test_a_benchmark_is_measured_where_all_methods_have_results(clips, tmp_path,
     assert evaluate(*words) == 0
     assert "Note: 1 of 2 cases are measured, those that all methods have: other lacks 1" in capsys.readouterr().out
     assert list(json.loads((tmp_path / "out" / "table.json").read_text())["methods"]) == ["source", "mine", "other"]
+
+
+def test_the_table_of_a_benchmark_is_not_written_over(clips, tmp_path, capsys):
+    (tmp_path / "table.csv").write_text(before := f"clip,prompt,output\n{clips[0]},x,one.mp4\n")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/one.mp4").write_bytes(clips[0].read_bytes())
+    assert evaluate("batch", tmp_path / "table.csv", tmp_path / "mine", "--out", tmp_path) == 2
+    assert "expected another file than those that are read" in capsys.readouterr().err
+    assert (tmp_path / "table.csv").read_text() == before
