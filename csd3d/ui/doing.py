@@ -10,6 +10,7 @@ from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import quote
 
 import gradio as gr
 import numpy as np
@@ -198,7 +199,7 @@ class Doing:
         buttons = [gr.Button(interactive=each) for each in can]
         report = ""
         if (run_dir / "report.html").is_file():
-            address = f"./runs/{escape(name)}/report.html?{stands}"
+            address = f"./runs/{quote(name)}/report.html?{stands}"
             report = f'<iframe src="{address}" title="Report of {escape(name)}"></iframe>'
         found = self._folder.result(name) if stands == "finished" else None
         line, label = self._repeated(run_dir) if report else ("", SAME)

@@ -47,6 +47,8 @@ class Job:
     lines: deque[str] = field(default_factory=lambda: deque[str](maxlen=LINES))
     """What it printed last."""
     process: "subprocess.Popen[str] | None" = None
+    impossible: bool = False
+    """There can be no process of such words."""
     stopping: bool = False
     """It was asked to save its state and end."""
     then: Sequence[str] | None = None
@@ -66,6 +68,8 @@ class Job:
         """How it stands."""
         if self.waiting:
             return "waiting"
+        if self.impossible:
+            return "refused"
         if self.process is None or self.process.poll() is None:
             return "running"
         return status_of(self.run_dir) or ("refused" if self.process.returncode == 2 else "stopped")
@@ -156,12 +160,17 @@ class Jobs:
                 if self._closed:
                     return
                 job = self._queue.popleft()
-                job.process = _begin([*self._program, *job.words])
+                try:
+                    job.process = _begin([*self._program, *job.words])
+                except (OSError, ValueError) as error:  # a word that is too long, or has a zero in it
+                    job.lines.append(f"csd3d {''.join(job.words[:1]):.20}: {error}")
+                    job.impossible = True
                 job.waiting = False
-            assert job.process.stdout is not None
-            for line in job.process.stdout:
-                job.lines.append(line.rstrip())
-            job.process.wait()
+            if job.process is not None:
+                assert job.process.stdout is not None
+                for line in job.process.stdout:
+                    job.lines.append(line.rstrip())
+                job.process.wait()
             _forget_empty(job.run_dir)
             with self._changed:
                 if job.then is not None and status_of(job.run_dir) == "interrupted" and not self._closed:

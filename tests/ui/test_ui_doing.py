@@ -87,5 +87,14 @@ def test_a_list_that_was_asked_for_before_a_run_began_does_not_take_it_from_the_
     assert stamp
 
 
+def test_the_report_of_a_run_of_any_name_is_shown(tmp_path: Path) -> None:
+    run_dir = tmp_path / "50% of  it? #2"
+    run_dir.mkdir()
+    Manifest("image", {"prompt": "make it night"}, seed=0).write(run_dir / "manifest.json")
+    (run_dir / "report.html").write_text("x")
+    page = doing.Doing(RunsFolder(tmp_path), Jobs(), {})
+    assert 'src="./runs/50%25%20of%20%20it%3F%20%232/report.html?interrupted"' in page.view(run_dir.name)[2]
+
+
 def test_a_run_that_is_no_longer_there_is_said(tmp_path: Path) -> None:
     assert doing.Doing(RunsFolder(tmp_path), Jobs(), {}).view("gone")[0] == "There is no such run."

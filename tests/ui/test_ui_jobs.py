@@ -123,6 +123,17 @@ def test_a_refused_job_leaves_its_line_and_no_folder(jobs: Jobs, tmp_path: Path)
     assert job.lines[-1] == "expected another thing"
 
 
+@pytest.mark.parametrize("word", ["a\0b", "\ud800", "x" * 10**6])
+def test_a_command_that_no_program_can_be_given_is_refused_and_the_next_is_done(
+    jobs: Jobs, tmp_path: Path, word: str
+) -> None:
+    first = started(jobs, claim(tmp_path, "a"), word)
+    second = started(jobs, claim(tmp_path, "b"), "finish")
+    wait_for(lambda: second.status == "finished")
+    assert (first.status, first.run_dir.exists()) == ("refused", False)
+    assert first.lines[-1].startswith("csd3d ")
+
+
 def test_the_end_of_the_page_stops_what_runs_with_its_state(tmp_path: Path) -> None:
     Manifest("image", {}, 0).write(tmp_path / "running.json")
     (tmp_path / "program.py").write_text(PROGRAM)
