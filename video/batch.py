@@ -25,6 +25,7 @@ from csd3d.runs.interrupt import RunInterrupted
 from csd3d.runs.job import Request, free_names, load_for, resume_request, run_job
 from csd3d.runs.manifest import Manifest, differences, fingerprint
 from csd3d.runs.progress import RunProgress
+from csd3d.runs.reference import like_files, placed
 from csd3d.runs.settings import to_plain, with_absent
 from csd3d.user_errors import explain, out_of_memory
 from video.config import VideoConfig
@@ -133,7 +134,7 @@ def find_run(request: Request[VideoConfig]) -> tuple[Path, Manifest | None]:
     """The run of this very edit, of this very clip and mask, and its manifest; a free folder and None if there is none.
 
     Raises:
-        ValueError: a manifest cannot be read.
+        ValueError, FileNotFoundError: a manifest or a picture to be like cannot be read.
     """
     assert request.run_dir is not None
     assert request.source is not None
@@ -145,7 +146,8 @@ def find_run(request: Request[VideoConfig]) -> tuple[Path, Manifest | None]:
         old = Manifest.read(run_dir / "manifest.json")
         old.config = with_absent(old.config, VideoConfig)
         if not inputs:
-            inputs = [_sha256(request.source, request.config.max_frames), *([_sha256(mask)] if mask else [])]
+            beside = [*filter(None, [mask]), *like_files(request.config)]
+            inputs = [_sha256(request.source, request.config.max_frames), *map(_sha256, beside)]
         free = free_names(VideoEditor, request.config)
         same = not differences(old.config, wanted, ignore=free) and [i["sha256"] for i in old.inputs] == inputs
         same = same and (old.config["mask"] == AUTO) == (wanted["mask"] == AUTO)  # which is no input
@@ -166,8 +168,8 @@ def _is_done(request: Request[VideoConfig], old: Manifest) -> bool:
 
 
 def _settings(request: Request[VideoConfig]) -> dict[str, Any]:
-    """As the manifest has them."""
-    return to_plain(request.config) | {"prompt": request.prompt}
+    """As the manifest has them. Raises ValueError or FileNotFoundError as `placed` does."""
+    return to_plain(placed(request.config)) | {"prompt": request.prompt}
 
 
 def _sha256(path: Path, max_frames: int | None = None) -> str:

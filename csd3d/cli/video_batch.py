@@ -4,9 +4,9 @@
     beach.mp4,make it snowy,,                          prompt: make it snowy
     street.mp4,make it night,night.mp4,60              strength: 0.8
 
-`clip` and `prompt` are needed; a pattern of video files stands for one edit each. Every other column is a flag of
-`csd3d video`, with - or _, and may be empty. Semicolons and tabs separate cells as commas do. Paths are taken from the
-file's folder, results go to --out.
+`clip` and `prompt` are needed; a pattern of video files stands for one edit each, but for those that are results of
+this file. Every other column is a flag of `csd3d video`, with - or _, and may be empty. Semicolons and tabs separate
+cells as commas do. Paths are taken from the file's folder, results go to --out.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,14 +23,19 @@ from csd3d.cli.video_form import FORM
 from csd3d.media.clip.formats import CLIPS
 from csd3d.media.place import at_home
 from csd3d.media.table_file import load_table
-from csd3d.runs.found_masks import AUTO
+from csd3d.runs.found_masks import AUTO, mask_file
+from csd3d.runs.history import runs_in
 from csd3d.runs.job import Request
+from csd3d.runs.manifest import fingerprint
+from csd3d.runs.reference import like_files
 from video.batch import Spread, default_name, edit_all
 from video.config import VideoConfig
 from video.pool import LocalWorkers, spread
 
-PATHS = ("clip", "mask", "like", "preset", "output")
+PATHS = ("clip", "mask", "like", "preset", "output", "lora", "embedding", "prior_config", "control_picture")
 """Columns that are paths, taken from the file's folder; an output, from --out."""
+MODELS = ("prior", "control", "control_depth")
+"""Columns that name a model: a path from the file's folder, where there is such a folder; of several words the last."""
 WORDS = (("preset", "paper"), ("mask", AUTO))
 """What is none, in the columns of paths."""
 OURS = ("run_dir", "resume", "preview")
@@ -96,23 +101,44 @@ def requests(rows: Sequence[Mapping[str, Any]], batch: Batch) -> list[Request[Vi
     """The edits of a job file, patterns spread out.
 
     Raises:
-        ValueError: a column that is no flag, a value of another kind, a missing one, or two edits of one output.
+        ValueError: a column that is no flag, a value of another kind, a missing one, two edits of one output, or an
+            output that is there already and is read by another edit.
     """
-    made: list[Request[VideoConfig]] = []
+    found: list[tuple[Request[VideoConfig], bool]] = []
     for number, row in enumerate(rows, start=1):
         try:
-            made += _requests(row, batch)
+            found += _requests(row, batch)
         except (ValueError, TypeError, OSError) as error:
             raise ValueError(f"jobs: edit {number}: {error}") from error
+    results = {_place_of(request.output) for request, _ in found}
+    made = [request for request, by_pattern in found if not (by_pattern and _place_of(request.source) in results)]
     outputs: dict[Path, int] = {}
     for number, request in enumerate(made, start=1):
-        assert request.output is not None
-        if (first := outputs.setdefault(request.output.resolve(), number)) != number:
+        if (first := outputs.setdefault(_place_of(request.output), number)) != number:
             raise ValueError(f"jobs: expected an output for each edit, got {request.output} for {first} and {number}")
+    _require_inputs_kept(made, batch)
     return made
 
 
-def _requests(row: Mapping[str, Any], batch: Batch) -> Iterator[Request[VideoConfig]]:
+def _place_of(path: Path | None) -> Path:
+    assert path is not None  # of every request of a batch
+    return path.resolve()
+
+
+def _require_inputs_kept(made: Sequence[Request[VideoConfig]], batch: Batch) -> None:
+    """Raises ValueError for an output in whose place is what some edit reads, unless an edit of before put it there."""
+    read: set[Path] = set()
+    for request in made:
+        config = request.config
+        read |= {file.resolve() for file in (request.source, mask_file(config.mask), *like_files(config)) if file}
+    for path in sorted({_place_of(request.output) for request in made} & read):
+        wrote = (manifest.written.get(str(path)) for _, manifest in runs_in(batch.out / "runs"))
+        if path.is_file() and fingerprint(path)["sha256"] not in wrote:
+            raise ValueError(f"jobs: expected another output than what an edit reads, got {path}")
+
+
+def _requests(row: Mapping[str, Any], batch: Batch) -> Iterator[tuple[Request[VideoConfig], bool]]:
+    """The edits of a row, and whether a pattern has found their clips."""
     flags = {name: flag for name, flag in flags_for(FORM).items() if name not in OURS}
     values: dict[str, Any] = {} if batch.prior is None else {"prior": batch.prior}
     seen = set[str]()
@@ -134,12 +160,15 @@ def _requests(row: Mapping[str, Any], batch: Batch) -> Iterator[Request[VideoCon
     if missing := [name for name in ("clip", "prompt") if name not in values]:
         raise ValueError(f"expected a {missing[0]}, got none")
     folder = batch.jobs.parent
-    for name in PATHS:
-        if name in values and (name, values[name]) not in WORDS and name != "output":
-            values[name] = type(values[name])(folder / at_home(Path(values[name])))
-    if row.get("prior") and (beside := folder / values["prior"]).is_dir():
-        values["prior"] = str(beside)
-    clips = _clips(values.pop("clip"))
+    for name in seen.intersection(PATHS) - {"output"}:
+        if (name, values[name]) not in WORDS:
+            values[name] = _beside(folder, values[name])
+    for name in seen.intersection(MODELS):
+        *first, model = values[name] if isinstance(values[name], tuple) else (values[name],)
+        model = str(beside) if (beside := folder / model).is_dir() else model
+        values[name] = (*first, model) if first else model
+    pattern = values.pop("clip")
+    clips = _clips(pattern)
     if "output" in values and len(clips) > 1:
         raise ValueError(f"output: expected none for {len(clips)} clips, got {values['output']}")
     if "output" in values and (values["output"].is_absolute() or ".." in values["output"].parts):
@@ -148,7 +177,15 @@ def _requests(row: Mapping[str, Any], batch: Batch) -> Iterator[Request[VideoCon
     for clip in clips:
         name = values.get("output") or Path(default_name(clip, values["prompt"]))
         run = "-".join(name.parts)
-        yield replace(request, source=clip, output=batch.out / name, run_dir=batch.out / "runs" / run)
+        made = replace(request, source=clip, output=batch.out / name, run_dir=batch.out / "runs" / run)
+        yield made, clip != pattern
+
+
+def _beside(folder: Path, value: str | Path | tuple[str, ...]) -> str | Path | tuple[str, ...]:
+    """A path, or several, taken from a folder."""
+    if isinstance(value, tuple):
+        return tuple(str(folder / at_home(Path(part))) for part in value)
+    return type(value)(folder / at_home(Path(value)))
 
 
 def _clips(pattern: Path) -> list[Path]:
@@ -173,6 +210,12 @@ def convert(flag: Flag, text: str) -> Any:
             if str(word) == text:
                 return word
         raise ValueError(f"{name}: expected one of {', '.join(map(str, words))}, got {text!r}")
+    if (several := next((get_args(kind) for kind in (hint, *kinds) if get_origin(kind) is tuple), None)) is not None:
+        count = 1 if several[-1] is Ellipsis else len(several)
+        words = tuple(text.split(maxsplit=count - 1)) if count > 1 else (text,)
+        if len(words) < count:
+            raise ValueError(f"{name}: expected {count} words, got {text!r}")
+        return words
     for kind, what in ((bool, "true or false"), (int, "a whole number"), (float, "a number")):
         if kind in kinds:
             try:

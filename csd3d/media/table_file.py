@@ -3,6 +3,7 @@
 import csv
 from collections import Counter
 from io import StringIO
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ SEPARATORS = ",;\t"
 
 
 def load_table(path: Path, what: str) -> list[dict[Any, Any]]:
-    """The rows of a CSV file with a header, or of a YAML list, as they are.
+    """The rows of a CSV file with a header, or of a YAML list, as they are but for empty ones.
 
     Raises:
-        ValueError: it is neither, holds no rows, a column twice, or more cells in a row than columns; the text begins
-            with `what` it is.
+        ValueError: it is neither, holds no rows, a column twice, or more cells in a row than columns, or than these
+            have names; the text begins with `what` it is.
         OSError: it cannot be read.
     """
     if path.suffix.lower() not in SUFFIXES:
@@ -34,20 +35,23 @@ def load_table(path: Path, what: str) -> list[dict[Any, Any]]:
 
 
 def _csv_rows(text: str) -> list[dict[Any, Any]]:
-    header = text.partition("\n")[0]
+    """The rows that have something in them; cells that a row lacks are None."""
+    header = next((line for line in text.splitlines() if line.strip()), "")
     separator = max(SEPARATORS, key=header.count)
-    reader = csv.DictReader(StringIO(text), delimiter=separator, strict=True)
-    columns = reader.fieldnames or ()
-    if twice := [name for name, count in Counter(columns).items() if name and count > 1]:
+    reader = csv.reader(StringIO(text), delimiter=separator, strict=True, skipinitialspace=True)
+    filled = ((reader.line_num, cells) for cells in reader if any(map(str.strip, cells)))
+    _, columns = next(filled, (0, list[str]()))
+    if twice := [name for name, count in Counter(columns).items() if name.strip() and count > 1]:
         raise ValueError(f"expected each column once, got {twice[0]} more often")
     rows: list[dict[Any, Any]] = []
-    for row in reader:
-        extra = list(row.pop(None, ()))
-        if any(extra):
-            count = len(columns) + len(extra)
+    for line, cells in filled:
+        if any(map(str.strip, cells[len(columns) :])):
             raise ValueError(
-                f"line {reader.line_num}: expected {len(columns)} cells between {separator!r}, got {count}; a cell "
+                f"line {line}: expected {len(columns)} cells between {separator!r}, got {len(cells)}; a cell "
                 f"with {separator!r} in it stands in quotes"
             )
-        rows.append(row)
+        pairs = list(zip_longest(columns, cells[: len(columns)]))
+        if nameless := next((cell for name, cell in pairs if cell and cell.strip() and not name.strip()), None):
+            raise ValueError(f"line {line}: expected a name above each column, got none above {nameless!r:.40}")
+        rows.append({name: cell for name, cell in pairs if name.strip()})
     return rows

@@ -10,7 +10,9 @@ from PIL import Image
 from csd3d.cli.main import main
 from csd3d.cli.parse import Flag
 from csd3d.cli.video_batch import Batch, convert, read_jobs, requests
-from csd3d.runs.manifest import Manifest
+from csd3d.runs.manifest import Manifest, fingerprint
+from csd3d.runs.settings import to_plain
+from video.batch import find_run
 
 pytestmark = pytest.mark.usefixtures("only_toys")
 
@@ -96,6 +98,90 @@ def test_what_is_asked_for_in_another_way_is_done_anew(make_clip, tmp_path, caps
     assert start(steps=2, lr=0.1) != "done before", "of another clip"
 
 
+def test_an_edit_that_is_to_be_like_a_picture_is_not_done_twice(make_clip, tmp_path, capsys, monkeypatch):
+    make_clip("a.mp4", frames=2)
+    Image.new("RGB", (64, 48), (200, 30, 30)).save(tmp_path / "like.png")
+    monkeypatch.setattr("video.batch.run_job", lambda *_, **__: pytest.fail("it is there"))
+    jobs = write(tmp_path / "jobs.csv", "clip,prompt,output,like\na.mp4,make it red,a.mkv,like.png\n")
+    [request] = asked(jobs, tmp_path / "out")
+    settings = to_plain(request.config) | {"prompt": request.prompt, "like": str(tmp_path / "like.png")}
+    inputs = [fingerprint(tmp_path / name) for name in ("a.mp4", "like.png")]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/a.mkv").write_bytes(b"done")
+    run = Manifest("video", settings, 0, inputs=inputs, status="finished")
+    run.written = {str(tmp_path / "out/a.mkv"): fingerprint(tmp_path / "out/a.mkv")["sha256"]}
+    run.write(tmp_path / "out/runs/a.mkv/manifest.json")
+    assert batch(jobs, tmp_path / "out") == 0
+    assert "done before" in capsys.readouterr().out
+    Image.new("RGB", (64, 48)).save(tmp_path / "like.png")
+    assert find_run(request)[1] is None, "it is to be like another picture"
+
+
+def test_no_edit_is_written_over_what_another_one_reads(make_clip, tmp_path, capsys):
+    for name in ("a.mp4", "b.mp4"):
+        make_clip(name, frames=2)
+    before = (tmp_path / "b.mp4").read_bytes()
+    words = "clip,prompt,output,steps\na.mp4,make it red,b.mp4,1\nb.mp4,make it dark,c.mp4,1\n"
+    jobs = write(tmp_path / "jobs.csv", words)
+    assert batch(jobs, tmp_path) == 2
+    assert "jobs: expected another output than what an edit reads, got" in capsys.readouterr().err
+    assert (tmp_path / "b.mp4").read_bytes() == before
+    (tmp_path / "b.mp4").unlink()  # what one edit makes another one may go on with
+    for said in ("edited", "done before"):
+        assert batch(jobs, tmp_path) == 0
+        assert capsys.readouterr().out.count(said) == 2
+
+
+def test_a_pattern_does_not_take_results_for_clips(tmp_path):
+    for name in ("a.mp4", "b.mp4", "a-make-it-red.mp4", "b-make-it-dark.mp4", "b-make-it-blue.mp4"):
+        write(tmp_path / name, "clip")
+    jobs = write(tmp_path / "jobs.csv", "clip,prompt\n*.mp4,make it red\n*.mp4,make it dark\n")
+    sources = [request.source.name for request in asked(jobs, tmp_path)]
+    assert sources == ["a.mp4", "b-make-it-blue.mp4", "b.mp4"] * 2
+
+
+def test_columns_of_several_words_are_read(tmp_path):
+    (tmp_path / "net").mkdir()
+    columns = {
+        "lora": "x.safetensors:0.5",
+        "embedding": "e.safetensors",
+        "attention": "reweight:word=snow,scale=1.5",
+        "control": "edge net",
+        "control-picture": "edges.png",
+    }
+    rows = [{"clip": "a.mp4", "prompt": "x"} | columns]
+    (request,) = requests(rows, Batch(tmp_path / "jobs.csv"))
+    config = request.config
+    assert config.lora == (str(tmp_path / "x.safetensors:0.5"),)
+    assert config.embedding == (str(tmp_path / "e.safetensors"),)
+    assert config.attention == ("reweight:word=snow,scale=1.5",)
+    assert config.control == ("edge", str(tmp_path / "net"))
+    assert config.control_picture == tmp_path / "edges.png"
+    with pytest.raises(ValueError, match="control: expected 2 words, got 'edge'"):
+        requests([{"clip": "a.mp4", "prompt": "x", "control": "edge"}], Batch(tmp_path / "jobs.csv"))
+
+
+def test_a_prior_lies_beside_the_job_file_however_its_column_is_written(tmp_path):
+    (tmp_path / "net").mkdir()
+    (request,) = requests([{"clip": "a.mp4", " prompt": "x", " prior": " net"}], Batch(tmp_path / "jobs.csv"))
+    assert request.config.prior == str(tmp_path / "net")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n\nclip,prompt,strength\na.mp4,x,0.5\n",
+        "clip,prompt,strength\n,,\na.mp4,x,0.5\n , ,\n,,,\n",
+        "clip,prompt,strength,,\na.mp4,x,0.5,,\n",
+        'clip, prompt, strength\na.mp4, "x", 0.5\n',
+        "clip,strength,prompt,seed\na.mp4,0.5,x\n",
+    ],
+)
+def test_spreadsheets_leave_cells_empty(tmp_path, text):
+    (request,) = asked(write(tmp_path / "jobs.csv", text), tmp_path / "out")
+    assert (request.source, request.prompt, request.config.strength) == (tmp_path / "a.mp4", "x", 0.5)
+
+
 def test_a_folder_of_frames_is_not_done_twice(make_clip, tmp_path, capsys):
     _, rgb = make_clip("a.mp4", frames=2)
     (tmp_path / "frames").mkdir()
@@ -152,6 +238,8 @@ def test_presets_lie_beside_the_job_file(tmp_path):
         ("j.csv", "clip,prompt,output\na.mp4,x,/tmp/o.mp4\n", "a name below --out"),
         ("j.csv", "clip,prompt,prompt\na.mp4,x,y\n", "expected each column once, got prompt more often"),
         ("j.csv", "clip,prompt,s-text,s_text\na.mp4,x,2,3\n", "s_text: expected one column for it"),
+        ("j.csv", "clip,prompt,\na.mp4,x,y\n", "line 2: expected a name above each column, got none above 'y'"),
+        ("j.csv", "\n\n", "at least one row"),
         ("j.yaml", "- a: [", "cannot be read"),
         ("j.yaml", "[" * 5000, "cannot be read"),
         ("j.yaml", "- {clip: a.mp4, prompt: [x, y]}", "prompt: expected one value, got several"),
