@@ -223,6 +223,7 @@ class CsdTrainer(Trainer):
             restore_random_state(self._resumed)
         self._eta = SceneEta()
         self._end, self._last_step = self._start_step + self.config.max_num_iterations, self._start_step - 1
+        self._edited.end_step = self._end
         writer.GLOBAL_BUFFER["max_iter"] = self._end  # of which the log tells the share that is done
         if ranks()[0] == 0:
             self._edited.publish_in(self.base_dir)
@@ -302,7 +303,9 @@ class CsdTrainer(Trainer):
         writer.put_scalar(writer.EventName.ITER_TRAIN_TIME, train["avg"], step)
         writer.put_scalar(writer.EventName.ETA, remaining, step)
         if batch_s and remaining is not None and remaining >= LONG_S:
-            CONSOLE.log(f"{batches} more batches of views follow until step {self._end}: {words(remaining)}")
+            follow = {0: "no more batches of views follow", 1: "one more batch of views follows"}
+            more = follow.get(batches, f"{batches} more batches of views follow")
+            CONSOLE.log(f"{more} until step {self._end}: {words(remaining)}")
 
     def _train_complete_viewer(self) -> None:
         """Wait for Ctrl-C, while the scene can be looked at; the page says so, and how to go on."""

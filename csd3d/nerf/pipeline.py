@@ -146,10 +146,11 @@ class CsdEditPipeline(VanillaPipeline):
         self.controls.refuse(reason)
         if reason:
             CONSOLE.print(f"[bold yellow]{escape(reason)}")
-        if not reason and (prompt, source_prompt) != (self.current.prompt, self.current.source_prompt):
+            return
+        if (prompt, source_prompt) != (self.current.prompt, self.current.source_prompt):
             self.current.prompt, self.current.source_prompt = prompt, source_prompt
             self._say_of_prior(prompt)
-            self.schedule.request_edit()
+        self.schedule.request_edit()
 
     def _go_back(self, changed: set[int]) -> None:
         """Edits of these views were taken back; go on with the prompt that is the latest now, if there is one."""
@@ -171,9 +172,10 @@ class CsdEditPipeline(VanillaPipeline):
         elif self.schedule.paused:
             text = f"Edits are paused: {prompt}"
         elif step < self.schedule.next_edit:
-            text = (
-                f"Training. {done} of {count} views are edited; next edit at step {self.schedule.next_edit}: {prompt}"
-            )
+            due = self.schedule.next_edit
+            ends = self.end_step is not None and due >= self.end_step
+            further = f"no more edits until the end, step {self.end_step}" if ends else f"next edit at step {due}"
+            text = f"Training. {done} of {count} views are edited; {further}: {prompt}"
         else:
             text = f"Editing: {prompt}"
         self.controls.status.show(f"**{text}**")
@@ -192,6 +194,9 @@ class CsdEditPipeline(VanillaPipeline):
 
     between_moves: Callable[[], None] = staticmethod(lambda: None)
     """Called during an edit, when the field is not in use; the trainer lets the viewer render then."""
+
+    end_step: int | None = None
+    """The step before which training ends, once it has begun."""
 
     @property
     def shown_cameras(self) -> Cameras:

@@ -7,6 +7,7 @@ import pytest
 
 from csd3d.nerf import host
 from csd3d.nerf.eta import SceneEta
+from csd3d.runs.progress import words
 
 pytestmark = pytest.mark.slow
 writer = host.writer  # nerfstudio's, which cannot be imported by itself first
@@ -43,3 +44,24 @@ def test_the_log_of_nerfstudio_has_the_estimate_and_steps_without_edits(monkeypa
     times = dict(told)
     assert times[writer.EventName.ETA] == pytest.approx(88 * 0.1 + 2 * 30.0)
     assert times[writer.EventName.ITER_TRAIN_TIME] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("left", "said"),
+    [
+        (0, "no more batches of views follow"),
+        (1, "one more batch of views follows"),
+        (2, "2 more batches of views follow"),
+    ],
+)
+def test_what_is_left_after_a_batch_is_said(left: int, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = list[str]()
+    event = {"buffer": [31.0], "avg": 31.0}
+    monkeypatch.setattr(writer, "GLOBAL_BUFFER", {"events": {writer.EventName.ITER_TRAIN_TIME.value: event}})
+    monkeypatch.setattr(writer, "put_scalar", lambda *_: None)
+    monkeypatch.setattr(host.CONSOLE, "log", lines.append)
+    trainer: Any = host.CsdTrainer.__new__(host.CsdTrainer)
+    trainer._eta, trainer._end = SceneEta(), 100
+    trainer.pipeline = SimpleNamespace(driver=SimpleNamespace(edit_s=30.0, batches_left=lambda step, end: left))
+    trainer._estimate(10)
+    assert lines == [f"{said} until step 100: {words(89 + 30.0 * left)}"]

@@ -129,7 +129,7 @@ def test_the_page_says_what_goes_on_and_offers_what_does_something(
         trainer.train()
     assert shown[0] == "**Training. 0 of 6 views are edited; next edit at step 4: make it snowy**"
     assert "**Editing 4 views (4 of 6 done): make it snowy, move 2 of 2**" in shown
-    assert "**Training. 6 of 6 views are edited; next edit at step 10: make it snowy**" in shown
+    assert "**Training. 6 of 6 views are edited; no more edits until the end, step 10: make it snowy**" in shown
     assert controls.status.markdown.content == controls.status.text
     assert not controls.before.gui_handle.disabled
     assert steps == list(range(10)), "the counter moves"
@@ -164,6 +164,15 @@ def test_a_refusal_is_shown_until_something_else_is_asked_for(idle: Any) -> None
     pipeline.get_train_loss_dict(0)
     assert controls.refusal.markdown.content == ""
     assert pipeline.current.prompt == "make it night"
+
+
+def test_asking_for_the_prompt_that_is_there_edits_at_once_too(idle: Any) -> None:
+    pipeline, controls = idle.pipeline, idle.pipeline.controls
+    controls.prompt.value = pipeline.current.prompt
+    pipeline.schedule.request_edit(1000)
+    controls.start.cb_hook(controls.start)
+    pipeline.carry_out(controls.take())
+    assert pipeline.schedule.is_due(0, views_left=False)
 
 
 def test_the_viewer_renders_between_the_moves_of_an_edit(idle: Any) -> None:
