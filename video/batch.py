@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from csd3d.media.clip.formats import CONTAINERS
-from csd3d.media.clip.probe import probe
+from csd3d.media.clip.formats import CLIPS, CONTAINERS
+from csd3d.media.clip.probe import is_pattern, probe
 from csd3d.priors.loading import Loading
 from csd3d.priors.prior import Prior
 from csd3d.runs.found_masks import AUTO, mask_file
@@ -187,6 +187,12 @@ def _print_table(outcomes: Sequence[tuple[Request[VideoConfig], Outcome]]) -> No
         cells = (request.source, request.prompt, outcome.status, f"{outcome.seconds:.1f}", outcome.text)
         table.add_row(*(Text(str(cell)) for cell in cells))
     Console(width=max(200, Console().width) if not sys.stdout.isatty() else None).print(table)
+
+
+def clips_of(path: Path) -> list[Path]:
+    """One clip, or all video files that fit a pattern; patterns of pictures are one clip."""
+    files = path.parent.glob(path.name) if is_pattern(path) else ()
+    return sorted(p for p in files if p.suffix.lower() in CLIPS) or [path]
 
 
 def default_name(clip: Path, prompt: str) -> str:

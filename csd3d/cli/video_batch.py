@@ -20,7 +20,6 @@ import tyro
 from csd3d.cli.editors import flags_for, request_of
 from csd3d.cli.parse import Flag, read_dataclass
 from csd3d.cli.video_form import FORM
-from csd3d.media.clip.formats import CLIPS
 from csd3d.media.place import at_home
 from csd3d.media.table_file import load_table
 from csd3d.runs.found_masks import AUTO, mask_file
@@ -28,7 +27,7 @@ from csd3d.runs.history import runs_in
 from csd3d.runs.job import Request
 from csd3d.runs.manifest import fingerprint
 from csd3d.runs.reference import like_files
-from video.batch import Spread, default_name, edit_all
+from video.batch import Spread, clips_of, default_name, edit_all
 from video.config import VideoConfig
 from video.pool import LocalWorkers, spread
 
@@ -168,7 +167,7 @@ def _requests(row: Mapping[str, Any], batch: Batch) -> Iterator[tuple[Request[Vi
         model = str(beside) if (beside := folder / model).is_dir() else model
         values[name] = (*first, model) if first else model
     pattern = values.pop("clip")
-    clips = _clips(pattern)
+    clips = clips_of(pattern)
     if "output" in values and len(clips) > 1:
         raise ValueError(f"output: expected none for {len(clips)} clips, got {values['output']}")
     if "output" in values and (values["output"].is_absolute() or ".." in values["output"].parts):
@@ -186,14 +185,6 @@ def _beside(folder: Path, value: str | Path | tuple[str, ...]) -> str | Path | t
     if isinstance(value, tuple):
         return tuple(str(folder / at_home(Path(part))) for part in value)
     return type(value)(folder / at_home(Path(value)))
-
-
-def _clips(pattern: Path) -> list[Path]:
-    """One clip, or all video files that fit a pattern; patterns of pictures are one clip."""
-    if not any(sign in pattern.name for sign in "*?[") or pattern.exists():
-        return [pattern]
-    found = sorted(p for p in pattern.parent.glob(pattern.name) if p.suffix.lower() in CLIPS)
-    return found or [pattern]
 
 
 def convert(flag: Flag, text: str) -> Any:

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from csd3d.media.place import at_home
+from csd3d.media.clip.probe import is_there
+from csd3d.media.place import at_home, require_utf8
 from csd3d.runs.folder import RunFolder
 from csd3d.runs.found_masks import mask_file
 from csd3d.runs.manifest import Manifest
@@ -25,6 +26,8 @@ class Case:
     """What the source shows."""
     mask: Path | None = None
     """Where the edit may change pixels, as the editors' `--mask`."""
+    stream: int | None = None
+    """Which of several video streams of the source; None: the one with the most pixels."""
 
 
 def case_of_paths(paths: Sequence[Path], *, prompt: str | None, source_prompt: str | None, mask: Path | None) -> Case:
@@ -35,6 +38,8 @@ def case_of_paths(paths: Sequence[Path], *, prompt: str | None, source_prompt: s
     """
     if len(paths) < 2:
         raise ValueError(f"evaluate: expected a source and results of it, or folders of runs, got {len(paths)} path")
+    for path in paths:
+        require_utf8(path.absolute(), "evaluate")
     source, *others = paths
     results: dict[str, Path] = {}
     for given in others:
@@ -58,10 +63,10 @@ def cases_of_runs(folders: Sequence[Path], *, prompt: str | None, source_prompt:
     Raises:
         FileNotFoundError, ValueError: as `case_of_run`.
     """
-    cases: dict[tuple[Path, str | None, Path | None], Case] = {}
+    cases: dict[tuple[Path, str | None, Path | None, int | None], Case] = {}
     for folder in folders:
         one = case_of_run(folder, prompt=prompt, source_prompt=source_prompt)
-        key = (one.source.resolve(), one.prompt, one.mask)
+        key = (one.source.resolve(), one.prompt, one.mask, one.stream)
         before = cases.get(key)
         if before is not None and (twice := set(before.results) & set(one.results)):
             raise ValueError(f"evaluate: expected runs in folders of different names, got {twice.pop()!r} twice")
@@ -84,7 +89,7 @@ def case_of_run(folder: Path, *, prompt: str | None = None, source_prompt: str |
         raise ValueError(f"evaluate: expected a finished run, got {folder}, which is {manifest.status}")
     source = Path(manifest.inputs[0]["path"])
     for path in (source, results[0]):
-        if not path.exists():
+        if not is_there(path):
             raise FileNotFoundError(f"evaluate: the run in {folder} names {path}, which is no longer there")
     config, found = manifest.config, RunFolder(folder)
     mask = mask_file(config.get("mask"))
@@ -97,4 +102,5 @@ def case_of_run(folder: Path, *, prompt: str | None = None, source_prompt: str |
         prompt or config.get("prompt"),
         source_prompt or config.get("source_prompt"),
         mask,
+        config.get("stream"),
     )

@@ -7,25 +7,24 @@ from jaxtyping import Float
 from torch import Tensor
 
 from csd3d.media.clip.animation import is_animation
-from csd3d.media.clip.probe import PICTURES, natural
-from csd3d.media.clip.source import Clip, open_clip
+from csd3d.media.clip.probe import PICTURES, natural, probe
+from csd3d.media.clip.source import Clip, PictureReader, open_clip
 from csd3d.media.geometry import resize
 from csd3d.media.masks import ClipMask, read_mask
 from csd3d.media.pictures.levels import Header, from_levels, read_header
-from csd3d.media.pictures.read import open_picture
 
 SHAPE_TOLERANCE = 0.02
 """By how much the aspects of a source and its result may differ: codecs round sides to even numbers."""
 
 
 class Frames:
-    """Frames in order, each scaled to a size of its own. A context manager.
+    """Frames in order, as sRGB where a profile says what they are, each scaled to a size of its own. A context manager.
 
     A clip is decoded as it is read; of pictures one is in memory at a time.
     """
 
-    def __init__(self, path: Path, *, max_frames: int | None = None) -> None:
-        """Open it.
+    def __init__(self, path: Path, *, max_frames: int | None = None, stream: int | None = None) -> None:
+        """Open it; `stream` is which of several video streams, None the one with the most pixels.
 
         Raises:
             FileNotFoundError: there is nothing at `path`.
@@ -35,7 +34,7 @@ class Frames:
         self._clip: Clip | None = None
         self._pictures = pictures_of(path)[:max_frames]
         if not self._pictures:
-            self._clip = open_clip(path, max_frames=max_frames)
+            self._clip = open_clip(path, max_frames=max_frames, stream=stream)
             size = (self._clip.info.height_px, self._clip.info.width_px)
             self._sizes = [size] * self._clip.info.frames
         else:
@@ -65,7 +64,7 @@ class Frames:
         if self._clip is not None:
             rgb = self._clip.read(index, index + 1, exact=True)
         else:
-            rgb = from_levels(open_picture(self._pictures[index]).pixels)[None]
+            rgb = from_levels(PictureReader(self._pictures, 8).read(index, index + 1))
         return resize(rgb, *size_px)[0].clamp(0, 1)
 
     def close(self) -> None:
@@ -111,7 +110,10 @@ class Mask:
 
     def __init__(self, path: Path, source: Frames) -> None:
         """Open it. Raises as `csd3d.media.masks` does."""
-        self._clip = None if source.clip is None else ClipMask(path, source.clip.info)
+        info = (
+            source.clip.info if source.clip else probe(source.path, max_frames=len(source)) if source.one_size else None
+        )
+        self._clip = None if info is None else ClipMask(path, info)
         self._picture = read_mask(path) if self._clip is None else None
 
     def read(self, index: int, size_px: tuple[int, int]) -> Float[Tensor, "1 H W"]:

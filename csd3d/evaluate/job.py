@@ -58,7 +58,7 @@ def evaluate(
 def _announce_time(cases: Sequence[Case], meters: Meters, config: EvaluateConfig, progress: RunProgress) -> None:
     """Say how long it will take, if that is long: as if all cases were like the first."""
     first = cases[0]
-    with Frames(first.source, max_frames=config.max_frames) as frames:
+    with Frames(first.source, max_frames=config.max_frames, stream=first.stream) as frames:
         count = len(frames) * len(cases)
     if count * (1 + len(first.results)) < LEAST:
         return

@@ -16,10 +16,11 @@ from csd3d.evaluate.cases import Case
 from csd3d.evaluate.frames import pictures_of
 from csd3d.evaluate.spreadsheet import read_spreadsheet
 from csd3d.media.clip.formats import CLIPS
-from csd3d.media.clip.probe import PICTURES
-from csd3d.media.place import at_home
+from csd3d.media.clip.probe import PICTURES, is_there
+from csd3d.media.place import at_home, require_utf8
 from csd3d.media.table_file import load_table
-from video.batch import default_name
+from csd3d.runs.found_masks import mask_file
+from video.batch import clips_of, default_name
 
 Row = Mapping[str, str]
 TGVE_KINDS = ("style", "object", "background", "multiple")
@@ -73,6 +74,7 @@ def cases_of_layout(entries: Sequence[Entry], methods: Sequence[Path]) -> tuple[
     """
     folders: dict[str, Path] = {}
     for given in methods:
+        require_utf8(given.absolute(), "evaluate")
         name, sign, path = str(given).partition("=")
         method, folder = (name, at_home(Path(path))) if sign and not given.exists() else (given.resolve().name, given)
         if not folder.is_dir():
@@ -118,30 +120,35 @@ def _rows(table: Path) -> Sequence[Row]:
     if table.suffix.lower() == ".xlsx":
         return read_spreadsheet(table)
     read = load_table(table, "evaluate")
+    if any(isinstance(value, list | dict) for row in read for value in row.values()):  # of YAML, or a gigabyte of text
+        raise ValueError(f"evaluate: expected one value in each cell, got several in {table}")
     return [{str(k): "" if v is None else str(v) for k, v in row.items()} for row in read]
 
 
 def _own(row: Row, folder: Path) -> Iterator[Entry]:
     if not row.get("clip") or not row.get("prompt"):
         raise ValueError(f"evaluate: expected a clip and a prompt in every row, got {dict(row)}")
-    clip, prompt, mask = folder / at_home(Path(row["clip"])), row["prompt"], row.get("mask")
-    name = row.get("output") or default_name(clip, prompt)
-    case = Case(
-        f"{clip.stem} {prompt}", _existing(clip), {}, prompt, row.get("source_prompt") or None,
-        None if not mask else folder / mask,
-    )  # fmt: skip
-    yield Entry(case, (name, str(Path(name).with_suffix(""))))
+    prompt, said = row["prompt"], mask_file(row.get("mask") or None)
+    mask = None if said is None else folder / at_home(said)
+    for clip in clips_of(folder / at_home(Path(row["clip"]))):
+        name = Path(row.get("output") or default_name(clip, prompt))
+        if not name.name:
+            raise ValueError(f"evaluate: expected the name of a result, got {row['output']!r} in {dict(row)}")
+        case = Case(f"{clip.stem} {prompt}", _existing(clip), {}, prompt, row.get("source_prompt") or None, mask)
+        yield Entry(case, (str(name), str(name.with_suffix(""))))
 
 
 def _openve(row: Row, folder: Path) -> Iterator[Entry]:
     given = Path(row.get("original_video") or "")
-    stem, kind = given.stem, row["edited_type"]
+    stem, kind, prompt = given.stem, row.get("edited_type", ""), row.get("prompt", "")
+    if not stem or not prompt:
+        raise ValueError(f"evaluate: expected an original_video and a prompt in every row, got {dict(row)}")
     source = next(
         (p for p in (folder / given, folder.parent / given, folder / "videos" / given.name) if p.is_file()), None
     )
     names = (stem, f"{stem}_edited", f"gen_{stem}")
     places = [f"{before}{name}" for before in ("", f"{kind}/", f"{kind}/{stem}/", f"{stem}/") for name in names]
-    yield Entry(Case(stem, source or _existing(folder / "videos" / given.name), {}, row["prompt"]), tuple(places))
+    yield Entry(Case(stem, source or _existing(folder / "videos" / given.name), {}, prompt), tuple(places))
 
 
 def _tgve(row: Row, folder: Path) -> Iterator[Entry]:
@@ -163,7 +170,7 @@ def _tgve(row: Row, folder: Path) -> Iterator[Entry]:
 
 
 def _existing(path: Path) -> Path:
-    if not path.exists():
+    if not is_there(path):
         raise FileNotFoundError(f"evaluate: expected the clip {path}, which does not exist")
     return path
 

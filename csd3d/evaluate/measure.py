@@ -47,7 +47,7 @@ def measure(
         ValueError: something cannot be read, or has another shape than the source.
     """
     with ExitStack() as stack:
-        source = stack.enter_context(Frames(case.source, max_frames=config.max_frames))
+        source = stack.enter_context(Frames(case.source, max_frames=config.max_frames, stream=case.stream))
         results = {m: stack.enter_context(Frames(p, max_frames=config.max_frames)) for m, p in case.results.items()}
         mask = None
         if case.mask is not None:

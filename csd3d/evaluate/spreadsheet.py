@@ -2,6 +2,7 @@
 
 import re
 import zipfile
+import zlib
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -9,6 +10,13 @@ MOST_BYTES = 50_000_000
 """Of one part of the file, unpacked."""
 _SPACE = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
 _SHEET, _TEXTS = "xl/worksheets/sheet1.xml", "xl/sharedStrings.xml"
+
+
+_DAMAGED = (
+    zipfile.BadZipFile, zlib.error, ElementTree.ParseError, KeyError, IndexError, ValueError, OSError, EOFError,
+    RuntimeError,
+)  # fmt: skip
+"""What is raised over a file that is damaged, encrypted, or packed in another way."""
 
 
 def read_spreadsheet(path: Path) -> list[dict[str, str]]:
@@ -21,7 +29,7 @@ def read_spreadsheet(path: Path) -> list[dict[str, str]]:
         with zipfile.ZipFile(path) as file:
             texts = _texts(file)
             rows = [_cells(row, texts) for row in _part(file, _SHEET).iter(f"{_SPACE}row")]
-    except (zipfile.BadZipFile, KeyError, ElementTree.ParseError, IndexError) as error:
+    except _DAMAGED as error:
         raise ValueError(f"evaluate: expected a sheet (.xlsx), got {path}, which cannot be read ({error})") from None
     if len(rows) < 2:
         raise ValueError(f"evaluate: expected a sheet with rows, got none in {path}")

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from csd3d.media.clip.animation import AnimationReader, is_animation
-from csd3d.media.clip.probe import PICTURES, ClipInfo, probe
+from csd3d.media.clip.probe import PICTURES, ClipInfo, is_pattern, probe
 from csd3d.media.clip.source import PyAVReader, Reader
 from csd3d.media.pictures.levels import from_levels, luma, read_with_alpha
 from csd3d.media.place import require_utf8
@@ -65,9 +65,8 @@ class ClipMask:
         self._reader: Reader | None = None
         self._one: Tensor | None = None
         self._pictures: tuple[Path, ...] = ()
-        is_file = path.is_file()
-        is_one = path.suffix.lower() in PICTURES and (is_file or not any(sign in path.name for sign in "*?["))
-        if is_one and not (is_file and is_animation(path)):
+        is_one = path.suffix.lower() in PICTURES and not (is_pattern(path) or path.is_dir())
+        if is_one and not (path.is_file() and is_animation(path)):
             self._one = self._fitted(read_mask(path)[None], path)
             return
         own = probe(path)

@@ -13,6 +13,18 @@ SUFFIXES = (".csv", ".yaml", ".yml")
 SEPARATORS = ",;\t"
 """Between the cells of CSV: what stands most often in the header; a comma, where none does."""
 
+_NOT_READ = (
+    ValueError,
+    csv.Error,
+    yaml.YAMLError,
+    RecursionError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    OverflowError,
+)
+"""No UTF-8, or a 13th month; YAML lets what its own words for kinds (!!int) raise pass."""
+
 
 def load_table(path: Path, what: str) -> list[dict[Any, Any]]:
     """The rows of a CSV file with a header, or of a YAML list, as they are but for empty ones.
@@ -27,7 +39,7 @@ def load_table(path: Path, what: str) -> list[dict[Any, Any]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         rows = _csv_rows(text) if path.suffix.lower() == ".csv" else yaml.safe_load(text)
-    except (ValueError, csv.Error, yaml.YAMLError, RecursionError) as error:  # no UTF-8, a 13th month: ValueError
+    except _NOT_READ as error:
         raise ValueError(f"{what}: {path} cannot be read ({' '.join(str(error).split())})") from error
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"{what}: expected at least one row with names of columns in {path}")

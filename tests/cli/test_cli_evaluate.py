@@ -121,3 +121,24 @@ def test_the_table_of_a_benchmark_is_not_written_over(clips, tmp_path, capsys):
     assert evaluate("batch", tmp_path / "table.csv", tmp_path / "mine", "--out", tmp_path) == 2
     assert "expected another file than those that are read" in capsys.readouterr().err
     assert (tmp_path / "table.csv").read_text() == before
+
+
+def test_a_name_that_is_no_utf8_is_refused_before_the_work(clips, capsys):
+    a, b = clips
+    odd = b.rename(b.with_name("caf\udce9.mp4"))
+    for result in (odd, f"\udce9={a}"):
+        assert evaluate(a, result) == 2
+        assert "evaluate: expected a name in UTF-8" in capsys.readouterr().err
+
+
+def test_a_run_of_a_pattern_of_frames(tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    for i in range(2):
+        Image.new("RGB", (16, 16)).save(tmp_path / f"{i}.png")
+    manifest = {
+        "format": 2, "command": "video", "config": {}, "seed": 0, "status": "finished",
+        "inputs": [{"path": str(tmp_path / "*.png"), "sha256": "0" * 64}], "outputs": {"clip": str(tmp_path / "0.png")},
+    }  # fmt: skip
+    (tmp_path / "run" / "manifest.json").write_text(json.dumps(manifest))
+    assert evaluate(tmp_path / "run") == 0
+    assert "0.png: 1 frames, its source has 2" in capsys.readouterr().out

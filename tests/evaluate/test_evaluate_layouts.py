@@ -1,6 +1,7 @@
 """Benchmarks as they are published: tables read, clips and results found."""
 
 import zipfile
+from pathlib import Path
 from xml.sax.saxutils import escape
 
 import pytest
@@ -102,6 +103,36 @@ def test_the_file_of_a_batch_finds_what_the_batch_wrote(tmp_path, kind):
     assert notes == []
 
 
+def test_patterns_and_found_masks_of_a_batch(tmp_path):
+    clips = [touch(tmp_path / "holiday" / name) for name in ("a.mp4", "b.mp4")]
+    picture(tmp_path / "frames" / "1.png")
+    rows = ["clip,prompt,mask", "holiday/*.mp4,make it snowy,auto", "frames/*.png,make it night,~/m.png"]
+    (tmp_path / "jobs.csv").write_text("\n".join(rows))
+    entries = read_layout(tmp_path / "jobs.csv")
+    assert [e.case.source for e in entries] == [*clips, tmp_path / "frames" / "*.png"]
+    assert [e.case.mask for e in entries] == [None, None, Path.home() / "m.png"]
+    assert [e.places[0] for e in entries] == [
+        "a-make-it-snowy.mp4", "b-make-it-snowy.mp4", "clip-make-it-night.mp4",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("- {original_video: a.mp4, prompt: x, edited_type: y}\n- {original_video: a.mp4}", "and a prompt in every"),
+        ("- {original_video: a.mp4, prompt: x, edited_type: y}\n- {prompt: x}", "original_video and"),
+        ("- {clip: a.mp4, prompt: [x, y]}", "one value in each cell"),
+        ("- {clip: a.mp4, prompt: x, output: .}", "name of a result"),
+    ],
+)
+def test_rows_of_yaml_that_make_no_sense_are_refused(tmp_path, text, reason):
+    touch(tmp_path / "videos" / "a.mp4")
+    touch(tmp_path / "a.mp4")
+    (tmp_path / "jobs.yaml").write_text(text)
+    with pytest.raises(ValueError, match=reason):
+        read_layout(tmp_path / "jobs.yaml")
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -141,6 +172,13 @@ def test_a_sheet_that_is_none_is_refused(tmp_path):
         file.writestr("x", "y")
     with pytest.raises(ValueError, match="cannot be read"):
         read_spreadsheet(tmp_path / "b.xlsx")
+    with zipfile.ZipFile(tmp_path / "a.xlsx", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("xl/worksheets/sheet1.xml", "<worksheet>" + "<row/>" * 1000 + "</worksheet>")
+    data = (tmp_path / "a.xlsx").read_bytes()
+    for at in range(len(data)):  # any byte of it
+        (tmp_path / "b.xlsx").write_bytes(data[:at] + bytes([data[at] ^ 0x5A]) + data[at + 1 :])
+        with pytest.raises(ValueError, match=r"^evaluate: .*b\.xlsx"):
+            read_spreadsheet(tmp_path / "b.xlsx")
     spreadsheet(tmp_path / "c.xlsx", [["only names"]])
     with pytest.raises(ValueError, match="rows"):
         read_spreadsheet(tmp_path / "c.xlsx")

@@ -3,6 +3,8 @@
 import math
 from dataclasses import replace
 
+import av
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -12,8 +14,10 @@ from csd3d.evaluate.config import EvaluateConfig
 from csd3d.evaluate.frames import Frames, measured_size
 from csd3d.evaluate.measure import flows, measure
 from csd3d.evaluate.meters import LearnedFeatures, Pixels
+from csd3d.media.clip.source import open_clip
 from csd3d.metrics import flicker, structure_distance, warp_error
 from tests.clips import moving_picture
+from tests.media.test_media_pictures_profile import P3, SRGB_CURVE, profile
 
 
 def write_frames(folder, rgb):
@@ -92,6 +96,54 @@ def test_only_what_a_mask_leaves_alone_is_background(tmp_path, clip):
     edited[..., :16] = (edited[..., :16] + 0.2).clamp(0, 1)
     touched = replace(masked, results={"b": write_frames(tmp_path / "c", edited)})
     assert min(scores_of(touched)[0]["b"]["background"]) > 0.02
+
+
+def test_masks_that_move_serve_a_folder_of_frames(tmp_path, clip):
+    edited, mask = clip.clone(), torch.zeros(7, 1, 48, 64)
+    for i in range(7):
+        edited[i, :, :, 8 * i : 8 * i + 8], mask[i, :, :, 8 * i : 8 * i + 8] = 0, 1
+    masks = write_frames(tmp_path / "masks", mask.expand(-1, 3, -1, -1))
+    case = Case("x", write_frames(tmp_path / "a", clip), {"b": write_frames(tmp_path / "b", edited)}, mask=masks)
+    assert scores_of(case)[0]["b"]["background"] == [0] * 7
+    assert scores_of(case, EvaluateConfig(max_frames=3))[0]["b"]["background"] == [0] * 3
+    Image.new("L", (64, 24)).save(tmp_path / "flat.png")
+    with pytest.raises(ValueError, match="expected the clip's shape"):
+        scores_of(replace(case, mask=tmp_path / "flat.png"))
+
+
+def test_frames_with_a_profile_are_measured_as_they_are_edited(tmp_path):
+    """A folder of Display P3 beside the sRGB clip that an editor writes of it."""
+    (tmp_path / "p3").mkdir()
+    for i in range(2):
+        Image.new("RGB", (32, 24), (32, 192, 64)).save(
+            tmp_path / "p3" / f"{i}.png", icc_profile=profile(P3, SRGB_CURVE)
+        )
+    with open_clip(tmp_path / "p3") as source:
+        shown = write_frames(tmp_path / "srgb", source.read(0, 2))
+    assert scores_of(Case("x", tmp_path / "p3", {"b": shown}))[0]["b"]["change"] == [0, 0]
+
+
+def test_bitmaps_are_measured(tmp_path):
+    Image.new("RGB", (32, 24)).save(tmp_path / "a.bmp")
+    assert scores_of(Case("x", tmp_path / "a.bmp", {"b": tmp_path / "a.bmp"}))[0]["b"]["change"] == [0]
+
+
+def test_the_stream_that_was_edited_is_measured(tmp_path):
+    path = tmp_path / "two.mkv"
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream("ffv1", rate=25) for _ in range(2)]
+        for stream, size in zip(streams, (64, 32), strict=True):
+            stream.width, stream.height, stream.pix_fmt = size, size, "bgr0"
+        for stream, level in zip(streams, (0, 200), strict=True):
+            frame = av.VideoFrame.from_ndarray(np.full((stream.height, stream.width, 3), level, np.uint8))
+            frame.pts = 0
+            container.mux(stream.encode(frame))
+        for stream in streams:
+            container.mux(stream.encode(None))
+    result = write_frames(tmp_path / "result", torch.full((1, 3, 32, 32), 200 / 255))
+    case = Case("x", path, {"b": result})
+    assert scores_of(case)[0]["b"]["change"] == pytest.approx([200 / 255])
+    assert scores_of(replace(case, stream=1))[0]["b"]["change"] == pytest.approx([0], abs=1e-6)
 
 
 def test_a_video_file_is_measured_like_its_frames(tmp_path, make_clip):

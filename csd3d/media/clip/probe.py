@@ -132,7 +132,7 @@ def probe(path: Path, *, max_frames: int | None = None, stream: int | None = Non
         ValueError: it is not a readable video, has no such video stream, or not one frame can be decoded.
     """
     require_utf8(path.absolute(), "clip")
-    if any(sign in path.name for sign in "*?[") and not path.exists():
+    if is_pattern(path):
         return _probe_pictures(path, [p for p in path.parent.glob(path.name) if _may_be_file(p)], max_frames)
     if not path.exists():
         raise FileNotFoundError(f"clip: expected a video file or a folder of frames, got {path}, which does not exist")
@@ -157,6 +157,16 @@ def probe(path: Path, *, max_frames: int | None = None, stream: int | None = Non
         with open_video(path, index=info.stream, careful=True) as (container, video):
             info = _probe_stream(path, container, video, max_frames)
     return info
+
+
+def is_pattern(path: Path) -> bool:
+    """Whether a path stands for several files, such as frames/*.png; a file may be called so too."""
+    return any(sign in path.name for sign in "*?[") and not path.exists()
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is something at a path, or some file of a pattern."""
+    return path.exists() or (is_pattern(path) and any(path.parent.glob(path.name)))
 
 
 def _may_be_file(path: Path) -> bool:
