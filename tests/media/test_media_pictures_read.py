@@ -65,8 +65,8 @@ def test_a_tiff_is_turned_once_everywhere(tmp_path, orientation, deep):
     torch.testing.assert_close(read_mask(path), mask_levels(np.ascontiguousarray(expected)))
 
 
-def tiff(path, array, *, photometric=2, extra=(), planes=1, orientation=1):
-    """A TIFF of one strip, or one for each plane, whose fields say so."""
+def tiff(path, array, *, photometric=2, extra=(), planes=1, orientation=1, tiled=False):
+    """A TIFF of one strip, one for each plane, or one tile, whose fields say so."""
     height, width, channels = array.shape
     stored = np.ascontiguousarray(array.transpose(2, 0, 1) if planes == 2 else array).tobytes()
     strips = channels if planes == 2 else 1
@@ -75,9 +75,12 @@ def tiff(path, array, *, photometric=2, extra=(), planes=1, orientation=1):
         273: (0,) * strips, 274: (orientation,), 277: (channels,), 278: (height,),
         279: (len(stored) // strips,) * strips, 284: (planes,), **({338: extra} if extra else {}),
     }  # fmt: skip
+    if tiled:
+        values = {k: v for k, v in values.items() if k not in (273, 278, 279)}
+        values |= {322: (width,), 323: (height,), 324: (0,), 325: (len(stored),)}
     after = 8 + 2 + 12 * len(values) + 4
     start = after + sum(4 * len(own) for own in values.values())
-    values[273] = tuple(start + k * len(stored) // strips for k in range(strips))
+    values[324 if tiled else 273] = tuple(start + k * len(stored) // strips for k in range(strips))
     entries, more = b"", b""
     for tag, own in values.items():  # all of them of 32 bits
         packed = struct.pack(f"<{len(own)}I", *own)

@@ -8,6 +8,7 @@ from PIL.TiffImagePlugin import IFDRational, ImageFileDirectory_v2
 
 from csd3d.media.pictures.read import Tags, open_picture
 from csd3d.media.pictures.write import require_writable, write_picture
+from tests.media.test_media_pictures_read import tiff
 from tests.panorama.panorama_toys import load, scenery
 
 XMP = b'<x:xmpmeta><rdf:Description GPano:ProjectionType="equirectangular"/></x:xmpmeta>'
@@ -56,6 +57,42 @@ def check_exif(path):
         assert exif[0x0132] == "2020:02:03 04:05:06"
         assert exif.get_ifd(0x8769)[0x829A] == pytest.approx(1 / 250)
         assert exif.get_ifd(0x8825)[1] == "N"
+
+
+@pytest.mark.parametrize(("how", "bits"), [("tiled", 8), ("tiled", 16), ("predicted", 8), ("layers", 8)])
+def test_a_tiff_is_not_written_as_its_source_was(tmp_path, how, bits):
+    """Fields about the pixels in the source's file, and Photoshop's layers, which it shows in their place, are gone."""
+    pixels = np.ascontiguousarray(scenery(32, 48) if bits == 8 else deep(32, 48))
+    path = tmp_path / "a.tif"
+    if how == "tiled":
+        tiff(path, pixels, tiled=True)
+    else:
+        fields = {317: 2} if how == "predicted" else {37724: b"Adobe Photoshop Document Data Block\0" + bytes(90_000)}
+        Image.fromarray(pixels).save(path, compression="tiff_lzw", tiffinfo=fields | {0x010F: "Maker"})
+    picture = open_picture(path)
+    assert np.array_equal(picture.pixels, pixels)
+    assert any("layers" in note for note in picture.notes) == (how == "layers")
+    assert write_picture(tmp_path / "b.tif", picture.pixels, tags=picture.tags) == []
+    for read in (lambda: open_picture(tmp_path / "b.tif").pixels, lambda: cv2.imread(str(tmp_path / "b.tif"), -1)):
+        assert np.array_equal(np.sort(read()), np.sort(pixels))
+    if how != "tiled":
+        with Image.open(tmp_path / "b.tif") as image:
+            assert image.getexif()[0x010F] == "Maker"
+            assert not {317, 37724} & set(image.getexif())
+
+
+def test_exif_beyond_what_a_jpeg_holds_is_said(tmp_path):
+    def written(tag, size):
+        exif = Image.Exif()
+        exif[0x010F] = "Maker"
+        exif.get_ifd(0x8769)[tag] = b"x" * size
+        lost = write_picture(tmp_path / "a.jpg", scenery(9, 9), tags=Tags(exif.tobytes()))
+        with Image.open(tmp_path / "a.jpg") as image:
+            return lost, image.getexif().get(0x010F)
+
+    assert written(0x927C, 60_000) == ([], "Maker")
+    assert written(0x927C, 70_000) == (["the camera's own notes in EXIF are too large for a JPEG and dropped"], "Maker")
+    assert written(0x9286, 70_000) == (["EXIF is too large for a JPEG and dropped"], None)
 
 
 def test_a_deep_tiff_has_its_exif_in_its_directory(tmp_path):

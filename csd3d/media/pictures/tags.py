@@ -12,6 +12,13 @@ EXIF_FAULTS = (
 )  # fmt: skip
 """What Pillow raises over broken EXIF, of a picture whose pixels may be whole."""
 _ORIENTATION, _EXIF_IFD, _WIDTH, _HEIGHT = 0x0112, 0x8769, 0xA002, 0xA003
+_LAYERS = 37724
+_NOT_KEPT = frozenset({
+    *range(254, 260), *range(262, 267), 273, *range(277, 282), 284, *range(288, 294), 297, 301, 317, *range(320, 338),
+    *range(338, 348), *range(512, 533), 700, *range(32995, 32999), 33723, 34377, 34675, _LAYERS,
+})  # fmt: skip
+"""Fields of a TIFF that say how its pixels lie in the file, which are written anew; XMP, IPTC and the profile, which
+have a place of their own; and what Photoshop would show in place of the pixels."""
 _BROKEN_EXIF = "its EXIF is broken and is left out"
 _IPTC_RESOURCE = 0x0404
 _XMP_KEY = "XML:com.adobe.xmp"
@@ -31,7 +38,8 @@ class Tags:
     """Metadata of a picture."""
 
     exif: bytes = b""
-    """As Pillow writes it, orientation set to upright; empty if there is none."""
+    """As Pillow writes it, orientation set to upright, without fields of a TIFF about its pixels; empty if there is
+    none."""
     xmp: bytes = b""
     """The XMP packet; empty if there is none."""
     icc: bytes = b""
@@ -115,7 +123,11 @@ def _exif(image: Image.Image, upright_px: tuple[int, int], notes: list[str]) -> 
                 inner[tag] = side
         if _ORIENTATION in exif:
             exif[_ORIENTATION] = 1
-        return exif.tobytes()
+        if _LAYERS in exif:
+            notes.append("its layers (Photoshop) are left out")
+        for tag in _NOT_KEPT.intersection(exif):
+            del exif[tag]
+        return exif.tobytes() if len(exif) else b""
     except EXIF_FAULTS:
         if _BROKEN_EXIF not in notes:
             notes.append(_BROKEN_EXIF)

@@ -23,7 +23,7 @@ from csd3d.media.pictures.tags import Tags
 SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF", ".webp": "WEBP"}
 """Names that can be written, and what they become."""
 _XMP_SIGNATURE = b"http://ns.adobe.com/xap/1.0/\x00"
-_IPTC_RESOURCE = 0x0404
+_IPTC_RESOURCE, _MAKER_NOTE = 0x0404, 0x927C
 _INCH_M = 0.0254
 _SEGMENT_BYTES = 65_533  # the most that a JPEG segment holds
 _SIDE_PX = {"JPEG": 65_500, "WEBP": 16_383}  # what the formats can express
@@ -67,6 +67,8 @@ def write_picture(
     if kind == "JPEG" and len(tags.xmp) + len(_XMP_SIGNATURE) + 2 > _SEGMENT_BYTES:
         lost.append("the XMP packet is too large for a JPEG and is dropped")
         tags = replace(tags, xmp=b"")
+    if kind == "JPEG":
+        tags = replace(tags, exif=_short_exif(tags.exif, lost))
     lost += _not_held(kind, tags)
     array = pixels if alpha is None else np.dstack([pixels, alpha])
     with atomic_path(path) as part:
@@ -77,6 +79,20 @@ def write_picture(
         else:
             part.write_bytes(_deep_png(array, tags))
     return lost
+
+
+def _short_exif(exif: bytes, lost: list[str]) -> bytes:
+    """EXIF that fits into a JPEG; `lost` receives a line for what does not."""
+    if len(exif) <= _SEGMENT_BYTES:
+        return exif
+    rest = Image.Exif()
+    rest.load(exif)
+    rest.get_ifd(0x8769).pop(_MAKER_NOTE, None)
+    exif = rest.tobytes()
+    fits = len(exif) <= _SEGMENT_BYTES
+    what = "the camera's own notes in EXIF are" if fits else "EXIF is"
+    lost.append(f"{what} too large for a JPEG and dropped")
+    return exif if fits else b""
 
 
 def _not_held(kind: str, tags: Tags) -> list[str]:
@@ -173,7 +189,7 @@ def _write_tiff(part: Path, array: np.ndarray, tags: Tags) -> None:
         exif = Image.Exif()
         exif.load(tags.exif)
         for tag, value in exif.items():
-            if tag not in (0x8769, 0x8825, 256, 257, 258, 259, 262, 277, 278, 279, 273, 284, 339):
+            if tag not in (0x8769, 0x8825):
                 directory[tag] = value
         for tag in (0x8769, 0x8825):
             if inner := exif.get_ifd(tag):
