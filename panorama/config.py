@@ -1,11 +1,12 @@
 """The settings of the panorama editor."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from csd3d.engine.config import PAPER
 from csd3d.engine.validate import require, require_choice, require_int, require_number, require_side
 from csd3d.runs.config import EditConfig
+from panorama.regions import parse_masked
 from panorama.windows import Draw
 from panorama.wrap import WrapChoice
 
@@ -63,6 +64,12 @@ class PanoramaConfig(EditConfig):
         if self.csd is not None:
             along = self.csd.coupling in ("motion", "depth")
             require(self.csd, "coupling", not along, "svgd or independent for a picture")
+
+    def placed(self) -> "PanoramaConfig":
+        """Masks of sentences too."""
+        masked = map(parse_masked, self.prompt_mask)
+        placed = tuple(f"{path.resolve()}={sentence}" for path, sentence in masked)
+        return replace(super().placed(), prompt_mask=placed)
 
 
 def paper_changes(window_lat: int) -> dict[str, Any]:

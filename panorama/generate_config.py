@@ -1,6 +1,7 @@
 """The settings of pictures that are made from a caption alone."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from csd3d.attention.layout import boxed_things
 from csd3d.attention.presets import Attention
@@ -77,6 +78,12 @@ class GenerateConfig(RunConfig):
             require(self.csd, "residual", noise, "noise, as there is no source to compare with")
             require(self.csd, "guide_every", self.csd.guide_every == 1, "1, as no source is predicted")
             require_int(self.csd, 1, None, "steps")  # none would leave the noise that pictures begin with
+
+    def placed(self) -> "GenerateConfig":
+        """Masks of phrases too."""
+        each = zip(self.region, parse_regions(self.region), strict=True)
+        placed = (f"{at.resolve()}={phrase}" if isinstance(at, Path) else text for text, (at, phrase) in each)
+        return replace(super().placed(), region=tuple(placed))
 
     @property
     def steering(self) -> Steering | None:

@@ -25,7 +25,7 @@ from csd3d.runs.interrupt import RunInterrupted
 from csd3d.runs.job import Request, free_names, load_for, resume_request, run_job
 from csd3d.runs.manifest import Manifest, differences, fingerprint
 from csd3d.runs.progress import RunProgress
-from csd3d.runs.reference import like_files, placed
+from csd3d.runs.reference import like_files
 from csd3d.runs.settings import to_plain, with_absent
 from csd3d.user_errors import explain, out_of_memory
 from video.config import VideoConfig
@@ -134,7 +134,7 @@ def find_run(request: Request[VideoConfig]) -> tuple[Path, Manifest | None]:
     """The run of this very edit, of this very clip and mask, and its manifest; a free folder and None if there is none.
 
     Raises:
-        ValueError, FileNotFoundError: a manifest or a picture to be like cannot be read.
+        ValueError: a manifest cannot be read.
     """
     assert request.run_dir is not None
     assert request.source is not None
@@ -168,8 +168,8 @@ def _is_done(request: Request[VideoConfig], old: Manifest) -> bool:
 
 
 def _settings(request: Request[VideoConfig]) -> dict[str, Any]:
-    """As the manifest has them. Raises ValueError or FileNotFoundError as `placed` does."""
-    return to_plain(placed(request.config)) | {"prompt": request.prompt}
+    """As the manifest has them."""
+    return to_plain(request.config.placed()) | {"prompt": request.prompt}
 
 
 def _sha256(path: Path, max_frames: int | None = None) -> str:

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -125,9 +124,7 @@ class VideoEditor(Editor[VideoConfig]):
             opened = open_clip(request.source, max_frames=most, fps=fps, stream=config.stream, strict=config.strict)
             clip, mask = stack.enter_context(opened), None
             if (file := mask_file(config.mask)) is not None:
-                place = file.resolve()
-                config = replace(config, mask=str(place))  # a run is resumed from anywhere
-                mask = stack.enter_context(ClipMask(place, clip.info, feather_px=config.feather))
+                mask = stack.enter_context(ClipMask(file, clip.info, feather_px=config.feather))
             editor = cls(clip, prompt, request.output, config, mask)
             editor._resumed = request.resumed
             yield editor

@@ -4,7 +4,9 @@ Fields are documented under themselves; what stands there is the flag's help. "N
 setting out means.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
 
 from csd3d.attention.presets import Attention, Sharing
 from csd3d.engine.config import CsdConfig
@@ -12,6 +14,10 @@ from csd3d.engine.sampling import By, Start
 from csd3d.engine.validate import require, require_choice, require_int, require_seed
 from csd3d.priors.defaults import Precision
 from csd3d.priors.loading import Loading
+
+C = TypeVar("C", bound="RunConfig")
+AUTO = "auto"
+"""The mask of the settings that is found; a file of that name is ./auto."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,13 @@ class RunConfig(Loading):
     def kept_on_resume(self) -> tuple[str, ...]:
         """Dotted names of settings that may not change when a run is resumed, although other runs of the editor may."""
         return ()
+
+    def placed(self: C) -> C:
+        """The settings with absolute places of what an editor reads beside its source: a run is resumed from anywhere.
+        Raises ValueError for texts in which no file can be found."""
+        files = {name: getattr(self, name, None) for name in ("like", "mask")}  # of editors that have them
+        places = {name: str(Path(file).resolve()) for name, file in files.items() if file not in (None, AUTO)}
+        return replace(self, **places)
 
     @property
     def engine(self) -> CsdConfig:

@@ -196,9 +196,11 @@ def reopen_run(
         raise ValueError(f"resume: expected a run of {manifest.command}, got one of {old.command} in {path}")
     if changed := differences(old.config, manifest.config, ignore=free_on_resume):
         raise ValueError(f"resume: the run in {path} has other settings ({'; '.join(changed)})")
-    now, then = ({i["sha256"] for i in m.inputs} for m in (manifest, old))
-    if now != then:
-        names = ", ".join(i["path"] for i in manifest.inputs if i["sha256"] not in then) or "the input"
+    now, then = ([i["sha256"] for i in m.inputs] for m in (manifest, old))
+    if now != then:  # in order: each has its part in the run
+        changed = [i["path"] for i in manifest.inputs if i["sha256"] not in then]
+        moved = [i["path"] for i, sha256 in zip(manifest.inputs, then, strict=False) if i["sha256"] != sha256]
+        names = ", ".join(changed or moved) or "the input"
         raise ValueError(f"resume: {names} is not what the run in {path} was started with")
     if old.prior.get("fingerprint") != manifest.prior.get("fingerprint"):
         raise ValueError(

@@ -20,14 +20,12 @@ from csd3d.attention.word_masks import word_in, word_map
 from csd3d.engine.residuals import Score
 from csd3d.engine.types import Index, Latents
 from csd3d.priors.prior import Guidance, Prior, Prompts
-from csd3d.runs.config import EditConfig
+from csd3d.runs.config import AUTO, EditConfig
 from csd3d.runs.crew import SharedPrior
 from csd3d.runs.mask_words import Reading, read_words, reader_of
 from csd3d.runs.rows import Rows, writing_rows
 from csd3d.runs.session import Session
 
-AUTO = "auto"
-"""The mask of the settings that is found; a file of that name is ./auto."""
 LatentsOf = Callable[[Index], Latents]
 """Latents of the particles of some numbers."""
 NOT_MEASURED = (

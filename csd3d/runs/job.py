@@ -10,7 +10,7 @@ prior cannot serve. An editor says what is its own (`Editor`); to add one, see d
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -276,8 +276,13 @@ def resume_request(editor: type[Editor[C]], run_dir: str | Path | None) -> Reque
     if manifest.command not in editor.resumes_runs_of:
         expected = " or ".join(editor.resumes_runs_of)
         raise ValueError(f"resume: expected a run of {expected}, got one of {manifest.command} in {run_dir}")
-    config = read_settings(editor.settings(), manifest)
-    manifest = replace(manifest, config=with_absent(manifest.config, type(config)))
+    recorded = read_settings(editor.settings(), manifest)
+    config = recorded.placed()
+    # runs of before have places as they were given
+    places = {
+        f.name: to_plain(here) for f in fields(config) if (here := getattr(config, f.name)) != getattr(recorded, f.name)
+    }
+    manifest = replace(manifest, config=with_absent(manifest.config, type(config)) | places)
     prompt = manifest.config.get("prompt")
     if not isinstance(prompt, str | None):
         raise ValueError(f"resume: expected a sentence in the manifest of {run_dir}, got {prompt!r:.60}")

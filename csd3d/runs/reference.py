@@ -32,12 +32,10 @@ C = TypeVar("C", bound=RunConfig)
 
 
 def placed(config: C) -> C:
-    """The settings with the file's absolute place: a run is resumed from anywhere. Raises as `open_picture` does."""
-    like = getattr(config, "like", None)  # of editors that have it
-    if like is None:
-        return config
-    open_picture(path := Path(like))
-    return replace(config, **{"like": str(path.resolve())})
+    """`config.placed`, once the picture has been looked at. Raises as that and `open_picture` do."""
+    if (like := getattr(config, "like", None)) is not None:  # of editors that have it
+        open_picture(Path(like))
+    return config.placed()
 
 
 def like_files(config: Liking) -> tuple[Path, ...]:

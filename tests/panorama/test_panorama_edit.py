@@ -217,6 +217,44 @@ def test_resume_notices_that_a_mask_changed(wide, tmp_path, how):
     resume(tmp_path / "run")
 
 
+def halves(folder, height=40, width=200):
+    """Two masks, left.png and right.png."""
+    for name, columns in (("left", slice(width // 2)), ("right", slice(width // 2, width))):
+        levels = np.zeros((height, width), np.uint8)
+        levels[:, columns] = 255
+        save(folder / f"{name}.png", levels)
+
+
+def test_resume_notices_that_masks_changed_places(wide, tmp_path):
+    halves(tmp_path)
+    texts = tuple(
+        f"{tmp_path}/{side}.png={what}" for side, what in (("left", "make it dark"), ("right", "make it red"))
+    )
+    toy_edit(wide, tmp_path / "run", None, config=replace(CONFIG, prompt_mask=texts))
+    (tmp_path / "left.png").rename(tmp_path / "other.png")
+    (tmp_path / "right.png").rename(tmp_path / "left.png")
+    (tmp_path / "other.png").rename(tmp_path / "right.png")
+    with pytest.raises(ValueError, match=r"left\.png, .*right\.png is not what the run"):
+        resume(tmp_path / "run")
+
+
+def test_a_run_whose_masks_were_named_from_here_is_resumed_from_anywhere(wide, tmp_path, monkeypatch):
+    halves(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    config = replace(CONFIG, mask="left.png", prompt_mask=("right.png=make it dark",))
+    edit(wide, tmp_path / "run", config=config)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    resume(tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    edit(wide, tmp_path / "run", config=config, resume=True)  # as they were given
+    manifest = Manifest.read(tmp_path / "run/manifest.json")
+    manifest.config |= {"mask": "left.png", "prompt_mask": ["right.png=make it dark"]}  # as runs of before have them
+    manifest.write(tmp_path / "run/manifest.json")
+    resume(tmp_path / "run")
+    edit(wide, tmp_path / "run", config=config, resume=True)
+
+
 def test_refusals_write_nothing(wide, tmp_path):
     before = wide.read_bytes()
     run_dir = tmp_path / "run"

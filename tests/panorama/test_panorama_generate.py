@@ -86,6 +86,12 @@ def test_pictures_are_made_and_reported(
     assert "a red ball" in (tmp_path / "r0" / "report.html").read_text()
 
 
+def test_masks_of_phrases_are_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    placed = GenerateConfig(region=("m.png=a ball", "0,0,1,0.5=a cube")).placed()
+    assert placed.region == (f"{tmp_path}/m.png=a ball", "0,0,1,0.5=a cube")
+
+
 @pytest.mark.parametrize("method", ["csd", "ddim"])
 def test_no_source_is_predicted_whose_part_could_be_reused(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
