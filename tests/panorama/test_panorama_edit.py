@@ -230,7 +230,7 @@ def test_resume_notices_that_masks_changed_places(wide, tmp_path):
     texts = tuple(
         f"{tmp_path}/{side}.png={what}" for side, what in (("left", "make it dark"), ("right", "make it red"))
     )
-    toy_edit(wide, tmp_path / "run", None, config=replace(CONFIG, prompt_mask=texts))
+    edit(wide, tmp_path / "run", "make it stay", config=replace(CONFIG, prompt_mask=texts))
     (tmp_path / "left.png").rename(tmp_path / "other.png")
     (tmp_path / "right.png").rename(tmp_path / "left.png")
     (tmp_path / "other.png").rename(tmp_path / "right.png")
