@@ -62,6 +62,8 @@ class LastPrior:
         return self._prior
 
 
+_LONGEST_STEM = 150
+"""Bytes of a clip's name that go into that of its edit."""
 Say = Callable[[str], None]
 """Shows a line to the person."""
 Spread = Callable[[Sequence[Request[VideoConfig]], Say], Iterator[tuple[int, Outcome]]]
@@ -198,4 +200,8 @@ def clips_of(path: Path) -> list[Path]:
 def default_name(clip: Path, prompt: str) -> str:
     """A file name for an edit."""
     slug = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40] or hashlib.sha256(prompt.encode()).hexdigest()[:8]
-    return f"{clip.stem.strip('*?') or 'clip'}-{slug}{clip.suffix if clip.suffix.lower() in CONTAINERS else '.mp4'}"
+    stem = clip.stem.strip("*?") or "clip"
+    if len(stem.encode(errors="replace")) > _LONGEST_STEM:  # a title from the web, not one of which places are refused
+        cut = stem.encode(errors="replace")[:_LONGEST_STEM].decode(errors="ignore")
+        stem = f"{cut}-{hashlib.sha256(stem.encode(errors='replace')).hexdigest()[:8]}"
+    return f"{stem}-{slug}{clip.suffix if clip.suffix.lower() in CONTAINERS else '.mp4'}"

@@ -25,7 +25,8 @@ from video.particles import Batching
 _CLOCK, _TO = r"\d+(?::[0-5]?\d){0,2}(?:\.\d+)?", r"(?:-|–|—|to\b)\s*"
 _UNIT = r"(?:s|secs?|seconds?|m|mins?|minutes?)\b"
 _SPAN = re.compile(
-    rf"(?:^|[,;])\s*({_CLOCK})\s*(?:({_UNIT})\s*)?{_TO}(?:(?:({_CLOCK})\s*)?(?:({_UNIT})\s*)?|end\s*):(?!\d)", re.I
+    rf"(?:^|[,;\n])[^\S\n]*({_CLOCK})\s*(?:({_UNIT})\s*)?{_TO}(?:(?:({_CLOCK})\s*)?(?:({_UNIT})\s*)?|end\s*):(?!\d)",
+    re.I,
 )
 _LIKE_TIMES = re.compile(
     rf"\s*(?:(?:at|from|after|until|between)\s+)?-?{_CLOCK}\s*"
@@ -86,6 +87,7 @@ class Plan:
 def spans_of(prompt: str) -> tuple[Span, ...]:
     """The sentences of a prompt with their times; a prompt without times holds for the whole clip.
 
+    Commas, semicolons or new lines stand between them.
     Times are `0-3s:`, `0-3:`, `1.5s-3s:`, `3s-:`, `0-1 min:`, `0:00-0:03:`, `1:00:00 to 1:00:30:`.
 
     Raises:
@@ -114,7 +116,7 @@ def spans_of(prompt: str) -> tuple[Span, ...]:
 
 def _require_no_times(sentence: str, *, decades: bool = False) -> None:
     """Raises ValueError for words in a sentence that were meant as times; a lone decade may stand, with `decades`."""
-    texts = [part.lstrip(" \t[({<") for part in (sentence, *re.split("[,;]", sentence))]
+    texts = [part.lstrip(" \t[({<") for part in (sentence, *re.split(r"[,;|\n]|[.!]\s", sentence))]
     found = {like[0].strip(): text for text in texts if (like := _LIKE_TIMES.match(text) or _head_of_times(text))}
     first, text = next(iter(found.items()), ("", ""))
     if found and not (decades and len(found) == 1 and _DECADE.match(text)):

@@ -177,8 +177,14 @@ def write_json(final: Path, value: Any) -> None:
 
 
 def _flush(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
+    """Onto the disk. Not all folders can be: some may be written in and not read, and some disks that a network or a
+    program serves refuse it."""
     try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        if not path.is_dir() or error.errno in _OF_THE_DISK:
+            raise

@@ -10,6 +10,7 @@ from PIL import Image
 from csd3d.cli.main import main
 from csd3d.cli.parse import Flag
 from csd3d.cli.video_batch import Batch, convert, read_jobs, requests
+from csd3d.media.place import require_place
 from csd3d.runs.manifest import Manifest, fingerprint
 from csd3d.runs.settings import to_plain
 from video.batch import find_run
@@ -275,3 +276,17 @@ def test_values():
     assert convert(Flag("fps", Fraction | None, None, ""), "30000/1001") == Fraction(30000, 1001)
     with pytest.raises(ValueError, match="expected true or false"):
         convert(Flag("strict", bool, False, ""), "maybe")
+
+
+def test_long_names_of_clips_make_names_that_can_be_written(tmp_path):
+    """Titles from the web, which differ at their ends."""
+    cats = "\u732b" * 50
+    names = [f"{cats}{cats[:30]}{k}.mkv" for k in range(2)]
+    rows = [{"clip": name, "prompt": "make it snowy"} for name in names]
+    made = requests(rows, Batch(tmp_path / "jobs.csv", out=tmp_path))
+    outputs = [request.output for request in made if request.output is not None]
+    assert len(set(outputs)) == 2
+    for output in outputs:
+        require_place(output)
+        assert output.name.startswith(cats)
+        assert output.name.endswith("-make-it-snowy.mkv")

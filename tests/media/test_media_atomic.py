@@ -3,8 +3,10 @@
 import errno
 import json
 import os
+import stat
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -113,6 +115,24 @@ def test_a_folder_appears_whole_and_flushed(tmp_path, monkeypatch):
     assert {"images", "0.png"} <= set(before)
     assert str(tmp_path) in flushed, "the new parent has its name"
     assert flushed[-1] == str(tmp_path / "new")
+
+
+@pytest.mark.parametrize(("code", "fails"), [(errno.EINVAL, False), (errno.EACCES, False), (errno.EIO, True)])
+def test_folders_that_a_disk_does_not_flush(tmp_path, monkeypatch, code, fails):
+    """As those that a network or a program serves: what is in them is whole all the same, if nothing is broken."""
+
+    def fsync(fd):
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(atomic.os, "fsync", fsync)
+    with pytest.raises(OSError, match="error") if fails else nullcontext():
+        write_text(tmp_path / "new" / "a.txt", "whole")
+    if not fails:
+        with atomic_folder(tmp_path / "frames") as part:
+            (part / "0.txt").write_text("x")
+        assert (tmp_path / "new" / "a.txt").read_text() == "whole"
+        assert (tmp_path / "frames" / "0.txt").read_text() == "x"
 
 
 def test_a_folder_that_fails_leaves_nothing(tmp_path):

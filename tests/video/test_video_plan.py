@@ -14,6 +14,8 @@ from video.plan import UNEDITED, Span, plan_frames, plan_keys, spans_of
         ("turn the 3-5s: sign red", [Span("turn the 3-5s: sign red")]),
         ("0-3s: make it day, 3-6s: make it night", [Span("make it day", 0.0, 3.0), Span("make it night", 3.0, 6.0)]),
         ("0:00-0:03: a; 00:03.5 – 1:00: b", [Span("a", 0.0, 3.0), Span("b", 3.5, 60.0)]),
+        ("0-3s: a\n3-6s: b\n", [Span("a", 0.0, 3.0), Span("b", 3.0, 6.0)]),
+        ("\n  0-3s: a,\r\n\n  3-6s: b;\n", [Span("a", 0.0, 3.0), Span("b", 3.0, 6.0)]),
         ("10s - 20s: a", [Span("a", 10.0, 20.0)]),
         ("10s-: a", [Span("a", 10.0, math.inf)]),
         ("1980s-1990s: a, 1990s-2000s: b", [Span("a", 1980.0, 1990.0), Span("b", 1990.0, 2000.0)]),
@@ -93,6 +95,10 @@ def test_sentences_with_a_colon_are_no_times(prompt):
         ("0..3s: a", "got 0..3s:"),
         ("0~3: a", "got 0~3:"),
         ("0-3s\uff1a a", "got 0-3s"),
+        ("0-3s: a. 3-6s: b", "got 3-6s"),
+        ("0-3s: a! 3-6s: b", "got 3-6s"),
+        ("0-3s: a | 3-6s: b", "got 3-6s"),
+        ("a\n3s: b", "got 3s:"),
         ("[0-3s] a", "got 0-3s"),
         ("(0-3) a", r"got 0-3\)"),
         ("the first 2 seconds: a", "got the first 2 seconds:"),
@@ -147,7 +153,9 @@ def test_key_frames_alone():
     assert (plan.frames, plan.prompt_index, plan.groups) == ((3, 9), (0, 0), ((0, 1),))
 
 
-@pytest.mark.parametrize("prompt", ["1" + " " * 60_000, "1 - " + " " * 60_000 + "x", "0-1s:" + " " * 60_000 + "x"])
+@pytest.mark.parametrize(
+    "prompt", ["1" + " " * 60_000, "1 - " + " " * 60_000 + "x", "0-1s:" + " " * 60_000 + "x", "1" + "\n" * 60_000]
+)
 def test_spaces_without_end_are_read_at_once(prompt):
     """Time is not measured: with a pattern that tries every split of the spaces this test never ends."""
     assert spans_of(prompt)[0].sentence
