@@ -92,16 +92,27 @@ class EyeForEye:
 def at_size(
     position: Float[Tensor, "k h w 2"], v: Float[Tensor, "k h w"], size: tuple[int, int]
 ) -> tuple[Int[Tensor, "k n"], Bool[Tensor, "k n"]]:
-    """Numbers of the places of maps of `size` where points are, and whether that is known; positions are in latents."""
+    """Numbers of the places of maps of `size` where points are, and whether that is known; positions are in latents.
+
+    Where a place holds several latents, it moves as those of them do on the average whose points are known.
+    """
     (height, width), (rows, columns) = position.shape[1:3], size
-    v = torch.where(position.isfinite().all(3), v, 0.0)
-    position = position.nan_to_num(0.0, 0.0, 0.0)
-    moved = interpolate(position.permute(0, 3, 1, 2), size, mode="area")
-    x, y = moved[:, 0] * columns / width, moved[:, 1] * rows / height
+    v = torch.where(position.isfinite().all(3), v, 0.0)[:, None]
+    move = (position.nan_to_num(0.0, 0.0, 0.0) - _middles(height, width).to(position)).permute(0, 3, 1, 2)
+    share = interpolate(v, size, mode="area")
+    scale = move.new_tensor([columns / width, rows / height]).view(2, 1, 1)
+    mean = scale * interpolate(v * move, size, mode="area") / share.clamp_min(1e-6)
+    x, y = (mean + _middles(rows, columns).to(mean).permute(2, 0, 1)).unbind(1)
     inside = (x >= 0) & (x < columns) & (y >= 0) & (y < rows)
-    known = inside & (interpolate(v[:, None], size, mode="area")[:, 0] > 0.5)
+    known = inside & (share[:, 0] > 0.5)
     places = y.clamp(0, rows - 1).long() * columns + x.clamp(0, columns - 1).long()
     return places.flatten(1), known.flatten(1)
+
+
+def _middles(rows: int, columns: int) -> Float[Tensor, "rows columns 2"]:
+    """x, y of the middles of places."""
+    y, x = torch.meshgrid(torch.arange(rows) + 0.5, torch.arange(columns) + 0.5, indexing="ij")
+    return torch.stack([x, y], -1)
 
 
 def leaving_hidden(bank: Bank) -> Enter:

@@ -69,6 +69,21 @@ def test_places_at_the_size_of_a_site() -> None:
     assert places[1].view(4, 4)[1, :2].tolist() == [6, 7]
 
 
+def test_latents_that_are_not_known_move_no_place() -> None:
+    """Of the four latents of the first place one is hidden, and said to stay: the others decide where it is."""
+    position, v = Shifted(6.0)(0, torch.tensor([0, 1]))
+    position[1, 0, 0], v[1, 0, 0] = torch.tensor([0.5, 0.5]), 0.0
+    places, known = at_size(position, v, (4, 4))
+    assert known[1, 0]
+    assert places[1, 0] == 3
+    position[1, :2, 0], v[1, :2, 0] = torch.nan, 0.0
+    places, known = at_size(position, v, (4, 4))
+    assert not known[1, 0], "half is not enough"
+    v[1, 0, 1] = 0.0
+    v[1, 1, 0], position[1, 1, 0] = 1.0, torch.tensor([6.5, 1.5])
+    assert not at_size(position, v, (4, 4))[1][1, 0]
+
+
 def test_it_is_its_definition(prior: TextToImagePrior) -> None:
     """One row at a time: anchors first, whose hidden states a hook keeps, then the others with theirs moved."""
     x, unet, kept = step(6), prior.denoiser._unet, dict[tuple[int, int, str], Tensor]()
