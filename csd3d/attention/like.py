@@ -84,7 +84,7 @@ class CrossImage:
     def acts(self, score: Controllable, t: int) -> tuple[Site, ...]:
         """Where they do so at timestep `t`."""
         left = t / score.schedule.num_timesteps
-        if self.scale == 0 or left >= 1 - self.after > 0:
+        if self.scale == 0 or left >= 1 - self.after:
             return ()
         return tuple(s for s in self.sites(score) if left >= 1 - (self.coarse_until if s.level else self.until))
 

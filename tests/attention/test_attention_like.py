@@ -192,6 +192,8 @@ def test_it_acts_in_the_middle_of_the_timesteps(priors: dict[str, Any], t: int, 
     score, x = score_of(priors["t2i"]), step(1, t)
     got = AttendedScore(score, (PLAIN,), reference=reference()).target(x)
     assert torch.equal(got, score.target(x)) != acts
+    for never in (replace(PLAIN, after=1.0), replace(PLAIN, until=0.0, coarse_until=0.0)):
+        assert torch.equal(AttendedScore(score, (never,), reference=reference()).target(x), score.target(x))
 
 
 def test_large_maps_come_some_queries_at_a_time(priors: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
