@@ -49,6 +49,9 @@ _SETTINGS = {
     "scheduler": "scheduler_config.json",
 }
 _TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+LEAST_ALPHA_BAR = 2.0**-24
+"""Of a schedule that ends at noise alone (`rescale_betas_zero_snr`): where ab is 0, a prediction as noise says nothing
+of the picture. So small it leaves three digits of it in single precision; diffusers' Euler takes the same."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,7 +194,7 @@ def _load_single(weights: Path, path: Path, kind: Kind, *, device: torch.device,
 
 
 def read_schedule(scheduler: "SchedulerMixin") -> tuple[Schedule, Prediction]:
-    """The noise schedule that a prior was trained with, and what its UNet predicts.
+    """The noise schedule that a prior was trained with, at least `LEAST_ALPHA_BAR`, and what its UNet predicts.
 
     Raises:
         ValueError: It has no cumulative alphas (a flow model), or predicts something other than epsilon or v.
@@ -206,7 +209,7 @@ def read_schedule(scheduler: "SchedulerMixin") -> tuple[Schedule, Prediction]:
     prediction = scheduler.config.get("prediction_type", "epsilon")  # pyright: ignore[reportAttributeAccessIssue]
     if prediction != "epsilon" and prediction != "v_prediction":  # spelled out so that the type is narrowed
         raise ValueError(f"scheduler {name}: expected prediction_type epsilon or v_prediction, got {prediction!r}")
-    return Schedule(alphas.detach().to("cpu", torch.float32).clone()), prediction
+    return Schedule(alphas.detach().to("cpu", torch.float32).clamp(min=LEAST_ALPHA_BAR)), prediction
 
 
 def _load_model(cls: type, folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
