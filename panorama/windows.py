@@ -3,7 +3,7 @@
     G = sum_i a_i g_i / sum_i a_i        canvas <- canvas - lr m G
 
 g_i  what window i descends along            a_i  how much it counts at each of its places
-m    the mask, 1 where the canvas may move
+m    the mask, 1 where the canvas may move; with Adam, whose moves do not grow with G, of the move itself
 
 A canvas has layers: a flat picture is one layer under many windows; a sphere is a layer for each perspective view, with
 one window that is all of it. A window under several prompts is a particle for each, with the prompt's weight in a_i.
@@ -175,12 +175,14 @@ class WindowParticles:
         return [batch.sort().values for batch in batches]
 
     def _move(self, lr: float) -> None:
-        g = self._gradient
+        g, m = self._gradient, self._mask
         if self._cover is not None:
-            g = torch.where(self._cover > 0, g / self._cover.clamp_min(1e-12), 0.0)
+            covered = self._cover > 0
+            g = torch.where(covered, g / self._cover.clamp_min(1e-12), 0.0)
+            m = covered.to(g) if m is None else m * covered
             self._cover.zero_()
-        g = g if self._mask is None else g * self._mask
-        self.z, self._moments = descend(self.z, g, self._moments, lr=lr)
+        moved, self._moments = descend(self.z, g, self._moments, lr=lr)
+        self.z = moved if m is None else torch.lerp(self.z, moved, m.expand_as(moved))
         self._gradient.zero_()
         self._moves += 1
         if self._settle is not None and self._moves % self._settle_every == 0:

@@ -222,3 +222,30 @@ def test_the_mask_holds_latents_still():
     particles.move(batch.index, torch.ones_like(batch.z), lr=0.5)
     assert torch.equal(particles.z[..., :7], s[..., :7])
     assert torch.allclose(particles.z[..., 7:], s[..., 7:] - 0.5, atol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_grey_mask_lets_move_by_its_share_whatever_the_optimiser(optimizer):
+    mask = torch.linspace(0, 1, 14).expand(1, 1, 4, 14)
+    s, config = canvas(4, 14), CsdConfig(optimizer=optimizer)
+    ends = []
+    for held in (None, mask):
+        particles = WindowParticles(s, windows_of(32, 110), config, budget=100, mask=held)
+        batch = particles.draw(torch.Generator().manual_seed(0))
+        particles.move(batch.index, torch.ones_like(batch.z), lr=0.5)
+        ends.append(particles.z - s)
+    assert ends[0].abs().min() > 0.1
+    assert torch.allclose(ends[1], mask * ends[0], atol=1e-5)
+
+
+def test_what_random_windows_do_not_cover_stays_under_adam_too():
+    s, config, rng = canvas(4, 40), CsdConfig(optimizer="adam"), torch.Generator().manual_seed(0)
+    particles = WindowParticles(s, windows_of(32, 320), config, budget=1, draw="random")
+    for _ in range(4):
+        before, batch = particles.z.clone(), particles.draw(rng)
+        particles.move(batch.index, torch.ones_like(batch.z), lr=0.5)
+        columns = torch.zeros(40, dtype=torch.bool)
+        columns[windows_of(32, 320).select(batch.index).columns.flatten()] = True
+        moved = (particles.z - before).abs().amax((0, 1, 2)) > 0
+        assert not columns.all()
+        assert torch.equal(moved, columns)
