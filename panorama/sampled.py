@@ -4,7 +4,8 @@
     x_t' <- m x_t' + (1 - m) s_t'        s_t', the source at that level, where the mask m says so (DiffEdit, 2023)
 
 Layers that show the same things, the views of a sphere, are brought to agree now and then: their clean estimates x0^
-are settled, and the step goes on from those. With `--share anchors` all windows look at the same few.
+are settled, and the step goes on from those. With `--share anchors` all windows look at the same few; colours of
+`--like` are those of the same few.
 """
 
 from dataclasses import replace

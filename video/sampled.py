@@ -1,9 +1,9 @@
 """The frames of a clip sampled together: their latents at one noise level, brought to the next a few at a time.
 
-All frames leave a level before any leaves the next. Frames of one sentence look at the same anchors (`--share
-anchors`): a few of them, spread over the clip, as they are when the level begins, so that batches, their order and a
-stop in between change nothing. Latents, guesses and trajectories may be rows of files, so that memory does not grow
-with the clip.
+All frames leave a level before any leaves the next. Frames of one sentence go by the same anchors (`--share anchors`,
+colours of `--like`, `--attention eye`): a few of them, spread over the clip, as they are when the level begins, so that
+batches, their order and a stop in between change nothing. Latents, guesses and trajectories may be rows of files, so
+that memory does not grow with the clip.
 """
 
 from collections.abc import Mapping, Sequence
@@ -51,7 +51,9 @@ def frames_of_run(
     """
     sampling, s = edit.sampling, store.sources
     rows = SampledRows(s, sampling, store.arrays, noise=noise_of_run(folder, store, edit, config))
-    frames = SampledFrames(rows, budget=config.frames_per_step, groups=groups, anchors=_anchors(config), device=device)
+    frames = SampledFrames(
+        rows, budget=config.frames_per_step, groups=groups, anchors=_anchors(config, edit), device=device
+    )
     path, total = trajectory_path(folder), len(sampling.transitions) * frames.steps_per_epoch
     done = saved_step(folder) or 0
     if edit.start == "inverted" and edit.sees_sources and done < total:
@@ -73,12 +75,14 @@ def frames_in_memory(
         trajectory = torch.zeros(len(s) * len(edit.sampling.levels), *s.shape[1:])
     arrays = {name: s.clone() for name in sampled_arrays(edit.sampling)}
     rows = SampledRows(s, edit.sampling, arrays, noise=noise, trajectory=trajectory)
-    return SampledFrames(rows, budget=config.frames_per_step, groups=groups, anchors=_anchors(config), device=device)
+    return SampledFrames(
+        rows, budget=config.frames_per_step, groups=groups, anchors=_anchors(config, edit), device=device
+    )
 
 
-def _anchors(config: VideoConfig) -> int:
-    """How many frames all others look at."""
-    return (config.anchors or ANCHORS) if config.share == "anchors" else 0
+def _anchors(config: VideoConfig, edit: SampledEdit) -> int:
+    """How many frames all others go by."""
+    return (config.anchors or ANCHORS) if edit.shares else 0
 
 
 def noise_of_run(folder: RunFolder, store: LatentsStore, edit: SampledEdit, config: VideoConfig) -> Rows | None:
@@ -202,7 +206,7 @@ class SampledFrames(SampledInBatches):
             rows: of the frames.
             budget: most frames in a step.
             groups: numbers of the frames of each sentence. What is in no group stays its source.
-            anchors: so many of each group are looked at by all of it.
+            anchors: all of each group goes by so many of it.
             device: of a step's frames.
         """
         super().__init__(rows, groups, budget=budget, device=device)

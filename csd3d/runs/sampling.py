@@ -26,7 +26,7 @@ class SampledEdit:
     sees_sources: bool
     """Whether particles look at their own sources at the same level."""
     shares: bool = False
-    """Whether all particles look at the same few."""
+    """Whether all particles go by the same few: look at them, or take their colours or hidden states."""
 
 
 def sampled_edit(
@@ -47,7 +47,7 @@ def sampled_edit(
         raise ValueError(f"source-prompt: expected what the source shows, {why}, got none (--start noised without)")
     inverter = prior.score(prompts, Guidance(1.0)) if start == "inverted" else None
     sampling = Sampling(score, inverter, config.engine, config.rounds)
-    return SampledEdit(sampling, start, sees, config.share == "anchors")
+    return SampledEdit(sampling, start, sees, attending.goes_by_anchors)
 
 
 def score_of_edit(

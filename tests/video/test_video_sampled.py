@@ -4,8 +4,10 @@ import os
 import signal
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from test_video_edit import latents_of, same_state
 from torch import Tensor
 from video_toys import toy_edit
@@ -21,6 +23,7 @@ from csd3d.runs.interrupt import RunInterrupted
 from csd3d.runs.manifest import Manifest
 from csd3d.runs.progress import RunProgress
 from csd3d.runs.sampling import sampled_edit
+from tests.attention.test_attention_eye import Shifted
 from tests.priors.tiny import write_tiny_prior
 from tests.toys import ToyPrior
 from video import VideoConfig
@@ -49,9 +52,9 @@ def latents(n=5) -> Tensor:
     return torch.randn(n, 4, 8, 8, generator=torch.Generator().manual_seed(3))
 
 
-def sampled(prior, config, s, groups=None):
+def sampled(prior, config, s, groups=None, correspondences=None):
     prompts = Prompts("make it snowy") if prior.kind == "instruct" else Prompts("a red ball", "a blue ball")
-    edited = sampled_edit(prior, prompts, config)
+    edited = sampled_edit(prior, prompts, config, correspondences)
     frames = frames_in_memory(s, edited, config, groups or [range(len(s))], device="cpu")
     for _ in run_sampling(frames, edited.sampling):
         pass
@@ -106,6 +109,18 @@ def test_batches_of_any_size_give_the_same(tiny, kind, options):
             sampled(tiny[kind], replace(config, frames_per_step=budget), s), whole, atol=1e-4, rtol=1e-4
         )
     assert (whole - sampled(tiny[kind], replace(CONFIG, start=config.start), s)).abs().max() > 1e-4, "it does something"
+
+
+@pytest.mark.parametrize("method", ["like:scale=0", "eye:after=0,until=1"])
+def test_colours_and_hidden_states_are_of_the_same_anchors_in_batches_of_any_size(tiny, tmp_path, method):
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(tmp_path / "look.png")
+    like = str(tmp_path / "look.png") if method.startswith("like") else None
+    s, config = latents(), replace(CONFIG, start="noised", attention=(method,), like=like)
+    whole, parts = (
+        sampled(tiny["t2i"], replace(config, frames_per_step=n), s, correspondences=Shifted(1.0)) for n in (5, 2)
+    )
+    torch.testing.assert_close(parts, whole, atol=1e-3, rtol=1e-3)
+    assert (whole - sampled(tiny["t2i"], replace(CONFIG, start="noised"), s)).abs().max() > 1e-2, "it does something"
 
 
 def test_with_itself_as_the_edit_an_inverted_source_comes_back(tiny):
