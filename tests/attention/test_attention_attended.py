@@ -1,8 +1,9 @@
 """Sharing and compositions over the tiny UNet: what must be exactly equal, and loops written from the definitions."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -366,5 +367,15 @@ def test_what_a_prior_cannot_serve_is_refused_before_anything_is_computed(
 
 
 def test_presets_are_documented() -> None:
+    """One table has them all, with their keys and what these are where they are not said."""
+    text = (Path(__file__).parents[2] / "docs" / "attention.md").read_text(encoding="utf-8")
+    _, _, *rows = text[text.index("| name | keys (default)") :].split("\n\n")[0].splitlines()
+    found = {cells[0].strip(" `"): cells[1] for cells in (row.strip("|").split("|") for row in rows)}
+    assert list(found) == list(PRESETS)
     for name, kind in PRESETS.items():
-        assert kind.__doc__, name
+        table: Any = kind
+        keys = [f for f in fields(table) if f.name not in ("regions", "correspondences")]
+        said = re.findall(r"`([^`]+)`(?: \(([^)]+)\))?", found[name])
+        assert [key for key, _ in said] == [f.name.replace("_", "-") for f in keys]
+        numbers = [(default, f.default) for (_, default), f in zip(said, keys, strict=True) if f.type is float]
+        assert all(default == ("" if value is MISSING else f"{value:g}") for default, value in numbers), name
