@@ -52,20 +52,21 @@ def csd_step(
     """The direction in which particles `x` descend.
 
     `kernel` replaces the one that `config.bandwidth` and `config.kernel_on` describe; `regularisers` are added to
-    the one that `config.regulariser` names, and so is the term of a `Regularised` score.
+    the one that `config.regulariser` names, and so is the term of a `Regularised` score. These look at particles where
+    they are, whatever the anchor, as z_t is then a function of z whose derivative they know.
 
     Raises:
         ValueError: a coupling along correspondences without a `kernel` that knows them, particles that the bandwidth
             cannot serve, or a score without the features that are needed.
     """
-    x = anchored(x, score.schedule, config.anchor)
-    predicts = score.for_step(x) if isinstance(score, StepScore) else score
-    r = (noise_baseline if config.residual == "noise" else source_baseline)(predicts, x)
-    r = released(r, x, config.anchor)
+    seen = anchored(x, score.schedule, config.anchor)
+    predicts = score.for_step(seen) if isinstance(score, StepScore) else score
+    r = (noise_baseline if config.residual == "noise" else source_baseline)(predicts, seen)
+    r = released(r, seen, config.anchor)
     if (kernel := coupling_kernel(score, config, kernel)) is None:
         g, weights = r, None
     else:
-        bands = kernel(r, x.z_t if config.kernel_on == "noisy" else x.z, x.index)
+        bands = kernel(r, seen.z_t if config.kernel_on == "noisy" else x.z, x.index)
         g, weights = couple(bands, normalise=config.normalise, repulsion=config.repulsion), bands[0].weights
     g = step_weight(score.schedule, x.t, config) * g if config.weight != "one" else g
     for regulariser in (*named_regularisers(score, config), *regularisers):

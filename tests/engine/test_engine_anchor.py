@@ -68,6 +68,20 @@ def test_the_step_is_the_published_one(anchor: float, t: int) -> None:
         torch.testing.assert_close((1 - sigma) * g, plain)
 
 
+@pytest.mark.parametrize("anchor", [1.0, 0.0])
+def test_a_term_has_its_own_gradient_whatever_the_anchor(anchor: float) -> None:
+    """Of |z_t|^2 / 2, by differences in the term that is added."""
+    z, s, e, t = latents(1), latents(2), latents(3), 300
+    x, config = SCHEDULE.noised(Batch(z, s, torch.arange(3)), t, e), CsdConfig(anchor=anchor, **FLOW)
+
+    def term(x: Noised) -> Latents:
+        return SCHEDULE.alpha_bar(t) ** 0.5 * x.z_t
+
+    added = csd_step(FlowScore(), x, config, regularisers=(term,)).g - csd_step(FlowScore(), x, config).g
+    energy = torch.autograd.functional.jacobian(lambda z: SCHEDULE.add_noise(z, e, t).square().sum() / 2, z)
+    torch.testing.assert_close(added, energy, atol=1e-7, rtol=1e-6)
+
+
 def test_the_velocity_weight_makes_sds_the_loss_of_a_flow() -> None:
     """RFDS: the gradient of |v(x) - (e - z)|^2 / 2 by the velocity."""
     z, e, t = latents(1), latents(3), 500
