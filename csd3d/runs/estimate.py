@@ -51,7 +51,7 @@ class Work:
     frames_lat: int = 1
     """Latent frames of a particle: more than one where it is a window of a clip."""
     also: Callable[[Latents], object] | None = None
-    """What a move of one particle takes besides predictions."""
+    """What a move of particles takes besides predictions."""
     also_each: float = 1.0
     """How many times it takes that, on average."""
 

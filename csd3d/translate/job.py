@@ -153,9 +153,9 @@ class TranslateEditor(Editor[TranslateConfig]):
         """The batches, for each of which the network learns too."""
         task, side = torch.zeros(1, dtype=torch.long, device=self.prior.device), self._size // self.prior.codec.factor
 
-        def learn(s: Float[Tensor, "1 c h w"]) -> None:
+        def learn(s: Float[Tensor, "n c h w"]) -> None:
             with torch.enable_grad():
-                self._network(s.to(task.device), task).square().mean().backward()
+                self._network(s.to(task.device), task.expand(len(s))).square().mean().backward()
             self._network.zero_grad()
 
         prompts = Prompts((self.sentences[0],), self._captions[:1])
