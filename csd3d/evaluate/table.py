@@ -120,7 +120,7 @@ def tabulate(each: Sequence[Measured], extra: Mapping[str, Mapping[str, float]],
     With one case a mean is over its frames, with several over the means of the cases.
     """
     methods = list(dict.fromkeys(m.method for m in each))
-    over = "cases" if len({m.case for m in each}) > 1 else "frames"
+    over = "cases" if len(each) > len(methods) else "frames"  # whatever they are called: clips of two folders
     rows: dict[str, dict[str, Cell]] = {}
     for method in methods:
         own = [m for m in each if m.method == method]

@@ -1,12 +1,15 @@
 """Whether something can be written at a path: the one check of every command, made before the work."""
 
 import os
+import re
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 LONGEST_NAME = 255
 """Bytes of a file name."""
+_ELSEWHERE = re.compile(r"[A-Za-z][\w+.-]*:[/\\]")
+"""How an address begins (s3://, file://), or a path of Windows: as a path it would be a folder or a name like that."""
 _LONGEST_OUTPUT = 230  # less what a file is called by until it is whole
 
 
@@ -25,6 +28,8 @@ def require_place(
         models: folders of networks that are read; the output must not lie in one.
     """
     require_utf8(path, "output")
+    if not path.is_absolute() and _ELSEWHERE.match(str(path)) and not os.path.exists(path.parts[0]):
+        raise ValueError(f"output: expected a path on this machine, got {path}")
     target = _leads_to(path)
     if path.name == "-":
         raise ValueError("output: expected a file name, got -; nothing is written to standard output")

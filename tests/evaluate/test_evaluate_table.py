@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,13 @@ def test_one_case_is_averaged_over_frames_and_several_over_cases():
     assert two.rows["mine"]["FID"].value == 12
     assert two.metrics == ["change", "CLIP-T", "FID"]
     assert two.cases == {"mine": ["a", "b"], "other": ["a"]}
+
+
+def test_cases_of_one_name_are_several():
+    """As `day/clip.mp4` and `night/clip.mp4` under one sentence."""
+    named = [replace(m, case="clip make it snowy") for m in two_cases()]
+    table = tabulate(named, {}, [])
+    assert (table.over, table.rows["mine"]["change"].n) == ("cases", 2)
 
 
 def test_the_three_files_say_the_same(tmp_path):

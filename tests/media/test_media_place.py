@@ -84,6 +84,9 @@ def test_a_place_that_cannot_be_written_is_refused_and_nothing_is_left(tmp_path,
         (tmp_path / "pipe.png", "the device or pipe"),
         (Path("/dev/null"), "the device or pipe"),
         (Path("-"), "got -"),
+        (Path("s3://bucket/out.mp4"), "a path on this machine"),
+        (Path("file:///tmp/out.mp4"), "a path on this machine"),
+        (Path("C:\\out\\a.mp4"), "a path on this machine"),
     ):
         with pytest.raises(ValueError, match=match) as refused:
             require_place(output)
@@ -92,6 +95,7 @@ def test_a_place_that_cannot_be_written_is_refused_and_nothing_is_left(tmp_path,
         with pytest.raises(ValueError, match="folder in which files can be made, got /proc"):
             require_place(Path("/proc/out.png"))
     require_place(tmp_path / "new" / "deep" / "out.png")
+    require_place(Path("note: at 3.png"))
     assert sorted(p.name for p in tmp_path.iterdir()) == before
 
     def refuse(**_: object) -> None:
