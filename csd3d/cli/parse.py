@@ -12,9 +12,11 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from csd3d.cli.refusals import refusals
 from csd3d.runs.settings import field_help, read_fraction
@@ -107,7 +109,7 @@ def read_some(flags: Sequence[Flag], argv: Sequence[str], *, prog: str) -> dict[
     if named := _named(flags, words):
         kind = _group_type(Group("", "", named))
         with refusals(kind, ()):
-            done, _ = tyro.cli(kind, prog=prog, args=words, return_unknown_args=True, add_help=False, config=SETTINGS)
+            done, _ = tyro.cli(kind, prog=prog, args=words, return_unknown_args=True, add_help=False, **HOW)
     return {f.name: f.read(getattr(done, f.name, f.default)) for f in flags}
 
 
@@ -148,7 +150,7 @@ def read_dataclass(kind: type[T], argv: Sequence[str], *, prog: str) -> T:
 def read_words(kind: Any, argv: Sequence[str], *, prog: str, description: str | None = None) -> Any:
     """What tyro makes of the words; see `read_dataclass`."""
     with refusals(kind, argv):
-        return tyro.cli(kind, prog=prog, description=description, args=list(argv), config=SETTINGS)
+        return tyro.cli(kind, prog=prog, description=description, args=list(argv), **HOW)
 
 
 def with_first(argv: Sequence[str], subcommand: str) -> list[str]:
@@ -189,8 +191,29 @@ def subcommands(commands: Mapping[str, str]) -> Any:
     return Union[tuple(kinds)]  # noqa: UP007 - built at run time
 
 
+def _path_of(words: Sequence[str]) -> Path:
+    """Raises ValueError for an empty word, as an unset variable of a shell leaves it: pathlib would take it for the
+    working folder."""
+    if not words[0]:
+        raise ValueError("expected a path, got ''")
+    return Path(words[0])
+
+
+PATHS = ConstructorRegistry()
+"""How paths are read."""
+
+
+@PATHS.primitive_rule
+def _of_paths(kind: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | None:
+    if kind.type is not Path:
+        return None
+    return PrimitiveConstructorSpec(1, "PATH", _path_of, lambda value: isinstance(value, Path), lambda path: [str(path)])
+
+
 SETTINGS = (tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff)
 """An optional setting is left out, not given as the word None; a switch has one word, the one that changes it."""
+HOW: Mapping[str, Any] = {"config": SETTINGS, "registry": PATHS}
+"""The parser's own settings."""
 
 
 def _group_type(group: Group) -> type:

@@ -203,5 +203,5 @@ def _as_number(value: str, metavar: str | None) -> list[str]:
 
 def _expected(metavar: str | None) -> str:
     """What a value is, in words: of tyro's INT|{auto}."""
-    options = (metavar or "a value").split("|")
+    options = (metavar or "a value").strip("[]").split("|")
     return " or ".join(_IN_WORDS.get(option, option.strip("{}").replace(",", ", ")) for option in options)

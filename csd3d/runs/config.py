@@ -45,6 +45,8 @@ class RunConfig(Loading):
 
     def __post_init__(self) -> None:
         require_seed(self)
+        for name in ("mask", "like"):  # of editors that have them: an empty path would be the working folder
+            require(self, name, getattr(self, name, None) != "", "a path")
         require_choice(self, "precision")
         require_int(self, 1, None, "checkpoint_every")
 

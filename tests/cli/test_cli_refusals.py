@@ -71,6 +71,26 @@ def test_every_kind_of_mistake_is_one_line(words: str, line: str) -> None:
     assert str(refused.value) == line
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["", "--output", "b"], "source: expected a path, got ''"),
+        (["a", "--output", ""], "--output: expected a path, got ''"),
+        (["a", "--output="], "--output: expected a path, got ''"),
+    ],
+)
+def test_an_empty_word_is_no_path(words: list[str], line: str) -> None:
+    with pytest.raises(ValueError, match="expected") as refused:
+        read_dataclass(Command, words, prog="try")
+    assert str(refused.value) == line
+
+
+@pytest.mark.parametrize("words", [["", "--prompt", "x"], ["a", "--mask", ""], ["a", "--like="], ["a", "--output", ""]])
+def test_an_empty_word_is_no_path_of_an_editor(words: list[str]) -> None:
+    with pytest.raises(ValueError, match="expected a path, got ''"):
+        read_request(FORM, words)
+
+
 def test_the_words_of_a_type_are_those_that_tyro_takes() -> None:
     words = known(Command)
     assert words.flags == ("-h", "--help", "--output", "--method", "--size", "--frames", "--no-steady")
