@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from csd3d.media.clip.animation import AnimationReader, is_animation
-from csd3d.media.clip.probe import PICTURES, ClipInfo, is_pattern, probe
+from csd3d.media.clip.probe import PICTURES, ClipInfo, is_pattern, probe, read_as
 from csd3d.media.clip.source import PyAVReader, Reader
 from csd3d.media.pictures.levels import from_levels, luma, read_with_alpha
 from csd3d.media.place import require_utf8
@@ -58,7 +58,7 @@ class ClipMask:
 
         Raises:
             FileNotFoundError: there is nothing at `path`.
-            ValueError: it cannot be read, has another shape than the clip, or fewer frames.
+            ValueError: it cannot be read, has another shape than the clip, fewer frames, or is black in all of them.
         """
         self.path, self.files = path, ()
         self._feather, self._info = feather_px, info
@@ -68,14 +68,21 @@ class ClipMask:
         is_one = path.suffix.lower() in PICTURES and not (is_pattern(path) or path.is_dir())
         if is_one and not (path.is_file() and is_animation(path)):
             self._one = self._fitted(read_mask(path)[None], path)
+            self._require_some()
             return
-        own = probe(path)
+        with read_as("mask"):
+            own = probe(path)
         self.path, self.files, self._pictures = own.path, own.content, own.files
         if own.frames < info.frames:
             raise ValueError(f"mask: expected {info.frames} frames as the clip has, got {own.frames} in {path}")
         if not own.files:
             self._reader = AnimationReader(path, alpha=True) if own.by_pillow else PyAVReader(own, alpha=True)
-        self(range(1))
+        self._require_some()
+
+    def _require_some(self) -> None:
+        """Raises `ValueError` for a mask under which nothing changes."""
+        if not any(self(range(i, i + 1)).any() for i in range(1 if self._one is not None else self._info.frames)):
+            raise ValueError(f"mask: expected something white, got nothing but black in {self.path}")
 
     @property
     def inputs(self) -> tuple[Path, ...]:

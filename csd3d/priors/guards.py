@@ -17,6 +17,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from csd3d.engine.types import Index, Latents, numbers
+from csd3d.media.clip.probe import read_as
 from csd3d.media.clip.source import open_clip
 from csd3d.media.geometry import resize
 from csd3d.media.pictures.levels import from_levels, read_levels
@@ -153,7 +154,8 @@ class Given:
         """Raises what reading it raises."""
         one = path.suffix.lower() in PICTURES and path.is_file()
         self._picture = from_levels(read_levels(path)) if one else None
-        self._clip = None if one else open_clip(path)
+        with read_as("control-picture"):
+            self._clip = None if one else open_clip(path)
 
     def __call__(self, i: int) -> Float[Tensor, "3 H W"]:
         """The picture of particle `i`, in [0, 1]. Raises ValueError where there are too few."""

@@ -11,6 +11,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from av.stream import Disposition
 from PIL import Image
 
 from csd3d.media.clip.decord_process import DecordProcess
@@ -207,9 +208,23 @@ def _sound_only(path):
         container.mux(tone.encode(None))
 
 
+def _cover(path):
+    with av.open(str(path), "w") as container:
+        picture = container.add_stream("png", rate=1)
+        picture.width, picture.height, picture.pix_fmt = 16, 8, "rgb24"
+        picture.disposition = Disposition.attached_pic
+        container.mux(picture.encode(av.VideoFrame(16, 8, "rgb24")))
+        container.mux(picture.encode(None))
+
+
 @pytest.mark.parametrize(
     ("make", "match"),
-    [(_text, "readable video"), (_empty, "empty file"), (_sound_only, "got only audio")],
+    [
+        (_text, "readable video"),
+        (_empty, "empty file"),
+        (_sound_only, "got only audio"),
+        (_cover, "got only a cover picture"),
+    ],
 )
 def test_files_without_video_are_refused_in_one_line(tmp_path, make, match):
     path = tmp_path / "a.mp4"

@@ -155,6 +155,11 @@ def test_the_last_frame_of_an_animation_stays_as_long_as_it_did(tmp_path, name, 
         assert stream.duration * stream.time_base == Fraction(sum(shown_ms), 1000)
 
 
+def test_times_saved_on_windows_are_read(tmp_path):
+    (tmp_path / "times.txt").write_bytes(b"\xef\xbb\xbf0\r\n40\r\n80\r\n")
+    assert read_times(tmp_path / "times.txt", 3).fps == 25
+
+
 def test_times_that_begin_below_zero_lose_no_frame(tmp_path):
     (tmp_path / "frames").mkdir()
     for k in range(3):

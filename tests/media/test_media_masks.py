@@ -54,7 +54,7 @@ def test_a_mask_means_the_same_everywhere(make_clip, tmp_path, name, pixel, dtyp
     for k in range(2):
         (tmp_path / "frames" / f"{k}{path.suffix}").write_bytes(path.read_bytes())
     torch.testing.assert_close(read_mask(path), expected)
-    for given in (path, tmp_path / "frames"):
+    for given in (path, tmp_path / "frames") if level else ():  # for a clip, nothing but black is refused
         with ClipMask(given, info) as mask:
             torch.testing.assert_close(mask(range(2)), expected.expand(2, 1, -1, -1))
     region = MaskFile.read(path, 48, 64)
@@ -117,9 +117,23 @@ def test_refusals(make_clip, tmp_path):
         (tmp_path / "bad.png", ValueError, "cannot be read"),
         (tmp_path / "none.png", FileNotFoundError, "does not exist"),
         (short, ValueError, "expected 3 frames as the clip has, got 2"),
+        (tmp_path / "nowhere", FileNotFoundError, "expected a video file or a folder of frames"),
     ):
-        with pytest.raises(error, match=match):
+        with pytest.raises(error, match=f"^mask: .*{match}"):
             ClipMask(path, info)
+
+
+def test_a_mask_that_leaves_nothing_to_edit_is_refused(make_clip, tmp_path):
+    info = probe(make_clip(frames=3)[0])
+    (tmp_path / "masks").mkdir()
+    for i in range(4):
+        Image.new("L", (64, 48)).save(tmp_path / "masks" / f"{i}.png")
+    for path in (tmp_path / "masks" / "0.png", tmp_path / "masks", encode(tmp_path / "m.mkv", torch.zeros(4, 3, 48, 64))):
+        with pytest.raises(ValueError, match="^mask: expected something white, got nothing but black in"):
+            ClipMask(path, info)
+    Image.new("L", (64, 48), 9).save(tmp_path / "masks" / "2.png")
+    with ClipMask(tmp_path / "masks", info) as mask:
+        assert not mask(range(2)).any()
 
 
 def test_a_feather_fades_inwards():

@@ -218,7 +218,9 @@ def test_a_preview_is_a_picture_and_nothing_else(make_clip, tmp_path):
     preview_video(path, prompt, tmp_path / "timed.png", CONFIG, prior=prior, progress=quiet)
     assert {p.name for p in tmp_path.iterdir()} == {"clip.mp4", "look.png", "timed.png"}
     with open_clip(path) as clip:
-        Image.new("L", (clip.info.width_px, clip.info.height_px)).save(tmp_path / "mask.png")
+        mask = Image.new("L", (clip.info.width_px, clip.info.height_px))
+    mask.putpixel((0, 0), 255)
+    mask.save(tmp_path / "mask.png")
     config = replace(CONFIG, mask=str(tmp_path / "mask.png"))
     with Image.open(preview_video(path, "make it red", picture, config, prior=prior, progress=quiet)) as sheet:
         reds = np.array(sheet.convert("RGB")).astype(int)

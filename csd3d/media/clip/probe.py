@@ -6,7 +6,8 @@ small part of what editing them costs.
 
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import accumulate, pairwise
@@ -117,6 +118,17 @@ class ClipInfo:
     def time_s(self, frame: int) -> float:
         """When `frame` is shown, in seconds."""
         return float(self.pts[frame] * self.time_base)
+
+
+@contextmanager
+def read_as(what: str) -> Iterator[None]:
+    """Within the block, what is wrong with a clip is said of `what` it is read as."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        if not str(error).startswith("clip:"):
+            raise
+        raise type(error)(what + str(error).removeprefix("clip")) from error
 
 
 def probe(path: Path, *, max_frames: int | None = None, stream: int | None = None) -> ClipInfo:

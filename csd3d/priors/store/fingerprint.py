@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from csd3d.media.clip.probe import read_as
 from csd3d.media.clip.source import open_clip
 from csd3d.media.place import at_home
 from csd3d.priors.loading import Loading
@@ -87,7 +88,7 @@ def pictures_of(how: Loading) -> tuple[Path, ...]:
     path = None if how.control_picture is None else at_home(how.control_picture)
     if path is None or path.is_file():
         return () if path is None else (path,)
-    with open_clip(path) as clip:
+    with read_as("control-picture"), open_clip(path) as clip:
         return clip.info.content
 
 
