@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -143,6 +144,9 @@ def test_a_broken_tokenizer_is_refused(copy: Path) -> None:
     [
         ("vae/config.json", {"latent_channels": 16}, "vae/ cannot be read|latent|expected a unet"),
         ("model_index.json", {"_class_name": "StableDiffusionPipeline"}, "its unet to have in_channels 4, .* got 8"),
+        ("vae/config.json", {"scaling_factor": 0}, "its vae to have a scaling_factor above 0, got 0"),
+        ("vae/config.json", {"scaling_factor": math.nan}, "a scaling_factor above 0, got nan"),
+        ("vae/config.json", {"scaling_factor": "x"}, "a scaling_factor above 0, got 'x'"),
         ("model_index.json", {"scheduler": ["diffusers", "os"]}, "one of diffusers', got 'os'"),
         ("model_index.json", {"scheduler": ["diffusers", "UNet2DConditionModel"]}, "one of diffusers'"),
     ],
@@ -150,6 +154,12 @@ def test_a_broken_tokenizer_is_refused(copy: Path) -> None:
 def test_parts_that_do_not_fit_each_other_are_refused(copy: Path, file: str, change: dict, words: str) -> None:
     edit_json(copy / file, **change)
     refused(copy, words)
+
+
+def test_an_index_with_a_byte_order_mark_is_read(copy: Path) -> None:
+    index = copy / "model_index.json"
+    index.write_bytes(b"\xef\xbb\xbf" + index.read_bytes())
+    load_parts(copy, device=CPU, dtype=torch.float32)
 
 
 def test_schedules_other_than_ddpm_are_refused(copy: Path) -> None:

@@ -1,7 +1,7 @@
 """Reading the parts of a prior from a directory, or fetching it from the hub first. Safetensors only."""
 
 import hashlib
-import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -232,7 +232,7 @@ def _load_scheduler(path: Path) -> "SchedulerMixin":
     import diffusers
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
-    name = json.loads((path / "model_index.json").read_text(encoding="utf-8"))["scheduler"][1]
+    name = cast(list[str], read_json(path / "model_index.json", "not a prior")["scheduler"])[1]
     cls = getattr(diffusers, name, None)
     if not isinstance(cls, type) or not issubclass(cls, SchedulerMixin):
         raise ValueError(f"prior {path}: expected its scheduler to be one of diffusers', got {name!r}")
@@ -267,7 +267,9 @@ def vae_checksum(folder: Path) -> str:
 
 
 def _check_fit(parts: Parts, path: Path) -> None:
-    latent = int(parts.vae.config["latent_channels"])
+    latent, scaling = int(parts.vae.config["latent_channels"]), parts.vae.config["scaling_factor"]
+    if not isinstance(scaling, int | float) or not 0 < scaling < math.inf:
+        raise ValueError(f"prior {path}: expected its vae to have a scaling_factor above 0, got {scaling!r}")
     expected = {
         "in_channels": 2 * latent if parts.kind == "instruct" else latent,
         "out_channels": latent,
