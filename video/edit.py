@@ -232,9 +232,10 @@ class VideoEditor(Editor[VideoConfig]):
     def move(self, session: Session) -> None:
         """The optimisation, from the last saved state to the end."""
         config, csd, sampled = self.config, self.config.engine, self._moved.sampled
-        self._store = session.enter(closing(LatentsStore(session.folder, self._moved.arrays)))
+        self._store = session.enter(closing(LatentsStore(session.folder, self._moved.arrays, self._moved.shape)))
         if self._needs_motion:
-            self._motion = follow(session, self.prior, config, self._plan, self._store.sources, self._size)
+            sources, frames = self._store.sources, self.clip.info.frames
+            self._motion = follow(session, self.prior, config, self._plan, sources, self._size, frames=frames)
             self._followed.motion = ParticleMotion(self._motion, self._plan.frames)
         if self._search is not None:
             self._find_mask(session, self._search)

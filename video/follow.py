@@ -31,27 +31,43 @@ _GREYS = 64
 
 
 def follow(
-    session: Session, prior: Prior, config: VideoConfig, plan: Plan, sources: LatentRows, size: WorkingSize
+    session: Session,
+    prior: Prior,
+    config: VideoConfig,
+    plan: Plan,
+    sources: LatentRows,
+    size: WorkingSize,
+    *,
+    frames: int,
 ) -> ClipMotion:
-    """The motion of the clip of a run, whose grey frames are in its folder, between the particles of `plan`."""
+    """The motion of the clip of a run, whose grey `frames` are in its folder, between the particles of `plan`."""
     factor, by_features = prior.codec.factor, None
     if config.motion == "features":
         read = kept_features(session, prior, config, plan, sources)
         height, width = (side // factor for side in size.padded)
         by_features = FeatureMatches(session.enter(closing(read)), plan.frames, (height, width))
-    greys = session.enter(closing(Rows(greys_path(session.folder))))
+    height, width = (side // (factor // grey_px(size, factor)) for side in size.padded)
+    greys = session.enter(closing(_greys(session, (frames, height, width))))
     return ClipMotion(greys, grey_px(size, factor), shots_told(session), by_features)
 
 
 def shots_told(session: Session) -> list[int]:
     """To which shot each frame belongs; cuts are noted."""
-    with closing(Rows(greys_path(session.folder))) as greys:
+    with closing(_greys(session, (None, None, None))) as greys:
         shots = shots_of(changes(greys[k : k + _GREYS] for k in range(0, len(greys), _GREYS)))
     if shots[-1]:
         cuts = [k for k in range(1, len(shots)) if shots[k] != shots[k - 1]]
         named = ", ".join(map(str, cuts[:8])) + (", ..." if len(cuts) > 8 else "")
         session.note(f"{len(cuts) + 1} shots, cut at frames {named}: each has a motion of its own")
     return shots
+
+
+def _greys(session: Session, shape: Sequence[int | None]) -> Rows:
+    """The grey frames of a run. Raises ValueError for a file of something else, or of none."""
+    greys = Rows(greys_path(session.folder)).of(shape, torch.uint8)
+    if not len(greys):
+        raise ValueError(f"rows: expected frames, got none in {greys.path}")
+    return greys
 
 
 def readable(prior: Prior, prompts: Prompts) -> Controllable:
@@ -85,7 +101,7 @@ def kept_features(session: Session, prior: Prior, config: VideoConfig, plan: Pla
                 s = sources[index].to(prior.device)
                 append(features(score, s, index.to(s.device), level=level, seed=config.seed).half())
                 session.stop_if_asked("features are not read yet, which the next start does again")
-    return Rows(path)
+    return Rows(path).of((count, None, None, None), torch.float16)
 
 
 class FeatureMatches:

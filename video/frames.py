@@ -51,6 +51,12 @@ class Frames:
         """Those of the plan."""
         return len(self.plan.frames)
 
+    @property
+    def shape(self) -> tuple[int, None, int, int]:
+        """Of each array."""
+        height, width = (side // self.prior.codec.factor for side in self.size.padded)
+        return self.count, None, height, width
+
     def work(self) -> Work:
         """The frames, or the key frames that are known so far."""
         height, width = (side // self.prior.codec.factor for side in self.size.padded)

@@ -25,14 +25,15 @@ _ZEROS = 64
 class LatentsStore:
     """Arrays of a clip's particles in the folder of its run."""
 
-    def __init__(self, folder: RunFolder, names: Sequence[str]) -> None:
-        """Arrays `names` (see `video.particles.state_arrays`) as the last saved state has them, or as they begin.
+    def __init__(self, folder: RunFolder, names: Sequence[str], shape: Sequence[int | None]) -> None:
+        """Arrays `names` (see `video.particles.state_arrays`) of a shape [n c h w], of which None may be any size, as
+        the last saved state has them, or as they begin.
 
         Raises:
-            FileNotFoundError, ValueError: the saved state lacks an array, or one is damaged.
+            FileNotFoundError, ValueError: the saved state lacks an array, or one is damaged or of another shape.
         """
         self._folder, self._names = folder, tuple(names)
-        self.sources = Rows(sources_path(folder))
+        self.sources = Rows(sources_path(folder)).of(shape)
         step = saved_step(folder)
         self._forget(but=step)
         for name in self._names:
@@ -41,11 +42,11 @@ class LatentsStore:
             elif name == "z":
                 copy_rows(sources_path(folder), self._now(name))
             else:
-                count, shape = len(self.sources), self.sources.shape[1:]
+                count, row = len(self.sources), self.sources.shape[1:]
                 with writing_rows(self._now(name), count) as append:
                     for k in range(0, count, _ZEROS):
-                        append(torch.zeros(min(_ZEROS, count - k), *shape))
-        self.arrays = {name: Rows(self._now(name)) for name in self._names}
+                        append(torch.zeros(min(_ZEROS, count - k), *row))
+        self.arrays = {name: Rows(self._now(name)).of(self.sources.shape) for name in self._names}
         self.beside = list[Rows]()
         """Files that steps write and no state holds."""
 

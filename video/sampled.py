@@ -59,7 +59,7 @@ def frames_of_run(
     if edit.start == "inverted" and edit.sees_sources and done < total:
         if done == 0:
             blank_rows(path, len(s) * len(sampling.levels), s.shape[1:])
-        rows.trajectory = Rows(path)
+        rows.trajectory = Rows(path).of((len(s) * len(sampling.levels), *s.shape[1:]))
         store.beside.append(rows.trajectory)
     return frames
 
@@ -90,12 +90,12 @@ def noise_of_run(folder: RunFolder, store: LatentsStore, edit: SampledEdit, conf
     if edit.start != "noised":
         return None
     path, rng = noise_path(folder), torch.Generator().manual_seed(config.seed)
-    shared, count = config.engine.noise == "shared", len(store.sources)
+    row, count = store.sources.shape[1:], 1 if config.engine.noise == "shared" else len(store.sources)
     if not path.exists():
-        with writing_rows(path, 1 if shared else count) as append:
-            for k in range(0, 1 if shared else count, _DRAWN):
-                append(torch.randn(1 if shared else min(_DRAWN, count - k), *store.sources.shape[1:], generator=rng))
-    store.beside.append(Rows(path))
+        with writing_rows(path, count) as append:
+            for k in range(0, count, _DRAWN):
+                append(torch.randn(min(_DRAWN, count - k), *row, generator=rng))
+    store.beside.append(Rows(path).of((count, *row)))
     return store.beside[-1]
 
 

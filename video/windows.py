@@ -90,6 +90,12 @@ class Windows:
         """Windows."""
         return len(self.windows)
 
+    @property
+    def shape(self) -> tuple[int, None, int, int]:
+        """Of each array."""
+        height, width = (side // self.prior.codec.factor for side in self.size.padded)
+        return self.stretches.rows, None, height, width
+
     def work(self) -> Work:
         """As many of the longest windows as there are latent frames in all."""
         height, width = (side // self.prior.codec.factor for side in self.size.padded)

@@ -96,8 +96,9 @@ def as_saved(path: Path) -> Iterator[None]:
     """Within the block the content of a checkpoint is put to use; what does not fit is a ValueError that names it."""
     try:
         yield
-    except (KeyError, IndexError, AttributeError, TypeError, RuntimeError) as error:
-        first = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        first = (str(error).splitlines() or [""])[0]
+        first = first if isinstance(error, ValueError) else f"{type(error).__name__}: {first}"
         raise ValueError(
             f"checkpoint: expected in {path} what such a run saves, got something else ({first})"
         ) from error

@@ -225,7 +225,9 @@ def load_sources(folder: RunFolder) -> Float[Tensor, "n c h w"] | None:
         return None
     saved = load_checkpoint(folder.sources)
     with as_saved(folder.sources):
-        return saved.tensors["s"]
+        if (s := saved.tensors["s"]).dtype != torch.float32 or s.ndim != 4:
+            raise ValueError(f"latents of {s.dtype} in {s.ndim} dimensions")
+        return s
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -174,7 +174,7 @@ def kept_maps(
             for maps in each_map(seeker, tracked, latents, seed=seed):
                 append(maps)
                 session.stop_if_asked("the mask is not found yet, which the next start does again")
-    rows = Rows(path)
+    rows = Rows(path).of((count, None, None))
     try:
         return rows[:]
     finally:

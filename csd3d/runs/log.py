@@ -61,6 +61,8 @@ class StepLog:
             self._updates[i] += 1
             if self._updates[i].bit_length() > len(self._sums[i]):
                 self._sums[i].append(torch.zeros_like(g))
+            if self._sums[i][-1].shape != g.shape:  # of a state of something else
+                raise ValueError(f"state: expected gradients {tuple(g.shape)}, got {tuple(self._sums[i][-1].shape)}")
             self._sums[i][-1] += g
 
     def add(self, info: StepInfo) -> None:
@@ -75,12 +77,12 @@ class StepLog:
         return {"curves": curves, "updates": torch.tensor(list(self._updates.values())), **sums}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Return to a state of `state_dict`, of as many particles."""
+        """Return to a state of `state_dict`, of as many particles. Raises ValueError or KeyError for another."""
         rows = state["curves"].tolist()
         # runs of before have fewer numbers a step
         self.infos = [_as_info(i, dict(zip(_NUMBERS, row, strict=False))) for i, row in enumerate(rows)]
-        self._updates = dict(zip(self._updates, state["updates"].tolist(), strict=True))
-        self._sums = {i: list(state[f"gradient.{i}"].clone()) if count else [] for i, count in self._updates.items()}
+        self._updates = dict(zip(self._updates, map(int, state["updates"].tolist()), strict=True))
+        self._sums = {i: _spans(state[f"gradient.{i}"], count) if count else [] for i, count in self._updates.items()}
 
     def curves(self) -> list[Curve]:
         """The charts of a report."""
@@ -121,6 +123,13 @@ class StepLog:
             named = ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in spans)
             rows[f"{name}, updates {named}"] = torch.cat([thumbnail, maps])
         return contact_sheet(rows, cell_px=_CELL_PX) if rows else None
+
+
+def _spans(sums: Float[Tensor, "k c h w"], count: int) -> list[Tensor]:
+    """The sums over each span of `count` updates. Raises ValueError for another number of them."""
+    if sums.ndim != 4 or len(sums) != count.bit_length():
+        raise ValueError(f"gradients {tuple(sums.shape)} of {count} updates")
+    return list(sums.clone())
 
 
 def heat(g: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 h w"]:

@@ -48,6 +48,16 @@ class Rows:
             raise ValueError(f"rows: expected {self.shape} of {dtype} in order, got {size} bytes in {path}")
         self._fd = os.open(path, os.O_RDWR)
 
+    def of(self, shape: Sequence[int | None], dtype: torch.dtype = torch.float32) -> "Rows":
+        """Itself. Raises ValueError for numbers of another kind or shape than a run writes there; None: any size."""
+        sizes = [own if size is None else size for own, size in zip(self.shape, shape, strict=False)]
+        if len(self.shape) != len(shape) or sizes != list(self.shape) or self.dtype != dtype:
+            self.close()
+            wanted = " x ".join("n" if size is None else str(size) for size in shape)
+            got = " x ".join(map(str, self.shape))
+            raise ValueError(f"rows: expected {wanted} of {dtype}, got {got} of {self.dtype} in {self.path}")
+        return self
+
     def __len__(self) -> int:
         return self.shape[0]
 

@@ -5,6 +5,8 @@ import torch
 from safetensors.torch import save_file
 
 from csd3d.runs.checkpoint import as_saved, load_checkpoint, save_checkpoint
+from csd3d.runs.folder import RunFolder, load_sources
+from csd3d.runs.log import StepLog
 
 
 def test_round_trip_is_exact_for_dtypes_views_and_random_state(tmp_path):
@@ -84,9 +86,39 @@ def test_a_strange_record_is_one_line(tmp_path, head):
 
 def test_what_does_not_fit_a_run_names_the_file(tmp_path):
     path = tmp_path / "a.safetensors"
-    for wrong in (lambda: {}["rng"], lambda: torch.ones(2).view(3), lambda: torch.Generator().set_state(torch.ones(2))):
+    for wrong in (
+        lambda: {}["rng"],
+        lambda: torch.ones(2).view(3),
+        lambda: torch.Generator().set_state(torch.ones(2)),
+        lambda: dict(zip([1], [1, 2], strict=True)),
+        lambda: int(torch.tensor(float("inf"))),
+    ):
         with pytest.raises(ValueError, match=f"expected in {path} what such a run saves"), as_saved(path):
             wrong()
+
+
+@pytest.mark.parametrize("s", [torch.ones(1, 4, 8, 8).half(), torch.ones(4, 8, 8), torch.ones(1, 4, 8, 8).int()])
+def test_sources_of_another_kind_are_refused(tmp_path, s):
+    folder = RunFolder(tmp_path)
+    save_checkpoint(folder.sources, {"s": s}, {})
+    with pytest.raises(ValueError, match="expected in .*sources.safetensors what such a run saves"):
+        load_sources(folder)
+
+
+def test_a_log_of_another_kind_is_refused(tmp_path):
+    log = StepLog(2)
+    state = log.state_dict()
+    once = {"updates": torch.tensor([1, 0]), "gradient.0": torch.ones(1, 4, 8, 8)}
+    log.load_state_dict({**state, **once})
+    for other in (
+        {"updates": state["updates"][:, None]},
+        {**once, "updates": torch.tensor([2, 0])},
+        {**once, "updates": torch.tensor([1, 1])},
+        {**once, "gradient.0": torch.ones(1, 4, 64)},
+        {**once, "gradient.0": torch.ones(0, 4, 8, 8)},
+    ):
+        with pytest.raises(ValueError, match="what such a run saves"), as_saved(tmp_path):
+            log.load_state_dict({**state, **other})
 
 
 def test_refusals_name_what_is_wrong(tmp_path):

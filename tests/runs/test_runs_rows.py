@@ -47,6 +47,22 @@ def test_reads_and_writes_as_a_tensor_does(opened, dtype):
     assert len(rows[0:0]) == 0
 
 
+@pytest.mark.parametrize(
+    ("shape", "dtype", "line"),
+    [
+        ((None, 3, 3), torch.float32, "expected n x 3 x 3 of torch.float32, got 7 x 2 x 3 of torch.float32 in"),
+        ((7, 2), torch.float32, "expected 7 x 2 of torch.float32, got 7 x 2 x 3"),
+        ((7, 2, 3, None), torch.float32, "expected 7 x 2 x 3 x n"),
+        ((7, 2, 3), torch.uint8, "expected 7 x 2 x 3 of torch.uint8, got 7 x 2 x 3 of torch.float32"),
+    ],
+)
+def test_rows_of_another_kind_are_refused(opened, shape, dtype, line):
+    rows = opened(made())
+    assert rows.of((7, None, 3)) is rows
+    with pytest.raises(ValueError, match=f"^rows: {line}"):
+        rows.of(shape, dtype)
+
+
 def test_in_place_arithmetic(opened):
     values = made()
     rows, index = opened(values), torch.tensor([4, 1])

@@ -187,6 +187,17 @@ def test_a_finished_run_can_get_more_steps(make_clip, tmp_path):
         edit(path, tmp_path / "run", config=CONFIG, resume=True)
 
 
+@pytest.mark.parametrize("name", ["sources.npy", "greys.npy", "state-*-z.npy"])
+@pytest.mark.parametrize("other", [lambda x: x[:1], lambda x: x[..., :1], lambda x: x[0], lambda x: x.astype(">f8")])
+def test_arrays_of_something_else_are_refused(make_clip, tmp_path, name, other):
+    path, _ = make_clip(frames=3)
+    edit(path, tmp_path / "run", config=replace(CONFIG, csd=replace(CSD, steps=2)))
+    (file,) = (tmp_path / "run").glob(name)
+    np.save(file, other(np.load(file)))
+    with pytest.raises(ValueError, match=r"^rows: expected .* (in|got) .*\.npy"):
+        edit(path, tmp_path / "run", resume=True)
+
+
 def test_a_run_ends_when_the_edit_has_stopped_changing(make_clip, tmp_path):
     """Wherever it was stopped before, at the same move; and goes on when somebody wants more."""
     path, _ = make_clip(frames=6)
