@@ -207,7 +207,9 @@ PATHS = ConstructorRegistry()
 def _of_paths(kind: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | None:
     if kind.type is not Path:
         return None
-    return PrimitiveConstructorSpec(1, "PATH", _path_of, lambda value: isinstance(value, Path), lambda path: [str(path)])
+    return PrimitiveConstructorSpec(
+        1, "PATH", _path_of, lambda value: isinstance(value, Path), lambda path: [str(path)]
+    )
 
 
 SETTINGS = (tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff)

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ from rich.markup import escape
 
 from csd3d.cli import cost
 from csd3d.cli.parse import read_dataclass, with_first
+from csd3d.media.atomic import atomic_folder
 from csd3d.media.place import at_home, require_place
 from csd3d.priors.families.table import Family
 from csd3d.priors.loading import PLAIN, Loading
@@ -262,16 +262,13 @@ def export(name: str, directory: Path) -> Path:
     require_place(directory)
     if source.resolve() in directory.resolve().parents:
         raise ValueError(f"directory: expected a folder outside of the prior, got {directory}")
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as scratch:
-        new = Path(scratch) / "new"
-        shutil.copytree(source, new)
+    with atomic_folder(directory) as new:
+        shutil.copytree(source, new, dirs_exist_ok=True)
         if not (new / "vae").is_dir():
             shutil.copytree(part_folder(source, "vae"), new / "vae")
             index = read_json(new / "model_index.json", "not a prior")
             others = {k: v for k, v in index.items() if k not in (VAE_OF, VAE_SHA256)}
             (new / "model_index.json").write_text(json.dumps(others, indent=2) + "\n", encoding="utf-8")
-        new.rename(directory)
     return directory
 
 

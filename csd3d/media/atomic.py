@@ -80,11 +80,21 @@ def atomic_folder(
                     os.replace(part, final)
                     shutil.rmtree(old)
             else:
-                os.replace(part, final)
+                _name(part, final)
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise
     _flush(final.parent)
+
+
+def _name(part: Path, final: Path) -> None:
+    """Give a new folder its name. Raises ValueError where something of that name appeared meanwhile."""
+    try:
+        os.replace(part, final)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            require_new_folder(final)
+        raise
 
 
 @contextmanager

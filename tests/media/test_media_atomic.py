@@ -135,6 +135,18 @@ def test_folders_that_a_disk_does_not_flush(tmp_path, monkeypatch, code, fails):
         assert (tmp_path / "frames" / "0.txt").read_text() == "x"
 
 
+def test_a_name_that_was_taken_meanwhile_is_told(tmp_path):
+    def late() -> None:
+        with atomic_folder(tmp_path / "out") as part:
+            (part / "a").touch()
+            (tmp_path / "out").mkdir()
+            (tmp_path / "out" / "theirs").touch()
+
+    with pytest.raises(ValueError, match=f"^output: expected a new or empty folder, got {tmp_path / 'out'}$"):
+        late()
+    assert [p.name for p in tmp_path.rglob("*")] == ["out", "theirs"]
+
+
 def test_a_folder_that_fails_leaves_nothing(tmp_path):
     (tmp_path / "empty").mkdir()
 

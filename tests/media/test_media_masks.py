@@ -128,8 +128,12 @@ def test_a_mask_that_leaves_nothing_to_edit_is_refused(make_clip, tmp_path):
     (tmp_path / "masks").mkdir()
     for i in range(4):
         Image.new("L", (64, 48)).save(tmp_path / "masks" / f"{i}.png")
-    for path in (tmp_path / "masks" / "0.png", tmp_path / "masks", encode(tmp_path / "m.mkv", torch.zeros(4, 3, 48, 64))):
-        with pytest.raises(ValueError, match="^mask: expected something white, got nothing but black in"):
+    for path in (
+        tmp_path / "masks" / "0.png",
+        tmp_path / "masks",
+        encode(tmp_path / "m.mkv", torch.zeros(4, 3, 48, 64)),
+    ):
+        with pytest.raises(ValueError, match=r"^mask: expected something white, got nothing but black in"):
             ClipMask(path, info)
     Image.new("L", (64, 48), 9).save(tmp_path / "masks" / "2.png")
     with ClipMask(tmp_path / "masks", info) as mask:

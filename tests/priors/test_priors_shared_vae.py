@@ -1,6 +1,7 @@
 """A prior that takes its vae from the one beside it: written without, read with, refused if another, exported."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import Stabl
 from safetensors.torch import load_file, save_file
 
 from csd3d.cli import main as cli
+from csd3d.cli.priors import export
 from csd3d.priors.store.load import load_parts
 from csd3d.priors.store.resolve import resolve
 from csd3d.priors.store.save import save_prior
@@ -79,3 +81,18 @@ def test_an_exported_prior_is_complete(tmp_path: Path, capsys: pytest.CaptureFix
         assert cli.main(["priors", "export", str(out), str(place)]) == 2
         assert capsys.readouterr().err.count("\n") == 1
         assert not place.exists()
+
+
+def test_an_exported_prior_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed, renamed, replace = list[str](), list[int](), os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: flushed.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name))
+    monkeypatch.setattr(os, "replace", lambda a, b: (renamed.append(len(flushed)), replace(a, b)))
+    write_tiny_prior(tmp_path / "tiny")
+    renamed.clear()
+    flushed.clear()
+    export(str(tmp_path / "tiny"), tmp_path / "out")
+    files = {path.name for path in (tmp_path / "out").rglob("*")}
+    assert files
+    assert files <= set(flushed[: renamed[0]])

@@ -101,7 +101,7 @@ def test_what_does_not_fit_a_run_names_the_file(tmp_path):
 def test_sources_of_another_kind_are_refused(tmp_path, s):
     folder = RunFolder(tmp_path)
     save_checkpoint(folder.sources, {"s": s}, {})
-    with pytest.raises(ValueError, match="expected in .*sources.safetensors what such a run saves"):
+    with pytest.raises(ValueError, match=r"expected in .*sources\.safetensors what such a run saves"):
         load_sources(folder)
 
 

@@ -105,7 +105,9 @@ def open_video(
         if not videos:
             if any(s.type == "video" and s.codec_context is None for s in container.streams):
                 raise ValueError(f"clip: expected a video of a known codec, got {path}")
-            kinds = sorted({"a cover picture" if s.type == "video" else s.type for s in container.streams}) or ["nothing"]
+            kinds = sorted({"a cover picture" if s.type == "video" else s.type for s in container.streams}) or [
+                "nothing"
+            ]
             raise ValueError(f"clip: expected a video stream, got only {', '.join(kinds)} in {path}")
         if number is not None and not 0 <= number < len(videos):
             raise ValueError(f"stream: expected 0 to {len(videos) - 1}, got {number} for {path}")

@@ -7,7 +7,6 @@ and text, nothing pickled) and, for a prior that knows a closed set of sentences
 import copy
 import json
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
@@ -22,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from csd3d.media.atomic import atomic_folder
 from csd3d.priors.families.table import Kind
 from csd3d.priors.prompts.vocabulary import FILE_NAME, Vocabulary
 from csd3d.priors.prompts.words import Words
@@ -171,10 +171,7 @@ def save_prior(
         vocabulary = Vocabulary.from_dict(vocabulary)
     shared = {} if vae_of is None else _share_vae(directory.parent / vae_of / "vae", vae, dtype)
     parts = {"vae": vae, "unet": unet, "text_encoder": text_encoder, "tokenizer": tokenizer, "scheduler": scheduler}
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as scratch:
-        new = Path(scratch) / "new"
-        new.mkdir(mode=0o755)
+    with atomic_folder(directory, replaces=True) as new:
         with quiet():
             for name, part in parts.items():
                 if shared and name == "vae":
@@ -190,7 +187,7 @@ def save_prior(
         (new / "model_index.json").write_text(_model_index(kind, parts, shared), encoding="utf-8")
         if vocabulary is not None:
             (new / FILE_NAME).write_text(vocabulary.to_json(), encoding="utf-8")
-        _take_place(new, directory, Path(scratch) / "old")
+        _bring_along(directory, new)
     return directory
 
 
@@ -222,14 +219,11 @@ def _model_index(kind: Kind, parts: Mapping[str, object], shared: Mapping[str, o
     return json.dumps(index, indent=2) + "\n"
 
 
-def _take_place(new: Path, directory: Path, old: Path) -> None:
-    """Put `new` where `directory` was, moved to `old`, bringing along files that are no part of a prior."""
-    if directory.is_dir():
-        for extra in directory.iterdir():
-            if extra.name not in (FILE_NAME, *PARTS) and not (new / extra.name).exists():
-                shutil.copytree(extra, new / extra.name) if extra.is_dir() else shutil.copy2(extra, new / extra.name)
-        directory.rename(old)
-    new.rename(directory)
+def _bring_along(directory: Path, new: Path) -> None:
+    """Copy what is no part of a prior from the folder that `new` is to replace, if there is one."""
+    for extra in directory.iterdir() if directory.is_dir() else ():
+        if extra.name not in (FILE_NAME, *PARTS) and not (new / extra.name).exists():
+            shutil.copytree(extra, new / extra.name) if extra.is_dir() else shutil.copy2(extra, new / extra.name)
 
 
 def _write_bpe_files(tokenizer: CLIPTokenizer, directory: Path) -> None:
