@@ -78,6 +78,7 @@ class CsdDataManager(VanillaDataManager[CsdDataset]):
     def __init__(self, config: CsdDataManagerConfig, *args: Any, **kwargs: Any) -> None:
         with data_errors(config):
             super().__init__(config, *args, **kwargs)
+            require_views(self.train_dataset)  # of no views at all nerfstudio sets up nothing
 
     def setup_eval(self) -> None:
         """Load the held-out images; raises `ValueError` for those that are not what their cameras say."""

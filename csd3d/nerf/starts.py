@@ -31,7 +31,9 @@ def data_errors(config: Any) -> Iterator[None]:
             "which nerfstudio asks whether to scale down, and nobody to answer; `colmap --downscale-factor 1` takes "
             "them as they are"
         ) from error
-    except (AssertionError, KeyError, IndexError, RuntimeError, TypeError, ArithmeticError) as error:
+    except (AssertionError, LookupError, RuntimeError, TypeError, ValueError, ArithmeticError) as error:
+        if isinstance(error, ValueError) and (": expected " in str(error) or str(error).startswith("data:")):
+            raise  # one of ours
         where = config.data or config.dataparser.data
         what = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"data: nerfstudio cannot use {where} ({what})") from error

@@ -107,6 +107,8 @@ def flatten(about: dict[str, Any]) -> None:
         (lambda about: about.pop("frames"), "expected a list of frames"),
         (lambda about: about.update(fl_x=0), "expected a number above 0 for fl_x"),
         (lambda about: about.update(train_filenames=["images/nowhere.png"]), "nerfstudio cannot use"),
+        (lambda about: about.update(train_filenames=[]), "expected at least 3 training views, got 0"),
+        (lambda about: about.update(orientation_override="upside"), "scene (Unknown value for method: upside)"),
         (lambda about: about.update(camera_model="SPHERE9"), "nerfstudio cannot use"),
         (lambda about: about.update(camera_model=["OPENCV"]), "nerfstudio cannot use"),
         (lambda about: about.update(k1=float("nan")), "expected a finite number for k1, got nan"),
@@ -122,6 +124,14 @@ def test_transforms_that_make_no_scene_are_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert message in refusal(change(scene, how), prior, tmp_path / "out", capsys)
+
+
+def test_transforms_that_nerfstudio_cannot_decode_are_named(
+    scene: Path, prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = scene / "transforms.json"
+    path.write_text("\ufeff" + path.read_text())
+    assert f"data: nerfstudio cannot use {scene} (Unexpected UTF-8 BOM" in refusal(scene, prior, tmp_path / "o", capsys)
 
 
 def test_every_frame_may_have_a_camera_of_its_own_and_a_name_with_spaces(
