@@ -93,6 +93,8 @@ def _load(state: Path, learner: Learner[Any]) -> tuple[int, Values]:
         return 0, []
     saved = load_checkpoint(state)
     with as_saved(state):
-        curves = saved.tensors.pop("curves").tolist()
+        curves, done = saved.tensors.pop("curves"), int(saved.record["step"])
+        if curves.ndim != 2 or len(curves) != done:
+            raise ValueError(f"curves {tuple(curves.shape)} of {done} steps")
         learner.load_state_dict(saved.tensors)
-        return int(saved.record["step"]), curves
+        return done, curves.tolist()

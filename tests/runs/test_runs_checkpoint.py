@@ -7,6 +7,10 @@ from safetensors.torch import save_file
 from csd3d.runs.checkpoint import as_saved, load_checkpoint, save_checkpoint
 from csd3d.runs.folder import RunFolder, load_sources
 from csd3d.runs.log import StepLog
+from csd3d.runs.manifest import Manifest
+from csd3d.runs.progress import RunProgress
+from csd3d.runs.session import open_session
+from csd3d.runs.training import train
 
 
 def test_round_trip_is_exact_for_dtypes_views_and_random_state(tmp_path):
@@ -119,6 +123,30 @@ def test_a_log_of_another_kind_is_refused(tmp_path):
     ):
         with pytest.raises(ValueError, match="what such a run saves"), as_saved(tmp_path):
             log.load_state_dict({**state, **other})
+
+
+class Still:
+    """Learns nothing."""
+
+    def step(self, number: int) -> list[float]:
+        return [0.0, 1.0]
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {}
+
+    def load_state_dict(self, state) -> None:
+        pass
+
+
+@pytest.mark.parametrize("curves", [torch.ones(3), torch.ones(2, 4), torch.ones(()), torch.ones(1, 3, 4)])
+def test_curves_of_another_training_are_refused(tmp_path, curves):
+    progress, manifest = RunProgress(quiet=True), Manifest("translate", {"csd": {"steps": 4}}, 0)
+    with open_session(tmp_path / "run", manifest, [], progress, resumed=None, free_on_resume=()) as session:
+        assert len(train(session, Still(), list, steps=3, every=1)) == 3
+        assert len(train(session, Still(), list, steps=4, every=1)) == 4
+        save_checkpoint(session.folder.state, {"curves": curves}, {"step": 3})
+        with pytest.raises(ValueError, match=r"what such a run saves, got something else \(curves"):
+            train(session, Still(), list, steps=4, every=1)
 
 
 def test_refusals_name_what_is_wrong(tmp_path):
