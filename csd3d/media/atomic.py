@@ -109,6 +109,15 @@ def _naming(final: Path, part: Path) -> Iterator[None]:
         raise
 
 
+def make_folder(path: Path, *, exist_ok: bool = True) -> None:
+    """Make a folder with its parents, unless it is there; all of them have their names on the disk then. Raises
+    FileExistsError for one that is there, unless that is `exist_ok`."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=exist_ok)
+    for folder in missing:
+        _flush(folder.parent)
+
+
 def require_new_folder(path: Path) -> None:
     """Raise ValueError where something is at `path` already that is no empty folder."""
     if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
@@ -120,10 +129,7 @@ def _part_of(final: Path) -> Iterator[Path]:
     """The name beside `final`, whose folder is made, under which it is written; what killed processes left of writing
     `final` goes first."""
     remove_parts(final)
-    missing = [folder for folder in final.parents if not folder.exists()]
-    final.parent.mkdir(parents=True, exist_ok=True)
-    for folder in missing:
-        _flush(folder.parent)
+    make_folder(final.parent)
     part = final.with_name(f".{final.stem}{_PART}{os.getpid()}-{secrets.token_hex(4)}{final.suffix}")
     _AT_WORK.add(part)
     try:

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from csd3d.engine.loop import Stateful
-from csd3d.media.atomic import remove_leftovers
+from csd3d.media.atomic import make_folder, remove_leftovers
 from csd3d.runs.checkpoint import as_saved, load_checkpoint, save_checkpoint
 from csd3d.runs.log import StepLog
 from csd3d.runs.manifest import Manifest, differences
@@ -123,9 +123,9 @@ def claim_name(stem: str, prompt: str, *, base: Path = Path("runs")) -> Path:
     """Make the folder of `free_name`: of several runs that begin at once each gets one of its own."""
     while True:
         path = free_name(stem, prompt, base=base)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         try:
-            path.mkdir()
+            make_folder(path, exist_ok=False)
         except FileExistsError:
             continue
         return path
@@ -149,7 +149,7 @@ def start_run(path: Path, manifest: Manifest) -> Iterator[RunFolder]:
     folder = RunFolder(path)
     if path.exists() and not path.is_dir():
         raise ValueError(f"run-dir: expected a new or empty folder, got {path}")
-    path.mkdir(parents=True, exist_ok=True)
+    make_folder(path)
     with exclusive(path):  # first: of several starts at once, one begins and the others are refused
         require_no_run(path)
         remove_leftovers(path)  # of a start that was killed before it had a manifest
