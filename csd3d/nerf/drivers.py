@@ -10,7 +10,7 @@ Distil (`csd3d.nerf.distil`): no picture is replaced; a few renders of every ste
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -162,9 +162,12 @@ class Update(_Parts):
         if ranks()[0] == 0:
             CONSOLE.log(f"step {step}: {what}")
         self.on_progress(what)
+        since = time.monotonic()
+        renders, distances = self.scene.render(
+            views, current.size_px, lambda done: self.on_progress(f"{what}, rendered {done} of {len(views)}")
+        )
         if ranks()[0] == 0 and self.history.latest and not self.history.latest.views:
-            self._say_how_long(sources, count)
-        renders, distances = self.scene.render(views, current.size_px)
+            self._say_how_long(sources, count, (time.monotonic() - since) / len(views))
         correspondences = None
         if settings.by_depth and self.scene.perspective:
             size = view_size(sources, current.prior, current.size_px)
@@ -199,8 +202,8 @@ class Update(_Parts):
         self.replace(views, edited.rgb)
         return views
 
-    def _say_how_long(self, sources: Float[Tensor, "n 3 H W"], count: int) -> None:
-        """Say how long it takes until every view is edited once, if that is long."""
+    def _say_how_long(self, sources: Float[Tensor, "n 3 H W"], count: int, render_s: float) -> None:
+        """Say how long it takes until every view is rendered, `render_s` seconds each, and edited, if that is long."""
         current, csd = self.current, self.current.csd()
         size = view_size(sources, current.prior, current.size_px)
         height, width = (side // current.prior.codec.factor for side in size.padded)
@@ -209,6 +212,7 @@ class Update(_Parts):
         batches = -(-len(self.scene.photographs) // count)
         estimate = measure(current.prior, Work(score, csd, batches * count, (height, width)))
         if estimate:
+            estimate = replace(estimate, codec_s=estimate.codec_s + render_s)
             estimate.announce(lambda line: CONSOLE.log(f"editing every view once: {line}"), SHORTER)
 
     def _moved(self, what: str, timer: "MoveTimer", done: int, total: int) -> None:

@@ -1,5 +1,6 @@
 """The scene that is edited: a field, its training views, and the region that may change."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -67,17 +68,24 @@ class Scene:
         return self.data.photographs
 
     @torch.no_grad()
-    def render(self, views: list[int], size_px: int) -> tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "n 1 h w"]]:
-        """Colours of training views, shorter side about `size_px`, and the distance along each ray."""
-        both = map_sharded(len(views), lambda mine: self.render_local([views[i] for i in mine], size_px))
+    def render(
+        self, views: list[int], size_px: int, on_view: Callable[[int], None] = lambda _: None
+    ) -> tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "n 1 h w"]]:
+        """Colours of training views, shorter side about `size_px`, and the distance along each ray; `on_view` is called
+        with the number of views that this process has rendered."""
+        both = map_sharded(len(views), lambda mine: self.render_local([views[i] for i in mine], size_px, on_view))
         return both[:, :3], both[:, 3:]
 
     @torch.no_grad()
-    def render_local(self, views: list[int], size_px: int) -> Float[Tensor, "n 4 h w"]:
+    def render_local(
+        self, views: list[int], size_px: int, on_view: Callable[[int], None] = lambda _: None
+    ) -> Float[Tensor, "n 4 h w"]:
         """The same, colours and distances in one, by this process alone."""
-        self.model.eval()
-        device = self.model.device
-        both = [show(self.model, scaled(self.cameras[v : v + 1].to(device), size_px)) for v in views]
+        device, both = self.model.device, list[Tensor]()
+        for view in views:
+            self.model.eval()  # each time: in `on_view` the viewer may render, and sets it back to training
+            both.append(show(self.model, scaled(self.cameras[view : view + 1].to(device), size_px)))
+            on_view(len(both))
         self.model.train()
         return torch.stack(both)
 

@@ -76,7 +76,7 @@ class Estimate:
     each_s: float
     """A move of one particle."""
     codec_s: float
-    """Encoding and decoding a picture of its size."""
+    """Encoding and decoding a picture of its size, and rendering it where it is a view of a scene."""
     pictures: int | None = None
     """That are encoded and decoded; None: as many as particles."""
     unit: str = "moves"
@@ -87,8 +87,12 @@ class Estimate:
     @property
     def total_s(self) -> float:
         """Of the whole run."""
-        pictures = self.particles if self.pictures is None else self.pictures
-        return self.particles * self.moves * self.each_s + pictures * self.codec_s
+        return self.particles * self.moves * self.each_s + self._count * self.codec_s
+
+    @property
+    def _count(self) -> int:
+        """Of pictures."""
+        return self.particles if self.pictures is None else self.pictures
 
     def line(self, shorter: str = SHORTER) -> str:
         """What to say, or nothing of a short run; `shorter`: what can be done about hours."""
@@ -98,6 +102,8 @@ class Estimate:
         several = f"{self.particles} particles x " if self.particles > 1 else ""
         text = f"this takes about {duration(self.total_s)}: {several}{self.moves} {self.unit} at {each} each, "
         text += f"measured on {'one' if self.measured == 1 else self.measured}"
+        if self._count * self.codec_s > self.total_s / 4:
+            text += f", and {self._count} pictures at {self.codec_s:.2g} s"
         return text if self.total_s < HOUR_S else f"{text}. OVER AN HOUR{shorter and f': {shorter}'}"
 
     def announce(self, say: Callable[[str], None], shorter: str = SHORTER) -> None:

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -119,6 +120,7 @@ def test_a_prompt_edits_every_view_before_training_goes_on(
     said = " ".join(capsys.readouterr().out.split())
     assert said.count("editing every view once: this takes about") == 1
     assert "8 particles x 2 moves" in said
+    assert ", and 8 pictures at" in re.sub(r" drivers\.py:\d+", "", said), "each view is rendered first"
 
 
 def test_a_resumed_run_ends_with_the_same_bits(scene: Path, prior: Path, tmp_path: Path, whole: Any) -> None:

@@ -128,6 +128,7 @@ def test_the_page_says_what_goes_on_and_offers_what_does_something(
         patch.setattr(trainer.viewer_state, "update_step", steps.append)
         trainer.train()
     assert shown[0] == "**Training. 0 of 6 views are edited; next edit at step 4: make it snowy**"
+    assert "**Editing 4 views (4 of 6 done): make it snowy, rendered 3 of 4**" in shown
     assert "**Editing 4 views (4 of 6 done): make it snowy, move 2 of 2**" in shown
     assert "**Training. 6 of 6 views are edited; no more edits until the end, step 10: make it snowy**" in shown
     assert controls.status.markdown.content == controls.status.text

@@ -76,6 +76,14 @@ def test_transitions_of_sampling_are_counted_up_and_down() -> None:
     assert "10 particles x 40 transitions at 2 s each" in found.line()
 
 
+def test_pictures_are_named_where_they_take_long() -> None:
+    assert "pictures" not in Estimate(10, 200, 0.5, 1.0).line()
+    found = Estimate(24, 20, 0.125, 2.5)
+    assert found.line().endswith(
+        "about 2 min: 24 particles x 20 moves at 0.12 s each, measured on one, and 24 pictures at 2.5 s"
+    )
+
+
 def test_frames_are_counted_alone() -> None:
     now = iter([0.0, 2.0])
     line = measure_frames(300, lambda: None, clock=lambda: next(now)).line("")
