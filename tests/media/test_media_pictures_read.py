@@ -110,6 +110,16 @@ def test_fields_of_a_deep_tiff_are_heeded(tmp_path):
             read(tiff(tmp_path / "planes.tif", rgb, planes=2))
 
 
+def test_what_opencv_cannot_decode_is_refused_in_one_line_alone(tmp_path, capfd):
+    five = tiff(tmp_path / "five.tif", np.zeros((9, 14, 5), np.uint16), extra=(2, 0))
+    wide = tiff(tmp_path / "wide.tif", np.zeros((1, 1 << 21, 3), np.uint16))
+    for path in (five, wide):
+        for read in (open_picture, read_mask):
+            with pytest.raises(ValueError, match="expected 8 or 16 bits a channel"):
+                read(path)
+    assert capfd.readouterr().err == ""
+
+
 def test_cmyk_has_the_same_colours_everywhere(tmp_path):
     inks = np.full((8, 8, 4), (200, 40, 10, 30), np.uint8)
     Image.fromarray(inks, "CMYK").save(tmp_path / "a.tif")

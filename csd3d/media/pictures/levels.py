@@ -183,7 +183,13 @@ def decode_deep(
     """
     if tags.get(_PLANES, 1) != 1:  # a plane for each channel
         return None
-    array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    said = cv2.setLogLevel(0)  # what it cannot decode is refused in our words, not in several lines of its own
+    try:
+        array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:  # more pixels in a row than it takes
+        return None
+    finally:
+        cv2.setLogLevel(said)
     if array is None or array.dtype not in (np.uint8, np.uint16):
         return None
     top = 255 if array.dtype == np.uint8 else 65535
