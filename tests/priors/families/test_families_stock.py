@@ -99,9 +99,7 @@ def test_it_predicts_and_samples_as_its_pipeline_does(
     steps = sample(pipe, prior, picture, noise)
     is_flow, layout, c = prior.levels.noising == "flow", prior.family.layout, prior.codec.channels
     z = noise / level_at(prior, steps[0]).scale if is_flow else noise * steps[0].sigma / sqrt(1 + steps[0].sigma ** 2)
-    if name == "pixart" or name.startswith(
-        "sdxl"
-    ):  # begins at unit variance, and its sigmas are not at the first of them
+    if name.startswith(("pixart", "sdxl")):  # begins at unit variance, and its sigmas are not at the first of them
         z = noise.clone()
     elif name == "cosxl":
         z = noise * pipe.scheduler.init_noise_sigma / sqrt(1 + steps[0].sigma ** 2)

@@ -300,16 +300,18 @@ def dreamlite(*, mobile: bool = False) -> Any:
     )  # fmt: skip
 
 
-def pixart() -> Any:
-    tokenizer = t5_tokenizer()
+def pixart(*, alpha: bool = False) -> Any:
+    """Sigma; or alpha of 1024 px, which is told the size and shape of the picture."""
+    tokenizer, heads = t5_tokenizer(), 3 if alpha else 2
     net = diffusers.PixArtTransformer2DModel(
-        num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=1,
-        cross_attention_dim=16, caption_channels=32, sample_size=32, patch_size=2, use_additional_conditions=False,
+        num_attention_heads=heads, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=1,
+        cross_attention_dim=8 * heads, caption_channels=32, sample_size=128 if alpha else 32, patch_size=2,
+        use_additional_conditions=alpha,
     )  # fmt: skip
     scheduler: Any = diffusers.DPMSolverMultistepScheduler(
         solver_order=1, beta_start=0.0001, beta_end=0.02, beta_schedule="linear"
     )
-    return diffusers.PixArtSigmaPipeline(
+    return (diffusers.PixArtAlphaPipeline if alpha else diffusers.PixArtSigmaPipeline)(
         tokenizer=tokenizer, text_encoder=t5_text(tokenizer, 32), vae=kl(4, scaling_factor=0.13025), transformer=net,
         scheduler=scheduler,
     )  # fmt: skip
@@ -401,6 +403,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "qwen-image": lambda: qwen("make"),
     "z-image": z_image,
     "pixart": pixart,
+    "pixart-alpha": lambda: pixart(alpha=True),
     "sana": sana,
 }
 """Each by a short name."""
