@@ -58,7 +58,7 @@ def parts(
     tests = ("-m", "pytest", "-q", "-rs", "-m", "gpu", "-p", "no:cacheprovider", "--tb=short")
     none = "not given (--{})"
     photo = scratch / "photo.png"
-    edit = "csd3d image of a photo of 512 px, once as it is and once with its UNet compiled"
+    edit = "csd3d image of a photo of 512 px, as it is, compiled, and of a family in 8 bits and offloaded"
     return (
         Part("doctor", "what is installed and usable", ("-m", "csd3d", "doctor"), 60),
         Part("tests", "tests that need CUDA, without scenes", (*tests, "tests", "--ignore=tests/nerf"), 240),

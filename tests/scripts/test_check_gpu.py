@@ -156,9 +156,11 @@ def test_a_family_of_a_folder_edits_a_photo(tmp_path: Path, capsys: pytest.Captu
     assert real_prior.main(real_prior.Settings(found, photo, device="cpu", steps=1)) == 0
     out = capsys.readouterr().out
     assert out.startswith("96 x 64 px, 1 moves, 'make it snowy'.")
-    assert out.count("| as it is | ") == 1
+    assert [out.count(f"| {how} | ") for how in ("as it is", "fp8", "offloaded")] == [1, 1, 0]
+    assert out.count("e-0") == 2, "how far replays are off the pipeline"
     assert "compiled" not in out, "a pipeline that is replayed is not"
-    assert open_picture(tmp_path / "photo-edited.png").pixels.shape == (64, 96, 3)
+    for picture in ("photo-edited.png", "photo-edited-fp8.png"):
+        assert open_picture(tmp_path / picture).pixels.shape == (64, 96, 3)
 
 
 @pytest.mark.slow
