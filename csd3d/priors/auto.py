@@ -12,7 +12,7 @@ from csd3d.priors.loading import PLAIN, Loading
 from csd3d.priors.prior import Prior
 from csd3d.priors.store.device import pick_device, pick_dtype
 from csd3d.priors.store.load import locate
-from csd3d.priors.store.resolve import Resolved, loader_of, resolve
+from csd3d.priors.store.resolve import CALLED, Resolved, loader_of, resolve
 from csd3d.priors.text_to_image import TextToImagePrior
 from csd3d.slow_imports import uncollected
 
@@ -53,7 +53,11 @@ def load_prior(
     assert found.path is not None
     assert found.kind is not None
     dtype = None if precision == "auto" else getattr(torch, precision)
-    if loader_of(found.path) == "family":
+    loader = loader_of(found.path)
+    if how.scaled_condition and (loader, found.kind) != ("latent-diffusion", "instruct"):
+        got = CALLED[found.kind] if found.family is None else found.family.title
+        raise ValueError(f"scaled-condition: expected InstructPix2Pix of Stable Diffusion 1 or 2, got {got}")
+    if loader == "family":
         with uncollected():
             from csd3d.priors.families.load import load_family
 

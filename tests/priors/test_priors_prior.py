@@ -10,12 +10,14 @@ import torch
 from csd3d.engine.config import METHODS, CsdConfig
 from csd3d.engine.stein import RbfKernel
 from csd3d.engine.types import Batch
+from csd3d.priors.auto import load_prior
 from csd3d.priors.defaults import GenerateMethod, Particle, default_config, generation_config, trained_side_lat
 from csd3d.priors.instruct import InstructPrior
 from csd3d.priors.loading import Loading
 from csd3d.priors.prior import Codec, Guidance, Prior, Prompts
 from csd3d.priors.store.resolve import resolve
 from csd3d.priors.text_to_image import TextToImagePrior
+from tests.priors.families.tiny import write_family
 from tests.priors.tiny import write_tiny_prior
 from tests.toys import ToyPrior
 
@@ -151,3 +153,12 @@ def test_what_the_published_code_shows_an_editor_is_fainter(tiny: Path) -> None:
     x = plain.schedule.noised(Batch(s, s, torch.arange(1)), 300, s.flip(-1))
     a, b = (p.score(Prompts("make it snowy"), Guidance(2.0, 1.5)).target(x) for p in (plain, faint))
     assert not torch.allclose(a, b, atol=1e-3)
+
+
+def test_a_fainter_picture_is_shown_to_nobody_else(t2i: TextToImagePrior, tmp_path: Path) -> None:
+    how, wanted = Loading(scaled_condition=True), "scaled-condition: expected InstructPix2Pix of Stable Diffusion"
+    with pytest.raises(ValueError, match=f"{wanted} 1 or 2, got a text-to-image model$"):
+        load_prior(t2i.path, device="cpu", how=how)
+    klein = write_family("klein", tmp_path / "klein")
+    with pytest.raises(ValueError, match=rf"{wanted} 1 or 2, got FLUX.2 \[klein\]$"):
+        load_prior(klein, device="cpu", how=how)
