@@ -25,7 +25,7 @@ from csd3d.priors.families.pictures import Pictures, digest, to_bytes
 from csd3d.priors.loading import Loading
 from csd3d.priors.networks.guard import Guard, require_fit
 from csd3d.priors.prior import Codec
-from csd3d.priors.store.files import check_whole, first_line
+from csd3d.priors.store.files import check_whole, first_line, read_part
 from csd3d.priors.store.silence import quiet
 
 CANNY = (100, 200)
@@ -201,9 +201,7 @@ def _read_net(name: str, *, offline: bool) -> nn.Module:
         check_whole(file)
     try:
         with quiet():
-            net = ControlNetModel.from_pretrained(
-                name, use_safetensors=True, local_files_only=offline or folder.is_dir()
-            )
+            net = read_part(ControlNetModel, name, local_files_only=offline or folder.is_dir())
     except _WRONG as error:
         raise ValueError(f"control: {name} cannot be read: {first_line(error)}") from error
     assert isinstance(net, nn.Module)

@@ -1,13 +1,14 @@
 """CLIP, DINO, LPIPS and FID on tiny random networks: how they are read, what they see, what is refused."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig, ViTConfig, ViTModel
 
 from csd3d.evaluate.cases import Case
@@ -175,6 +176,16 @@ def test_a_model_is_never_fetched_unasked(flag, monkeypatch, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match=f"{flag}: expected a model that can be read"):
         load_towers(replace(EvaluateConfig(), **{flag: str(tmp_path)}))
+
+
+@pytest.mark.parametrize("flag", ["clip", "dino"])
+def test_a_model_that_lacks_weights_is_refused_rather_than_drawn(flag, clip_folder, dino_folder, tmp_path):
+    folder = shutil.copytree({"clip": clip_folder, "dino": dino_folder}[flag], tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    weights.pop(next(name for name in weights if "layernorm" in name.lower() or "layer_norm" in name))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"{flag}: expected a model that can be read, .*it lacks 1 of its weights"):
+        load_towers(replace(EvaluateConfig(), **{flag: str(folder)}))
 
 
 def test_all_metrics_of_a_clip(clip_folder, dino_folder, alex_file, tmp_path, monkeypatch):

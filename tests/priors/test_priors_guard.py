@@ -14,6 +14,7 @@ from diffusers.pipelines.controlnet.pipeline_controlnet import StableDiffusionCo
 from diffusers.pipelines.controlnet.pipeline_controlnet_sd_xl import StableDiffusionXLControlNetPipeline
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from csd3d.cli.main import main
 from csd3d.engine.config import CsdConfig
@@ -238,6 +239,16 @@ def test_what_makes_no_sense_is_refused_in_one_line(
     with pytest.raises(ValueError, match=message) as caught:
         load_prior(places[name], device="cpu", how=Loading(control=asked, offline=True, **more))
     assert "\n" not in str(caught.value)
+
+
+def test_a_guard_that_lacks_weights_is_refused(places: dict[str, Path], tmp_path: Path) -> None:
+    copy = shutil.copytree(places["sd-control"], tmp_path / "control")
+    file = copy / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    del weights["conv_in.weight"]
+    save_file(weights, file)
+    with pytest.raises(ValueError, match=r"control: .* cannot be read: it lacks 1 of its weights, 'conv_in.weight'"):
+        load_prior(places["editor"], device="cpu", how=Loading(control=("edge", str(copy))))
 
 
 def test_depth_that_nobody_knows_is_refused_and_told_depth_is_shown(places: dict[str, Path]) -> None:

@@ -114,16 +114,22 @@ def test_what_diffusers_is_asked_for(quantise: Quantise, kontext: Path, monkeypa
     monkeypatch.setitem(sys.modules, "torchao", ModuleType("torchao"))
     monkeypatch.setitem(sys.modules, "torchao.quantization", weights_only)
     monkeypatch.setattr(sys.modules["torchao"], "quantization", weights_only, raising=False)
-    options = dict[str, Any]()
+    found, options = dict[str, Any](), dict[str, Any]()
+    whole = transformers.T5EncoderModel.from_pretrained
+
+    def read_text(path: str, *, quantization_config: Any, **given: Any) -> Any:
+        found[Path(path).name] = quantization_config
+        return whole(path, **given)
 
     def read(path: str, **given: Any) -> None:
         options.update(given)
         raise ValueError("seen")
 
+    monkeypatch.setattr(transformers.T5EncoderModel, "from_pretrained", read_text)
     monkeypatch.setattr(diffusers.FluxKontextPipeline, "from_pretrained", read)
     with pytest.raises(ValueError, match="cannot be read: seen"):
         read_pipeline(kontext, FAMILIES["FluxKontextPipeline"], dtype=torch.bfloat16, how=Loading(quantise=quantise))
-    found = options["quantization_config"].quant_mapping
+    found |= options["quantization_config"].quant_mapping
     assert set(found) == {"transformer", "text_encoder_2"}, "not the autoencoder, nor CLIP"
     own = "TorchAoConfig" if quantise == "int8" else "BitsAndBytesConfig"
     assert found["transformer"].kind == f"diffusers.{own}"

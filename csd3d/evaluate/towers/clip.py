@@ -15,6 +15,7 @@ from transformers import CLIPModel, CLIPTokenizer
 from csd3d.evaluate.towers.quiet import readable
 from csd3d.evaluate.towers.scaling import CLIP_MEAN, CLIP_STD, read_scaling, squares
 from csd3d.evaluate.towers.weights import model_folder
+from csd3d.priors.store.files import read_part
 
 
 class ClipTower:
@@ -23,10 +24,9 @@ class ClipTower:
     def __init__(self, folder: Path, device: torch.device) -> None:
         """Load it. Raises ValueError where the folder holds no CLIP model that can be read."""
         with readable("clip", folder):
-            model = CLIPModel.from_pretrained(str(folder), local_files_only=True)
+            model = read_part(CLIPModel, folder, use_safetensors=None)
             self._tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
-        # transformers types what it loads loosely
-        self._model = cast(CLIPModel, model).eval().requires_grad_(False).to(device)  # pyright: ignore[reportArgumentType]
+        self._model = cast(CLIPModel, model.eval().requires_grad_(False).to(device))
         self._device = device
         config = self._model.config.to_dict()
         self._longest = int(config["text_config"]["max_position_embeddings"])

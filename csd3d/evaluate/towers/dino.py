@@ -11,6 +11,7 @@ from transformers import ViTModel
 from csd3d.evaluate.towers.quiet import readable
 from csd3d.evaluate.towers.scaling import IMAGENET_MEAN, IMAGENET_STD, Scaling, squares
 from csd3d.evaluate.towers.weights import model_folder
+from csd3d.priors.store.files import read_part
 
 SIDE_PX = 224
 KEYS = ("k_proj", "attention.key")
@@ -23,9 +24,8 @@ class DinoTower:
     def __init__(self, folder: Path, device: torch.device) -> None:
         """Load it. Raises ValueError where the folder holds no vision transformer that can be read."""
         with readable("dino", folder):
-            model = ViTModel.from_pretrained(str(folder), local_files_only=True, add_pooling_layer=False)
-        # transformers types what it loads loosely
-        self._model = cast(ViTModel, model).eval().requires_grad_(False).to(device)  # pyright: ignore[reportArgumentType]
+            model = read_part(ViTModel, folder, use_safetensors=None, add_pooling_layer=False)
+        self._model = cast(ViTModel, model.eval().requires_grad_(False).to(device))
         self._device = device
         patch = int(self._model.config.to_dict()["patch_size"])
         self._scaling = Scaling(SIDE_PX, IMAGENET_MEAN, IMAGENET_STD, crop=False, multiple_px=patch)

@@ -75,7 +75,8 @@ def check(pipe: Any, family: Family, codec: FamilyCodec, *, device: torch.device
     rng = torch.Generator().manual_seed(0)
     pictures, sources = zip(*(_random(codec, side, rng) for _ in range(2)), strict=True)
     noisy = [torch.randn(sources[0].shape, generator=rng) for _ in range(2)]
-    editor = family.kind == "instruct"
+    editor, name = family.kind == "instruct", type(pipe).__name__
+    _require_numbers(sources, f"{name}: expected its autoencoder to make numbers of a picture", dtype)
 
     def step(picture: int, latents: int, t: float) -> Recorded:
         call = arguments_of(family, SENTENCE, "", pictures[picture] if editor else None, text=TEXT, image=IMAGE)
@@ -83,6 +84,7 @@ def check(pipe: Any, family: Family, codec: FamilyCodec, *, device: torch.device
         return record(pipe, family, call, x, size_px=(side, side), t=t)
 
     first, second, wanted = step(0, 0, RECORDED_AT), step(1, 0, RECORDED_AT), step(1, 1, OTHER_TIME)
+    _require_numbers([wanted.prediction], f"{name}: expected its network to predict numbers", dtype)
     place, rows = first.place, first.rows
     filled = filled_with(rows, place, family, codec, sources[0], tolerance=10 * tolerance) if editor else {}
     looks = editor and not all(
@@ -104,7 +106,7 @@ def check(pipe: Any, family: Family, codec: FamilyCodec, *, device: torch.device
     error = float((ours - theirs.to(ours)).abs().max() / theirs.abs().max().clamp(min=1e-9))
     if not error <= tolerance:
         raise ValueError(
-            f"{type(pipe).__name__}: a replay of its network is off by {error:.1e} of what the pipeline predicts "
+            f"{name}: a replay of its network is off by {error:.1e} of what the pipeline predicts "
             f"(expected at most {tolerance:.0e}), so it cannot serve as a prior"
         )
     held, out = rows["IT"][place.argument].shape, wanted.outputs[0].shape
@@ -121,6 +123,13 @@ def fill(
         return None
     own = [codec.own(s) if what == "own" else s for s in pictures]
     return torch.cat([tokens(s, family.layout, channels=codec.channels) for s in own], axis)
+
+
+def _require_numbers(values: Sequence[Tensor], expected: str, dtype: torch.dtype) -> None:
+    """Raises ValueError where some are NaN or infinite, as everything would be that is made of them."""
+    if not all(bool(value.isfinite().all()) for value in values):
+        where = "" if dtype == torch.float32 else f" in {str(dtype).removeprefix('torch.')}; --precision takes others"
+        raise ValueError(f"{expected}, got NaN or infinity{where}")
 
 
 def _random(codec: FamilyCodec, side: int, rng: torch.Generator) -> tuple[UInt8[Tensor, "*F H W 3"], Latents]:

@@ -1,12 +1,15 @@
 """Loading a pipeline of a family: from a directory of safetensors, checked before it is used."""
 
 import importlib.util
+import inspect
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
+import transformers
 from packaging.version import Version
 
 from csd3d.priors.defaults import USUAL_PX
@@ -25,12 +28,12 @@ from csd3d.priors.loading import PLAIN, Loading
 from csd3d.priors.networks.chunks import Chunks
 from csd3d.priors.store.additions import add_to
 from csd3d.priors.store.device import pick_device, pick_dtype
-from csd3d.priors.store.files import check_whole, first_line
-from csd3d.priors.store.load import locate
+from csd3d.priors.store.files import check_whole, first_line, read_part, require_weights, shapes_in
+from csd3d.priors.store.load import locate, readable, unread
 from csd3d.priors.store.resolve import Resolved, named_parts, pipeline_of, read_json, resolve
-from csd3d.priors.store.savings import read_on, reading_quantised, require_savings, save_memory
+from csd3d.priors.store.savings import quantised_parts, read_on, require_savings, save_memory
 from csd3d.priors.store.silence import quiet, worth_a_bar
-from csd3d.priors.store.single_file import read_single
+from csd3d.priors.store.single_file import NETWORKS, read_single
 from csd3d.slow_imports import uncollected
 
 _DTYPE = "dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype"
@@ -72,7 +75,8 @@ def load_family(
     precision = pick_dtype(dtype, chosen)
     pipe = read_pipeline(found.path, family, dtype=precision, weights=found.weights, how=how)
     merge = how.quantise in ("none", "fp8")
-    said = add_to(pipe, how, title=family.title, merge=merge) if how.lora or how.embedding else []
+    said = [] if found.weights else left_out(network_of(pipe), found.path, family.title)
+    said += add_to(pipe, how, title=family.title, merge=merge) if how.lora or how.embedding else []
     if lacks_ftfy(pipe, family):
         said.append(f"{family.title}: ftfy is not installed, sentences are read as they are written")
     pipe = pipe if how.offload else pipe.to(read_on(how, chosen))
@@ -100,26 +104,67 @@ def read_pipeline(
             f"prior {path}: expected a diffusers that has {pipeline_of(path)}, got {diffusers.__version__}; upgrade it"
         )
     with quiet(hide_bars=not worth_a_bar(files)):
-        try:
-            if weights is not None:
+        if weights is None:
+            pipe = _read_directory(path, cls, dtype=dtype, how=how)
+        else:
+            with readable(weights):
                 pipe = read_single(weights, path, cls, dtype=dtype)
-            else:
-                parts = named_parts(read_json(path / "model_index.json", "not a prior"))
-                options = {"variant": _variant(path, dtype), "use_safetensors": True, "local_files_only": True}
-                options |= reading_quantised(how, parts, dtype) | {_DTYPE: dtype}
-                pipe = cls.from_pretrained(str(path), **options)
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError) as error:
-            raise ValueError(f"prior {weights or path}: cannot be read: {first_line(error)}") from error
     pipe.set_progress_bar_config(disable=True)
+    for name, part in pipe.components.items():
+        if isinstance(part, torch.nn.Module):
+            with readable(weights or path, name):
+                require_weights(unread(part))
+            part.requires_grad_(False).eval()
     if family.of_clips:
         with quiet():
             pipe.vae.to(torch.float32)  # in which it is handed clips
     if hasattr(pipe, "is_cosxl_edit"):  # which no file of a pipeline says: it scales its condition
         pipe.is_cosxl_edit = type(pipe.scheduler).__name__.startswith("EDM")
-    for part in pipe.components.values():
-        if isinstance(part, torch.nn.Module):
-            part.requires_grad_(False).eval()
     return pipe
+
+
+def _read_directory(path: Path, cls: Any, *, dtype: torch.dtype, how: Loading) -> Any:
+    """The pipeline of class `cls` in `path`. Models of transformers are read one by one, since a pipeline that reads
+    them does not say which of their weights lack. Raises ValueError for what cannot be read."""
+    parts, variant = named_parts(read_json(path / "model_index.json", "not a prior")), _variant(path, dtype)
+    wanted = {name for name, its in inspect.signature(cls.__init__).parameters.items() if its.default is its.empty}
+    if lacks := sorted(wanted - {"self", *cls._optional_components, *parts}):
+        raise ValueError(f"prior {path}: expected its model_index.json to name a {lacks[0]}, which {cls.__name__} has")
+    quantised, given = quantised_parts(how, parts, dtype), dict[str, Any]()
+    for part, name in parts.items():
+        model = getattr(transformers, name, None)
+        if isinstance(model, type) and issubclass(model, transformers.PreTrainedModel):
+            own = variant if any(f".{variant}" in file.name for file in (path / part).glob("*.safetensors")) else None
+            more = {"quantization_config": quantised.pop(part)} if part in quantised else {}
+            with readable(path, part):
+                given[part] = read_part(model, path / part, torch_dtype=dtype, variant=own, **more)
+    more: dict[str, Any] = {}
+    if quantised:
+        from diffusers.quantizers import PipelineQuantizationConfig
+
+        more["quantization_config"] = PipelineQuantizationConfig(quant_mapping=quantised)
+    more |= {"variant": variant, "use_safetensors": True, "local_files_only": True, _DTYPE: dtype}
+    with readable(path):
+        return cls.from_pretrained(str(path), **given, **more)
+
+
+def left_out(net: torch.nn.Module, path: Path, title: str) -> list[str]:
+    """What the files of a network in a directory have that its class here has not, as of a newer diffusers: notes."""
+    folder = next(path / name for name in NETWORKS if (path / name).is_dir())
+    options = inspect.signature(type(net).__init__).parameters
+    config = read_json(folder / "config.json", "not a usable part")
+    places, ignored = net.state_dict().keys(), getattr(net, "_keys_to_ignore_on_load_unexpected", None) or ()
+    names = {name for file in folder.glob("*.safetensors") for name in shapes_in(file)} - places
+    found = {
+        "settings": [name for name in config if not name.startswith("_") and name not in options],
+        "weights": [name for name in names if not any(re.search(pattern, name) for pattern in ignored)],
+    }
+    return [
+        f"{title}: diffusers {diffusers.__version__} leaves out {len(some)} {what} of its {folder.name}, "
+        f"{min(some)!r} for one; is it of a newer one?"
+        for what, some in found.items()
+        if some
+    ]
 
 
 def _class_of(name: str, family: Family) -> Any:
@@ -148,8 +193,12 @@ def make_prior(
     try:
         with quiet():
             learnt = check(pipe, family, codec, device=device)
-    except (ValueError, TypeError, RuntimeError, AttributeError, KeyError) as error:
-        raise ValueError(f"prior {found.path}: {first_line(error)}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # tokenizers and chat templates raise no narrower kind
+        said, name = first_line(error), type(pipe).__name__
+        said = said if said.startswith(name) else f"{name} cannot be recorded: {said}"
+        raise ValueError(f"prior {found.path}: {said}") from error
     if learnt.looks:
         codec.pictures = Pictures()
     levels = read_levels(pipe.scheduler)

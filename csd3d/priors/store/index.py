@@ -13,6 +13,19 @@ PIPELINES: dict[str, Kind] = {
 """Pipelines that are loaded part by part. Those of the families are in `FAMILIES`."""
 
 
+_TOKENIZERS = (
+    ("tokenizer.json",), ("vocab.json", "merges.txt"), ("spiece.model",), ("tokenizer.model",), ("vocab.txt",)
+)  # fmt: skip
+_SMALL = {
+    "Tokenizer": _TOKENIZERS,
+    "TokenizerFast": _TOKENIZERS,
+    "Scheduler": (("scheduler_config.json",),),
+    "Processor": (("preprocessor_config.json",), ("processor_config.json",)),
+    "FeatureExtractor": (("preprocessor_config.json",),),
+}
+"""Small files of a part by the end of its class's name; any one of these sets will do."""
+
+
 def pipeline_of(path: Path) -> str:
     """Name of the diffusers class that the prior in `path` belongs to. Raises ValueError where there is none."""
     return str(read_json(path / "model_index.json", "not a prior").get("_class_name"))
@@ -32,3 +45,16 @@ def read_json(path: Path, missing: str) -> dict[str, object]:
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a JSON object, got {type(content).__name__}")
     return content
+
+
+def is_weightless(class_name: str) -> bool:
+    """Whether a part of this class has no weights."""
+    return class_name.endswith(tuple(_SMALL))
+
+
+def check_small_files(path: Path, part: str, class_name: str) -> None:
+    """Raise ValueError where the settings or the vocabulary of a part of the prior in `path` are not there: libraries
+    would fill in some of their own."""
+    sets = next((sets for end, sets in _SMALL.items() if class_name.endswith(end)), (("config.json",),))
+    if not any(all((path / part / name).is_file() for name in names) for names in sets):
+        raise ValueError(f"prior {path}: expected {part}/ to hold {' or '.join(map(' and '.join, sets))}, found none")

@@ -16,7 +16,7 @@ from torch import nn
 from csd3d.engine.schedule import Schedule
 from csd3d.priors.families.table import Kind
 from csd3d.priors.networks.denoiser import Prediction, layout
-from csd3d.priors.store.files import check_whole, first_line
+from csd3d.priors.store.files import check_whole, first_line, read_part, require_weights
 from csd3d.priors.store.resolve import (
     PIPELINES,
     VAE_SHA256,
@@ -163,7 +163,7 @@ def load_parts(
         bar = track(models.items(), "loading the prior", console=Console(stderr=True), disable=not shown)
         vae, text_encoder, unet = (_load_model(cls, folder, device, dtype) for folder, cls in bar)
         vae, unet = vae.to(memory_format=torch.channels_last), unet.to(memory_format=layout(device))
-        with _readable(path, "tokenizer"):
+        with readable(path, "tokenizer"):
             tokenizer = CLIPTokenizer.from_pretrained(str(path / "tokenizer"), local_files_only=True)
         scheduler = _load_scheduler(path)
     parts = Parts(kind, vae, text_encoder, tokenizer, unet, scheduler)
@@ -176,15 +176,13 @@ def _load_single(weights: Path, path: Path, kind: Kind, *, device: torch.device,
 
     cls = getattr(diffusers, next(name for name, its in PIPELINES.items() if its == kind))
     with quiet():
-        try:
+        with readable(weights):
             pipe = read_single(weights, path, cls, dtype=dtype)
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError) as error:
-            raise ValueError(f"prior {weights}: cannot be read: {first_line(error)}") from error
         scheduler = _load_scheduler(path)
     models = {name: getattr(pipe, name) for name in ("vae", "text_encoder", "unet")}
     for name, model in models.items():
-        if lacking := [key for key, value in model.state_dict().items() if value.is_meta]:
-            raise ValueError(f"prior {weights}: its {name} lacks {len(lacking)} of its weights, {lacking[0]!r} for one")
+        with readable(weights, name):
+            require_weights(unread(model))
         model.requires_grad_(False).eval().to(device=device, dtype=dtype)
     vae, text_encoder, unet = models.values()
     vae = vae.to(memory_format=torch.channels_last)
@@ -216,16 +214,14 @@ def _load_model(cls: type, folder: Path, device: torch.device, dtype: torch.dtyp
     variant = weights_variant(folder, _VARIANTS[dtype])
     for file in sorted(folder.glob("*.safetensors")):
         check_whole(file)
-    with _readable(folder.parent, folder.name):
-        model, report = cls.from_pretrained(
-            str(folder), variant=variant, use_safetensors=True, local_files_only=True, output_loading_info=True
-        )
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise ValueError(
-            f"prior {folder.parent}: {folder.name}/ lacks {len(missing)} of its weights, {missing[0]!r} for one"
-        )
+    with readable(folder.parent, folder.name):
+        model = read_part(cls, folder, variant=variant)
     return cast(nn.Module, model).requires_grad_(False).eval().to(device=device, dtype=dtype)
+
+
+def unread(model: nn.Module) -> list[str]:
+    """Names of weights of a model that its file had not, as diffusers leaves them: without numbers."""
+    return [key for key, value in model.state_dict().items() if value.is_meta]
 
 
 def _load_scheduler(path: Path) -> "SchedulerMixin":
@@ -236,7 +232,7 @@ def _load_scheduler(path: Path) -> "SchedulerMixin":
     cls = getattr(diffusers, name, None)
     if not isinstance(cls, type) or not issubclass(cls, SchedulerMixin):
         raise ValueError(f"prior {path}: expected its scheduler to be one of diffusers', got {name!r}")
-    with _readable(path, "scheduler"):
+    with readable(path, "scheduler"):
         return cast(SchedulerMixin, cls.from_pretrained(str(path / "scheduler"), local_files_only=True))
 
 
@@ -292,11 +288,12 @@ def _check_fit(parts: Parts, path: Path) -> None:
 
 
 @contextmanager
-def _readable(path: Path, part: str) -> Iterator[None]:
-    """Turn whatever the libraries raise on a damaged part into one line."""
+def readable(path: Path, part: str = "") -> Iterator[None]:
+    """Turn whatever the libraries raise on a damaged part, or on the whole, into one line."""
     try:
         yield
     except MemoryError:
         raise
     except Exception as error:  # tokenizers raise no narrower kind, the others a dozen
-        raise ValueError(f"prior {path}: its {part}/ cannot be read: {first_line(error)}") from error
+        what = f"its {part}/ cannot be read" if part else "cannot be read"
+        raise ValueError(f"prior {path}: {what}: {first_line(error)}") from error

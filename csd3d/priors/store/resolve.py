@@ -11,7 +11,7 @@ from csd3d.media.place import at_home
 from csd3d.priors.defaults import USUAL_TIMESTEPS
 from csd3d.priors.families.table import FAMILIES, Family, Kind
 from csd3d.priors.loading import PLAIN, SAFE, Loading
-from csd3d.priors.store.index import PIPELINES, named_parts, pipeline_of, read_json
+from csd3d.priors.store.index import PIPELINES, check_small_files, is_weightless, named_parts, pipeline_of, read_json
 
 CALLED: dict[Kind, str] = {"instruct": "an instruction editor", "text-to-image": "a text-to-image model"}
 """Kinds in words."""
@@ -180,8 +180,8 @@ def _check_family_part(path: Path, part: str, class_name: str) -> None:
     folder = path / part
     if not folder.is_dir():
         raise ValueError(f"prior {path}: its folder {part}/ is missing")
-    weightless = ("Tokenizer", "TokenizerFast", "Scheduler", "Processor", "ImageProcessor", "FeatureExtractor")
-    if class_name.endswith(weightless):
+    check_small_files(path, part, class_name)
+    if is_weightless(class_name):
         return
     for index in sorted(folder.glob("*.safetensors.index*.json")):
         _check_index(index)

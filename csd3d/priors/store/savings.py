@@ -45,13 +45,13 @@ def require_savings(how: Loading, device: torch.device, *, whole: bool) -> None:
         raise ValueError(f"quantise: {how.quantise} needs {package}: pip install {package}")
 
 
-def reading_quantised(how: Loading, parts: Mapping[str, str], dtype: torch.dtype) -> dict[str, Any]:
-    """Arguments of `from_pretrained` that quantise while weights are read; `parts` with their classes' names."""
+def quantised_parts(how: Loading, parts: Mapping[str, str], dtype: torch.dtype) -> dict[str, Any]:
+    """For each part that is quantised while its weights are read, what its `from_pretrained` is to be told: network
+    and large text encoders; `parts` with their classes' names."""
     if how.quantise not in _NEEDS:
         return {}
     import diffusers
     import transformers
-    from diffusers.quantizers import PipelineQuantizationConfig
 
     def config(library: Any) -> Any:
         if how.quantise == "nf4":
@@ -63,9 +63,7 @@ def reading_quantised(how: Loading, parts: Mapping[str, str], dtype: torch.dtype
         return library.TorchAoConfig(torchao.quantization.Int8WeightOnlyConfig())
 
     chosen = {name: config(diffusers) for name in parts if name in _NETWORKS}
-    large = (name for name, cls in parts.items() if _is_large(name, cls))
-    chosen |= {name: config(transformers) for name in large}
-    return {"quantization_config": PipelineQuantizationConfig(quant_mapping=chosen)}
+    return chosen | {name: config(transformers) for name, cls in parts.items() if _is_large(name, cls)}
 
 
 def read_on(how: Loading, device: torch.device) -> torch.device:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from csd3d.priors.families.table import FAMILIES, Kind
-from csd3d.priors.store.files import check_whole, first_line, shapes_in
-from csd3d.priors.store.index import PIPELINES, named_parts, pipeline_of, read_json
+from csd3d.priors.store.files import check_whole, first_line, read_part, shapes_in
+from csd3d.priors.store.index import PIPELINES, check_small_files, named_parts, pipeline_of, read_json
 
 if TYPE_CHECKING:
     import torch
@@ -36,9 +36,11 @@ def config_for(file: Path, config: Path | None) -> tuple[Path, Kind]:
     if name not in PIPELINES and name not in FAMILIES:
         known = " or ".join(PIPELINES)
         raise ValueError(f"prior {file}: expected {known}, or a family in docs/families.md, got a {name}")
-    for part in named_parts(index):
-        if part not in ("safety_checker", "feature_extractor", "image_encoder") and not (path / part).is_dir():
-            raise ValueError(f"prior-config {path}: its folder {part}/ is missing")
+    for part, class_name in named_parts(index).items():
+        if part not in ("safety_checker", "feature_extractor", "image_encoder"):
+            if not (path / part).is_dir():
+                raise ValueError(f"prior-config {path}: its folder {part}/ is missing")
+            check_small_files(path, part, class_name)
         kinds = {p.suffix for p in (path / part).glob("*")} if (path / part).is_dir() else set[str]()
         if kinds & PICKLES and ".safetensors" not in kinds:
             raise ValueError(f"prior-config {path}: {part}/ has pickles, which can run any program when they are read")
@@ -102,9 +104,11 @@ def read_single(file: Path, path: Path, cls: Any, *, dtype: "torch.dtype") -> An
         except SingleFileComponentError:
             if part in NETWORKS or not there:
                 raise ValueError(f"expected weights of its {part} in it or in {path}") from None
+        except (NotImplementedError, LookupError):  # of weights on no device, or that a conversion looks for in vain
+            raise ValueError(f"it lacks weights of its {part}, or is of another model") from None
         has_text = is_clip_model_in_single_file(model, keys) or is_t5_in_single_file(keys)
         if there and model is not None and not has_text:
-            given[part] = model.from_pretrained(str(path / part), use_safetensors=True, **where)
+            given[part] = read_part(model, path / part, torch_dtype=dtype)
     try:
         if hasattr(cls, "from_single_file"):
             return cls.from_single_file(str(file), config=str(path), safety_checker=None, **given, **where)

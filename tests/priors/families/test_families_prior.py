@@ -23,12 +23,15 @@ from csd3d.priors.families.prior import FamilyEditor, FamilyPrior, FamilyTextToI
 from csd3d.priors.families.table import FAMILIES
 from csd3d.priors.prior import Guidance, Prior, Prompts
 from csd3d.priors.store.fingerprint import prior_fingerprint
+from csd3d.priors.store.index import pipeline_of
 from csd3d.priors.store.resolve import check_directory, resolve
+from tests.priors.families.tiny import CLIPS
 from tests.priors.families.tiny import FAMILIES as TINY
 
 Write = Callable[[str], Path]
 Load = Callable[[str], FamilyPrior]
-EDITORS = [name for name in TINY if name not in ("sdxl", "sd3", "flux", "qwen-image", "z-image", "pixart", "sana")]
+MAKERS = ["sdxl", "sd3", "flux", "qwen-image", "z-image", "pixart", "pixart-alpha", "sana"]
+EDITORS = [name for name in TINY if name not in MAKERS]
 
 
 def noised(prior: Prior, n: int = 2, t: int = 300) -> Noised:
@@ -61,7 +64,7 @@ def test_nothing_is_wanted_where_nothing_is_asked_for(name: str, family: Load) -
     assert r[1].abs().max() > 1e-5
 
 
-@pytest.mark.parametrize("name", ["sdxl", "sd3", "flux", "qwen-image", "z-image", "pixart", "sana"])
+@pytest.mark.parametrize("name", MAKERS)
 def test_a_caption_that_stays_changes_nothing(name: str, family: Load) -> None:
     prior = family(name)
     assert isinstance(prior, FamilyTextToImage)
@@ -224,33 +227,15 @@ def test_a_model_that_says_it_is_distilled_has_no_guidance(
         assert f"moves x {moved} rows: " in out
 
 
+def test_every_row_of_the_table_has_a_tiny_pipeline(family_path: Write) -> None:
+    assert {pipeline_of(family_path(name)) for name in [*TINY, *CLIPS]} == set(FAMILIES)
+
+
 def test_a_row_that_does_not_fit_is_refused(family_path: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = replace(FAMILIES["DreamLitePipeline"], branches=("IT", "I0", "00"))
     monkeypatch.setattr("csd3d.priors.store.resolve.FAMILIES", {**FAMILIES, "DreamLitePipeline": wrong})
     with pytest.raises(ValueError, match=r"DreamLitePipeline: a replay of its network is off by .* cannot serve"):
         load_prior(family_path("dreamlite"), device="cpu")
-
-
-def test_a_package_that_is_missing_is_named(family_path: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r'DreamLite needs torchvision: pip install "csd3d\[families\]"'):
-        load_prior(family_path("dreamlite"), device="cpu")
-
-
-def test_damaged_parts_are_refused_in_one_line(family_path: Write, tmp_path: Path) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(family_path("kontext"), copy)
-    weights = copy / "transformer" / "diffusion_pytorch_model.safetensors"
-    whole = weights.read_bytes()
-    weights.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match="not a complete safetensors file"):
-        load_prior(copy, device="cpu")
-    weights.rename(weights.with_suffix(".bin"))
-    with pytest.raises(ValueError, match="a pickle"):
-        load_prior(copy, device="cpu")
-    shutil.rmtree(copy / "text_encoder")
-    with pytest.raises(ValueError, match="its folder text_encoder/ is missing"):
-        load_prior(copy, device="cpu")
 
 
 def test_every_part_counts_in_the_fingerprint(family_path: Write, tmp_path: Path) -> None:
