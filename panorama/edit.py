@@ -246,8 +246,9 @@ class PanoramaEditor(Editor[PanoramaConfig]):
         """Where a mask is sought."""
         config, seeker = self.config, search.under(self._prompts)
         return Place(
-            self.prior, seeker, self.sentences, s, self._surface, self._windows, config.seed, config.windows_per_step
-        )
+            self.prior, seeker, self.sentences, self.picture, s, self._surface, self._windows, config.seed,
+            config.windows_per_step,
+        )  # fmt: skip
 
     def _edit_within(self, path: Path, levels: Float[Tensor, "_h _w"]) -> None:
         """Lay out the windows anew for a mask that was found."""

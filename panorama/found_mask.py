@@ -9,11 +9,12 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from csd3d.attention.masks import Found, levels
+from csd3d.attention.masks import Found
 from csd3d.media.pictures.levels import from_levels, to_levels
+from csd3d.media.pictures.read import Picture
 from csd3d.media.sheet import save_picture
 from csd3d.priors.prior import Prior
-from csd3d.runs.found_masks import Seeker, each_map, kept_maps, makes_mask, tell, tell_share
+from csd3d.runs.found_masks import Seeker, along_edges, each_map, kept_maps, makes_mask, tell, tell_share
 from csd3d.runs.session import Session
 from panorama.surface import Surface
 from panorama.windows import Windows
@@ -29,8 +30,10 @@ class Place:
     """Of the windows, whose numbers pick their sentences."""
     sentences: Sequence[str]
     """One or several."""
+    picture: Picture
+    """Whose edges a mask follows."""
     s: Float[Tensor, "k c H W"]
-    """The source canvas."""
+    """Its canvas."""
     surface: Surface
     """Of the picture."""
     windows: Windows
@@ -56,7 +59,7 @@ def find_mask(session: Session, place: Place) -> Path | None:
     found, mask = find_masks(place, maps)
     if not tell(session, place.prior, place.seeker, found):
         return None
-    path, grey = session.folder.mask, to_levels(levels(place.surface.unrolled(mask))[None])
+    path, grey = session.folder.mask, to_levels(over_picture(place, mask)[None])
     save_picture(Image.fromarray(grey[..., 0]), path)
     tell_share(session, float(from_levels(grey).mean()), path)
     return path
@@ -66,7 +69,7 @@ def first_mask(place: Place) -> Float[Tensor, "_h _w"] | None:
     """The levels of the same mask, of which nothing is written."""
     maps = torch.cat([*each_map(place.seeker, place.parts, place.latents, seed=place.seed)])
     found, mask = find_masks(place, maps)
-    return levels(place.surface.unrolled(mask)) if makes_mask(found) else None
+    return over_picture(place, mask) if makes_mask(found) else None
 
 
 def find_masks(place: Place, maps: Float[Tensor, "n h w"]) -> tuple[list[tuple[str, Found]], Float[Tensor, "k H W"]]:
@@ -81,6 +84,13 @@ def find_masks(place: Place, maps: Float[Tensor, "n h w"]) -> tuple[list[tuple[s
         found.append((sentence, edit))
         mask = torch.maximum(mask, torch.where(cover > 0, edit.mask, 0.0))
     return found, mask
+
+
+def over_picture(place: Place, mask: Float[Tensor, "k H W"]) -> Float[Tensor, "_h _w"]:
+    """The levels of the mask of a canvas, at the size in px at which the prior works."""
+    surface = place.surface
+    values, source = surface.unrolled(mask)[None, None], surface.seen(place.picture)[None]
+    return along_edges(values, source, lat_px=surface.factor, closed=surface.closed)[0, 0]
 
 
 def overlapped(

@@ -65,6 +65,11 @@ class Plane:
     """Windows fade towards their ends; else all count alike (the paper's average)."""
 
     @property
+    def closed(self) -> bool:
+        """Of a cylinder."""
+        return self.x.wraps
+
+    @property
     def parts(self) -> int:
         """Tiles."""
         tiles = self._tiles()
@@ -120,6 +125,11 @@ class Plane:
         large = interpolate(framed, scale_factor=self.factor, mode="bilinear")[0, 0]
         at_y, at_x = (slice(axis.before_px, axis.before_px + axis.content_px) for axis in (self.y, self.x))
         return large[at_y, sides[0] * self.factor :][:, at_x]
+
+    def seen(self, picture: Picture) -> Float[Tensor, "3 H W"]:
+        """The content, as the prior sees it."""
+        rows, columns = (torch.arange(axis.before_px, axis.before_px + axis.content_px) for axis in (self.y, self.x))
+        return self.working(picture, rows, columns)
 
     def settle(self, z: Float[Tensor, "k c h w"], encode: Encode, decode: Decode) -> Float[Tensor, "k c h w"]:
         """A single layer agrees with itself."""

@@ -46,6 +46,11 @@ class Sphere:
     """Height of the equirectangular picture whose detail the views have."""
 
     @property
+    def closed(self) -> bool:
+        """Always."""
+        return True
+
+    @property
     def parts(self) -> int:
         """Groups of views."""
         return -(-len(self.views) // CHUNK_VIEWS)
@@ -53,7 +58,7 @@ class Sphere:
     @torch.no_grad()
     def encode(self, picture: Picture, encode: Encode) -> Iterator[tuple[int, Float[Tensor, "k c h w"]]]:
         """The canvas, a few views at a time."""
-        small = self.working(picture)
+        small = self.seen(picture)
         canvas = None
         for a in range(0, len(self.views), CHUNK_VIEWS):
             some = self.views[a : a + CHUNK_VIEWS]
@@ -140,7 +145,7 @@ class Sphere:
                 source = picture.rgb(rows, columns)
                 yield Block(rows, columns, source, with_detail(lifted / total, source, detail=detail))
 
-    def working(self, picture: Picture) -> Float[Tensor, "3 h w"]:
+    def seen(self, picture: Picture) -> Float[Tensor, "3 h w"]:
         """The whole picture at `size_px` x 2 `size_px`, in [0, 1]."""
         targets = torch.arange(self.size_px), torch.arange(2 * self.size_px)
         scale_y, scale_x = picture.height_px / self.size_px, picture.width_px / (2 * self.size_px)

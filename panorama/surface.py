@@ -39,6 +39,16 @@ class Block:
 class Surface(Protocol):
     """Between a picture and the canvas of latents [k c h w] that the particles move."""
 
+    @property
+    def factor(self) -> int:
+        """Pixels along a latent, at the size at which the prior works."""
+        ...
+
+    @property
+    def closed(self) -> bool:
+        """Whether the right end of the picture meets the left one."""
+        ...
+
     def encode(self, picture: Picture, encode: Encode) -> Iterator[tuple[int, Float[Tensor, "k c h w"]]]:
         """The canvas, filled part by part: yields (parts done, canvas); the last one is complete."""
         ...
@@ -62,6 +72,10 @@ class Surface(Protocol):
 
     def unrolled(self, values: Float[Tensor, "k h w"]) -> Float[Tensor, "H W"]:
         """Values at places of the canvas, laid over the picture, at the size in px at which the prior works."""
+        ...
+
+    def seen(self, picture: Picture) -> Float[Tensor, "3 H W"]:
+        """The picture as large as `unrolled` values, in [0, 1]."""
         ...
 
     def settle(self, z: Float[Tensor, "k c h w"], encode: Encode, decode: Decode) -> Float[Tensor, "k c h w"]:

@@ -257,13 +257,13 @@ class VideoEditor(Editor[VideoConfig]):
     def _find_mask(self, session: Session, search: MaskSearch) -> None:
         """Open the mask that the prior finds; none where the whole picture is edited."""
         assert self._motion is not None
-        config, moved, info = self.config, self._moved, self.clip.info
+        config, moved = self.config, self._moved
         if folder := find_mask(
             session, self.prior, moved.seeker(search), self._store.sources, moved.masked_plan, self._motion,
-            size=self._size, info=info, seed=config.seed, parts=moved.masked_parts(),
-            chunk=chunk_frames(self.clip, config.chunk_frames),
+            size=self._size, clip=self.clip, seed=config.seed, parts=moved.masked_parts(),
+            most_frames=config.chunk_frames,
         ):  # fmt: skip
-            self.mask = session.enter(ClipMask(folder, info, feather_px=config.feather))
+            self.mask = session.enter(ClipMask(folder, self.clip.info, feather_px=config.feather))
 
     def write(self, session: Session) -> Report:
         """The clip, what the report plays, and the contact sheet."""

@@ -6,34 +6,36 @@ masks of both by their weights, so that what the mask of one keeps out does not 
 carried from key frames has theirs.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import interpolate
 
-from csd3d.attention.masks import Found, fuse, levels
+from csd3d.attention.masks import Found, fuse
 from csd3d.engine.types import Latents
 from csd3d.media.atomic import atomic_folder
 from csd3d.media.clip.probe import ClipInfo
+from csd3d.media.clip.source import Clip, chunk_frames
 from csd3d.media.geometry import WorkingSize, from_working
 from csd3d.media.pictures.levels import to_levels
 from csd3d.priors.prior import Prior
-from csd3d.runs.found_masks import Seeker, each_map, kept_maps, makes_mask, tell, tell_share
+from csd3d.runs.found_masks import Seeker, at_pixels, each_map, kept_maps, makes_mask, tell, tell_share
 from csd3d.runs.session import Session
 from video.motion import ClipMotion, ParticleMotion
 from video.particles import LatentRows
 from video.plan import Plan
 from video.propagate import CarriedFrames
+from video.render import working_frames
 
 REACH = 4
 """Particles before and after one, in time, over which its differences are averaged."""
 
-FrameMasks = Callable[[range], Float[Tensor, "_n 1 h w"]]
-"""Masks of neighbouring frames, 0 to 1, at the size at which the prior works, asked for in order of time."""
+FrameMasks = Callable[[range, Float[Tensor, "_n 3 h w"]], Float[Tensor, "_n 1 h w"]]
+"""Masks, 0 to 1, of neighbouring frames and how they look at the size at which the prior works, asked for in order of
+time."""
 
 
 def find_mask(
@@ -45,10 +47,10 @@ def find_mask(
     motion: ClipMotion,
     *,
     size: WorkingSize,
-    info: ClipInfo,
+    clip: Clip,
     seed: int,
     parts: Sequence[Int[Tensor, " _m"]],
-    chunk: int,
+    most_frames: int,
 ) -> Path | None:
     """The folder of the masks that the run found, now or before; None: it edits the whole picture.
 
@@ -60,10 +62,10 @@ def find_mask(
         plan: which frames are particles, under which sentences.
         motion: of the clip.
         size: at which the prior works.
-        info: of the clip.
+        clip: whose frames say where things end.
         seed: of the noise.
         parts: numbers of the particles that the prior sees at a time, from 0 in order.
-        chunk: most frames of the clip's size that are held at a time.
+        most_frames: of the clip's size that are held at a time.
     """
     maps = kept_maps(session, seeker, parts, lambda index: sources[index].to(prior.device), seed=seed)
     found, masks = find_masks(seeker, maps, plan, motion)
@@ -71,9 +73,9 @@ def find_mask(
         return None
     folder = session.folder.masks
     if not folder.exists():
-        chunks = [range(k, min(k + chunk, info.frames)) for k in range(0, info.frames, chunk)]
-        tracked = session.progress.track("mask files", chunks, total=info.frames, unit=chunk)
-        share = write_masks(folder, frame_masks(masks, plan, size, motion), tracked, size, info)
+        chunks, chunk = working_frames(clip, size, most_frames=most_frames), chunk_frames(clip, most_frames)
+        tracked = session.progress.track("mask files", chunks, total=clip.info.frames, unit=chunk)
+        share = write_masks(folder, frame_masks(masks, plan, motion), tracked, size, clip.info)
         tell_share(session, share, folder)
     return folder
 
@@ -104,44 +106,46 @@ def fused(maps: Float[Tensor, "n h w"], frames: Sequence[int], motion: ClipMotio
 
 @torch.no_grad()
 def masks_of_frames(
-    prior: Prior, seeker: Seeker, s: Latents, plan: Plan, size: WorkingSize, *, seed: int
-) -> Float[Tensor, "_n 1 _H _W"] | None:
-    """Masks of all frames of a plan at working size, each found by itself; None: the whole pictures are edited."""
+    prior: Prior, seeker: Seeker, s: Latents, plan: Plan, frames: Float[Tensor, "_n 3 _h _w"], *, seed: int
+) -> Float[Tensor, "_n 1 _h _w"] | None:
+    """Masks of all frames of a plan, at working size, each found by itself; None: the whole pictures are edited."""
     (maps,) = each_map(seeker, [torch.arange(len(s))], lambda index: s[index].to(prior.device), seed=seed)
     found, masks = find_masks(seeker, maps, plan, None)
     if not makes_mask(found):
         return None
-    small = frame_masks(masks, plan, size, None)(range(len(plan.blend_weights)))
-    return from_working(small, size, size.height_px, size.width_px)
+    return frame_masks(masks, plan, None)(range(len(frames)), frames)
 
 
-def frame_masks(masks: Float[Tensor, "n h w"], plan: Plan, size: WorkingSize, motion: ClipMotion | None) -> FrameMasks:
+def frame_masks(masks: Float[Tensor, "n h w"], plan: Plan, motion: ClipMotion | None) -> FrameMasks:
     """Masks of all frames from those found of the particles, `Found.mask`; along `motion` if those are key frames."""
-
-    def at_pixels(values: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 _H _W"]:
-        return levels(interpolate(values, size.padded, mode="bilinear"))
-
     if not plan.blend_weights:
         assert motion is not None
         carried = CarriedFrames(lambda frame: masks[plan.frames.index(frame)][None], motion, plan.frames)
-        return lambda frames: at_pixels(carried(frames))
+        return lambda frames, rgb: at_pixels(carried(frames), rgb)
 
-    def mixed(frame: int) -> Float[Tensor, "1 _H _W"]:
+    def mixed(frame: int, rgb: Float[Tensor, "3 h w"]) -> Float[Tensor, "1 h w"]:
         particles, weights = zip(*plan.blend_weights[frame], strict=True)
-        return (torch.tensor(weights).view(-1, 1, 1, 1) * at_pixels(masks[list(particles), None])).sum(0)
+        own = at_pixels(masks[list(particles), None], rgb.expand(len(particles), -1, -1, -1))
+        return (torch.tensor(weights).view(-1, 1, 1, 1) * own).sum(0)
 
-    return lambda frames: torch.stack([mixed(i) for i in frames])
+    return lambda frames, rgb: torch.stack([mixed(i, picture) for i, picture in zip(frames, rgb, strict=True)])
 
 
-def write_masks(folder: Path, masks: FrameMasks, chunks: Iterator[range], size: WorkingSize, info: ClipInfo) -> float:
+def write_masks(
+    folder: Path,
+    masks: FrameMasks,
+    chunks: Iterable[tuple[range, Float[Tensor, "_n 3 _h _w"]]],
+    size: WorkingSize,
+    info: ClipInfo,
+) -> float:
     """Write a grey PNG for each frame, as `--mask` takes them; the folder appears whole or not at all.
 
-    Returns their mean level.
+    `chunks` are all frames in order, with how they look at working size. Returns the mean level.
     """
     total = 0.0
     with atomic_folder(folder) as part:
-        for frames in chunks:
-            grey = from_working(masks(frames), size, info.height_px, info.width_px).clamp(0, 1)
+        for frames, rgb in chunks:
+            grey = from_working(masks(frames, rgb), size, info.height_px, info.width_px).clamp(0, 1)
             for i, picture in zip(frames, to_levels(grey), strict=True):
                 Image.fromarray(picture[..., 0]).save(part / f"{i:06}.png", compress_level=1)
             total += float(grey.mean((1, 2, 3)).sum())

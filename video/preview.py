@@ -87,7 +87,8 @@ def preview_video(
             seen = resize(torch.cat([mask(range(i, i + 1)) for i in shown]), size.height_px, size.width_px)
         elif (search := search_of(config, config.mask, prior)) is not None and plan.groups:
             seeker = search.under(prompts_of(plan, config))
-            seen = masks_of_frames(prior, seeker, s, plan, size, seed=config.seed)
+            seen = masks_of_frames(prior, seeker, s, plan, rgb, seed=config.seed)
+            seen = None if seen is None else from_working(seen, size, size.height_px, size.width_px)
         pictures = Pictures(
             lambda some: prior.decode(latents_at(z, s, some, config.strength)), lambda some: prior.decode(s[some]),
             size, plan, detail=config.detail, strength=config.strength,

@@ -9,13 +9,12 @@ from collections.abc import Callable, Sequence
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn.functional import interpolate
 
-from csd3d.attention.masks import fuse, levels
+from csd3d.attention.masks import fuse
 from csd3d.engine.transport import Correspondences
 from csd3d.media.geometry import WorkingSize, from_working, to_working
 from csd3d.priors.prior import Prior
-from csd3d.runs.found_masks import Seeker
+from csd3d.runs.found_masks import Seeker, at_pixels
 from csd3d.runs.ranks import map_sharded
 
 NEAR = 6
@@ -67,8 +66,9 @@ def view_masks(
     if found.extent != "part":
         say(f"mask: none, as {seeker.why_none(sentence, found)}")
         return None
-    small = interpolate(found.mask[:, None], size.padded, mode="bilinear")
-    masks = from_working(levels(small), size, *sources.shape[-2:]) >= 0.5
+    pairs = zip(found.mask[:, None].split(1), sources.split(1), strict=True)
+    small = torch.cat([at_pixels(values, to_working(source, size)) for values, source in pairs])
+    masks = from_working(small, size, *sources.shape[-2:]) >= 0.5
     say(f"mask: {masks.float().mean():.0%} of the views may change")
     return masks
 

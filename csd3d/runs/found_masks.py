@@ -13,12 +13,14 @@ from typing import Protocol, runtime_checkable
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import interpolate, pad
 
-from csd3d.attention.masks import Found, difference, found_in
+from csd3d.attention.masks import Found, difference, found_in, levels
 from csd3d.attention.score import Controllable
 from csd3d.attention.word_masks import word_in, word_map
 from csd3d.engine.residuals import Score
 from csd3d.engine.types import Index, Latents
+from csd3d.media.guided import guided_filter
 from csd3d.priors.prior import Guidance, Prior, Prompts
 from csd3d.runs.config import AUTO, EditConfig
 from csd3d.runs.crew import SharedPrior
@@ -28,6 +30,13 @@ from csd3d.runs.session import Session
 
 LatentsOf = Callable[[Index], Latents]
 """Latents of the particles of some numbers."""
+REACH_LAT = 2.5
+"""Latents in each direction from which a pixel of a mask takes its value, from what has its colour most."""
+FLAT = 1e-3
+"""Variance of colours below which a source has no edges there: 8 levels of 255, squared."""
+OWN = 0.4
+"""Of its own value a place keeps at least so much, so that what is new where the source is flat is not averaged away.
+"""
 NOT_MEASURED = (
     "the levels by which masks are found were measured on the built-in priors: look at the mask before you trust it"
 )
@@ -179,6 +188,27 @@ def kept_maps(
         return rows[:]
     finally:
         rows.close()
+
+
+def at_pixels(values: Float[Tensor, "n 1 h w"], source: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 1 H W"]:
+    """The masks, 0 to 1, of `Found.mask` at the pixels of the sources, rgb in [0, 1], from which it was found."""
+    large = interpolate(values, source.shape[-2:], mode="bilinear")
+    return along_edges(large, source, lat_px=source.shape[-1] // values.shape[-1])
+
+
+def along_edges(
+    values: Float[Tensor, "n 1 H W"], source: Float[Tensor, "n 3 H W"], *, lat_px: int, closed: bool = False
+) -> Float[Tensor, "n 1 H W"]:
+    """The same from values that were brought to pixels, `lat_px` of which a latent has, and are blurred so.
+
+    A guided filter gives them the edges of the source, so that a mask ends where a thing does. Of `closed` pictures the
+    right end meets the left one.
+    """
+    radius = round(REACH_LAT * lat_px)
+    over = min(2 * radius, values.shape[-1]) if closed else 0  # what the filter sees from a pixel
+    around = [pad(x, (over, over, 0, 0), mode="circular") for x in (values, source)]
+    edged = guided_filter(*around, radius=radius, eps=FLAT)[..., over : over + values.shape[-1]]
+    return levels(torch.maximum(edged, OWN * values))
 
 
 def makes_mask(found: Sequence[tuple[str, Found]]) -> bool:

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
-from csd3d.attention.masks import Found, difference, found_in, fuse, levels
+from csd3d.attention.masks import Found, difference, found_in, fuse
 from csd3d.attention.word_masks import word_in, word_map
 from csd3d.engine.config import CsdConfig
 from csd3d.engine.loop import Objective, run
@@ -25,6 +25,7 @@ from csd3d.nerf.found_masks import near_views
 from csd3d.priors.instruct import InstructPrior
 from csd3d.priors.prior import Guidance, Prompts
 from csd3d.priors.text_to_image import TextToImagePrior
+from csd3d.runs.found_masks import at_pixels
 from csd3d.runs.mask_words import among_others
 from csd3d.world.edits import Edit, Kind, describe
 from csd3d.world.render import ID_FIRST_THING
@@ -137,11 +138,6 @@ def edited(
     return restore_mapped(case.source, e, r), kept
 
 
-def mask_of(found: Found, size_px: tuple[int, int]) -> Float[Tensor, "n 1 H W"]:
-    """At the pixels, as the editors write it."""
-    return levels(interpolate(found.mask[:, None], size_px, mode="bilinear"))
-
-
 def auc(values: Tensor, of: Bool[Tensor, " m"]) -> float:
     """Probability that a place of `of` has a higher value than another one; NaN without places of both kinds."""
     inside, outside = values[of], values[~of]
@@ -155,10 +151,7 @@ def about_map(case: Case, maps: Float[Tensor, "n h w"], found: Found) -> dict[st
     change = (case.source - case.truth).abs().amax(1)
     changed = (change > CHANGED).float()
     factor = change.shape[-1] // maps.shape[-1]
-    energy, mask = (
-        (case.source - case.truth).square().sum(1),
-        mask_of(found, (change.shape[-2], change.shape[-1]))[:, 0],
-    )
+    energy, mask = (case.source - case.truth).square().sum(1), at_pixels(found.mask[:, None], case.source)[:, 0]
     return {
         "what": case.what, "kind": case.edit.kind, "edit": case.edit.name, "changed": float(changed.mean()),
         "extent": found.extent, "spread": found.spread, "lowest": found.lowest,
@@ -171,7 +164,7 @@ def about_edit(
     case: Case, output: Float[Tensor, "n 3 H W"], kept: Float[Tensor, "n 3 H W"], found: Found
 ) -> dict[str, Any]:
     """What is measured of a result, without the mask and with it, and of `kept`, with the smallest changes left in."""
-    mask = mask_of(found, (output.shape[-2], output.shape[-1]))
+    mask = at_pixels(found.mask[:, None], case.source)
     record: dict[str, Any] = {}
     whole = {"": output, " masked": masked(case.source, output, mask)}
     for name, rgb in (whole | {" kept": kept, " kept masked": masked(case.source, kept, mask)}).items():
@@ -197,7 +190,8 @@ def word_records(
     reader: TextToImagePrior, views: Views, *, noises: int, seed: int, least: float = 0.01
 ) -> list[dict[str, Any]]:
     """Of each thing in a picture, whether its word finds it, by what the reader is told."""
-    s, ids = reader.codec.encode(views.source(0, 1)), views.surfaces(0, 1).ids
+    source, ids = views.source(0, 1), views.surfaces(0, 1).ids
+    s = reader.codec.encode(source)
     records: list[dict[str, Any]] = []
     for k, thing in enumerate(views.scene.things):
         mine = ids == ID_FIRST_THING + k
@@ -213,7 +207,7 @@ def word_records(
             places, rng = score.read("target")[0].find(thing.shape), torch.Generator().manual_seed(seed)
             maps = word_map(score, s, torch.arange(1), [places], rng=rng, noises=noises)
             large = interpolate(maps[:, None], mine.shape[-2:], mode="bilinear")[:, 0]
-            mask = mask_of(word_in(maps), (mine.shape[-2], mine.shape[-1]))[:, 0] > 0.5
+            mask = at_pixels(word_in(maps).mask[:, None], source)[:, 0] > 0.5
             records.append({
                 "how": how, "thing": thing.shape, "share": float(mine.float().mean()),
                 "auc": auc(maps.flatten(), avg_pool2d(mine.float()[:, None], 8).flatten() > MOST_OF_LATENT),

@@ -8,16 +8,17 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
-from csd3d.attention.masks import Found, levels
+from csd3d.attention.masks import Found
 from csd3d.engine.config import CsdConfig
 from csd3d.media.masks import masked
+from csd3d.media.pictures.read import Picture
 from csd3d.metrics import background_change, psnr
 from csd3d.priors.instruct import InstructPrior
 from csd3d.priors.prior import Guidance, Prompts
 from csd3d.runs.found_masks import ByDifference, each_map
 from csd3d.world.edits import Edit
 from csd3d.world.sample import Views
-from panorama.found_mask import Place, find_masks, overlapped
+from panorama.found_mask import Place, find_masks, over_picture, overlapped
 from scripts.benchmarks.masks import CHANGED, LOCAL, MOST_OF_LATENT, auc
 from scripts.benchmarks.panorama_methods import (
     PanoramaKind,
@@ -58,7 +59,7 @@ def record(
     """Of one edit: its map, and its result without the mask and with it."""
     source, truth = truths[0], truths[right]
     task = make_task(as_picture(source), kind, prior, edit.wordings[0], window_px=window_px, seed=seed)
-    found, map_px, mask = found_by(task, edit, (source.shape[-2], source.shape[-1]))
+    found, map_px, mask = found_by(task, as_picture(source), edit)
     output = assembled(task, as_picture(source), collaboration(csd)(task), detail=1.0)
     about: dict[str, Any] = {"what": "panoramas", "kind": edit.kind, "edit": edit.name, "panorama": kind}
     about |= of_map(source, truth, found, map_px, mask)
@@ -70,16 +71,20 @@ def record(
     return about
 
 
-def found_by(task: Task, edit: Edit, size_px: tuple[int, int]) -> tuple[Found, Tensor, Tensor]:
-    """What is found, and the map and the mask over the picture of `size_px`."""
+def found_by(task: Task, picture: Picture, edit: Edit) -> tuple[Found, Tensor, Tensor]:
+    """What is found, and the map and the mask over the picture."""
     windows = task.windows()
     seeker = ByDifference(task.prior.score(Prompts(edit.wordings[0]), Guidance(1.0)))
-    place = Place(task.prior, seeker, [task.sentence], task.s, task.surface, windows, task.seed, task.windows_per_step)
+    place = Place(
+        task.prior, seeker, [task.sentence], picture, task.s, task.surface, windows, task.seed, task.windows_per_step
+    )
     maps = torch.cat([*each_map(seeker, place.parts, place.latents, seed=task.seed)])
     values, _ = overlapped(place, maps, torch.arange(len(windows)))
     ((_, found),), mask = find_masks(place, maps)
-    over = [interpolate(task.surface.unrolled(v)[None, None], size_px, mode="bilinear") for v in (values, mask)]
-    return found, over[0][0, 0], levels(over[1])[0, 0]
+    size_px = picture.height_px, picture.width_px
+    over = [interpolate(x[None, None], size_px, mode="bilinear")[0, 0]
+            for x in (task.surface.unrolled(values), over_picture(place, mask))]  # fmt: skip
+    return found, over[0], over[1]
 
 
 def of_map(

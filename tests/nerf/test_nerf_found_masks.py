@@ -74,7 +74,7 @@ def test_views_are_averaged_where_they_show_the_same():
     alone, masks = find(Seen()), find(Seen(), correspondences=shifted, near=[[0, 1], [1, 0], [2, 1]])
     assert torch.equal(masks[:2], alone[:2])  # both say so
     assert not alone[2].any()
-    assert masks[2, 0, 8:24, 32:48].all()  # the second view says so
+    assert masks[2, 0, 12:20, 36:44].all()  # the second view says so
     assert torch.equal(find(Seen(), correspondences=shifted, near=[[0, 1], [1, 0], [2]]), alone)
 
 

@@ -9,20 +9,22 @@ import torch
 from csd3d.attention.masks import EDGE, Found
 from csd3d.priors.defaults import BUILTIN
 from csd3d.priors.instruct import InstructPrior
+from csd3d.runs.found_masks import at_pixels
 from csd3d.runs.progress import RunProgress
 from csd3d.world.edits import find_edit
 from scripts import benchmark_masks
 from scripts.benchmark_masks import Settings, benchmark
 from scripts.benchmarks import masks
-from scripts.benchmarks.masks import Case, about_edit, about_map, auc, edits_table, extent_table, mask_of, words_table
+from scripts.benchmarks.masks import Case, about_edit, about_map, auc, edits_table, extent_table, words_table
 from scripts.benchmarks.masks_panorama import panorama_records
 
 ONE = ("sources", "per_kind", "per_global", "noises")
 
 
 def case():
-    """A grey picture of which the left quarter becomes black."""
+    """A grey picture of which the left quarter, which is darker, becomes black."""
     source = torch.full((1, 3, 32, 32), 0.5)
+    source[..., :8] = 0.3
     truth = source.clone()
     truth[..., :8] = 0
     return Case("pictures", source, truth, find_edit("make the ball red"), [0], torch.stack([source, truth]), 1)
@@ -61,7 +63,7 @@ def test_a_result_is_measured_with_and_without_its_mask():
     assert record["background kept"] == pytest.approx(0.2)
     assert record["right"] == record["right masked"] == 1
     assert record["background"] == pytest.approx(0.1)
-    outside = (mask_of(found(1), (32, 32)) == 0)[0, 0, :, 8:].float().mean()
+    outside = (at_pixels(found(1).mask[:, None], case().source) == 0)[0, 0, :, 8:].float().mean()
     assert record["background masked"] == pytest.approx(0.1 * (1 - float(outside)), abs=0.01)
     assert record["psnr masked"] > record["psnr"]
 
