@@ -46,7 +46,7 @@ QUIET = 0.01
 """Lowest tenth of the difference that some background has at most, however much is edited."""
 WHOLE = 0.03
 """Lowest tenth of the difference above which the edit is of the whole picture, however high its peak is."""
-EDGE = 0.22
+EDGE = 0.23
 """Of the peak over 3 x 3 latents: at the border of a mask."""
 SLOPE = 2.0
 """Of the fade at the border, see `levels`."""
