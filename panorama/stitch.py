@@ -33,6 +33,10 @@ WEAK = 0.5
 MOST_OFF = 0.02
 """Neighbours fit when their matched features lie so close together, in widths of a photo (root mean square)."""
 
+MOST_STRETCHED = 50
+"""A panorama has at most so many times the pixels of its photos; towards the poles of a projection they are without
+end."""
+
 
 @dataclass(frozen=True)
 class StitchConfig:
@@ -80,7 +84,7 @@ def stitch(
     """Stitch photos taken on one spot; without `progress` nothing shows how far things are.
 
     Raises:
-        ValueError: fewer than two photos, or no two that match.
+        ValueError: fewer than two photos, no two that match, or places for them that no projection shows.
     """
     config, progress = config or StitchConfig(), progress or RunProgress(quiet=True)
     if len(photos) < 2:
@@ -94,6 +98,7 @@ def stitch(
     for camera in cameras:
         _rescale(camera, 1 / scale)
     focal = float(np.median([camera.focal for camera in cameras]))
+    _require_shown(images, cameras, focal, config.projection, [photos[i].path.name for i in used])
     pixels, mask, closed = _compose(images, cameras, focal, config, progress)
     turn = 0.0 if config.projection == "plane" else min(360.0, math.degrees(pixels.shape[1] / focal))
     pixels, alpha = _border(pixels, mask, config.border, closed=closed)
@@ -265,6 +270,22 @@ def _matrix(camera: Any, scale: float) -> np.ndarray:
     K = camera.K().astype(np.float32)
     K[:2] *= scale
     return K
+
+
+def _require_shown(
+    images: list[np.ndarray], cameras: list[Any], focal: float, projection: Projection, names: Sequence[str]
+) -> None:
+    """Raises ValueError for photos that would be stretched without measure: beside one that lies on its side the
+    horizon is upright, and runs through the poles of a cylinder."""
+    warper: Any = cv2.PyRotationWarper(projection, focal)
+    boxes = [warper.warpRoi(i.shape[1::-1], _matrix(c, 1.0), c.R) for i, c in zip(images, cameras, strict=True)]
+    areas, own = [box[2] * box[3] for box in boxes], sum(i.shape[0] * i.shape[1] for i in images)
+    if max(areas) > MOST_STRETCHED * own:
+        worst = areas.index(max(areas))
+        raise ValueError(
+            f"photos: expected some that are all upright and that {projection} can show, got {names[worst]}, which "
+            f"would be {boxes[worst][2]}x{boxes[worst][3]} px; is one of them turned?"
+        )
 
 
 def _compose(

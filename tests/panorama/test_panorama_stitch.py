@@ -146,6 +146,16 @@ def test_photos_that_cannot_be_stitched(turn):
         stitch(plain)
 
 
+@pytest.mark.parametrize("projection", ["cylindrical", "spherical", "plane"])
+def test_a_photo_that_lies_on_its_side_is_said_and_takes_no_memory(projection, monkeypatch):
+    monkeypatch.setattr(stitching, "_compose", lambda *_: pytest.fail("as many gigabytes as there are"))
+    rng = np.random.default_rng(0)
+    wall = cv2.resize((255 * rng.random((60, 80, 3))).astype(np.uint8), (400, 300), interpolation=cv2.INTER_CUBIC)
+    photos = [Picture(Path("upright.png"), wall), Picture(Path("lying.png"), np.ascontiguousarray(np.rot90(wall)))]
+    with pytest.raises(ValueError, match=r"are all upright .* got (upright|lying)\.png, which would be \d+x\d+ px"):
+        stitch(photos, StitchConfig(projection=projection))
+
+
 def rectangle_by_loops(full, whole_width):
     height, width = full.shape
     best = (0, None)
