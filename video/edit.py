@@ -15,6 +15,7 @@ from csd3d.engine.step import scalar_kernel
 from csd3d.engine.transport import TransportKernel
 from csd3d.engine.validate import require
 from csd3d.media.clip.formats import CONTAINERS, Encoding, require_output, stream_of
+from csd3d.media.clip.probe import require_no_frame
 from csd3d.media.clip.source import Clip, open_clip
 from csd3d.media.geometry import WorkingSize, resize, strip_note
 from csd3d.media.masks import ClipMask
@@ -189,6 +190,8 @@ class VideoEditor(Editor[VideoConfig]):
         target = self._output or run_dir / f"edited{suffix}"
         self._replaces = _wrote(self._resumed, target)
         require_output(target, encoding, replaces=self._replaces)
+        for read in (info.path, *([self.mask.path] if self.mask else [])):
+            require_no_frame(target, read)
         if target.suffix.lower() in CONTAINERS:
             stream_of(target, encoding, width_px=info.width_px, height_px=info.height_px)
         return target, [target]

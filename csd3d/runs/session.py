@@ -265,10 +265,13 @@ class Session:
         live = self.live = LivePage(self.folder, self.manifest, self.progress, log, part.moves(part.end), look)
         since = self.rows_of()
 
+        def count() -> None:
+            self.manifest.steps_done, self.manifest.moves_done = log.done, part.moves(log.done)
+
         def save() -> None:
             nonlocal since
             (checkpointer or self.folder).save(particles, rng, log)
-            self.manifest.steps_done, self.manifest.moves_done = log.done, part.moves(log.done)
+            count()
             if (now := self.rows_of()) > since:  # of what a stop has undone, no row is counted
                 rows = self.manifest.numbers[ROWS] = int(self.manifest.numbers.get(ROWS, 0)) + now - since
                 self.manifest.numbers[ROWS_EACH] = round(rows / log.count, 1)
@@ -276,6 +279,8 @@ class Session:
             self.manifest.write(self.folder.manifest)
             live.update()
 
+        if log.done:  # a kill between the state and the manifest leaves this one behind
+            count()
         return save
 
     def _do(self, part: Phase, steps: Iterable[StepInfo], log: StepLog, save: Callable[[], None], every: int) -> None:

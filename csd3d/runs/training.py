@@ -61,6 +61,7 @@ def train(
     state = session.folder.state
     with session.manifest.timed("train"):
         done, curves = _load(state, learner)
+        session.manifest.steps_done = done
         for step in session.progress.track("train", range(done, steps), total=steps, start=done):
             curves.append(values(learner.step(step)))
             done = step + 1

@@ -5,6 +5,7 @@ from pathlib import Path
 from csd3d.media.clip.animation import is_animation
 from csd3d.media.clip.formats import Encoding
 from csd3d.media.clip.output import open_output
+from csd3d.media.clip.probe import require_no_frame
 from csd3d.media.clip.source import chunk_frames, open_clip
 from csd3d.media.pictures.find import SUFFIXES
 from csd3d.media.pictures.levels import from_levels, to_levels
@@ -46,6 +47,7 @@ def _translate_clip(trained: Trained, source: Path, task: str, output: Path, pro
         if clip.info.frames >= LEAST:
             estimate = measure_frames(clip.info.frames, lambda: trained(clip.read(0, 1), task))
             estimate.announce(progress.say, shorter="")
+        require_no_frame(output, source)
         size = chunk_frames(clip, _CHUNK)
         chunks = progress.track("translate", clip.chunks(size, exact=True), total=clip.info.frames, unit=size)
         with open_output(output, clip.info, Encoding(), tags=clip.info.tags, notes=notes) as writer:

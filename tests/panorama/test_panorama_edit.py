@@ -217,6 +217,17 @@ def test_resume_notices_that_a_mask_changed(wide, tmp_path, how):
     resume(tmp_path / "run")
 
 
+def test_steps_count_that_were_saved_right_before_a_kill(wide, tmp_path):
+    edit(wide, tmp_path / "run")
+    manifest = Manifest.read(tmp_path / "run/manifest.json")
+    done = manifest.steps_done, manifest.moves_done
+    manifest.status, manifest.steps_done, manifest.moves_done = "running", 4, 2  # of the state before the last
+    manifest.write(tmp_path / "run/manifest.json")
+    resume(tmp_path / "run")
+    manifest = Manifest.read(tmp_path / "run/manifest.json")
+    assert (manifest.steps_done, manifest.moves_done) == done
+
+
 def halves(folder, height=40, width=200):
     """Two masks, left.png and right.png."""
     for name, columns in (("left", slice(width // 2)), ("right", slice(width // 2, width))):

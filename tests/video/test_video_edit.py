@@ -9,6 +9,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from video_toys import psnr, toy_edit
 
 from csd3d.engine.config import CsdConfig
@@ -370,3 +371,14 @@ def test_manifest_of_a_run_is_strict_json(make_clip, tmp_path):
         raise AssertionError(name)
 
     json.loads((tmp_path / "run/manifest.json").read_text(), parse_constant=refuse)
+
+
+@pytest.mark.parametrize("pattern", ["frames", "frames/*"])
+def test_a_result_does_not_become_a_frame_of_its_source(make_clip, tmp_path, pattern):
+    _, rgb = make_clip(frames=2)
+    (tmp_path / "frames").mkdir()
+    for k, picture in enumerate(rgb):
+        Image.fromarray((picture * 255).byte().permute(1, 2, 0).numpy()).save(tmp_path / "frames" / f"{k}.png")
+    with pytest.raises(ValueError, match="output: expected another place than among the frames of"):
+        edit(tmp_path / pattern, tmp_path / "run", output=tmp_path / "frames" / "out.webp")
+    assert len(list((tmp_path / "frames").iterdir())) == 2

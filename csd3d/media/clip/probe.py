@@ -181,6 +181,18 @@ def is_there(path: Path) -> bool:
     return path.exists() or (is_pattern(path) and any(path.parent.glob(path.name)))
 
 
+def require_no_frame(output: Path, source: Path) -> None:
+    """Raise ValueError where a picture or animation at `output` would be a frame of the folder or pattern `source`."""
+    target, place = output.resolve(), source.resolve()
+    if place.is_dir():
+        taken = target.parent == place and target.suffix.lower() in PICTURES
+    else:
+        pattern = any(sign in place.name for sign in "*?[") and not place.exists()
+        taken = pattern and target.parent == place.parent and bool(target.suffix) and target.match(place.name)
+    if taken:
+        raise ValueError(f"output: expected another place than among the frames of {source}, got {output}")
+
+
 def _may_be_file(path: Path) -> bool:
     """Whether a path is a file, or a link that leads nowhere, which is no frame to pass over."""
     return path.is_file() or (path.is_symlink() and not path.exists())
