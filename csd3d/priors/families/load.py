@@ -4,6 +4,7 @@ import importlib.util
 import inspect
 import re
 from dataclasses import replace
+from math import lcm
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +190,8 @@ def make_prior(
         vae.load_state_dict(pipe.vae.state_dict())
         vae = vae.to(device, torch.float32).requires_grad_(False).eval()
     make = ClipCodec if family.of_clips else FamilyCodec
-    codec = make(vae, factor=factor, multiple_px=factor * _patch(pipe, family), chunks=codec_chunks)
+    multiple_px = lcm(factor * _patch(pipe, family), _resized_to(pipe))
+    codec = make(vae, factor=factor, multiple_px=multiple_px, chunks=codec_chunks)
     try:
         with quiet():
             learnt = check(pipe, family, codec, device=device)
@@ -233,6 +235,11 @@ def _patch(pipe: Any, family: Family) -> int:
     patch = config.get("patch_size") or config.get("all_patch_size", (1,))
     patch = patch if isinstance(patch, int) else patch[-1]  # the last: of a clip, time, height and width
     return patch if family.layout in ("plain", "clip") else 2
+
+
+def _resized_to(pipe: Any) -> int:
+    """Multiples in px to which an editor's pipeline resizes its sources: that of DreamLite to those of two latents."""
+    return int(pipe.image_processor.config.vae_scale_factor) if hasattr(pipe, "image_processor") else 1
 
 
 def _native_px(pipe: Any, factor: int) -> int:

@@ -64,6 +64,14 @@ def test_nothing_is_wanted_where_nothing_is_asked_for(name: str, family: Load) -
     assert r[1].abs().max() > 1e-5
 
 
+@pytest.mark.parametrize("name", EDITORS)
+def test_pictures_of_every_size_that_it_takes_are_edited(name: str, family: Load) -> None:
+    prior = family(name)
+    s = prior.encode(torch.rand(1, 3, 64, 64 + prior.multiple_px))
+    x = prior.schedule.noised(Batch(s, s, torch.arange(1)), 300, torch.randn(s.shape))
+    assert prior.score(Prompts("make it snowy"), Guidance(2.0, 1.5)).target(x).isfinite().all()
+
+
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_caption_that_stays_changes_nothing(name: str, family: Load) -> None:
     prior = family(name)
