@@ -195,6 +195,16 @@ def parse_masked(text: str) -> tuple[Path, str]:
     return Path(head.strip()), sentence.strip()
 
 
+def sentences_of(prompt: str | None, prompt_at: Sequence[str], prompt_mask: Sequence[str]) -> list[str]:
+    """All sentences of an edit as a person wrote it, in the order of its plan; no mask is read.
+
+    Raises:
+        ValueError: a span or a mask is written otherwise than they are.
+    """
+    at = [text for *_, text in map(parse_span, prompt_at)]
+    return [*([] if prompt is None else [prompt]), *at, *(text for _, text in map(parse_masked, prompt_mask))]
+
+
 def make_plan(
     prompt: str | None,
     prompt_at: Sequence[str],

@@ -26,10 +26,11 @@ from csd3d.media.place import require_place
 from csd3d.priors.defaults import USUAL_PX, trained_side_lat
 from csd3d.priors.store.resolve import Resolved, read_json
 from csd3d.runs.folder import RunFolder, claim_name, require_no_run
-from csd3d.runs.job import Request
+from csd3d.runs.job import Request, require_served
 from panorama.config import PanoramaConfig, paper_changes
 from panorama.edit import ImageEditor, PanoramaEditor
 from panorama.preview import preview_picture
+from panorama.regions import sentences_of
 from panorama.stitched_file import stitch_files
 
 
@@ -101,6 +102,7 @@ def main(argv: Sequence[str]) -> int:
     target = preview_path(replace(request, source=Path(f"{name}.png"))) if extras["preview"] else request.output
     if target is not None:
         require_place(target, inputs=photos)  # of which the run itself knows nothing
+    require_served(request, sentences_of(request.prompt, config.prompt_at, config.prompt_mask))  # joining takes long
     if extras["preview"]:
         with TemporaryDirectory() as scratch:
             joined = _stitch(photos, Path(scratch) / f"{name}.png")

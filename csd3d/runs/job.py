@@ -297,20 +297,26 @@ def resume_request(editor: type[Editor[C]], run_dir: str | Path | None) -> Reque
     )
 
 
-def load_for(request: Request[Any], sentences: Sequence[str] = (), *, kind: Kind | None = None) -> Prior:
-    """Load the prior that the settings name, once it is known to be of the kind and to understand the sentences.
-
-    Raises as `run_job` does.
-    """
-    config = request.config
-    name, device = config.prior, config.device
+def require_served(request: Request[Any], sentences: Sequence[str] = (), *, kind: Kind | None = None) -> Resolved:
+    """The prior that the settings name, once it is known to be of the kind and to understand the sentences; it is not
+    loaded. Raises as `run_job` does."""
+    config, found = request.config, request.found
     config.check()
-    found = request.found
-    if found is None or found.name != name:
-        found = resolve(name, Loading.of(config))
+    if found is None or found.name != config.prior:
+        found = resolve(config.prior, Loading.of(config))
     if kind is not None:
         require_kind(found, kind)
     require_known(found, [*sentences, config.negative_prompt], Loading.of(config))
+    return found
+
+
+def load_for(request: Request[Any], sentences: Sequence[str] = (), *, kind: Kind | None = None) -> Prior:
+    """Load the prior that the settings name, once it is known to serve (`require_served`).
+
+    Raises as `run_job` does.
+    """
+    found = require_served(request, sentences, kind=kind)
+    config, device = request.config, request.config.device
     if request.offline and found.path is None:
         from csd3d.priors.auto import find_prior  # slow to import: mistakes are reported before
 

@@ -239,6 +239,19 @@ def test_photos_that_are_not_edited_leave_nothing(photos, tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"left.png", "right.png"}
 
 
+@pytest.mark.parametrize("words", [("--prompt", "make it blau"), ("--prompt-at", "0,0.5=make it blau")])
+@pytest.mark.parametrize("more", [(), ("--preview",)])
+def test_nothing_is_stitched_for_an_unknown_sentence(photos, monkeypatch, capsys, words, more):
+    def refuse(found, sentences, how):
+        if "make it blau" in sentences:
+            raise ValueError("prompt: expected another sentence, got 'make it blau'")
+
+    monkeypatch.setattr("csd3d.runs.job.require_known", refuse)
+    monkeypatch.setattr(panorama, "stitch_files", lambda *_: pytest.fail("stitched"))
+    assert main(["panorama", *photos, *words, *more]) == 2
+    assert "make it blau" in capsys.readouterr().err
+
+
 def test_starts_at_once_each_stitch_for_themselves(photos, tmp_path):
     words = ["panorama", *photos, "--prompt", "make it red", "--steps", "1"]
     assert main(words) == 0
