@@ -55,6 +55,12 @@ class Driver(Protocol):
 
     edit_s: float
     """Seconds that batches of views took, summed until somebody takes them."""
+    expected_s: float
+    """Seconds that a batch is expected to take; 0 where none was foreseen."""
+
+    def foresee(self) -> None:
+        """Measure how long edits by the current prompt will take, and say so if that is long; once for each prompt."""
+        ...
 
     def loss(self, step: int, train: Callable[[], Step]) -> Step:
         """A training step with an edit; `train` makes one without."""
@@ -76,6 +82,8 @@ class _Parts:
     on_progress: Callable[[str], None] = lambda _: None
     """Called with what an edit is doing, at least once a move."""
     edit_s: float = 0.0
+    expected_s: float = 0.0
+    _foreseen: str | None = None
     _read: tuple[object, Bool[Tensor, "n 1 H W"] | None] = (None, None)
 
     def sources(self, views: list[int]) -> Float[Tensor, "n 3 H W"]:
@@ -162,12 +170,9 @@ class Update(_Parts):
         if ranks()[0] == 0:
             CONSOLE.log(f"step {step}: {what}")
         self.on_progress(what)
-        since = time.monotonic()
         renders, distances = self.scene.render(
             views, current.size_px, lambda done: self.on_progress(f"{what}, rendered {done} of {len(views)}")
         )
-        if ranks()[0] == 0 and self.history.latest and not self.history.latest.views:
-            self._say_how_long(sources, count, (time.monotonic() - since) / len(views))
         correspondences = None
         if settings.by_depth and self.scene.perspective:
             size = view_size(sources, current.prior, current.size_px)
@@ -202,17 +207,26 @@ class Update(_Parts):
         self.replace(views, edited.rgb)
         return views
 
-    def _say_how_long(self, sources: Float[Tensor, "n 3 H W"], count: int, render_s: float) -> None:
-        """Say how long it takes until every view is rendered, `render_s` seconds each, and edited, if that is long."""
-        current, csd = self.current, self.current.csd()
-        size = view_size(sources, current.prior, current.size_px)
+    def foresee(self) -> None:
+        """See the protocol; of a prompt that has edited nothing yet, on a view and a few predictions."""
+        current, latest, photographs = self.current, self.history.latest, self.scene.photographs
+        if ranks()[0] != 0 or current.prompt == self._foreseen:
+            return
+        self._foreseen = current.prompt
+        if not current.prompt or (latest and latest.views and latest.prompt == current.prompt):
+            return
+        csd, size = current.csd(), view_size(photographs, current.prior, current.size_px)
         height, width = (side // current.prior.codec.factor for side in size.padded)
-        prompts = Prompts(current.prompt or "", current.source_prompt)
+        prompts = Prompts(current.prompt, current.source_prompt)
         score = current.prior.score_under(csd, prompts, current.settings.attending)
-        batches = -(-len(self.scene.photographs) // count)
-        estimate = measure(current.prior, Work(score, csd, batches * count, (height, width)))
+        each, render_s = min(current.settings.views_per_edit, len(photographs)), self.scene.render_s(current.size_px)
+        batches = -(-len(photographs) // each)
+        self.expected_s = each * render_s
+        with torch.autocast(self.scene.model.device.type, enabled=False):
+            estimate = measure(current.prior, Work(score, csd, batches * each, (height, width), together=each))
         if estimate:
             estimate = replace(estimate, codec_s=estimate.codec_s + render_s)
+            self.expected_s = estimate.total_s / batches
             estimate.announce(lambda line: CONSOLE.log(f"editing every view once: {line}"), SHORTER)
 
     def _moved(self, what: str, timer: "MoveTimer", done: int, total: int) -> None:
@@ -266,6 +280,9 @@ class Distil(_Parts):
     def views_left(self) -> bool:
         """Never: an edit is due in every step."""
         return False
+
+    def foresee(self) -> None:
+        """Nothing: what an edit takes is in the time of every step."""
 
     def batches_left(self, step: int, end: int) -> int:
         """None: every step is one."""

@@ -21,9 +21,10 @@ class SceneEta:
         if batch_s:
             self._batches.append(batch_s)
 
-    def remaining(self, steps: int, batches: int) -> float | None:
-        """Seconds that so many steps and batches take; None before any was timed. Batches count once one was."""
+    def remaining(self, steps: int, batches: int, expected_s: float = 0.0) -> float | None:
+        """Seconds that so many steps and batches take, a batch `expected_s` until one was timed; None before any step
+        was."""
         if not self._steps:
             return None
-        each = statistics.median(self._batches) if self._batches else 0.0
+        each = statistics.median(self._batches) if self._batches else expected_s
         return steps * statistics.median(self._steps) + batches * each

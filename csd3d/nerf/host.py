@@ -300,7 +300,7 @@ class CsdTrainer(Trainer):
         train["avg"] = sum(train["buffer"]) / len(train["buffer"])
         self._eta.add(train["buffer"][-1], batch_s)
         batches = driver.batches_left(step + 1, self._end)
-        remaining = self._eta.remaining(self._end - step - 1, batches)
+        remaining = self._eta.remaining(self._end - step - 1, batches, driver.expected_s)
         writer.put_scalar(writer.EventName.ITER_TRAIN_TIME, train["avg"], step)
         writer.put_scalar(writer.EventName.ETA, remaining, step)
         if batch_s and remaining is not None and remaining >= LONG_S:

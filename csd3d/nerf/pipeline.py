@@ -115,6 +115,7 @@ class CsdEditPipeline(VanillaPipeline):
         """The loss of a training step, in which an edit may be due."""
         self.carry_out(broadcast(self.controls.take()))
         self.show_status(step)
+        self.driver.foresee()
         train = partial(super().get_train_loss_dict, step)
         if self.current.prompt is None or not self.schedule.is_due(step, views_left=self.driver.views_left()):
             return train()

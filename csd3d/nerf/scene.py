@@ -13,6 +13,7 @@ from csd3d.nerf.backends import EditedModel
 from csd3d.nerf.host import CsdDataManager, CsdFullImageDataManager
 from csd3d.nerf.masks import Region
 from csd3d.nerf.views import look, points_of, scaled, show, square
+from csd3d.runs.estimate import measure_frames
 from csd3d.runs.ranks import map_sharded
 
 
@@ -88,6 +89,15 @@ class Scene:
             on_view(len(both))
         self.model.train()
         return torch.stack(both)
+
+    def render_s(self, size_px: int) -> float:
+        """Seconds that rendering a view takes, measured on one; training goes on as if it had not been."""
+        sampler = getattr(self.model, "proposal_sampler", None)  # of nerfacto's kind, which counts renders too
+        count = sampler and sampler._steps_since_update
+        seconds = measure_frames(1, lambda: self.render_local([0], size_px)).each_s
+        if sampler:
+            sampler._steps_since_update = count
+        return seconds
 
     def inside(self, views: list[int], distances: Float[Tensor, "n 1 h w"]) -> Bool[Tensor, "n 1 H W"] | None:
         """Which pixels of the photographs may change; None: all."""

@@ -19,8 +19,9 @@ def test_a_batch_does_not_shake_the_estimate():
     for _ in range(20):
         eta.add(0.1, 0.0)
     assert eta.remaining(100, 2) == pytest.approx(10.0)
+    assert eta.remaining(100, 2, 50.0) == pytest.approx(10.0 + 100.0), "one that is foreseen"
     eta.add(0.1, 60.0)
-    before = eta.remaining(100, 3)
+    before = eta.remaining(100, 3, 50.0)
     assert before == pytest.approx(10.0 + 180.0)
     eta.add(0.1, 0.0)
     assert eta.remaining(100, 3) == before
@@ -31,7 +32,7 @@ def test_the_log_of_nerfstudio_has_the_estimate_and_steps_without_edits(monkeypa
     buffer, told = {"events": {name: {"buffer": [0.1, 0.1], "avg": 0.1}}}, []
     monkeypatch.setattr(writer, "GLOBAL_BUFFER", buffer)
     monkeypatch.setattr(writer, "put_scalar", lambda event, value, step: told.append((event, value)))
-    driver = SimpleNamespace(edit_s=0.0, batches_left=lambda step, end: 2)
+    driver = SimpleNamespace(edit_s=0.0, expected_s=0.0, batches_left=lambda step, end: 2)
     trainer: Any = host.CsdTrainer.__new__(host.CsdTrainer)
     trainer._eta, trainer._end = SceneEta(), 100
     trainer.pipeline = SimpleNamespace(driver=driver)
@@ -62,6 +63,8 @@ def test_what_is_left_after_a_batch_is_said(left: int, said: str, monkeypatch: p
     monkeypatch.setattr(host.CONSOLE, "log", lines.append)
     trainer: Any = host.CsdTrainer.__new__(host.CsdTrainer)
     trainer._eta, trainer._end = SceneEta(), 100
-    trainer.pipeline = SimpleNamespace(driver=SimpleNamespace(edit_s=30.0, batches_left=lambda step, end: left))
+    trainer.pipeline = SimpleNamespace(
+        driver=SimpleNamespace(edit_s=30.0, expected_s=0.0, batches_left=lambda step, end: left)
+    )
     trainer._estimate(10)
     assert lines == [f"{said} until step 100: {words(89 + 30.0 * left)}"]

@@ -119,6 +119,8 @@ def test_a_prompt_edits_every_view_before_training_goes_on(
     assert steps == [4, 5, 10]  # two batches of 4 for 6 views; then the 3 steps that each of them has
     said = " ".join(capsys.readouterr().out.split())
     assert said.count("editing every view once: this takes about") == 1
+    assert said.index("editing every view once") < said.index("step 4: editing"), "as training begins"
+    assert pipeline.driver.expected_s > 0
     assert "8 particles x 2 moves" in said
     assert ", and 8 pictures at" in re.sub(r" drivers\.py:\d+", "", said), "each view is rendered first"
 
