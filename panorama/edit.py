@@ -219,7 +219,14 @@ class PanoramaEditor(Editor[PanoramaConfig]):
         """The windows."""
         size_lat = self._windows.rows.shape[1], self._windows.columns.shape[1]
         sampling = None if self._sampled is None else self._sampled.sampling
-        return Work(self.score, self.config.engine, len(self._windows), size_lat, sampling)
+        return Work(
+            self.score,
+            self.config.engine,
+            len(self._windows),
+            size_lat,
+            sampling,
+            together=self.config.windows_per_step,
+        )
 
     def encode(self, session: Session) -> None:
         """Latents of the canvas."""

@@ -187,7 +187,7 @@ class GenerateEditor(Editor[GenerateConfig]):
         if self.config.method == "ddim":
             csd = replace(csd, residual="noise", steps=composed.moves(csd.steps))
         score = self._attended if self._attending.guides else self.score
-        work = Work(score, csd, len(self._windows), size_lat)
+        work = Work(score, csd, len(self._windows), size_lat, together=self.config.windows_per_step)
         steer = self._steer() if self.config.method == "ddim" and composed.steering is not None else None
         if steer is None:
             return work

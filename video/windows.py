@@ -102,7 +102,15 @@ class Windows:
         lengths = [len(window.rows) for window in self.windows]
         count = -(-sum(lengths) // max(lengths))
         sampling = None if self.sampled is None else self.sampled.sampling
-        return Work(self.score, self.config.engine, count, (height, width), sampling, frames_lat=max(lengths))
+        return Work(
+            self.score,
+            self.config.engine,
+            count,
+            (height, width),
+            sampling,
+            frames_lat=max(lengths),
+            together=self.config.windows_per_step,
+        )
 
     def encode(self, session: Session, scan: Scan) -> None:
         """Stretch by stretch."""

@@ -96,7 +96,12 @@ def measured(name: str, how: Loading, *, device: str | None) -> list[str]:
     if isinstance(prior, ClipEditor):
         particles, frames, what, length = 1, WINDOW, f"window of {WINDOW} frames", prior.codec.latents_of(WINDOW)
     whole = Work(
-        prior.score(Prompts(""), Guidance(1.0)), CsdConfig(steps=LEAST), particles, (side, side), frames_lat=length
+        prior.score(Prompts(""), Guidance(1.0)),
+        CsdConfig(steps=LEAST),
+        particles,
+        (side, side),
+        frames_lat=length,
+        together=particles,
     )
     found = measure(prior, replace(whole, csd=replace(whole.csd, residual="noise"), particles=1))
     assert found is not None

@@ -52,6 +52,8 @@ class Work:
     """Latent frames of a particle: more than one where it is a window of a clip."""
     also: Callable[[Latents], object] | None = None
     """What a move of particles takes besides predictions."""
+    together: int = 1
+    """Particles that a step moves: so many may be in memory at once."""
     also_each: float = 1.0
     """How many times it takes that, on average."""
 
@@ -123,7 +125,7 @@ def measure(prior: Prior, work: Work, *, clock: Callable[[], float] = time.monot
     among = min(work.particles, ANCHORS + 1) if isinstance(work.score, StepScore) else 1
     x = _some(prior, work, among)
     each_s = _each_s(work, x, clock)
-    if each_s < _SHORT_S and among < (several := min(work.particles, TOGETHER)):
+    if each_s < _SHORT_S and among < (several := min(work.particles, work.together, TOGETHER)):
         among, x = several, _some(prior, work, several)
         each_s = _each_s(work, x, clock)
     if work.also is not None:

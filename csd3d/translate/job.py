@@ -161,7 +161,9 @@ class TranslateEditor(Editor[TranslateConfig]):
         prompts = Prompts((self.sentences[0],), self._captions[:1])
         score, size_lat = self.prior.score(prompts, Guidance.of(self.config.engine)), (side, side)
         csd = replace(self.config.engine, steps=self.config.steps)
-        return Work(score, csd, self.config.batch, size_lat, pictures=len(self._files), also=learn)
+        return Work(
+            score, csd, self.config.batch, size_lat, pictures=len(self._files), also=learn, together=self.config.batch
+        )
 
     def encode(self, session: Session) -> None:
         """Latents of the pictures."""

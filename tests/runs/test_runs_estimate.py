@@ -90,8 +90,9 @@ def test_frames_are_counted_alone() -> None:
     assert line == "this takes about 10 min: 300 frames at 2 s each, measured on one"
 
 
-def test_particles_whose_moves_are_short_are_measured_in_one_call() -> None:
-    own, sizes = work(100), list[int]()
+@pytest.mark.parametrize(("together", "several", "each_s"), [(9, 4, 0.2), (2, 2, 0.4)])
+def test_particles_whose_moves_are_short_are_measured_in_one_call(together: int, several: int, each_s: float) -> None:
+    own, sizes = replace(work(100), together=together), list[int]()
 
     class Counting:
         schedule, source = own.score.schedule, own.score.source
@@ -100,11 +101,11 @@ def test_particles_whose_moves_are_short_are_measured_in_one_call() -> None:
             sizes.append(len(x.z))
             return own.score.target(x)
 
-    now = iter([0.0, 0.5, 1.0, 1.5, 2.0, 2.8, 3.0, 3.8, 10.0, 10.5, 20.0, 20.25])  # one, twice; four; a picture
+    now = iter([0.0, 0.5, 1.0, 1.5, 2.0, 2.8, 3.0, 3.8, 10.0, 10.5, 20.0, 20.25])  # one, twice; several; a picture
     found = measure(ToyPrior(), replace(own, score=Counting()), clock=lambda: next(now))
     assert found is not None
-    assert sizes == [1, 1, 4, 4]
-    assert (found.each_s, found.measured) == (pytest.approx(0.2), 4)
+    assert sizes == [1, 1, several, several]
+    assert (found.each_s, found.measured) == (pytest.approx(each_s), several)
 
 
 def test_particles_that_look_at_others_are_measured_together() -> None:
