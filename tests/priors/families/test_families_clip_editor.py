@@ -4,6 +4,7 @@ import json
 import signal
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -138,16 +139,20 @@ def test_masks_are_found_in_time(
     for name, value in (("LEVEL", 0.0), ("SPREAD", 9.0), ("WHOLE", 9.0), ("EDGE", 0.9)):
         monkeypatch.setattr(masks, name, value)  # a random model edits everything a little
     clip, _ = make_clip(frames=12, height=48, width=64)
-    out = ["--run-dir", str(tmp_path / "run"), "--output", str(tmp_path / "out.mkv"), "--steps", "1", "--lr", "200"]
+    out = ["--run-dir", str(tmp_path / "run"), "--output", str(tmp_path / "out.mkv"), "--steps", "1", "--lr", "600"]
     assert main([*words(clip, family_path("lucy"), "--mask", "auto"), *out]) == 0
     found = frames_of(tmp_path / "run" / "mask")[:, :1]
     assert len(found) == 12
     assert 0 < found.mean() < 0.9
-    assert torch.equal(found[1], found[4]), "frames of one latent frame have one mask"
-    assert not torch.equal(found[0], found[11])
+    latent = [0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3]
+    pairs = [(i, j, float((found[i] - found[j]).abs().mean())) for i, j in combinations(range(12), 2)]
+    same, other = ([d for i, j, d in pairs if (latent[i] == latent[j]) == equal] for equal in (True, False))
+    assert max(same) < 0.6 * min(other), "frames of one latent frame have one map, which follows the edges of each"
     source, edited = frames_of(clip), frames_of(tmp_path / "out.mkv")
-    inside, outside = (((edited - source).abs() * w).sum() / w.sum() for w in (found, 1 - found))
-    assert outside < 0.3 * inside
+    change, outside = (edited - source).abs(), found == 0
+    assert outside.float().mean() > 0.01
+    assert (change * outside).max() == 0
+    assert (change * found).sum() / found.sum() > 0.003
 
 
 @pytest.mark.slow
