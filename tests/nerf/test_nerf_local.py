@@ -102,7 +102,7 @@ def test_a_box_changes_what_lies_in_it_and_not_a_bit_of_the_rest(
 ) -> None:
     pipeline = pipeline_for(exact, tmp_path, edit_steps=8)
     data = pipeline.datamanager
-    monkeypatch.setattr(Scene, "render", lambda self, views, _: (data.photographs[views], exact.distances[views]))
+    monkeypatch.setattr(Scene, "render", lambda self, views, *_: (data.photographs[views], exact.distances[views]))
     inside = in_box_by_loops(exact)
     assert torch.equal(pipeline.scene.inside(list(range(6)), exact.distances)[:, 0], inside)
     assert (inside & exact.of_thing).sum() == exact.of_thing.sum()
@@ -233,7 +233,7 @@ def test_a_found_mask_holds_the_rest_is_written_and_survives(
     data = pipeline.datamanager
     dim = data.photographs.mean() * 0.6
     pipeline.current.prior = ToyEditor(lambda x: torch.where(x.mean(1, keepdim=True) < dim, x - 0.3, x))
-    monkeypatch.setattr(Scene, "render", lambda self, views, _: (data.photographs[views], exact.distances[views]))
+    monkeypatch.setattr(Scene, "render", lambda self, views, *_: (data.photographs[views], exact.distances[views]))
     pipeline.publish_in(tmp_path / "run")
     pipeline.driver.edit(0)
     masks = pipeline.history.masks
