@@ -69,8 +69,8 @@ def test_what_can_be_done_is_done_and_failures_are_said(make_clip, tmp_path, cap
 def test_what_is_asked_for_in_another_way_is_done_anew(make_clip, tmp_path, capsys):
     """Whether a job is done is what its manifest says: every setting, the clip, the mask, and what was written."""
     make_clip("a.mp4", frames=2)
-    some, black = np.zeros((48, 64), np.uint8), np.zeros((48, 64), np.uint8)
-    some[:, :32] = 255
+    some, other = np.zeros((48, 64), np.uint8), np.zeros((48, 64), np.uint8)
+    some[:, :32] = other[:, 48:] = 255
     Image.fromarray(some).save(tmp_path / "mask.png")
     plain = {"clip": "a.mp4", "prompt": "make it red", "output": "a.mkv", "codec": "ffv1", "steps": 3}
     jobs, out = tmp_path / "jobs.yaml", tmp_path / "out"
@@ -84,7 +84,7 @@ def test_what_is_asked_for_in_another_way_is_done_anew(make_clip, tmp_path, caps
     assert start(mask="mask.png") == "done before"
     (tmp_path / "mask.png").rename(tmp_path / "moved.png")
     assert start(mask="moved.png") == "done before", "the very same mask"
-    Image.fromarray(black).save(tmp_path / "mask.png")
+    Image.fromarray(other).save(tmp_path / "mask.png")
     second = start(mask="mask.png")
     assert second != first
     assert start(mask="mask.png") == "done before"
