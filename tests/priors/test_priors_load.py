@@ -178,7 +178,7 @@ def test_a_text_to_image_model_is_no_instruction_editor(tmp_path: Path) -> None:
 
 def test_a_hub_id_that_is_not_cached_is_an_error_offline() -> None:
     with pytest.raises(
-        FileNotFoundError, match=r"prior 'no-such/prior': it is not in the hub's cache .*--prior no-such/prior"
+        FileNotFoundError, match=r"'no-such/prior': it is not in the hub's cache .*--offline.*--prior no-such/prior"
     ) as caught:
         InstructPrior.load("no-such/prior", device="cpu", offline=True)
     assert "\n" not in str(caught.value)

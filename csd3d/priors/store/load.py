@@ -114,8 +114,9 @@ def fetch(resolved: Resolved, *, revision: str | None, offline: bool, half: bool
             problem = problem or error
     if offline:
         raise FileNotFoundError(
-            f"prior {resolved.name!r}: it is not in the hub's cache on this machine, and only a name that a person "
-            f"gives is fetched: --prior {resolved.name}, if you trust it, or give a directory"
+            f"prior {resolved.name!r}: it is not in the hub's cache on this machine, and nothing is fetched under "
+            f"--offline or for a name out of a file: --prior {resolved.name} without --offline does, if you trust it, "
+            "or give a directory"
         )
     raise FileNotFoundError(
         f"prior {resolved.name!r}: cannot be had from the hub: {first_line(problem)}. Check the name and the network, "
