@@ -234,6 +234,7 @@ class CsdTrainer(Trainer):
             stoppable() if alone else nullcontext(StopRequest()) as self._stop_request,
         ):
             try:
+                self._foresee()
                 super().train()
             except KeyboardInterrupt:
                 self._end_stopped(f"at once, in step {self._last_step + 1}; go on with --load-dir")
@@ -288,6 +289,10 @@ class CsdTrainer(Trainer):
         if isinstance(self.viewer_state, Viewer) and now - self._step_shown_at > SECONDS_BETWEEN_STEPS_SHOWN:
             viewer_page.update(self.viewer_state, step)
             self._step_shown_at = now
+
+    def _foresee(self) -> None:
+        """Say how long edits will take: before the first step, in whose time it is not."""
+        self._edited.driver.foresee()
 
     def _estimate(self, step: int) -> None:
         """Tell nerfstudio's log how long training steps take without edits, and how much time is left with them."""

@@ -35,6 +35,9 @@ class Text3dTrainer(CsdTrainer):
 
     program: ClassVar[str] = "csd-3d"
 
+    def _foresee(self) -> None:
+        """Nothing: there are no edits."""
+
     def _estimate(self, step: int) -> None:
         """nerfstudio's own estimate of the time that is left stands: all steps take about as long."""
 
