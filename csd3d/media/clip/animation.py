@@ -38,7 +38,7 @@ def is_animation(path: Path) -> bool:
     if not (head.startswith(b"\x89PNG") or (head.startswith(b"RIFF") and head.endswith(b"WEBP"))):
         return False
     try:
-        with any_size(), path.open("rb") as file, opened(file) as picture:
+        with opened(path) as picture:
             return getattr(picture, "n_frames", 1) > 1
     except DAMAGED:
         return False
@@ -57,7 +57,7 @@ def read_animation(path: Path, max_frames: int | None) -> Animation:
     """Facts of an animation, or of its first frames. Raises `ValueError` if it is damaged."""
     durations = list[int]()
     try:
-        with any_size(), path.open("rb") as file, opened(file) as picture:
+        with opened(path) as picture:
             count = getattr(picture, "n_frames", 1)
             for i in range(count if max_frames is None else min(count, max_frames)):
                 picture.seek(i)
@@ -72,7 +72,7 @@ def read_animation(path: Path, max_frames: int | None) -> Animation:
 def icc_of(path: Path) -> bytes:
     """The RGB colour profile of an animation; empty if there is none."""
     try:
-        with any_size(), path.open("rb") as file, opened(file) as picture:
+        with opened(path) as picture:
             return profile_of(picture)
     except DAMAGED:
         return b""

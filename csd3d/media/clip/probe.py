@@ -187,8 +187,7 @@ def require_no_frame(output: Path, source: Path) -> None:
     if place.is_dir():
         taken = target.parent == place and target.suffix.lower() in PICTURES
     else:
-        pattern = any(sign in place.name for sign in "*?[") and not place.exists()
-        taken = pattern and target.parent == place.parent and bool(target.suffix) and target.match(place.name)
+        taken = is_pattern(place) and target.parent == place.parent and bool(target.suffix) and target.match(place.name)
     if taken:
         raise ValueError(f"output: expected another place than among the frames of {source}, got {output}")
 

@@ -56,7 +56,7 @@ class Header:
 def read_header(path: Path) -> Header:
     """What a picture is, from its header where Pillow knows it. Raises OSError as `read_levels` does."""
     try:
-        with any_size(), path.open("rb") as file, opened(file) as picture:
+        with path.open("rb") as file, opened(file) as picture:
             _require_plain(picture)
             tags = tiff_tags(picture)  # Pillow's size of a turned TIFF is the stored one in some versions only
             stored = (tags[_WIDTH], tags[_HEIGHT]) if tags else picture.size
@@ -88,7 +88,7 @@ def read_with_alpha(path: Path) -> tuple[Levels, Opacity | None]:
     """
     data = path.read_bytes()
     try:
-        with any_size(), opened(BytesIO(data)) as picture:
+        with opened(BytesIO(data)) as picture:
             _require_plain(picture)
             tags = tiff_tags(picture)
             orientation = 1 if tags else orientation_of(picture)  # Pillow and OpenCV turn a TIFF themselves
@@ -206,19 +206,20 @@ def decode_deep(
 
 
 @contextmanager
-def opened(file: BytesIO | BufferedReader) -> Iterator[Image.Image]:
-    """A picture as Pillow opens it.
+def opened(file: Path | BytesIO | BufferedReader) -> Iterator[Image.Image]:
+    """A picture of any size as Pillow opens it.
 
     Raises:
         UnidentifiedImageError: of no kind that it knows.
         OSError: damaged, or with text beyond measure.
     """
-    try:
-        picture = Image.open(file)
-    except ValueError as error:
-        raise in_one_line(error) from None
-    with picture:
-        yield picture
+    with any_size():
+        try:
+            picture = Image.open(file)
+        except ValueError as error:
+            raise in_one_line(error) from None
+        with picture:
+            yield picture
 
 
 def from_cmyk(picture: Image.Image) -> Image.Image:

@@ -22,7 +22,6 @@ from csd3d.media.pictures.levels import (
     HEAD_BYTES,
     MOST_PX,
     TIFF,
-    any_size,
     decode_deep,
     from_cmyk,
     in_one_line,
@@ -98,16 +97,15 @@ def open_picture(path: Path) -> Picture:
     data = path.read_bytes()
     if not data:
         raise ValueError(f"{path}: expected a picture, got an empty file")
-    with any_size():
-        try:
-            with opened(BytesIO(data)) as image:
-                return _read(path, data, image)
-        except UnidentifiedImageError:
-            if data[:4] in TIFF:
-                return _finish(path, _deep(path, data, {}), "TIFF", _plain_tags(data), [], 1)
-            raise ValueError(f"{path}: expected a picture (PNG, JPEG, TIFF or WebP), got something else") from None
-        except DAMAGED as error:
-            raise ValueError(f"{path}: the file is damaged or cut short ({in_one_line(error)})") from None
+    try:
+        with opened(BytesIO(data)) as image:
+            return _read(path, data, image)
+    except UnidentifiedImageError:
+        if data[:4] in TIFF:
+            return _finish(path, _deep(path, data, {}), "TIFF", _plain_tags(data), [], 1)
+        raise ValueError(f"{path}: expected a picture (PNG, JPEG, TIFF or WebP), got something else") from None
+    except DAMAGED as error:
+        raise ValueError(f"{path}: the file is damaged or cut short ({in_one_line(error)})") from None
 
 
 def _read(path: Path, data: bytes, image: Image.Image) -> Picture:
