@@ -32,7 +32,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from csd3d.media.guided import box_mean, guided_filter, regression
+from csd3d.media.guided import box_mean, guided_filter, products, regression
 
 WINDOWS = ((16, 1e-3), (4, 3e-4))
 """From wide to narrow: half the window in working pixels, and the variance below which it counts as flat. The last is
@@ -109,10 +109,10 @@ def colour_maps(
 
     `edited` and `source` are the decoded latents, rgb in [0, 1].
     """
-    e, x = edited - 0.5, source - 0.5  # about the middle, where products lose the least to rounding
+    planes = products(edited - 0.5, source - 0.5)  # about the middle, where products lose the least to rounding
     maps, radius = torch.eye(3).to(source)[:, :, None, None], 0
     for radius, eps in windows:
-        maps, _ = regression(e, x, radius, eps, prior=maps)
+        maps, _, _ = regression(planes, radius, eps, prior=maps)
     return box_mean(maps.flatten(1, 2), radius).clamp(-LIMIT, LIMIT)
 
 

@@ -27,27 +27,27 @@ def guided_filter(
     repeat. Values that are the same everywhere stay so, up to rounding.
     """
     x = guide - 0.5  # about the middle, where products lose the least to rounding
-    A, b = regression(values, x, radius, eps, prior=0.0)
+    A, mean_y, mean_x = regression(products(values, x), radius, eps, prior=0.0)
+    b = mean_y - (A * mean_x[:, None]).sum(2)
     means = box_mean(torch.cat([A[:, 0], b], 1), radius)
     return (means[:, :3] * x).sum(1, keepdim=True) + means[:, 3:]
 
 
+def products(y: Float[Tensor, "n k h w"], x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 9+4*k h w"]:
+    """y, x and what they are times x, whose means over any window `regression` is made of."""
+    by = (y[:, i : i + 1] * x for i in range(y.shape[1]))
+    return torch.cat([y, x, *by, *(x[:, i : i + 1] * x[:, i:] for i in range(3))], 1)
+
+
 def regression(
-    y: Float[Tensor, "n k h w"],
-    x: Float[Tensor, "n 3 h w"],
-    radius: int,
-    eps: float,
-    *,
-    prior: Float[Tensor, "*_m k 3 _h _w"] | float,
-) -> tuple[Float[Tensor, "n k 3 h w"], Float[Tensor, "n k h w"]]:
-    """A and b of the module's text around each pixel; `prior` is B."""
-    k = y.shape[1]
-    planes = [y, x, *(y[:, i : i + 1] * x for i in range(k)), *(x[:, i : i + 1] * x[:, i:] for i in range(3))]
-    mean_y, mean_x, yx, xx = box_mean(torch.cat(planes, 1), radius).split((k, 3, 3 * k, 6), 1)
+    planes: Float[Tensor, "n p h w"], radius: int, eps: float, *, prior: Float[Tensor, "*_m k 3 _h _w"] | float
+) -> tuple[Float[Tensor, "n k 3 h w"], Float[Tensor, "n k h w"], Float[Tensor, "n 3 h w"]]:
+    """A of the module's text around each pixel, and the means of y and x, of their `products`; `prior` is B."""
+    k = (planes.shape[1] - 9) // 4
+    mean_y, mean_x, yx, xx = box_mean(planes, radius).split((k, 3, 3 * k, 6), 1)
     between = yx.unflatten(1, (k, 3)) - mean_y[:, :, None] * mean_x[:, None]
     own = [xx[:, m] - mean_x[:, i] * mean_x[:, j] + eps * (i == j) for m, (i, j) in enumerate(_UPPER)]
-    A = _divide(between + eps * prior, own)
-    return A, mean_y - (A * mean_x[:, None]).sum(2)
+    return _divide(between + eps * prior, own), mean_y, mean_x
 
 
 def box_mean(x: Float[Tensor, "n k h w"], radius: int) -> Float[Tensor, "n k h w"]:
