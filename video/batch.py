@@ -201,7 +201,7 @@ def default_name(clip: Path, prompt: str) -> str:
     """A file name for an edit."""
     slug = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40] or hashlib.sha256(prompt.encode()).hexdigest()[:8]
     stem = clip.stem.strip("*?") or "clip"
-    if len(stem.encode(errors="replace")) > _LONGEST_STEM:  # a title from the web, not one of which places are refused
-        cut = stem.encode(errors="replace")[:_LONGEST_STEM].decode(errors="ignore")
-        stem = f"{cut}-{hashlib.sha256(stem.encode(errors='replace')).hexdigest()[:8]}"
+    raw = stem.encode(errors="replace")
+    if len(raw) > _LONGEST_STEM:  # a title from the web, not one of which places are refused
+        stem = f"{raw[:_LONGEST_STEM].decode(errors='ignore')}-{hashlib.sha256(raw).hexdigest()[:8]}"
     return f"{stem}-{slug}{clip.suffix if clip.suffix.lower() in CONTAINERS else '.mp4'}"

@@ -59,10 +59,9 @@ class Frames:
 
     def work(self) -> Work:
         """The frames, or the key frames that are known so far."""
-        height, width = (side // self.prior.codec.factor for side in self.size.padded)
         sampling = None if self.sampled is None else self.sampled.sampling
         return Work(
-            self.score, self.config.engine, self.count, (height, width), sampling, together=self.config.frames_per_step
+            self.score, self.config.engine, self.count, self.shape[2:], sampling, together=self.config.frames_per_step
         )
 
     @property

@@ -98,7 +98,6 @@ class Windows:
 
     def work(self) -> Work:
         """As many of the longest windows as there are latent frames in all."""
-        height, width = (side // self.prior.codec.factor for side in self.size.padded)
         lengths = [len(window.rows) for window in self.windows]
         count = -(-sum(lengths) // max(lengths))
         sampling = None if self.sampled is None else self.sampled.sampling
@@ -106,7 +105,7 @@ class Windows:
             self.score,
             self.config.engine,
             count,
-            (height, width),
+            self.shape[2:],
             sampling,
             frames_lat=max(lengths),
             together=self.config.windows_per_step,

@@ -103,10 +103,8 @@ class Attention:
     @property
     def goes_by_anchors(self) -> bool:
         """Whether particles depend on the anchors of a step: on their keys, their colours or their hidden states."""
-        moved = any(
-            isinstance(c, EyeForEye) or (isinstance(c, CrossImage) and c.colours > 0) for c in self.compositions
-        )
-        return self.share == "anchors" or moved
+        coloured = any(isinstance(c, CrossImage) and c.colours > 0 for c in self.compositions)
+        return self.share == "anchors" or self.follows or coloured
 
     def over(self, score: Score) -> Score:
         """`score` under control, or `score` itself if nothing is asked for.

@@ -59,7 +59,7 @@ class Driver(Protocol):
     """Seconds that a batch is expected to take; 0 where none was foreseen."""
 
     def foresee(self) -> None:
-        """Measure how long edits by the current prompt will take, and say so if that is long; once for each prompt."""
+        """Measure how long edits by the current prompt, which begins, will take, and say so if that is long."""
         ...
 
     def loss(self, step: int, train: Callable[[], Step]) -> Step:
@@ -83,7 +83,6 @@ class _Parts:
     """Called with what an edit is doing, at least once a move."""
     edit_s: float = 0.0
     expected_s: float = 0.0
-    _foreseen: str | None = None
     _read: tuple[object, Bool[Tensor, "n 1 H W"] | None] = (None, None)
 
     def sources(self, views: list[int]) -> Float[Tensor, "n 3 H W"]:
@@ -210,10 +209,8 @@ class Update(_Parts):
     def foresee(self) -> None:
         """See the protocol; of a prompt that has edited nothing yet, on a view and a few predictions."""
         current, latest, photographs = self.current, self.history.latest, self.scene.photographs
-        if ranks()[0] != 0 or current.prompt == self._foreseen:
-            return
-        self._foreseen = current.prompt
-        if not current.prompt or (latest and latest.views and latest.prompt == current.prompt):
+        begun = latest is not None and bool(latest.views) and latest.prompt == current.prompt
+        if ranks()[0] != 0 or not current.prompt or begun:
             return
         csd, size = current.csd(), view_size(photographs, current.prior, current.size_px)
         height, width = (side // current.prior.codec.factor for side in size.padded)

@@ -115,7 +115,6 @@ class CsdEditPipeline(VanillaPipeline):
         """The loss of a training step, in which an edit may be due."""
         self.carry_out(broadcast(self.controls.take()))
         self.show_status(step)
-        self.driver.foresee()
         train = partial(super().get_train_loss_dict, step)
         if self.current.prompt is None or not self.schedule.is_due(step, views_left=self.driver.views_left()):
             return train()
@@ -151,6 +150,7 @@ class CsdEditPipeline(VanillaPipeline):
         if (prompt, source_prompt) != (self.current.prompt, self.current.source_prompt):
             self.current.prompt, self.current.source_prompt = prompt, source_prompt
             self._say_of_prior(prompt)
+            self.driver.foresee()
         self.schedule.request_edit()
 
     def _go_back(self, changed: set[int]) -> None:

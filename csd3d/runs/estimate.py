@@ -52,10 +52,10 @@ class Work:
     """Latent frames of a particle: more than one where it is a window of a clip."""
     also: Callable[[Latents], object] | None = None
     """What a move of particles takes besides predictions."""
-    together: int = 1
-    """Particles that a step moves: so many may be in memory at once."""
     also_each: float = 1.0
     """How many times it takes that, on average."""
+    together: int = 1
+    """Particles that a step moves: so many may be in memory at once."""
 
     @property
     def steps(self) -> int:

@@ -47,8 +47,7 @@ class Job:
     lines: deque[str] = field(default_factory=lambda: deque[str](maxlen=LINES))
     """What it printed last."""
     process: "subprocess.Popen[str] | None" = None
-    impossible: bool = False
-    """There can be no process of such words."""
+    """None while it waits, and of words of which there can be none."""
     stopping: bool = False
     """It was asked to save its state and end."""
     then: Sequence[str] | None = None
@@ -68,9 +67,9 @@ class Job:
         """How it stands."""
         if self.waiting:
             return "waiting"
-        if self.impossible:
+        if self.process is None:
             return "refused"
-        if self.process is None or self.process.poll() is None:
+        if self.process.poll() is None:
             return "running"
         return status_of(self.run_dir) or ("refused" if self.process.returncode == 2 else "stopped")
 
@@ -164,7 +163,6 @@ class Jobs:
                     job.process = _begin([*self._program, *job.words])
                 except (OSError, ValueError) as error:  # a word that is too long, or has a zero in it
                     job.lines.append(f"csd3d {''.join(job.words[:1]):.20}: {error}")
-                    job.impossible = True
                 job.waiting = False
             if job.process is not None:
                 assert job.process.stdout is not None
