@@ -117,7 +117,9 @@ def test_a_prior_that_a_file_alone_names_is_not_fetched(make_clip, tmp_path, mon
     stranger.write_text(json.dumps({"prior": "some/body"}))
     words = ["video", str(clip), "--prompt", "make it red", "--preset", str(stranger)]
     assert main(words) == 2
-    assert "--prior some/body, if you trust it" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "nothing is fetched under --offline or for a name out of a file: --prior some/body without" in said
+    assert "if you trust it" in said
     assert set(asked) == {("some/body", True)}
     asked.clear()
     assert main([*words, "--prior", "some/body"]) == 2
