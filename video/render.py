@@ -1,8 +1,9 @@
 """From latents to the clip and the pictures of a report: decode a chunk, put detail back, write, forget."""
 
 from collections.abc import Callable, Generator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from csd3d.media.clip.source import Clip, chunk_frames
 from csd3d.media.detail import restore_mapped
 from csd3d.media.geometry import WorkingSize, from_working, resize, to_working
 from csd3d.media.masks import masked
+from csd3d.media.overlap import behind
 from csd3d.media.sheet import evenly
 from video.motion import ClipMotion
 from video.particles import LatentRows
@@ -114,10 +116,10 @@ def render(
     most_frames: int,
     notes: list[str],
 ) -> Generator[tuple[range, Samples], None, None]:
-    """Write `output` and the two players of the report chunk by chunk, yielding after each.
+    """Write `output` and the two players of the report chunk by chunk, yielding after each while it is written.
 
     All three appear when the last chunk is written; if the consumer stops earlier, none does. The samples for the
-    contact sheet fill up on the way. `replaces` and `before` are those of `open_output`.
+    contact sheet fill up on the way, and are whole at the end. `replaces` and `before` are those of `open_output`.
     """
     info = clip.info
     preview = square_size(info.display_aspect, min(info.width_px, info.height_px, PREVIEW_PX))
@@ -141,8 +143,8 @@ def render(
             )
             for name in ("source.mp4", "edited.mp4")
         ]
-        for frames, source in clip.chunks(chunk_frames(clip, most_frames), exact=True):
-            edited = pictures(frames, source)
+
+        def write(frames: range, source: Tensor, edited: Tensor) -> None:
             writer.write(edited)
             small = [resize(rgb, *preview).clamp(0, 1) for rgb in (source, edited)]
             for player, rgb in zip(players, small, strict=True):
@@ -150,6 +152,11 @@ def render(
             for i in (i for i in samples.frames if i in frames):
                 samples.source.append(small[0][i - frames.start])
                 samples.edited.append(small[1][i - frames.start])
+
+        written = stack.enter_context(behind())
+        chunks = stack.enter_context(closing(clip.chunks(chunk_frames(clip, most_frames), exact=True)))
+        for frames, source in chunks:
+            written(partial(write, frames, source, pictures(frames, source)))
             yield frames, samples
 
 
@@ -157,5 +164,6 @@ def working_frames(
     clip: Clip, size: WorkingSize, *, most_frames: int
 ) -> Generator[tuple[range, Float[Tensor, "_n 3 h w"]], None, None]:
     """The clip at working size, chunk by chunk."""
-    for frames, rgb in clip.chunks(chunk_frames(clip, most_frames)):
-        yield frames, to_working(rgb, size)
+    with closing(clip.chunks(chunk_frames(clip, most_frames))) as chunks:
+        for frames, rgb in chunks:
+            yield frames, to_working(rgb, size)

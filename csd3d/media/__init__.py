@@ -7,6 +7,7 @@
     geometry    scaling to the size at which a prior works, and back
     detail      fine detail that a codec loses, put back
     sheet       contact sheets
+    overlap     reading and writing beside the work in between
     atomic      files that appear whole or not at all
 
 Knows no prior and no run.

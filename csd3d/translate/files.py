@@ -1,5 +1,6 @@
 """A picture or a clip through a trained network, from file to file."""
 
+from functools import partial
 from pathlib import Path
 
 from csd3d.media.clip.animation import is_animation
@@ -7,6 +8,7 @@ from csd3d.media.clip.formats import Encoding
 from csd3d.media.clip.output import open_output
 from csd3d.media.clip.probe import require_no_frame
 from csd3d.media.clip.source import chunk_frames, open_clip
+from csd3d.media.overlap import behind
 from csd3d.media.pictures.find import SUFFIXES
 from csd3d.media.pictures.levels import from_levels, to_levels
 from csd3d.media.pictures.read import open_picture
@@ -50,7 +52,8 @@ def _translate_clip(trained: Trained, source: Path, task: str, output: Path, pro
         require_no_frame(output, source)
         size = chunk_frames(clip, _CHUNK)
         chunks = progress.track("translate", clip.chunks(size, exact=True), total=clip.info.frames, unit=size)
-        with open_output(output, clip.info, Encoding(), tags=clip.info.tags, notes=notes) as writer:
+        opened = open_output(output, clip.info, Encoding(), tags=clip.info.tags, notes=notes)
+        with opened as writer, behind() as written:
             for _, rgb in chunks:
-                writer.write(trained(rgb, task))
+                written(partial(writer.write, trained(rgb, task)))
         return [*clip.notes, *notes]

@@ -9,10 +9,11 @@ counts and times them right, and a few end the process; so it has a process of i
 which it shows the same.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, closing
 from fractions import Fraction
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import Literal, Protocol, runtime_checkable
 
@@ -25,6 +26,7 @@ from csd3d.media.clip.container import Damage, decoded_frames, open_video
 from csd3d.media.clip.decord_process import DecordProcess
 from csd3d.media.clip.probe import ClipInfo, probe, with_fps
 from csd3d.media.clip.shown import upright_levels
+from csd3d.media.overlap import ahead
 from csd3d.media.pictures.levels import from_levels, read_header, read_levels, to_8_bits
 from csd3d.media.pictures.profile import profile_from
 
@@ -61,6 +63,7 @@ class Clip:
         self.info, self.backend, self.notes = info, backend, list(info.notes)
         self._reader = reader
         self._exact: Reader | None = None
+        self._in_use = Lock()
 
     def read(self, start: int, stop: int, *, exact: bool = False) -> Float[Tensor, "n 3 H W"]:
         """Frames start to stop - 1, rgb in [0, 1], as stored (sample aspect is not applied).
@@ -74,18 +77,20 @@ class Clip:
         """
         if not 0 <= start < stop <= self.info.frames:
             raise IndexError(f"frames: expected a range within [0, {self.info.frames}), got [{start}, {stop})")
-        pixels = (self._exact_reader() if exact else self._reader).read(start, stop)
+        with self._in_use:
+            pixels = (self._exact_reader() if exact else self._reader).read(start, stop)
         if pixels.shape != (stop - start, self.info.height_px, self.info.width_px, 3):
             raise ValueError(
                 f"clip: frames [{start}, {stop}) of {self.info.path} could not be read again; did it change?"
             )
         return from_levels(pixels)
 
-    def chunks(self, size: int, *, exact: bool = False) -> Iterator[tuple[range, Float[Tensor, "_n 3 H W"]]]:
-        """The whole clip in order, at most `size` frames at a time, each chunk with its frame numbers."""
-        for start in range(0, self.info.frames, size):
-            frames = range(start, min(start + size, self.info.frames))
-            yield frames, self.read(frames.start, frames.stop, exact=exact)
+    def chunks(
+        self, size: int, *, exact: bool = False
+    ) -> Generator[tuple[range, Float[Tensor, "_n 3 H W"]], None, None]:
+        """The whole clip in order, at most `size` frames at a time, with their numbers; read `ahead`."""
+        parts = (range(start, min(start + size, self.info.frames)) for start in range(0, self.info.frames, size))
+        return ahead((part, self.read(part.start, part.stop, exact=exact)) for part in parts)
 
     def _exact_reader(self) -> Reader:
         if isinstance(self._reader, PictureReader | AnimationReader):
@@ -94,11 +99,12 @@ class Clip:
         return self._exact
 
     def close(self) -> None:
-        """Free the decoders."""
-        for reader in dict.fromkeys((self._reader, self._exact)):
-            if reader is not None:
-                reader.close()
-        self._exact = None
+        """Free the decoders, after what is being read."""
+        with self._in_use:
+            for reader in dict.fromkeys((self._reader, self._exact)):
+                if reader is not None:
+                    reader.close()
+            self._exact = None
 
     def __enter__(self) -> "Clip":
         return self
