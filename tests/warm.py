@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import import_module
@@ -166,9 +166,23 @@ def forget_garbage() -> None:
     gc.freeze()
 
 
+def read_once(read: Callable[..., object]) -> Callable[..., object]:
+    """`read` of a folder, which a fork's first call finds in memory where this process has read the same."""
+    held, here = dict[tuple[object, ...], object](), os.getpid()
+
+    def found(path: Path, **how: object) -> object:
+        key = (path, *sorted(how.items(), key=lambda item: item[0]))
+        if os.getpid() != here:
+            return held.pop(key) if key in held else read(path, **how)
+        held[key] = read(path, **how)
+        return held[key]
+
+    return found
+
+
 @cache
 def _warm_up(name: str) -> None:
-    """Import what commands import, read words, and load a prior, after which the libraries know how to do both."""
+    """Import what commands import, read words, and load priors, after which the libraries know how to do both."""
     gc.set_threshold(GARBAGE)
     import torch
     from PIL import Image
@@ -176,6 +190,7 @@ def _warm_up(name: str) -> None:
     from csd3d.cli.editors import read_request
     from csd3d.cli.main import COMMANDS
     from csd3d.cli.panorama import IMAGE
+    from csd3d.priors import latent_diffusion
     from csd3d.priors.auto import load_prior
 
     skip_fsync()
@@ -184,9 +199,11 @@ def _warm_up(name: str) -> None:
     for command in COMMANDS.values():
         with suppress(ImportError):  # of an extra
             import_module(command.module)
-    load_prior("builtin", device="cpu")
+    latent_diffusion.load_parts = read_once(latent_diffusion.load_parts)
+    for prior in ("builtin", "builtin:t2i"):
+        load_prior(prior, device="cpu")
     read_request(IMAGE, ["photo.png", "--prompt", "make it snowy"])
-    Image.preinit()
+    Image.init()
     for module in ("diffusers.loaders.textual_inversion", "tests.killable", "tests.priors.tiny"):
         import_module(module)
     if name == "scenes":
