@@ -7,6 +7,9 @@ from typing import Any, cast
 
 import torch
 
+_DRAWS = 1_000_000
+"""Values that resamples hold at a time, which bounds their memory."""
+
 
 @dataclass(frozen=True)
 class Mean:
@@ -65,9 +68,9 @@ def bootstrap_interval(values: Sequence[float], *, resamples: int = 2000) -> tup
     if len(finite) < 2:
         return math.nan, math.nan
     rng = torch.Generator().manual_seed(0)
-    means = torch.stack(
-        [finite[torch.randint(len(finite), (len(finite),), generator=rng)].mean() for _ in range(resamples)]
-    )
+    n, at_once = len(finite), max(1, _DRAWS // len(finite))
+    parts = [min(at_once, resamples - done) for done in range(0, resamples, at_once)]
+    means = torch.cat([finite[torch.randint(n, (rows, n), generator=rng)].mean(1) for rows in parts])
     return float(torch.quantile(means, 0.025)), float(torch.quantile(means, 0.975))
 
 
