@@ -210,8 +210,11 @@ class Prior(ABC):
         """`score` with the guidance of `csd` and maybe with its attention controlled, for a run by its settings. Raises
         what `require`, `score` and `Attention.over` do."""
         self.require(csd, prompts)
-        score = self.score(prompts, Guidance.of(csd))
+        guidance = Guidance.of(csd)
+        score = self.score(prompts, guidance)
         require_timesteps(score.schedule, csd)
+        if attention is not None and attention.sees_sources:
+            require_predicted(self.kind, guidance)
         score = score if attention is None else self.attended(score, attention)
         _ = reusing(score, csd)  # refuses what has no parts
         return score
@@ -258,6 +261,20 @@ class TextToImage(Prior):
         steps: int,
     ) -> Float[Tensor, "n c h w"]:
         """Latents of `shape` from noise (None: drawn), by its ordinary sampler; see `networks.sampler.denoise`."""
+
+
+def require_predicted(kind: Kind, guidance: Guidance) -> None:
+    """Raises ValueError where targets are to look at a prediction for their source that guidance leaves out."""
+    if kind == "instruct":
+        name, scale, missing = "s-image", guidance.image, guidance.image == 0 != guidance.text
+    else:
+        name, scale = "s-source", guidance.source_text
+        missing = scale in (0, 1) and scale != guidance.text
+    if missing:
+        raise ValueError(
+            f"{name}: expected other than {scale:g}, which leaves out a prediction for the source that attention is to "
+            f"look at, got {scale:g} beside --s-text {guidance.text:g}"
+        )
 
 
 def require_no_source(prompts: Prompts, csd: CsdConfig | None = None) -> None:

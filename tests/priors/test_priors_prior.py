@@ -7,6 +7,7 @@ from typing import get_args
 import pytest
 import torch
 
+from csd3d.attention.presets import Attention
 from csd3d.engine.config import METHODS, CsdConfig
 from csd3d.engine.stein import RbfKernel
 from csd3d.engine.types import Batch
@@ -144,6 +145,20 @@ def test_a_source_has_a_scale_of_its_own(tiny: Path, t2i: TextToImagePrior) -> N
         ValueError, match="s-source: expected none, the source of an instruction editor has no text, got 2"
     ):
         editor.require(CsdConfig(s_source=2.0), Prompts("make it snowy"))
+
+
+def test_what_attention_looks_at_in_the_source_is_predicted(tiny: Path, t2i: TextToImagePrior) -> None:
+    looks, editor = Attention.of("none", ("pnp",)), InstructPrior.load(tiny, device="cpu")
+    captions, sentence = Prompts("a cat", "a dog"), Prompts("make it snowy")
+    for w, source in ((5.0, 1.0), (5.0, 0.0), (1.0, 0.0)):
+        with pytest.raises(ValueError, match=f"^s-source: expected other than {source:g}, .* beside --s-text {w:g}$"):
+            t2i.score_under(CsdConfig(s_text=w, s_source=source), captions, looks)
+    with pytest.raises(ValueError, match=r"^s-image: expected other than 0, .*, got 0 beside --s-text 5$"):
+        editor.score_under(CsdConfig(s_text=5.0, s_image=0.0), sentence, looks)
+    for w, source in ((5.0, 2.0), (1.0, 1.0), (0.0, 0.0), (1.0, 2.0)):
+        t2i.score_under(CsdConfig(s_text=w, s_source=source), captions, looks)
+    t2i.score_under(CsdConfig(s_text=5.0, s_source=1.0), captions)
+    editor.score_under(CsdConfig(s_text=5.0, s_image=1.0), sentence, looks)
 
 
 def test_what_the_published_code_shows_an_editor_is_fainter(tiny: Path) -> None:
