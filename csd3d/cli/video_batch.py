@@ -9,6 +9,7 @@ this file. Every other column is a flag of `csd3d video`, with - or _, and may b
 cells as commas do. Paths are taken from the file's folder, results go to --out.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -175,9 +176,16 @@ def _requests(row: Mapping[str, Any], batch: Batch) -> Iterator[tuple[Request[Vi
     request = request_of(FORM, values)
     for clip in clips:
         name = values.get("output") or Path(default_name(clip, values["prompt"]))
-        run = "-".join(name.parts)
-        made = replace(request, source=clip, output=batch.out / name, run_dir=batch.out / "runs" / run)
+        made = replace(request, source=clip, output=batch.out / name, run_dir=batch.out / "runs" / _run_name(name))
         yield made, clip != pattern
+
+
+def _run_name(output: Path) -> str:
+    """Of the folder of an edit's run, another one for each output: `a/b.mp4` and `a-b.mp4` may be at work at once."""
+    joined = "-".join(output.parts)
+    return (
+        joined if len(output.parts) == 1 else f"{joined}-{hashlib.sha256(output.as_posix().encode()).hexdigest()[:8]}"
+    )
 
 
 def _beside(folder: Path, value: str | Path | tuple[str, ...]) -> str | Path | tuple[str, ...]:

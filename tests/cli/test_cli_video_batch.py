@@ -168,6 +168,13 @@ def test_a_prior_lies_beside_the_job_file_however_its_column_is_written(tmp_path
     assert request.config.prior == str(tmp_path / "net")
 
 
+def test_each_output_has_a_run_of_its_own(tmp_path):
+    rows = [{"clip": "a.mp4", "prompt": "x", "output": name} for name in ("a-b.mp4", "a/b.mp4", "c.mp4")]
+    first, second, third = (r.run_dir.name for r in requests(rows, Batch(tmp_path / "jobs.csv", out=tmp_path)))
+    assert (first, third) == ("a-b.mp4", "c.mp4")
+    assert second.startswith("a-b.mp4-")
+
+
 @pytest.mark.parametrize(
     "text",
     [
