@@ -182,10 +182,8 @@ def _requests(row: Mapping[str, Any], batch: Batch) -> Iterator[tuple[Request[Vi
 
 def _run_name(output: Path) -> str:
     """Of the folder of an edit's run, another one for each output: `a/b.mp4` and `a-b.mp4` may be at work at once."""
-    joined = "-".join(output.parts)
-    return (
-        joined if len(output.parts) == 1 else f"{joined}-{hashlib.sha256(output.as_posix().encode()).hexdigest()[:8]}"
-    )
+    joined, unique = "-".join(output.parts), hashlib.sha256(output.as_posix().encode()).hexdigest()[:8]
+    return joined if len(output.parts) == 1 else f"{joined}-{unique}"
 
 
 def _beside(folder: Path, value: str | Path | tuple[str, ...]) -> str | Path | tuple[str, ...]:

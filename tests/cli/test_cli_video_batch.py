@@ -170,7 +170,8 @@ def test_a_prior_lies_beside_the_job_file_however_its_column_is_written(tmp_path
 
 def test_each_output_has_a_run_of_its_own(tmp_path):
     rows = [{"clip": "a.mp4", "prompt": "x", "output": name} for name in ("a-b.mp4", "a/b.mp4", "c.mp4")]
-    first, second, third = (r.run_dir.name for r in requests(rows, Batch(tmp_path / "jobs.csv", out=tmp_path)))
+    runs = [r.run_dir for r in requests(rows, Batch(tmp_path / "jobs.csv", out=tmp_path)) if r.run_dir]
+    first, second, third = (run.name for run in runs)
     assert (first, third) == ("a-b.mp4", "c.mp4")
     assert second.startswith("a-b.mp4-")
 
