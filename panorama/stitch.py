@@ -92,8 +92,8 @@ def stitch(
     cv2.setRNGSeed(0)  # its random sampling then gives the same panorama every time
     images = [_bgr(photo) for photo in photos]
     features, scale = _features(images, progress)
-    used, notes = _together(photos, features, config.confidence)
-    cameras = _cameras([features[i] for i in used], config.confidence)
+    used, matches, notes = _together(photos, features, config.confidence)
+    cameras = _cameras([features[i] for i in used], matches, config.confidence)
     images = [images[i] for i in used]
     for camera in cameras:
         _rescale(camera, 1 / scale)
@@ -140,18 +140,20 @@ def _matches(features: list[Any]) -> Any:
     return found
 
 
-def _together(photos: Sequence[Picture], features: list[Any], confidence: float) -> tuple[list[int], list[str]]:
-    """Numbers of the photos that hang together, and words about the others."""
+def _together(
+    photos: Sequence[Picture], features: list[Any], confidence: float
+) -> tuple[list[int], list[Any], list[str]]:
+    """Numbers of the photos that hang together, the matches between them, and words about the others."""
     count = len(photos)
     twins = _twins(photos)
     if count - len(twins) < 2:
         raise ValueError(f"photos: expected two or more that differ, got {count} times the same")
     rich = [i for i in range(count) if len(features[i].keypoints) >= 8 and i not in twins]
     best = np.zeros((count, count))
-    if len(rich) >= 2:
-        for match in _matches([features[i] for i in rich]):
-            if 0 <= match.src_img_idx != match.dst_img_idx >= 0:
-                best[rich[match.src_img_idx], rich[match.dst_img_idx]] = match.confidence
+    matches = _matches([features[i] for i in rich]) if len(rich) >= 2 else []
+    for match in matches:
+        if 0 <= match.src_img_idx != match.dst_img_idx >= 0:
+            best[rich[match.src_img_idx], rich[match.dst_img_idx]] = match.confidence
     used = _largest_group(best > confidence)
     if len(used) < 2:
         raise ValueError(
@@ -172,7 +174,19 @@ def _together(photos: Sequence[Picture], features: list[Any], confidence: float)
         else:
             why = f"it matches {photos[j].path.name}, but neither matches the larger group"
         notes.append(f"{photos[i].path.name} is left out: {why}")
-    return used, notes
+    return used, _among([rich.index(i) for i in used], matches), notes
+
+
+def _among(some: list[int], matches: Sequence[Any]) -> list[Any]:
+    """Of the matches between all pairs of photos those between `some`, which are counted anew."""
+    count, found = math.isqrt(len(matches)), []
+    for new_i, i in enumerate(some):
+        for new_j, j in enumerate(some):
+            match = matches[i * count + j]
+            if match.src_img_idx >= 0:  # not of a photo and itself
+                match.src_img_idx, match.dst_img_idx = new_i, new_j
+            found.append(match)
+    return found
 
 
 def _twins(photos: Sequence[Picture]) -> dict[int, int]:
@@ -197,9 +211,8 @@ def _largest_group(linked: np.ndarray) -> list[int]:
     return max(groups, key=len)
 
 
-def _cameras(features: list[Any], confidence: float) -> list[Any]:
+def _cameras(features: list[Any], matches: Sequence[Any], confidence: float) -> list[Any]:
     """Focal length and rotation of every photo, level, at the size of the features."""
-    matches = _matches(features)
     cameras = _adjusted(features, matches, confidence)
     links, width = _links(features, matches, WEAK * confidence), float(features[0].img_size[0])
     if cameras and len(links) > len(_links(features, matches, confidence)) and _fits(cameras, links, width):
@@ -388,19 +401,21 @@ def largest_rectangle(full: np.ndarray, *, whole_width: bool = False) -> tuple[i
     With `whole_width` only rectangles as wide as the picture count, for what must stay a full turn.
     """
     height, width = full.shape
-    if whole_width:
-        full = np.repeat((full.all(1))[:, None], width, 1)
+    if whole_width and width > 1:
+        top, bottom, _, _ = largest_rectangle(full.all(1)[:, None])
+        return top, bottom, 0, width
     best, above = (0, (0, height, 0, width)), np.zeros(width + 1, int)
     for y in range(height):
         above[:width] = np.where(full[y], above[:width] + 1, 0)
+        heights = above.tolist()  # whose numbers are taken one by one
         stack: list[tuple[int, int]] = []  # first column and height of rectangles that still grow to the right
         for x in range(width + 1):
             first = x
-            while stack and stack[-1][1] >= above[x]:
+            while stack and stack[-1][1] >= heights[x]:
                 first, tall = stack.pop()
                 if tall * (x - first) > best[0]:
                     best = (tall * (x - first), (y + 1 - tall, y + 1, first, x))
-            stack.append((first, int(above[x])))
+            stack.append((first, heights[x]))
     return best[1]
 
 

@@ -73,7 +73,9 @@ def _alike(a, b):
     return np.corrcoef(means[0].ravel(), means[1].ravel())[0, 1]
 
 
-def test_part_of_a_turn_and_a_stranger(turn):
+def test_part_of_a_turn_and_a_stranger(turn, monkeypatch):
+    calls, matches = [], stitching._matches
+    monkeypatch.setattr(stitching, "_matches", lambda features: calls.append(len(features)) or matches(features))
     stranger = photo(texture(1), "stranger.png", 0.0)
     plain = Picture(Path("plain.png"), np.full((240, 240, 3), 99, np.uint8))
     by_name = {p.path.name: p for p in turn}
@@ -85,6 +87,7 @@ def test_part_of_a_turn_and_a_stranger(turn):
     assert "stranger.png is left out: nothing in it is found again" in made.notes[0]
     assert "plain.png is left out: it has next to no detail" in made.notes[1]
     assert made.alpha is None
+    assert calls == [4], "matched once: all but the plain one"
 
 
 def through_a_lens(photo, strength):
@@ -103,12 +106,11 @@ def test_a_weak_overlap_closes_a_turn_but_not_at_any_price(turn, monkeypatch):
     cv2.setRNGSeed(0)
     features, _ = stitching._features([stitching._bgr(p) for p in photos], RunProgress(quiet=True))
     matches = stitching._matches(features)
-    monkeypatch.setattr(stitching, "_matches", lambda features: matches)
     assert len(stitching._links(features, matches, 1.5)) == 9
     assert len(stitching._links(features, matches, 0.75)) == 10
 
     def last_step():
-        first, last = (stitching._cameras(features, 1.5)[k].R for k in (0, 9))
+        first, last = (stitching._cameras(features, matches, 1.5)[k].R for k in (0, 9))
         return math.degrees(math.acos((np.trace(first.T @ last) - 1) / 2))
 
     assert last_step() == pytest.approx(36, abs=4)
