@@ -15,7 +15,9 @@ pytestmark = pytest.mark.slow
 
 def views_of(scene: Path, prior: Path, out: Path, **changes: Any) -> torch.Tensor:
     """What training sees after the first edits."""
-    trainer = trainer_for(config_for(scene, prior, out, max_num_iterations=6, **changes))
+    trainer = trainer_for(
+        config_for(scene, prior, out, scene_steps=1, views_per_edit=6, max_num_iterations=2, **changes)
+    )
     trainer.train()
     assert torch.isfinite(torch.stack([p.detach().sum() for p in trainer.pipeline.model.parameters()])).all()
     data = trainer.pipeline.datamanager

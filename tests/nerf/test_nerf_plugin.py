@@ -1,12 +1,15 @@
 """The plugin inside nerfstudio: registration, edits while training, resuming, mistakes. Needs nerfstudio."""
 
 import copy
+import io
 import json
 import os
 import re
 import signal
 import sys
 import threading
+from contextlib import redirect_stdout
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -78,46 +81,52 @@ def test_configs_survive_yaml() -> None:
         assert again == config
 
 
+@dataclass(frozen=True)
+class Whole:
+    """A tiny run that nothing stopped, and what was seen of it."""
+
+    trainer: Any
+    photographs: torch.Tensor
+    """Before training."""
+    edits: list[int]
+    """Steps in which views were edited."""
+    said: str
+
+
 @pytest.fixture(scope="module")
-def whole(scene: Path, prior: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The trainer of a tiny run that nothing stopped."""
-    trainer = trainer_for(config_for(scene, prior, tmp_path_factory.mktemp("whole")))
-    trainer.train()
-    return trainer
+def whole(scene: Path, prior: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as said:
+        patch.setattr("csd3d.runs.estimate.LEAST", 1)
+        patch.setattr("csd3d.runs.estimate.LONG_S", 0.0)
+        trainer = trainer_for(config_for(scene, prior, tmp_path_factory.mktemp("whole")))
+        edits, edit = [], trainer.pipeline.driver.edit
+        trainer.pipeline.driver.edit = lambda step: edits.append(step) or edit(step)
+        photographs = trainer.pipeline.datamanager.photographs.clone()
+        trainer.train()
+    return Whole(trainer, photographs, edits, " ".join(said.getvalue().split()))
 
 
-def test_views_are_edited_while_the_scene_trains_and_kept_beside_it(scene: Path, prior: Path, tmp_path: Path) -> None:
-    trainer = trainer_for(config_for(scene, prior, tmp_path))
-    data = trainer.pipeline.datamanager
-    before = data.photographs.clone()
-    trainer.train()
+def test_views_are_edited_while_the_scene_trains_and_kept_beside_it(whole: Whole) -> None:
+    data, before = whole.trainer.pipeline.datamanager, whole.photographs
     changed = [v for v in range(6) if not torch.equal(data._images[v].permute(2, 0, 1), before[v])]
     assert len(changed) == 6  # batches of 4 at steps 4 and 5 cover all 6
     assert torch.equal(data.photographs, before)
-    edited = trainer.base_dir / "edited_views"
+    edited = whole.trainer.base_dir / "edited_views"
     assert len(list(edited.glob("train_*.png"))) == 6
     assert (edited / "sheet.png").is_file()
     picture = torch.tensor(list(Image.open(edited / "train_0003.png").tobytes())).view(PX, PX, 3)
     assert torch.equal(picture, (data._images[3] * 255).round().long())
-    saved = load_checkpoint(next(trainer.checkpoint_dir.glob("*.ckpt")))
+    saved = load_checkpoint(next(whole.trainer.checkpoint_dir.glob("*.ckpt")))
     names = " ".join(saved["pipeline"])
     assert "prior" not in names
     assert "unet" not in names
     assert "lpips" not in names
 
 
-def test_a_prompt_edits_every_view_before_training_goes_on(
-    scene: Path, prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("csd3d.runs.estimate.LEAST", 1)
-    monkeypatch.setattr("csd3d.runs.estimate.LONG_S", 0.0)
-    trainer = trainer_for(config_for(scene, prior, tmp_path, max_num_iterations=11))
-    pipeline, steps = trainer.pipeline, []
-    edit = pipeline.driver.edit
-    pipeline.driver.edit = lambda step: steps.append(step) or edit(step)
-    trainer.train()
-    assert steps == [4, 5, 10]  # two batches of 4 for 6 views; then the 3 steps that each of them has
-    said = " ".join(capsys.readouterr().out.split())
+def test_a_prompt_edits_every_view_before_training_goes_on(whole: Whole) -> None:
+    pipeline, said = whole.trainer.pipeline, whole.said
+    assert whole.edits == [4, 5]  # two batches of 4 for 6 views; ...
+    assert pipeline.schedule.next_edit == 10  # ... then the 3 steps that each of them has
     assert said.count("editing every view once: this takes about") == 1
     assert said.index("editing every view once") < said.index("step 4: editing"), "as training begins"
     assert pipeline.driver.expected_s > 0
@@ -125,24 +134,9 @@ def test_a_prompt_edits_every_view_before_training_goes_on(
     assert ", and 8 pictures at" in re.sub(r" drivers\.py:\d+", "", said), "each view is rendered first"
 
 
-def test_a_resumed_run_ends_with_the_same_bits(scene: Path, prior: Path, tmp_path: Path, whole: Any) -> None:
-    first = trainer_for(config_for(scene, prior, tmp_path / "first"))
-    first.config.max_num_iterations = 5  # stopped between the two edits ...
-    first.train()
-    saved = load_checkpoint(first.checkpoint_dir / "step-000000004.ckpt")
-    saved["csd3d"]["end"] = 10  # ... of a run that was to go on to step 10
-    torch.save(saved, first.checkpoint_dir / "step-000000004.ckpt")
-    second = trainer_for(config_for(scene, prior, tmp_path / "second", load_dir=first.checkpoint_dir))
-    second.train()
-    assert second.step == whole.step == 9
-    a, b = weights(whole), weights(second)
-    assert all(torch.equal(a[k], b[k]) for k in a)
-    assert torch.equal(whole.pipeline.datamanager._images, second.pipeline.datamanager._images)
-
-
 def test_a_run_that_is_resumed_late_ends_with_the_same_bits(scene: Path, prior: Path, tmp_path: Path) -> None:
     """After step 10 the proposal networks are trained in some steps only, by what their sampler remembers."""
-    settings: dict[str, object] = {"edit_every": 40, "max_num_iterations": 24}
+    settings: dict[str, object] = {"prompt": None, "scene_steps": 24, "max_num_iterations": 24}
     whole = trainer_for(config_for(scene, prior, tmp_path / "whole", **settings))
     whole.config.steps_per_save, whole.config.save_only_latest_checkpoint = 14, False
     whole.train()
@@ -154,8 +148,8 @@ def test_a_run_that_is_resumed_late_ends_with_the_same_bits(scene: Path, prior: 
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_ctrl_c_lets_the_step_finish_and_the_run_can_be_resumed(
-    scene: Path, prior: Path, tmp_path: Path, whole: Any, capsys: pytest.CaptureFixture[str]
+def test_ctrl_c_lets_the_step_finish_and_a_resumed_run_ends_with_the_same_bits(
+    scene: Path, prior: Path, tmp_path: Path, whole: Whole, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = trainer_for(config_for(scene, prior, tmp_path / "first"))
     edit = first.pipeline.driver.edit
@@ -166,30 +160,28 @@ def test_ctrl_c_lets_the_step_finish_and_the_run_can_be_resumed(
     assert "csd-edit: stopped before step 5; go on with --load-dir" in capsys.readouterr().err
     second = trainer_for(config_for(scene, prior, tmp_path / "second", load_dir=first.checkpoint_dir))
     second.train()
-    assert second.step == whole.step == 9
-    a, b = weights(whole), weights(second)
+    assert second.step == whole.trainer.step == 9
+    a, b = weights(whole.trainer), weights(second)
     assert all(torch.equal(a[k], b[k]) for k in a)
+    assert torch.equal(whole.trainer.pipeline.datamanager._images, second.pipeline.datamanager._images)
 
 
 def test_what_has_ended_is_not_trained_again_unless_more_is_asked_for(
-    scene: Path, prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    scene: Path, prior: Path, tmp_path: Path, whole: Whole, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings: dict[str, object] = {"max_num_iterations": 6, "edit_every": 40}
-    first = trainer_for(config_for(scene, prior, tmp_path / "first", **settings))
-    first.train()
-    settings["load_dir"] = first.checkpoint_dir
+    settings: dict[str, object] = {"load_dir": whole.trainer.checkpoint_dir}
 
     with pytest.raises(SystemExit) as end:
         trainer_for(config_for(scene, prior, tmp_path / "second", **settings))
     assert end.value.code == 0
-    assert "csd-edit: that run ended with step 5; nothing is left to do" in capsys.readouterr().out
+    assert "csd-edit: that run ended with step 9; nothing is left to do" in capsys.readouterr().out
     assert not (tmp_path / "second").exists()
 
     longer = trainer_for(config_for(scene, prior, tmp_path / "longer", **settings | {"max_num_iterations": 3}))
     assert longer.config.max_num_iterations == 3
     another = trainer_for(config_for(scene, prior, tmp_path / "another", **settings | {"prompt": "make it night"}))
-    assert another.config.max_num_iterations == 6
-    assert "that run had ended; 6 steps follow" in capsys.readouterr().out
+    assert another.config.max_num_iterations == 10
+    assert "that run had ended; 10 steps follow" in capsys.readouterr().out
 
 
 def test_a_plain_checkpoint_is_edited_at_once_and_its_lpips_is_ignored(
@@ -216,9 +208,9 @@ def test_outside_a_mask_training_images_stay_bit_equal(scene: Path, prior: Path,
     white.paste(255, (8, 8, 24, 24))
     for i in range(6):
         white.save(masks / f"train_{i:04d}.png")
-    trainer = trainer_for(config_for(scene, prior, tmp_path / "out", mask_dir=masks))
-    trainer.train()
-    data = trainer.pipeline.datamanager
+    pipeline = trainer_for(config_for(scene, prior, tmp_path / "out", mask_dir=masks, views_per_edit=6)).pipeline
+    pipeline.driver.edit(0)
+    data = pipeline.datamanager
     now, before = data._images.permute(0, 3, 1, 2), data.photographs
     outside = torch.ones(PX, PX, dtype=torch.bool)
     outside[8:24, 8:24] = False
@@ -227,9 +219,11 @@ def test_outside_a_mask_training_images_stay_bit_equal(scene: Path, prior: Path,
 
 
 def test_an_empty_box_changes_nothing(scene: Path, prior: Path, tmp_path: Path) -> None:
-    trainer = trainer_for(config_for(scene, prior, tmp_path, box=(90.0, 90.0, 90.0, 91.0, 91.0, 91.0)))
-    trainer.train()
-    data = trainer.pipeline.datamanager
+    box = (90.0, 90.0, 90.0, 91.0, 91.0, 91.0)
+    pipeline = trainer_for(config_for(scene, prior, tmp_path, box=box, views_per_edit=6)).pipeline
+    pipeline.driver.edit(0)
+    assert len(pipeline.history.edited()) == 6
+    data = pipeline.datamanager
     assert torch.equal(data._images.permute(0, 3, 1, 2), data.photographs)
 
 
@@ -327,21 +321,32 @@ def test_a_resumed_run_goes_on_as_the_viewer_left_it_unless_the_command_says_oth
     assert (other.current.prompt, other.current.csd().s_text, other.schedule.next_edit) == ("make the ball red", 3.0, 7)
 
 
-def test_guidance_beyond_the_sliders_usual_range_is_taken(scene: Path, prior: Path, tmp_path: Path) -> None:
-    controls = trainer_for(config_for(scene, prior, tmp_path, s_text=20.0, s_image=0.5)).pipeline.controls
-    ranges = [(slider.min, slider.value, slider.max) for slider in controls.scales.values()]
+@pytest.fixture(scope="module")
+def untrained(scene: Path, prior: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A pipeline that nobody trains."""
+    out = tmp_path_factory.mktemp("untrained")
+    return trainer_for(config_for(scene, prior, out, prompt=None, s_text=20.0, s_image=0.5)).pipeline
+
+
+def test_guidance_beyond_the_sliders_usual_range_is_taken(untrained: Any) -> None:
+    ranges = [(slider.min, slider.value, slider.max) for slider in untrained.controls.scales.values()]
     assert ranges == [(1.0, 20.0, 20.0), (0.5, 0.5, 5.0), (0.0, 1.0, 1.0)]
 
 
-def test_the_viewer_finds_the_controls_in_their_order(scene: Path, prior: Path, tmp_path: Path) -> None:
+def test_the_viewer_finds_the_controls_in_their_order(untrained: Any) -> None:
     from nerfstudio.viewer.utils import parse_object
     from nerfstudio.viewer.viewer_elements import ViewerElement
 
-    pipeline = trainer_for(config_for(scene, prior, tmp_path, prompt=None)).pipeline
-    found = [element.name for _, element in parse_object(pipeline, ViewerElement, "Custom Elements")]
-    assert found == [element.name for element in pipeline.controls.elements]
+    found = [element.name for _, element in parse_object(untrained, ViewerElement, "Custom Elements")]
+    assert found == [element.name for element in untrained.controls.elements]
     assert found[:3] == ["Status", "Refusal", "Prompt"]
-    assert "prior" not in vars(pipeline.current)  # looking for them did not load it
+    assert "prior" not in vars(untrained.current)  # looking for them did not load it
+
+
+def test_nothing_nearer_than_training_saw_is_shown(untrained: Any) -> None:
+    model = untrained.model.eval()
+    rays = RayBundle(torch.zeros(3, 3), torch.ones(3, 3), torch.ones(3, 1))
+    assert model.collider(rays).nears.tolist() == [[pytest.approx(model.config.near_plane)]] * 3
 
 
 def test_only_the_viewer_is_shown_the_scene_before(scene: Path, prior: Path, tmp_path: Path) -> None:
@@ -429,17 +434,15 @@ def test_whole_images_are_replaced_and_brought_back(scene: Path) -> None:
     assert torch.equal(data.cached_train[2]["image"][..., :3].permute(2, 0, 1) / 255, data.photographs[2])
 
 
-def test_nothing_nearer_than_training_saw_is_shown(scene: Path, prior: Path, tmp_path: Path) -> None:
-    model = trainer_for(config_for(scene, prior, tmp_path)).pipeline.model.eval()
-    rays = RayBundle(torch.zeros(3, 3), torch.ones(3, 3), torch.ones(3, 1))
-    assert model.collider(rays).nears.tolist() == [[pytest.approx(model.config.near_plane)]] * 3
-
-
 def test_views_are_coupled_by_the_depth_of_the_field(scene: Path, prior: Path, tmp_path: Path) -> None:
+    pipeline = trainer_for(config_for(scene, prior, tmp_path, edit_steps=3, views_per_edit=6)).pipeline
+    start = pipeline.rng.get_state()
+
     def first_edit(coupling: str) -> torch.Tensor:
-        trainer = trainer_for(config_for(scene, prior, tmp_path / coupling, coupling=coupling, edit_steps=3))
-        trainer.pipeline.driver.edit(0)
-        return trainer.pipeline.datamanager._images.clone()
+        pipeline.config.coupling = coupling
+        pipeline.rng.set_state(start)
+        pipeline.make_driver("update").edit(0)
+        return pipeline.datamanager._images.clone()
 
     by_depth, plain = first_edit("depth"), first_edit("svgd")
     assert not torch.equal(by_depth, plain)
@@ -514,22 +517,18 @@ def test_data_that_is_not_there_or_a_mask_that_is_no_picture_is_refused(
 
 
 def test_edits_of_other_views_are_refused(
-    scene: Path, prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    prior: Path, tmp_path: Path, whole: Whole, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trainer = trainer_for(config_for(scene, prior, tmp_path / "out", max_num_iterations=1, scene_steps=0))
-    trainer.train()
     four = write_small_scene(tmp_path / "four", train_views=4)
     with pytest.raises(SystemExit):
-        trainer_for(config_for(four, prior, tmp_path / "other", load_dir=trainer.checkpoint_dir))
+        trainer_for(config_for(four, prior, tmp_path / "other", load_dir=whole.trainer.checkpoint_dir))
     assert "edits of the training views of this data, got others: 4 and 6 views" in capsys.readouterr().err
 
 
 def test_a_checkpoint_that_lacks_an_entry_is_refused_in_one_line(
-    scene: Path, prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    scene: Path, prior: Path, tmp_path: Path, whole: Whole, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trainer = trainer_for(config_for(scene, prior, tmp_path / "out", max_num_iterations=1, scene_steps=0))
-    trainer.train()
-    (path,) = trainer.checkpoint_dir.glob("*.ckpt")
+    (path,) = whole.trainer.checkpoint_dir.glob("*.ckpt")
     for place, name in (("csd3d", "rng"), ("csd3d", "end"), (None, "schedulers")):
         state = load_checkpoint(path)
         del (state if place is None else state[place])[name]
@@ -594,21 +593,23 @@ def test_the_commands_of_nerfstudio_from_training_to_pictures(
         "prompt": "make it snowy",
         "prior": prior,
         "size": PX,
-        "scene-steps": 4,
-        "edit-every": 3,
-        "views-per-edit": 3,
+        "scene-steps": 1,
+        "views-per-edit": 6,
         "edit-steps": 2,
+        "model.num-levels": 4,
+        "model.log2-hashmap-size": 12,
+        "model.max-res": 64,
     }
     flags = [word for name, value in settings.items() for word in (f"--pipeline.{name}", value)]
     home = tmp_path / "out" / scene.name / "csd-edit-cpu" / "run"
-    run = ["--output-dir", "out", "--timestamp", "run", "--vis", "tensorboard", "--max-num-iterations", 9]
+    run = ["--output-dir", "out", "--timestamp", "run", "--vis", "tensorboard", "--max-num-iterations", 3]
     train = ["ns-train", "csd-edit-cpu", "--data", scene, *run]
     saved = ["--load-config", home / "config.yml", "--output-path"]
     commands = [
         [*train, *flags],
         ["ns-eval", *saved, "eval.json"],
         ["ns-render", "dataset", *saved, "shown", "--split", "test"],
-        [*train, "--pipeline.scene-steps", 4, "--pipeline.prompt", "make it purple"],
+        [*train, "--pipeline.scene-steps", 1, "--pipeline.prompt", "make it purple"],
     ]
     words = [[str(Path(sys.executable).with_name(name)), *map(str, rest)] for name, *rest in commands]
     process = in_fork(scene_server, "-c", IN_ONE_PROCESS, json.dumps(words), cwd=tmp_path)

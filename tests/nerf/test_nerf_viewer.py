@@ -32,9 +32,10 @@ from tests.nerf.tiny import config_for, trainer_for
 pytestmark = pytest.mark.slow
 
 
-FEW_STEPS = {
-    "csd-edit-cpu": ["--pipeline.scene-steps", "1", "--pipeline.edit-steps", "1", "--max-num-iterations", "2"],
-    "csd-3d-cpu": ["--max-num-iterations", "1", "--pipeline.datamanager.eval-px", "16"],
+SMALL = {
+    "csd-edit-cpu": "--pipeline.scene-steps 1 --pipeline.views-per-edit 3 --pipeline.edit-steps 1 --pipeline.size 32 "
+    "--pipeline.model.num-levels 2 --pipeline.model.log2-hashmap-size 10 --max-num-iterations 2",
+    "csd-3d-cpu": "--pipeline.render-px 8 --pipeline.datamanager.eval-px 16 --max-num-iterations 1",
 }
 """What is added to the lines of the README, by method; and that the viewer is left when training ends."""
 
@@ -53,11 +54,11 @@ def test_all_lines_of_the_readme_run_with_the_default_viewer_in_an_empty_folder(
         else:
             assert program == "ns-train"
             methods.append(words[0])
-            words += [*FEW_STEPS[words[0]], "--viewer.quit-on-train-completion", "True"]
+            words += [*SMALL[words[0]].split(), "--viewer.quit-on-train-completion", "True"]
             process = in_fork(scene_server, "-c", run, str(Path(sys.executable).parent / program), *words, cwd=tmp_path)
         said = process.communicate(timeout=300)[0]
         assert process.returncode == 0, f"{line}\n{said[-2000:]}"
-    assert methods == list(FEW_STEPS)
+    assert methods == list(SMALL)
     assert list(tmp_path.glob("outputs/my-scene/csd-edit-cpu/*/edited_views/sheet.png"))
     assert list(tmp_path.glob("outputs/a-red-ball-on-grass/csd-3d-cpu/*/turntable.mp4"))
 

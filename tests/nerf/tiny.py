@@ -31,10 +31,10 @@ def write_small_scene(out: Path, *, train_views: int = 6) -> Path:
 
 def make_small(model: Any) -> None:
     """Give a nerfacto few levels, entries and samples: what a test sees of a field holds for a small one too."""
-    model.num_levels, model.max_res, model.log2_hashmap_size = 4, 64, 12
-    model.num_proposal_samples_per_ray, model.num_nerf_samples_per_ray = (12, 8), 8
+    model.num_levels, model.max_res, model.log2_hashmap_size = 2, 32, 10
+    model.num_proposal_samples_per_ray, model.num_nerf_samples_per_ray = (6, 4), 4
     for network in model.proposal_net_args_list:
-        network |= {"log2_hashmap_size": 12, "num_levels": 2, "max_res": 32}
+        network |= {"log2_hashmap_size": 10, "num_levels": 1, "max_res": 16}
 
 
 def make_small_thing(model: Any) -> None:
