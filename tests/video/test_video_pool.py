@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def check_stop(spread_over_two: Spread, folder: Path) -> None:
 
     def both_at_work() -> None:
         while not all((folder / f"{k}").exists() for k in (0, 1)):
-            pass
+            time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=both_at_work).start()
