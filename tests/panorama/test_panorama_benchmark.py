@@ -63,12 +63,12 @@ def test_from_end_to_end(tmp_path, monkeypatch):
         panoramas=1,
         edits=1,
         candidates=2,
-        window_px=64,
+        window_px=32,
         sampling_steps=2,
         csd=CsdConfig(steps=2, lr=0.1),
         device="cpu",
     )
-    known = list(benchmark_panorama.cases(settings, 64))  # their truths take as long as all the rest
+    known = list(benchmark_panorama.cases(settings, 32))  # their truths take as long as all the rest
     monkeypatch.setattr(benchmark_panorama, "cases", lambda *_: iter(known))
     assert benchmark_panorama.benchmark(settings, RunProgress(quiet=True)) == tmp_path / "out"
     records = json.loads((tmp_path / "out/panorama.json").read_text())["records"]

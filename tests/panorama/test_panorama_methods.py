@@ -60,7 +60,7 @@ def test_any_other_combination_is_as_good(photo: Path, prior: Path, tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("name", "method"),
-    [*(("image", m) for m in ("sds", "csd", "dds", "cds")), *(("generate", m) for m in ("sds", "csd", "ddim"))],
+    [("image", "csd"), ("image", "cds"), ("generate", "csd"), ("generate", "ddim")],
 )
 def test_a_prediction_that_is_no_number_is_one_line_and_harms_nothing(
     photo: Path,

@@ -148,7 +148,10 @@ def test_clips_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, war
 
 
 @pytest.mark.slow
-def test_a_family_of_a_folder_edits_a_photo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_family_of_a_folder_edits_a_photo(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("csd3d.priors.families.load._native_px", lambda *_: 64)  # not a thousand
     found, photo = write_family("klein", tmp_path / "klein"), tmp_path / "photo.png"
     write_photo(sample_photo(8, height_px=64, width_px=96), photo)
     part = next(part for part in parts(prior=found, scratch=tmp_path) if part.name == "prior")

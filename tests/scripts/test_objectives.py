@@ -15,6 +15,7 @@ from csd3d.runs.progress import RunProgress
 from csd3d.translate.config import TranslateConfig
 from scripts.benchmark_objectives import Settings, benchmark, make_material
 from scripts.benchmarks import samples, translation
+from scripts.benchmarks.contrast import contrasts
 from scripts.benchmarks.heldout import FIRST_SEED, world_source
 from scripts.benchmarks.objectives import directions, edit_all, measure, methods, of_others, sharpness
 from tests.priors.tiny import write_tiny_prior
@@ -107,6 +108,8 @@ def test_it_runs_and_goes_on_with_what_is_finished(settings: Settings, monkeypat
     quiet = RunProgress(quiet=True)
     monkeypatch.setattr(samples, "WAYS", {row: samples.WAYS[row] for row in ("ddim", "csd")})
     monkeypatch.setattr("scripts.benchmark_objectives.SHARE_TIMES", (500,))
+    few = {name: row for name, row in contrasts(settings.csd).items() if name.endswith(("cds, 50 %", "in the source"))}
+    monkeypatch.setattr("scripts.benchmark_objectives.contrasts", lambda _: few)
     page = (benchmark(settings, quiet) / "objectives.md").read_text()
     for row in ("sds", "cds, score", "codec of the truth", "| 50 |", "| csd |", "cds, 50 %", "anchors in the source"):
         assert row in page
