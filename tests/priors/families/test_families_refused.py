@@ -19,10 +19,13 @@ Write = Callable[[str], Path]
 Load = Callable[[str], FamilyPrior]
 
 
-def test_a_package_that_is_missing_is_named(family_path: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_that_is_missing_is_named(
+    family_path: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree(family_path("dreamlite"), tmp_path / "copy")
     monkeypatch.setattr(load.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r'DreamLite needs torchvision: pip install "csd3d\[families\]"'):
-        load_prior(family_path("dreamlite"), device="cpu")
+        load_prior(copy, device="cpu")
 
 
 def test_damaged_parts_are_refused_in_one_line(family_path: Write, tmp_path: Path) -> None:
