@@ -75,11 +75,13 @@ def test_nothing_asked_for_is_the_score_itself(t2i: TextToImagePrior) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "composition"),
-    [("t2i", c) for c in (None, *ALL)] + [("instruct", c) for c in (None, Reweight("snowy", 0.5), MasaCtrl(0.0))],
-    ids=lambda c: c if isinstance(c, str) else type(c).__name__,
+    ("kind", "composition", "shares"),
+    [("t2i", c, False) for c in (None, *ALL)]
+    + [("instruct", c, False) for c in (None, Reweight("snowy", 0.5), MasaCtrl(0.0))]
+    + [("t2i", c, True) for c in (None, PromptToPrompt(), PlugAndPlay(), KvFusion())]
+    + [("instruct", c, True) for c in (None, MasaCtrl(0.0))],
+    ids=lambda c: str(c) if isinstance(c, (str, bool)) else type(c).__name__,
 )
-@pytest.mark.parametrize("shares", [False, True])
 def test_pieces_order_and_company_change_nothing(
     kind: str, composition: Composition | None, shares: bool, request: pytest.FixtureRequest
 ) -> None:
@@ -102,9 +104,9 @@ def test_pieces_order_and_company_change_nothing(
     assert_same(score.for_step(x).target(x), target)
     for chunks in prior.chunks:
         chunks.max_rows = None
-    again = score.for_step(x)
-    assert_same(torch.cat([again.target(x.rows([i])) for i in range(5)]), target)
-    assert_same(torch.cat([again.source(x.rows([i])) for i in range(5)]), source)
+    again, pieces = score.for_step(x), [x.rows(rows) for rows in ([0], [1, 2], [3, 4])]
+    assert_same(torch.cat([again.target(piece) for piece in pieces]), target)
+    assert_same(torch.cat([again.source(piece) for piece in pieces]), source)
     order = [3, 0, 4, 1, 2]
     assert_same(score.target(x.rows(order)), target[order])
 
