@@ -12,12 +12,11 @@ decoded edit, as in the guided filter (He, Sun and Tang 2013), and detail goes t
 
 In a flat window, which says nothing of colours, A tends to B: the map fitted in the same way to a far wider window,
 and where that one is flat too, to I. One map cannot speak for a window that the edit changes in part, such as one with
-the corner of a cube that became a ball. So A is scaled by the share of the edit that it explains there:
+the corner of a cube that became a ball. So A is scaled by how far it explains the edit there, their correlation R:
 
-    A  <-  A (m + f) / (m + r + f)      m = mean |A ds|^2      r = mean |dz - A ds|^2
+    A  <-  R A      R^2 = (m + eps) / (m + r + eps)      m = mean |A ds|^2      r = mean |dz - A ds|^2
 
-    ds, dz  D(s) and D(z) about their means over the window; means over (2 q + 1)^2 pixels
-    f       variance below which nothing needs to be explained
+    ds, dz  D(s) and D(z) about their means over the window
 
 An unedited latent gives A = I and the source itself, bit for bit up to rounding; a colour edit (night, grey, negative)
 gives that edit of the full-size source; where the edit has nothing to do with the source A tends to 0 and the edit
@@ -45,9 +44,6 @@ from csd3d.media.guided import box_mean, guided_filter, products, regression
 WINDOWS = ((16, 1e-3), (4, 3e-4))
 """From wide to narrow: half the window in working pixels, and the variance below which it counts as flat. The last is
 4 levels of 255, squared."""
-EXPLAINED_RADIUS, EXPLAINED_FLOOR = 2, 4e-4
-"""q, in working pixels, and f: 5 levels of 255, squared. Chosen on 172 edits: exact ones that went through the built-in
-codec come 0.6 dB nearer to the truth by it, changes of shape 1.3; those of the built-in editor 0.1 and 0.3."""
 LIMIT = 2.0
 """Largest entry of A, so that errors of the codec in flat places are not amplified."""
 NOISE, EDIT, CORING_RADIUS = 0.02, 0.08, 2
@@ -122,22 +118,16 @@ def colour_maps(
     """
     z, s = edited - 0.5, source - 0.5  # about the middle, where products lose the least to rounding
     planes = products(z, s)
-    fitted, radius = torch.eye(3).to(source)[:, :, None, None], 0
-    mean_z = mean_s = torch.zeros_like(s)
-    for radius, eps in windows:
-        fitted, mean_z, mean_s = regression(planes, radius, eps, prior=fitted)
+    fitted = torch.eye(3).to(source)[:, :, None, None]
+    *wide, (radius, eps) = windows
+    for window in wide:
+        fitted, _, _ = regression(planes, *window, prior=fitted)
+    fitted, mean_z, mean_s = regression(planes, radius, eps, prior=fitted)
     maps = box_mean(fitted.flatten(1, 2), radius).clamp(-LIMIT, LIMIT)
-    return maps * _explained(maps, z - mean_z, s - mean_s)
-
-
-def _explained(
-    maps: Float[Tensor, "n 9 h w"], dz: Float[Tensor, "n 3 h w"], ds: Float[Tensor, "n 3 h w"]
-) -> Float[Tensor, "n 1 h w"]:
-    """Share of the edit that maps explain, 0 to 1."""
-    mapped = apply_maps(maps, ds)
+    mapped, dz = apply_maps(maps, s - mean_s), z - mean_z
     squares = torch.stack([mapped.square().sum(1), (dz - mapped).square().sum(1)], 1)
-    m, r = box_mean(squares, EXPLAINED_RADIUS).clamp_min(0).split(1, 1)
-    return (m + EXPLAINED_FLOOR) / (m + r + EXPLAINED_FLOOR)
+    explained, left = box_mean(squares, radius).clamp_min(0).split(1, 1)
+    return maps * ((explained + eps) / (explained + left + eps)).sqrt()
 
 
 def apply_maps(maps: Float[Tensor, "n 9 H W"], detail: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 H W"]:
