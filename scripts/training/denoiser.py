@@ -25,6 +25,8 @@ IDENTITY_SHARE, UNCONDITIONAL_SHARE = 0.08, 0.06
 """Share of samples with an empty instruction (which means: change nothing), and with no condition at all."""
 FAMILY_SHARE = 0.3
 """Share of samples whose sentence is that of a family: each as often as the others, each member of it too."""
+ABSENT_SHARE = 0.06
+"""Share of samples whose sentence is about a thing that is not there, which means: change nothing."""
 POOLED = "unet.add_embedding."
 """What the names of the weights begin with by which a pooled sentence enters."""
 POOLED_STEPS = 1500
@@ -220,14 +222,17 @@ class Pile:
 
 
 def weigh(store: PairStore) -> tuple[list[Pile], Float[Tensor, " p"]]:
-    """The pairs kind by kind, then family by family, and how often each pile is drawn. Empty ones are left out."""
+    """The pairs kind by kind, family by family, then those that change nothing, and how often each pile is drawn. Empty
+    ones are left out."""
     kinds = [(Pile(rows), KIND_WEIGHT[k]) for k, rows in store.by_kind.items() if len(rows)]
     numbers = {f.name: i for i, f in enumerate(all_families())}
     families = [Pile(rows, numbers[name]) for name, rows in store.by_family.items() if len(rows)]
+    absent = [Pile(store.absent)] if len(store.absent) else []
     share = FAMILY_SHARE if families else 0.0
+    rest = 1 - share - ABSENT_SHARE * len(absent)
     total = sum(w for _, w in kinds)
-    weights = [(1 - share) * w / total for _, w in kinds] + [share / len(families) for _ in families]
-    return [*(pile for pile, _ in kinds), *families], torch.tensor(weights)
+    weights = [rest * w / total for _, w in kinds] + [share / len(families) for _ in families]
+    return [*(pile for pile, _ in kinds), *families, *absent], torch.tensor(weights + [ABSENT_SHARE for _ in absent])
 
 
 def trained_sentences() -> list[str]:

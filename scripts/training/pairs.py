@@ -1,9 +1,11 @@
 """Latents of all training pictures and the list of pairs an instruction joins.
 
 Within a group every two pictures whose scenes are joined by some edit make a pair, not only source and edit: from "the
-ball is red" to "the ball is blue", or from the night back to the day. Ten pictures teach some thirty edits.
+ball is red" to "the ball is blue", or from the night back to the day. Ten pictures teach some thirty edits. A
+sentence about a thing that is not there joins a picture to itself, as windows of a panorama are often asked so.
 """
 
+import random
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +15,15 @@ from jaxtyping import Float, Int, UInt8
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from csd3d.world.edits import KINDS
+from csd3d.world.edits import KINDS, all_edits
 from csd3d.world.families import FEWEST, all_families, every_edit
 from csd3d.world.scene import Scene, SceneSampler
 from scripts.training.pictures import GROUPS_PER_SHARD, holds_photos, number_of, read_shard, visible
+
+OF_A_THING = ("colour", "material", "shape", "remove")
+"""Kinds of edits whose name has that of the thing as its second word."""
+ABSENT_PER_GROUP = 6
+"""Edits of things that are not there, of each group."""
 
 
 def _scene_pairs(seed: int, images: UInt8[Tensor, "k 3 S S"], edits: list[int]) -> list[tuple[int, int, int]]:
@@ -39,13 +46,26 @@ def _scene_pairs(seed: int, images: UInt8[Tensor, "k 3 S S"], edits: list[int]) 
     return pairs
 
 
+def _on_absent(seed: int) -> list[tuple[int, int, int]]:
+    """Some edits of things that a group's source has not, each of which leaves it as it is."""
+    scene = SceneSampler().sample(seed)
+    absent = [
+        e
+        for e, edit in enumerate(all_edits())
+        if edit.kind in OF_A_THING and scene.find(edit.name.split()[1]) is None and not edit.applies(scene)
+    ]
+    chosen = random.Random(f"absent-{seed}").sample(absent, min(ABSENT_PER_GROUP, len(absent)))
+    return [(0, 0, e) for e in chosen]
+
+
 def group_pairs(
     shard: int, group: int, images: UInt8[Tensor, "k 3 S S"], edits: list[int]
 ) -> list[tuple[int, int, int]]:
     """(from, to, edit) for any group."""
     if holds_photos(shard):
         return [(0, k + 1, e) for k, e in enumerate(edits) if e >= 0]
-    return _scene_pairs(shard * GROUPS_PER_SHARD + group, images, edits)
+    seed = shard * GROUPS_PER_SHARD + group
+    return _scene_pairs(seed, images, edits) + _on_absent(seed)
 
 
 @torch.inference_mode()
@@ -78,6 +98,8 @@ class PairStore:
     """Pairs whose edit has sentences of its own."""
     by_family: dict[str, Int[Tensor, "q 4"]]
     """Pairs whose edit is a member, where the source is joined to another member too: there the sentence is open."""
+    absent: Int[Tensor, "r 4"]
+    """Pairs of a picture and itself, whose edit is of a thing that is not there."""
 
     @staticmethod
     def load(folder: Path) -> "PairStore":
@@ -91,10 +113,12 @@ class PairStore:
             latents.append(tensors["z"])
             pairs.append(rows)
         every, edits = torch.cat(pairs), every_edit()
+        same = every[:, 1] == every[:, 2]
+        absent, every = every[same], every[~same]
         kind = torch.tensor([KINDS.index(e.kind) if e.wordings else -1 for e in edits])[every[:, 3]]
         number = {e.name: i for i, e in enumerate(edits)}
         families = {f.name: open_pairs(every, [number[m.name] for m in f.members]) for f in all_families()}
-        return PairStore(torch.cat(latents), {k: every[kind == i] for i, k in enumerate(KINDS)}, families)
+        return PairStore(torch.cat(latents), {k: every[kind == i] for i, k in enumerate(KINDS)}, families, absent)
 
 
 def open_pairs(pairs: Int[Tensor, "p 4"], members: list[int]) -> Int[Tensor, "q 4"]:

@@ -21,6 +21,7 @@ from scripts.train_builtin import Settings, main, world_tokenizer, write_start
 from scripts.training import loop
 from scripts.training.codec import CodecWork, make_codec
 from scripts.training.denoiser import (
+    ABSENT_SHARE,
     CHANGED_WEIGHT,
     FAMILY_SHARE,
     Editor,
@@ -33,7 +34,7 @@ from scripts.training.denoiser import (
 )
 from scripts.training.loop import FastGroupNorm, Plan, train
 from scripts.training.padding import Watched, is_padding
-from scripts.training.pairs import PairStore, group_pairs, open_pairs
+from scripts.training.pairs import ABSENT_PER_GROUP, PairStore, group_pairs, open_pairs
 from scripts.training.pictures import (
     EDITS_PER_GROUP,
     PHOTO_SHARE,
@@ -210,11 +211,27 @@ def test_families_have_their_share_each_as_often_as_the_others() -> None:
     rows, none = torch.zeros(3, 4, dtype=torch.long), torch.zeros(0, 4, dtype=torch.long)
     names = [f.name for f in all_families()]
     families = {names[2]: rows, names[0]: rows, names[1]: none}
-    piles, weights = weigh(PairStore(torch.zeros(1, 1, 4, 2, 2), {"sky": rows, "time": rows, "add": none}, families))
+    kinds = {"sky": rows, "time": rows, "add": none}
+    piles, weights = weigh(PairStore(torch.zeros(1, 1, 4, 2, 2), kinds, families, none))
     assert [p.family for p in piles] == [None, None, 2, 0]
     torch.testing.assert_close(weights[2:], torch.full((2,), FAMILY_SHARE / 2))
     assert weights.sum().item() == pytest.approx(1)
-    assert weigh(PairStore(torch.zeros(1, 1, 4, 2, 2), {"sky": rows}, {}))[1].tolist() == [1.0]
+    assert weigh(PairStore(torch.zeros(1, 1, 4, 2, 2), {"sky": rows}, {}, none))[1].tolist() == [1.0]
+
+
+def test_what_is_asked_of_a_thing_that_is_not_there_changes_nothing() -> None:
+    rows = torch.zeros(3, 4, dtype=torch.long)
+    piles, weights = weigh(PairStore(torch.zeros(1, 1, 4, 2, 2), {"sky": rows}, {}, rows))
+    assert [len(p.rows) for p in piles] == [3, 3]
+    torch.testing.assert_close(weights, torch.tensor([1 - ABSENT_SHARE, ABSENT_SHARE]))
+    group = world_group(3)
+    absent = [e for i, j, e in group_pairs(0, 3, group.images, group.edits.tolist()) if i == j]
+    assert len(absent) == ABSENT_PER_GROUP
+    scene = SceneSampler().sample(3)
+    for e in absent:
+        assert scene.find(every_edit()[e].name.split()[1]) is None
+        assert every_edit()[e].scene(scene) == scene
+        assert every_edit()[e].trained
 
 
 @torch.inference_mode()
