@@ -9,6 +9,7 @@ on two CPU cores for the built-in prior.
 """
 
 import itertools
+import random
 import sys
 import time
 from collections import Counter
@@ -213,11 +214,16 @@ def search_guidance(bench: Bench) -> list[dict[str, float]]:
 
 
 def identity(bench: Bench, sources: Sequence[Source]) -> dict[str, Mean]:
-    """PSNR against the source, of the output for an empty instruction and of the codec's reconstruction."""
+    """PSNR against the source, of the output for an empty instruction and for one about a thing that is not there, and
+    of the codec's reconstruction."""
     pictures = [s.picture for s in sources]
     outputs = bench.edit("empty instruction", pictures, [""] * len(pictures))
+    lacking = [s for s in sources if s.absent]
+    sentences = [random.Random(s.name).choice(s.absent).trained[0] for s in lacking]
+    others = bench.edit("things that are not there", [s.picture for s in lacking], sentences)
     return {
         "output": mean(psnr(outputs, torch.stack(pictures)).tolist()),
+        "absent": mean(psnr(others, torch.stack([s.picture for s in lacking])).tolist()),
         "codec": mean(reconstruction_psnr(bench, pictures)),
     }
 

@@ -84,7 +84,7 @@ def test_bars_are_measured_as_they_are_written() -> None:
     outcomes += [outcome("sky", i < 12, "held-out") for i in range(15)]
     found = Findings(
         outcomes,
-        {"output": Mean(28.0, 4), "codec": Mean(30.0, 4)},
+        {"output": Mean(28.0, 4), "absent": Mean(24.0, 4), "codec": Mean(30.0, 4)},
         {"world": Mean(29.5, 9), "a.png": Mean(26.0, 1), "b.png": Mean(27.0, 1)},
         [],
         {

@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from csd3d.media.geometry import middle_square, read_square
-from csd3d.world.edits import KINDS, Edit, all_edits, applicable
+from csd3d.world.edits import KINDS, Edit, about_absent, all_edits, applicable
 from csd3d.world.families import every_edit
 from csd3d.world.scene import SceneSampler
 from scripts.training.pictures import (
@@ -37,6 +37,8 @@ class Source:
     edits: tuple[Edit, ...]
     truths: UInt8[Tensor, "k 3 S S"]
     """The unedited picture, then what each of `edits` exactly gives."""
+    absent: tuple[Edit, ...] = ()
+    """Edits of things that are not there."""
 
     @property
     def picture(self) -> Float[Tensor, "3 S S"]:
@@ -57,11 +59,13 @@ class Task:
 
 
 @torch.inference_mode()
-def _with_truths(name: str, pictures: Float[Tensor, "k 3 S S"], edits: list[Edit]) -> Source:
+def _with_truths(
+    name: str, pictures: Float[Tensor, "k 3 S S"], edits: list[Edit], absent: Sequence[Edit] = ()
+) -> Source:
     """Keep the edits that can be seen."""
     kept = [i for i in range(len(edits)) if visible(pictures[0], pictures[1 + i])]
     levels = (pictures[[0, *(1 + i for i in kept)]] * 255).round().to(torch.uint8)
-    return Source(name, tuple(edits[i] for i in kept), levels)
+    return Source(name, tuple(edits[i] for i in kept), levels, tuple(absent))
 
 
 @torch.inference_mode()
@@ -72,7 +76,8 @@ def world_source(seed: int, size_px: int, *, variants: bool = False) -> Source:
     """
     scene = SceneSampler().sample(seed)
     edits = [e for e in every_edit() if e.applies(scene)] if variants else applicable(scene)
-    return _with_truths(f"world {seed}", edited_pictures(scene, training_camera(seed, size_px), edits), edits)
+    pictures = edited_pictures(scene, training_camera(seed, size_px), edits)
+    return _with_truths(f"world {seed}", pictures, edits, about_absent(scene))
 
 
 def photo_source(name: str, picture: Float[Tensor, "3 S S"]) -> Source:

@@ -38,7 +38,8 @@ class Findings:
 
     outcomes: Sequence[Outcome]
     identity: Mapping[str, Mean]
-    """PSNR against the source: "output" for an empty instruction, "codec" for its reconstruction."""
+    """PSNR against the source: "output" for an empty instruction, "absent" for one about a thing that is not there,
+    "codec" for its reconstruction."""
     codec: Mapping[str, Mean]
     """PSNR of the codec's reconstruction: "world", and one for every photograph."""
     search: Sequence[Mapping[str, float]]
@@ -176,8 +177,9 @@ def to_markdown(found: Findings) -> str:
         "## By edit\n",
         edits_table(_world(found.outcomes)),
         "## Codec and identity\n\n"
-        f"With an empty instruction the output has {found.identity['output'].value:.2f} dB against the source, the "
-        f"codec's own reconstruction {found.identity['codec'].value:.2f} dB (mean of {found.identity['output'].n}).\n",
+        f"With an empty instruction the output has {found.identity['output'].value:.2f} dB against the source, with "
+        f"one about a thing that is not there {found.identity['absent'].value:.2f} dB, the codec's own reconstruction "
+        f"{found.identity['codec'].value:.2f} dB (mean of {found.identity['output'].n}).\n",
         markdown_table(["reconstruction of", "n", "PSNR, dB"], codec),
     ]
     if found.search:

@@ -15,13 +15,11 @@ from jaxtyping import Float, Int, UInt8
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from csd3d.world.edits import KINDS, all_edits
+from csd3d.world.edits import KINDS, about_absent
 from csd3d.world.families import FEWEST, all_families, every_edit
 from csd3d.world.scene import Scene, SceneSampler
 from scripts.training.pictures import GROUPS_PER_SHARD, holds_photos, number_of, read_shard, visible
 
-OF_A_THING = ("colour", "material", "shape", "remove")
-"""Kinds of edits whose name has that of the thing as its second word."""
 ABSENT_PER_GROUP = 6
 """Edits of things that are not there, of each group."""
 
@@ -47,15 +45,10 @@ def _scene_pairs(seed: int, images: UInt8[Tensor, "k 3 S S"], edits: list[int]) 
 
 
 def _on_absent(seed: int) -> list[tuple[int, int, int]]:
-    """Some edits of things that a group's source has not, each of which leaves it as it is."""
-    scene = SceneSampler().sample(seed)
-    absent = [
-        e
-        for e, edit in enumerate(all_edits())
-        if edit.kind in OF_A_THING and scene.find(edit.name.split()[1]) is None and not edit.applies(scene)
-    ]
+    """Some edits of things that a group's source has not."""
+    absent = about_absent(SceneSampler().sample(seed))
     chosen = random.Random(f"absent-{seed}").sample(absent, min(ABSENT_PER_GROUP, len(absent)))
-    return [(0, 0, e) for e in chosen]
+    return [(0, 0, every_edit().index(edit)) for edit in chosen]
 
 
 def group_pairs(

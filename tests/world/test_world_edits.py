@@ -8,7 +8,17 @@ import torch
 from world_toys import front_camera, one_thing
 
 from csd3d.world.cast import geometry_of, sun_direction
-from csd3d.world.edits import KINDS, Edit, all_edits, applicable, describe, find_edit, normalise, vocabulary
+from csd3d.world.edits import (
+    KINDS,
+    Edit,
+    about_absent,
+    all_edits,
+    applicable,
+    describe,
+    find_edit,
+    normalise,
+    vocabulary,
+)
 from csd3d.world.render import render, render_looks
 from csd3d.world.scene import Scene, SceneSampler, Thing
 
@@ -173,3 +183,12 @@ def test_edits_are_values() -> None:
     assert isinstance(edit, Edit)
     with pytest.raises(AttributeError):
         edit.name = "other"  # type: ignore[misc]
+
+
+def test_what_is_asked_of_a_thing_that_is_not_there_changes_nothing() -> None:
+    scene = one_thing("ball", colour="red")
+    absent = {e.name for e in about_absent(scene)}
+    assert {"colour cube blue", "material cone gold", "shape ring ball", "remove tree"} <= absent
+    assert not {"colour ball red", "colour ball blue", "remove ball", "snow", "hat cube"} & absent
+    for seen in SCENES[:20]:
+        assert all(e.scene(seen) == seen and e.wordings for e in about_absent(seen))
