@@ -1,7 +1,8 @@
-"""Files with a few bytes changed, each read in a child process with a time limit.
+"""Files with a few bytes changed, read in a child process with a time limit for each.
 
-A child ends well if all it asks for is done, or refused in one line as a person would see it. It must not hang, die, or
-raise what is a fault of ours. A process of its own forks the children, since one that has run threads may not.
+A file ends well if all that is asked for is done, or refused in one line as a person would see it. It must not hang,
+kill the child, or raise what is a fault of ours. A child reads on until a file does not end: a fork costs more than the
+reading. A process of its own forks the children, since one that has run threads may not.
 """
 
 import json
@@ -12,10 +13,10 @@ import select
 import shutil
 import signal
 import struct
-import time
 import traceback
 import warnings
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from csd3d.media.clip.formats import Encoding
@@ -27,7 +28,7 @@ from csd3d.media.pictures.write import write_picture
 from csd3d.user_errors import explain
 
 LIMIT_S = 60.0
-"""After which a child hangs; none needs a second of its own."""
+"""After which a file hangs; none needs a second of its own."""
 MEMORY = 8 << 30
 PRIOR = "prior"
 """Name of a folder that is a prior."""
@@ -110,68 +111,88 @@ def use(path: Path) -> None:
         copy_clip(path)
 
 
-def outcome(path: Path) -> tuple[str, str]:
-    """What comes of reading `path` in a child: (done, refused, raised, died or hangs; what it said)."""
+def outcomes(paths: Sequence[Path]) -> Iterator[tuple[str, str]]:
+    """What comes of reading each file: (done, refused, raised, died or hangs; what it said)."""
+    count = 0
+    while count < len(paths):
+        for end in _ends_in_a_child(paths[count:]):
+            yield end
+            count += 1
+
+
+def _ends_in_a_child(paths: Sequence[Path]) -> Iterator[tuple[str, str]]:
+    """The outcomes of one child: of all files, or up to the one at which it died or hangs."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reading)
-        _in_child(path, writing)
+        _in_child(paths, writing)
     os.close(writing)
-    said, hangs, ends = b"", False, time.monotonic() + LIMIT_S
-    while True:
-        hangs = not select.select([reading], [], [], max(ends - time.monotonic(), 0))[0]
-        part = b"" if hangs else os.read(reading, 1 << 16)
-        if not part:
+    said, hangs = b"", False
+    for _ in paths:
+        while b"\n" not in said:
+            hangs = not select.select([reading], [], [], LIMIT_S)[0]
+            part = b"" if hangs else os.read(reading, 1 << 16)
+            if not part:
+                break
+            said += part
+        line, whole, said = said.partition(b"\n")
+        if not whole:
             break
-        said += part
+        kind, text = json.loads(line)
+        yield kind, text
     if hangs:
         os.kill(child, signal.SIGKILL)
     os.close(reading)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if hangs:
-        return "hangs", ""
-    kind, _, text = said.decode("utf-8", "replace").partition(" ")
-    return (kind, text) if code == 0 and kind else ("died", f"code {code}")
+        yield "hangs", ""
+    elif code:
+        yield "died", f"code {code}"
 
 
-def _in_child(path: Path, writing: int) -> None:
+def _in_child(paths: Sequence[Path], writing: int) -> None:
+    """To the end of the process; a line for each file."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
     warnings.simplefilter("ignore")
+    for path in paths:
+        os.write(writing, f"{json.dumps(_outcome(path))}\n".encode())
+    os._exit(0)
+
+
+def _outcome(path: Path) -> tuple[str, str]:
     try:
         use(path)
-        said = "done "
     except Exception as error:
         line = explain(error)
         if line is not None and line[0] and "\n" not in line[0]:
-            said = f"refused {line[0]}"
-        else:
-            where = " < ".join(f"{Path(f.filename).name}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__))
-            said = f"raised {type(error).__name__}: {str(error)[:200]} ({where})"
-    os.write(writing, said.encode("utf-8", "replace"))
-    os._exit(0)
+            return "refused", line[0]
+        where = " < ".join(f"{Path(f.filename).name}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__))
+        return "raised", f"{type(error).__name__}: {str(error)[:200]} ({where})"
+    return "done", ""
 
 
 def main(folder: str, count: str, seed: str) -> None:
     """Change files of a folder, and of the prior in it, in turn; print each bad end, and how often each was seen."""
     corpus, rng, seen = Path(folder), random.Random(int(seed)), Counter[str]()
     files = sorted(path for path in (*corpus.iterdir(), *corpus.glob(f"{PRIOR}/**/*")) if path.is_file())
+    damaged = list[Path]()
     for k in range(int(count)):
         whole, place = files[k % len(files)], corpus / f"case-{k}"
-        path = place / whole.relative_to(corpus)
+        damaged.append(place / whole.relative_to(corpus))
         if whole.parent == corpus:
             place.mkdir()
         else:
             shutil.copytree(corpus / PRIOR, place / PRIOR)
-        path.write_bytes(mutated(whole.read_bytes(), rng))
-        kind, text = outcome(path)
+        damaged[k].write_bytes(mutated(whole.read_bytes(), rng))
+    for k, (path, (kind, text)) in enumerate(zip(damaged, outcomes(damaged), strict=True)):
         seen[kind] += 1
         if kind not in ("done", "refused"):
-            print(json.dumps({"file": whole.name, "case": k, "end": kind, "said": text}), flush=True)
+            print(json.dumps({"file": path.name, "case": k, "end": kind, "said": text}), flush=True)
             continue  # what did it stays, to be looked at
-        shutil.rmtree(place)
+        shutil.rmtree(corpus / f"case-{k}")
     print(json.dumps(seen))
