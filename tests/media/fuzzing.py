@@ -128,7 +128,7 @@ def _ends_in_a_child(paths: Sequence[Path]) -> Iterator[tuple[str, str]]:
         os.close(reading)
         _in_child(paths, writing)
     os.close(writing)
-    said, hangs = b"", False
+    said, hangs, count = b"", False, 0
     for _ in paths:
         while b"\n" not in said:
             hangs = not select.select([reading], [], [], LIMIT_S)[0]
@@ -141,14 +141,13 @@ def _ends_in_a_child(paths: Sequence[Path]) -> Iterator[tuple[str, str]]:
             break
         kind, text = json.loads(line)
         yield kind, text
+        count += 1
     if hangs:
         os.kill(child, signal.SIGKILL)
     os.close(reading)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if hangs:
-        yield "hangs", ""
-    elif code:
-        yield "died", f"code {code}"
+    if count < len(paths):
+        yield ("hangs", "") if hangs else ("died", f"code {code}")
 
 
 def _in_child(paths: Sequence[Path], writing: int) -> None:

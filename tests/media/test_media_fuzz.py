@@ -98,3 +98,29 @@ def test_damaged_priors(tmp_path, server):
     faults, seen = fuzzed(server, tmp_path, 52, 4)
     assert faults == []
     assert seen["refused"] > 20
+
+
+ENDS = """
+import json, os, signal
+from pathlib import Path
+from tests.media import fuzzing
+
+def use(path):
+    if path.name == "leaves":
+        os._exit(0)
+    if path.name == "dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if path.name == "hangs":
+        signal.pause()
+    if path.name == "raises":
+        raise KeyError
+
+fuzzing.use, fuzzing.LIMIT_S = use, 1.0
+names = ("good", "leaves", "good", "dies", "hangs", "raises", "leaves", "good")
+print(json.dumps([kind for kind, _ in fuzzing.outcomes([Path(name) for name in names])]))
+"""
+
+
+def test_a_file_that_ends_its_child_is_told_and_the_next_are_read(server, tmp_path):
+    said = in_fork(server, "-c", ENDS, cwd=tmp_path).communicate(timeout=60)[0]
+    assert json.loads(said) == ["done", "died", "done", "died", "hangs", "raised", "died", "done"]
