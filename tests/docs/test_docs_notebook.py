@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom, as a person runs it, but that its commands edit with fewer steps."""
+"""The notebook runs from top to bottom, as a person runs it, but that it edits fewer frames with fewer steps."""
 
 import json
 import os
@@ -13,11 +13,20 @@ SECONDS = 240
 RUN = """
 import json, re, sys
 from IPython.core.interactiveshell import InteractiveShell
+from csd3d.engine import CsdConfig
+QUICK = {
+    "^!csd3d (?:video|panorama) .*": r"\\g<0> --steps 2",
+    "--frames 8": "--frames 4",
+    'mask="auto"': r"\\g<0>, csd=CsdConfig(steps=2)",
+}
 shell = InteractiveShell.instance()
+shell.user_ns["CsdConfig"] = CsdConfig
 for cell in json.load(open(sys.argv[1]))["cells"]:
     if cell["cell_type"] == "code":
         shell.user_ns["_exit_code"] = 0
-        source = re.sub("^!csd3d (?:video|panorama) .*", r"\\g<0> --steps 2", "".join(cell["source"]), flags=re.M)
+        source = "".join(cell["source"])
+        for as_it_is, quick in QUICK.items():
+            source = re.sub(as_it_is, quick, source, flags=re.M)
         done = shell.run_cell(source)
         if not done.success or shell.user_ns["_exit_code"]:
             sys.exit(source)
