@@ -218,12 +218,11 @@ def identity(bench: Bench, sources: Sequence[Source]) -> dict[str, Mean]:
     of the codec's reconstruction."""
     pictures = [s.picture for s in sources]
     outputs = bench.edit("empty instruction", pictures, [""] * len(pictures))
-    lacking = [s for s in sources if s.absent]
-    sentences = [random.Random(s.name).choice(s.absent).trained[0] for s in lacking]
-    others = bench.edit("things that are not there", [s.picture for s in lacking], sentences)
+    sentences = [random.Random(s.name).choice(s.absent).trained[0] for s in sources]
+    others = bench.edit("things that are not there", pictures, sentences)
     return {
         "output": mean(psnr(outputs, torch.stack(pictures)).tolist()),
-        "absent": mean(psnr(others, torch.stack([s.picture for s in lacking])).tolist()),
+        "absent": mean(psnr(others, torch.stack(pictures)).tolist()),
         "codec": mean(reconstruction_psnr(bench, pictures)),
     }
 

@@ -367,13 +367,13 @@ def find_edit(sentence: str) -> Edit:
     raise ValueError(f"edit: expected a sentence the world knows, got {sentence!r}{hint}")
 
 
-_OF_A_THING = ("colour", "material", "shape", "remove")
-"""Kinds of edits whose name has the thing as its second word."""
-
-
 def applicable(scene: Scene) -> list[Edit]:
     """The edits that would change that scene."""
     return [e for e in all_edits() if e.applies(scene)]
+
+
+_OF_A_THING = ("colour", "material", "shape", "remove")
+"""Kinds of edits whose name has the thing as its second word."""
 
 
 def about_absent(scene: Scene) -> list[Edit]:

@@ -38,7 +38,7 @@ class Source:
     truths: UInt8[Tensor, "k 3 S S"]
     """The unedited picture, then what each of `edits` exactly gives."""
     absent: tuple[Edit, ...] = ()
-    """Edits of things that are not there."""
+    """Edits of things that are not there; of a photograph none is known."""
 
     @property
     def picture(self) -> Float[Tensor, "3 S S"]:

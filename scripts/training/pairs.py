@@ -41,14 +41,8 @@ def _scene_pairs(seed: int, images: UInt8[Tensor, "k 3 S S"], edits: list[int]) 
             j = None if edit.on_pixels else scenes.get(edit.scene(before))
             if j is not None and j != i and visible(small[i], small[j]):
                 pairs.append((i, j, e))
-    return pairs
-
-
-def _on_absent(seed: int) -> list[tuple[int, int, int]]:
-    """Some edits of things that a group's source has not."""
-    absent = about_absent(SceneSampler().sample(seed))
-    chosen = random.Random(f"absent-{seed}").sample(absent, min(ABSENT_PER_GROUP, len(absent)))
-    return [(0, 0, every_edit().index(edit)) for edit in chosen]
+    absent = random.Random(f"absent-{seed}").sample(about_absent(scene), ABSENT_PER_GROUP)
+    return pairs + [(0, 0, known.index(edit)) for edit in absent]
 
 
 def group_pairs(
@@ -57,8 +51,7 @@ def group_pairs(
     """(from, to, edit) for any group."""
     if holds_photos(shard):
         return [(0, k + 1, e) for k, e in enumerate(edits) if e >= 0]
-    seed = shard * GROUPS_PER_SHARD + group
-    return _scene_pairs(seed, images, edits) + _on_absent(seed)
+    return _scene_pairs(shard * GROUPS_PER_SHARD + group, images, edits)
 
 
 @torch.inference_mode()
